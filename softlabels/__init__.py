@@ -1,0 +1,66 @@
+"""softlabels: run the teacher once, keep what it said, train students anywhere.
+
+The public names are resolved when first used (PEP 562), so that ``import softlabels`` costs milliseconds and reading a
+store never imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from softlabels import errors, losses
+    from softlabels.generate import generate
+    from softlabels.labels import DenseLabels, Head, SparseLabels
+    from softlabels.loading import loader
+    from softlabels.store import open_store as open  # noqa: A004  sl.open is the verb of the design
+    from softlabels.store import seal, verify
+    from softlabels.training import compare, train_student, train_teacher
+
+_HOME = {
+    "DenseLabels": "softlabels.labels",
+    "Head": "softlabels.labels",
+    "SparseLabels": "softlabels.labels",
+    "compare": "softlabels.training",
+    "generate": "softlabels.generate",
+    "loader": "softlabels.loading",
+    "open": "softlabels.store:open_store",
+    "seal": "softlabels.store",
+    "train_student": "softlabels.training",
+    "train_teacher": "softlabels.training",
+    "verify": "softlabels.store",
+}
+_MODULES = ("errors", "losses")
+
+__all__ = [
+    "DenseLabels",
+    "Head",
+    "SparseLabels",
+    "__version__",
+    "compare",
+    "errors",
+    "generate",
+    "loader",
+    "losses",
+    "open",
+    "seal",
+    "train_student",
+    "train_teacher",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f"softlabels.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'softlabels' has no attribute {name!r}")
+    module, _, attribute = _HOME[name].partition(":")
+    return getattr(importlib.import_module(module), attribute or name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,121 @@
+"""The errors softlabels raises: one small family, each saying what was wrong, the value, and what to do.
+
+Each is also a builtin where one fits, so that ``except FileNotFoundError`` works as a reader expects, and each can be
+pickled, so that it crosses process boundaries (a loader worker that fails must not hang its parent). Every error is
+made from one string; attributes set afterwards travel with it.
+
+``exit_code`` is what the command line returns: 1 failed, 2 wrong usage, 3 a check found bad data, 75 the outcome of a
+remote operation is unknown.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SoftLabelsError(Exception):
+    """Base of everything softlabels raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        # OSError and KeyError subclasses would otherwise print an errno or a repr.
+        return self.message
+
+
+class InvalidArgument(SoftLabelsError, ValueError):
+    """A specification, option or argument that cannot be meant: unknown encoding, k above the class count, ..."""
+
+    exit_code = 2
+
+
+class DataNotFound(SoftLabelsError, FileNotFoundError):
+    """The dataset, model or run that was named does not exist."""
+
+    exit_code = 2
+
+
+class ColumnMissing(InvalidArgument):
+    """A column that was named, or is needed, is not in the data; lists the columns that are."""
+
+
+class InvalidData(SoftLabelsError, ValueError):
+    """The user's data is there but cannot be used: empty, null, of mixed shapes, not finite."""
+
+
+class KeyMissing(InvalidData):
+    """Labels and inputs do not cover the same rows; names a few keys."""
+
+
+class LabelsMisaligned(InvalidData):
+    """An input's content is not the one its labels were made from."""
+
+
+class InvalidLogits(SoftLabelsError, ValueError):
+    """The teacher's output cannot be stored: NaN, infinite, of another shape; names the row."""
+
+
+class TeacherRejected(SoftLabelsError):
+    """The sanity gate stopped a teacher before anything was written."""
+
+
+class TrainingFailed(SoftLabelsError):
+    """Training cannot go on, for example because the loss is not finite."""
+
+
+class TemperatureNotStored(InvalidArgument):
+    """The labels hold no tail mass at this temperature; lists those they hold."""
+
+
+class StoreError(SoftLabelsError):
+    """Base of what goes wrong with a store."""
+
+
+class StoreNotFound(StoreError, FileNotFoundError):
+    """There is no store (or no sealed snapshot) at this path."""
+
+    exit_code = 2
+
+
+class StoreConflict(StoreError, FileExistsError):
+    """The directory holds something else: another store, a run, files that are not ours."""
+
+    exit_code = 2
+
+
+class StoreIncomplete(StoreError):
+    """Units are missing, so the store cannot be sealed or used as a whole."""
+
+
+class StoreUnsupported(StoreError):
+    """The store needs a format version or feature this softlabels does not know."""
+
+
+class StoreCorrupt(StoreError):
+    """Bytes in the store are not what was committed; names the file, and ``softlabels repair``."""
+
+    exit_code = 3
+
+
+class ShardMissing(StoreCorrupt, FileNotFoundError):
+    """A committed shard is gone."""
+
+
+class StoreBusy(StoreError):
+    """Another writer holds what this one needs (only where the file system cannot put-if-absent)."""
+
+
+class OutcomeUnknown(StoreError):
+    """A commit may or may not have happened; nothing was deleted, run the same command again."""
+
+    exit_code = 75
+
+
+class RunCorrupt(SoftLabelsError):
+    """A run directory (run.json, model.safetensors) is damaged or not one."""
+
+    exit_code = 3
