@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from softlabels import errors, losses
-    from softlabels.generate import generate
+    from softlabels.generation import generate
     from softlabels.labels import DenseLabels, Head, SparseLabels
     from softlabels.loading import loader
     from softlabels.store import open_store as open  # noqa: A004  sl.open is the verb of the design
@@ -25,7 +25,7 @@ _HOME = {
     "Head": "softlabels.labels",
     "SparseLabels": "softlabels.labels",
     "compare": "softlabels.training",
-    "generate": "softlabels.generate",
+    "generate": "softlabels.generation",
     "loader": "softlabels.loading",
     "open": "softlabels.store:open_store",
     "seal": "softlabels.store",

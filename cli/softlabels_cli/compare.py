@@ -1,0 +1,69 @@
+"""``softlabels compare``: quality kept, parameters, FLOPs, latency and size of models, side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from softlabels_cli.options import data_options
+from softlabels_cli.output import format_bytes, format_table, json_option, print_json
+from softlabels_cli.progress import quiet_option
+
+if TYPE_CHECKING:
+    from softlabels.training import ComparedModel
+
+
+@click.command(
+    "compare",
+    epilog="Example:  softlabels compare run:teacher run:student-0 run:student-1 --data data/digits.parquet",
+)
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--data", required=True, metavar="DATA", help="Labelled data; its test split where it has one.")
+@click.option("--split", help="Measure on the rows whose split column says this. [test, where there is one]")
+@click.option("--each", is_flag=True, help="One row a run, also where runs differ only in their seed.")
+@data_options
+@json_option
+@quiet_option
+def command(
+    *,
+    models: tuple[str, ...],
+    data: str,
+    split: str | None,
+    each: bool,
+    input_column: str | None,
+    label_column: str | None,
+    id_column: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Measure MODELs on the same data; the first is what the others are compared with.
+
+    Runs that differ only in their seed are one row: the mean, and the standard deviation behind ±.
+    """
+    from softlabels.sources import open_source
+    from softlabels.training import compare
+
+    source = open_source(data, input=input_column, label=label_column, id=id_column)
+    rows = compare(list(models), source, split=split, group_seeds=not each)
+    if as_json:
+        print_json({"rows": [row.to_json() for row in rows]})
+        return
+    header = ["model", "runs", rows[0].metric, "kept", "parameters", "FLOPs", "latency", "file", "labels/row"]
+    click.echo(format_table(header, [_cells(row) for row in rows]))
+
+
+def _cells(row: ComparedModel) -> list[str]:
+    spread = f" ± {row.spread:.2%}" if row.spread is not None else ""
+    label_bytes = f"{row.label_bytes_per_row:.1f} B" if row.label_bytes_per_row is not None else "-"
+    return [
+        row.name,
+        str(row.runs),
+        f"{row.value:.2%}{spread}",
+        f"{row.retention:.1%}",
+        f"{row.parameters:,}",
+        f"{row.flops:,}",
+        f"{row.latency_ms:.3f} ms",
+        format_bytes(row.bytes),
+        label_bytes,
+    ]

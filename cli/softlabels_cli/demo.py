@@ -1,0 +1,95 @@
+"""``softlabels demo``: the whole story on bundled real data, as the commands a user would type."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from softlabels_cli.output import format_seconds, json_option, note
+from softlabels_cli.progress import quiet_option
+
+HARD_LABELS = 50
+"""Hard labels the student's team has: five a class, beside 1,347 unlabelled training images."""
+
+TEACHER = "cnn:width=64,depth=3"
+STUDENT = "mlp:width=64,depth=1"
+STEPS = "1500"
+
+SETTING = f"""\
+The setting: a teacher (a convolutional network) has learned from all hard labels of the training images. The team
+that needs a small, fast student has the same images, but hard labels for only {HARD_LABELS} of them, and no access to
+the teacher: only to the soft labels it left. Both students have the same architecture, the same {HARD_LABELS} hard
+labels and the same number of steps; one of them also has the soft labels of all training images. Accuracy is on test
+images that neither teacher nor students were trained on; students are the mean of the seeds ± standard deviation."""
+
+
+def story(out: Path, seeds: int) -> list[tuple[str, list[str]]]:
+    """Each command of the demonstration with what it is for."""
+    labels, dense, teacher = f"{out}/labels", f"{out}/labels-dense", f"run:{out}/teacher"
+    soft = [f"{out}/student-soft-{seed}" for seed in range(seeds)]
+    hard = [f"{out}/student-hard-{seed}" for seed in range(seeds)]
+    generate = ["generate", "digits", "--teacher", teacher, "--out"]
+    train = ["--steps", STEPS, "--hard-labels", str(HARD_LABELS)]
+    return [
+        ("Train a teacher on all hard labels.",
+         ["train-teacher", "digits", "--model", TEACHER, "--epochs", "30", "--out", f"{out}/teacher"]),
+        ("Run it once over the images; keep the four likeliest classes and the mass of the rest.",
+         [*generate, labels, "--encoding", "topk:4:q8", "--temperature", "1", "--temperature", "4"]),
+        ("The same, keeping every logit, to compare sizes.",
+         [*generate, dense, "--encoding", "dense:f16"]),
+        ("What is in the store?", ["inspect", labels]),
+        ("Is every byte what was committed?", ["verify", labels]),
+        *(("Train a student from the soft labels; the teacher is not needed.",
+           ["train-student", labels, "--student", STUDENT, "--data", "digits", "--temperature", "4", *train,
+            "--seed", str(seed), "--out", run]) for seed, run in enumerate(soft)),
+        *(("The same student from hard labels only.",
+           ["train-teacher", "digits", "--model", STUDENT, *train, "--seed", str(seed), "--out", run])
+          for seed, run in enumerate(hard)),
+        ("What was gained?",
+         ["compare", teacher, *(f"run:{run}" for run in soft), *(f"run:{run}" for run in hard), "--data", "digits"]),
+    ]  # fmt: skip
+
+
+@click.command("demo", epilog="Example:  softlabels demo --out demo")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Directory for all results."
+)
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Students a setting.")
+@json_option
+@quiet_option
+def command(*, out: Path, seeds: int, as_json: bool, quiet: bool) -> None:
+    """Run the whole story on bundled real data, on a CPU: teacher, labels, students, comparison.
+
+    Prints each command before running it: type them yourself to do the same with your data. What is there already is
+    used again.
+    """
+    began = time.monotonic()
+    steps = story(out, seeds)
+    to_stdout = sys.stderr if as_json else sys.stdout
+    with contextlib.redirect_stdout(to_stdout):
+        click.echo(SETTING)
+        previous = ""
+        for purpose, arguments in steps[:-1]:
+            if purpose != previous:
+                click.echo(f"\n# {purpose}")
+            previous = purpose
+            _run(arguments, quiet=quiet)
+        click.echo(f"\n# {steps[-1][0]}")
+        click.echo(f"$ {shlex.join(['softlabels', *steps[-1][1]])}")
+    _run([*steps[-1][1], *(["--json"] if as_json else [])], echo=False)
+    note(f"\nAll of it took {format_seconds(time.monotonic() - began)}; results are in {out}/.")
+
+
+def _run(arguments: list[str], *, quiet: bool = False, echo: bool = True) -> None:
+    """Run one command of ours in this process, after printing it as it would be typed."""
+    from softlabels_cli.main import cli
+
+    if echo:
+        click.echo(f"$ {shlex.join(['softlabels', *arguments])}")
+    has_progress = arguments[0] in {"generate", "train-teacher", "train-student"}
+    cli.main([*arguments, *(["--quiet"] if quiet and has_progress else [])], "softlabels", standalone_mode=False)

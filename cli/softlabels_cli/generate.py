@@ -1,0 +1,116 @@
+"""``softlabels generate``: run the teacher once over a dataset and keep what it said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from softlabels_cli.options import data_options
+from softlabels_cli.output import format_bytes, format_seconds, json_option, note, print_json
+from softlabels_cli.progress import Progress, quiet_option
+
+
+@click.command(
+    "generate",
+    epilog="Example:  softlabels generate data/digits.parquet --teacher run:teacher --out labels --encoding topk:4",
+)
+@click.argument("data")
+@click.option("--teacher", required=True, metavar="MODEL", help="run:DIR, python:MODULE:NAME, ...")
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="STORE", help="Directory of the store.")
+@click.option(
+    "--encoding", metavar="SPEC", help="dense:f16, topk:32, topk:32:q8, ... [dense:f16 to 64 classes, else topk:32]"
+)
+@click.option(
+    "--temperature",
+    "temperatures",
+    multiple=True,
+    type=float,
+    default=(1.0,),
+    show_default=True,
+    help="Keep the tail mass at this temperature (repeat for more).",
+)
+@click.option(
+    "--format",
+    "shard_format",
+    type=click.Choice(["zarr", "parquet"]),
+    default="zarr",
+    show_default=True,
+    help="Shard format.",
+)
+@click.option("--unit-rows", type=click.IntRange(min=1), help="Rows committed at a time. [from the size of a row]")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=256, show_default=True, help="Rows the teacher sees at a time."
+)
+@click.option("--device", help="cpu, cuda, cuda:1, ... [cuda where there is one]")
+@click.option("--dry-run", is_flag=True, help="Time one batch, say what it would cost, write nothing.")
+@click.option(
+    "--gate/--no-gate", default=True, help="Check the teacher on a few rows before the first unit is written."
+)
+@click.option("--extra-classes", is_flag=True, help="The teacher may know classes the hard labels do not show.")
+@data_options
+@json_option
+@quiet_option
+def command(
+    *,
+    data: str,
+    teacher: str,
+    out: Path,
+    encoding: str | None,
+    temperatures: tuple[float, ...],
+    shard_format: str,
+    unit_rows: int | None,
+    batch_size: int,
+    device: str | None,
+    dry_run: bool,
+    gate: bool,
+    extra_classes: bool,
+    input_column: str | None,
+    label_column: str | None,
+    id_column: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Run the teacher MODEL once over DATA and write its soft labels to STORE.
+
+    Work is committed unit by unit. Interrupted, killed or out of disk: run the same command again and it goes on where
+    it stopped. Several of them may work on one store at once.
+    """
+    from softlabels import generation
+    from softlabels.sources import open_source
+
+    source = open_source(data, input=input_column, label=label_column, id=id_column)
+    settings = generation.Settings(
+        encoding=encoding,
+        temperatures=temperatures,
+        shard_format=shard_format,
+        unit_rows=unit_rows,
+        batch_size=batch_size,
+        device=device,
+        gate=gate,
+        extra_classes=extra_classes,
+    )
+    if dry_run:
+        estimate = generation.estimate(source, teacher=teacher, settings=settings)
+        if as_json:
+            print_json(estimate.to_json())
+        else:
+            click.echo(
+                f"{estimate.rows:,} rows in {estimate.units:,} units of {estimate.unit_rows:,}, {estimate.encoding}: "
+                f"about {format_bytes(estimate.bytes)} ({estimate.bytes_per_row:.1f} bytes a row) "
+                f"in about {format_seconds(estimate.seconds)} at {estimate.rows_per_second:,.0f} rows/s"
+            )
+        return
+    with Progress("generate", unit="rows", quiet=quiet) as progress:
+        made = generation.generate(source, teacher=teacher, out=out, settings=settings, progress=progress.update)
+    if as_json:
+        print_json(made.to_json())
+        return
+    if made.new_units == 0:
+        note(f"All {made.units:,} units are there already.")
+    if made.missing_units:
+        note(f"{made.missing_units:,} units are still being made by others; then run: softlabels seal {out}")
+    click.echo(
+        f"{out}: {made.rows:,} rows in {made.units:,} units, {format_bytes(made.bytes)} "
+        f"({made.bytes_per_row:.1f} bytes a row); {made.new_units:,} units made now in {format_seconds(made.seconds)}"
+    )

@@ -1,0 +1,36 @@
+"""``softlabels verify``: is every byte of a store what was committed?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from softlabels_cli.output import json_option, note, print_json
+from softlabels_cli.progress import Progress, quiet_option
+
+FOUND_BAD = 3
+
+
+@click.command("verify", epilog="Example:  softlabels verify labels --deep")
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--deep", is_flag=True, help="Also decode every row and check its values.")
+@json_option
+@quiet_option
+def command(*, store: Path, deep: bool, as_json: bool, quiet: bool) -> None:
+    """Check every file of STORE against its digests; exit 3 where something is bad."""
+    from softlabels.store import verify
+
+    with Progress("verify", unit="units", quiet=quiet) as progress:
+        report = verify(store, deep=deep, progress=progress.update)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        for problem in report.bad:
+            where = f"unit {problem.unit}, " if problem.unit is not None else ""
+            click.echo(f"bad: {where}{problem.path}: {problem.problem}")
+        verdict = "whole" if report.ok else f"{len(report.bad)} problems"
+        click.echo(f"{store}: {report.units:,} units, {report.rows:,} rows: {verdict}")
+    if not report.ok:
+        note(f"To mend it: softlabels repair {store}, then generate again to fill the holes.")
+        raise click.exceptions.Exit(FOUND_BAD)

@@ -1,0 +1,256 @@
+"""The local engine: one process runs the teacher over the units that are missing and commits them one by one.
+
+Three threads share the work: one fetches inputs a batch ahead, this one runs the teacher, one encodes and writes
+(writing.py). The teacher waits for neither, so that a run costs what its forward passes cost (docs/performance.md).
+Several processes may run this on one store; each unit is committed once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabels import models
+from softlabels.errors import InvalidData, StoreIncomplete
+from softlabels.generation.gate import check_teacher
+from softlabels.generation.plan import HEAD, Settings, describe
+from softlabels.generation.writing import BackgroundWriter, LabelledBatch
+from softlabels.models import Model
+from softlabels.sources import Source, open_source
+from softlabels.store import Descriptor, StoreWriter, create_or_open, open_store, seal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FETCHED_AHEAD = 2
+"""Batches of inputs fetched before the teacher asks for them."""
+
+Teacher = Model | str | Callable[["Tensor"], "Tensor"]
+
+
+class ProgressReport(Protocol):
+    """Called now and then with the rows done and the rows there are."""
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated:
+    """What a run of ``generate`` left behind.
+
+    Attributes:
+        rows: rows in the store.
+        units: units of the plan.
+        new_units: units this run committed.
+        missing_units: units somebody else has yet to commit; the store is sealed when there are none.
+        seconds: wall time of this run, after the teacher was loaded.
+        bytes: size of the committed shards.
+        bytes_per_row: the same per row.
+        snapshot: digest of the sealed snapshot; None while units are missing.
+    """
+
+    rows: int
+    units: int
+    new_units: int
+    missing_units: int
+    seconds: float
+    bytes: int
+    bytes_per_row: float
+    snapshot: str | None
+
+    def to_json(self) -> dict[str, object]:
+        """As ``generate --json`` prints it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What generating would cost, from one timed batch."""
+
+    rows: int
+    units: int
+    unit_rows: int
+    encoding: str
+    bytes: int
+    bytes_per_row: float
+    seconds: float
+    rows_per_second: float
+
+    def to_json(self) -> dict[str, object]:
+        """As ``generate --dry-run --json`` prints it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows of one unit, fetched together."""
+
+    unit: int
+    rows: NDArray[np.int64]
+    last: bool
+
+
+def generate(
+    data: Source | str | Path,
+    *,
+    teacher: Teacher,
+    out: str | Path,
+    settings: Settings | None = None,
+    progress: ProgressReport | None = None,
+    **options: object,
+) -> Generated:
+    """Label ``data`` with ``teacher`` and commit the labels to the store at ``out``.
+
+    Units that are committed already are skipped, so the same call goes on where an earlier one stopped.
+
+    Args:
+        data: a source, or what names one (see softlabels.sources).
+        teacher: a MODEL specification, a loaded model, or any callable from a batch of inputs to (B, C) logits.
+        out: directory of the store; made where there is none.
+        settings: how to label; or give its fields as keyword arguments.
+        progress: told the rows done now and then.
+        options: fields of Settings.
+
+    Returns:
+        What the store holds now.
+
+    Raises:
+        InvalidArgument: a specification that cannot be meant.
+        InvalidLogits: the teacher gave NaN, infinities or another shape; the units before are kept.
+        TeacherRejected: the sanity gate refused the teacher; nothing was written.
+        StoreConflict: ``out`` holds another store, or something else.
+    """
+    source, model, settings = _prepare(data, teacher, settings, options)
+    descriptor = describe(source, model, settings)
+    if settings.gate:
+        check_teacher(model, source, classes=model.classes, extra_classes=settings.extra_classes)
+    store = create_or_open(out, descriptor)
+    missing = list(store.missing())
+    began = time.perf_counter()
+    with BackgroundWriter(store, HEAD, descriptor.heads[HEAD]) as writer:
+        done = len(source) - sum(len(descriptor.unit_range(unit)) for unit in missing)
+        if progress is not None:
+            progress(done, len(source))
+        for batch, inputs in _fetch_ahead(source, _batches(store, missing, settings.batch_size)):
+            logits = model.logits(inputs)
+            keys = source.keys(int(batch.rows[0]), int(batch.rows[-1]) + 1)
+            writer.put(LabelledBatch(batch.unit, batch.rows, keys, logits, batch.last))
+            done += len(batch.rows)
+            if progress is not None:
+                progress(done, len(source))
+    seconds = time.perf_counter() - began
+    return _summary(out, descriptor, new_units=len(writer.committed), seconds=seconds)
+
+
+def estimate(
+    data: Source | str | Path, *, teacher: Teacher, settings: Settings | None = None, **options: object
+) -> Estimate:
+    """What ``generate`` would cost: one batch is run, encoded and written to a temporary store, and timed.
+
+    Args:
+        data: as for generate.
+        teacher: as for generate.
+        settings: as for generate.
+        options: fields of Settings.
+
+    Raises:
+        SoftLabelsError: as generate would.
+    """
+    source, model, settings = _prepare(data, teacher, settings, options)
+    descriptor = describe(source, model, settings)
+    if settings.gate:
+        check_teacher(model, source, classes=model.classes, extra_classes=settings.extra_classes)
+    rows = np.arange(min(settings.batch_size, len(source)), dtype=np.int64)
+    inputs = source.inputs(rows)
+    model.logits(inputs)  # the first pass allocates and compiles
+    began = time.perf_counter()
+    logits = model.logits(source.inputs(rows))
+    logits.sum().item()  # waits for an accelerator
+    seconds = time.perf_counter() - began
+    with TemporaryDirectory() as folder:
+        store = create_or_open(Path(folder) / "sample", descriptor.for_rows(len(rows)))
+        with BackgroundWriter(store, HEAD, descriptor.heads[HEAD]) as writer:
+            writer.put(LabelledBatch(0, rows, source.keys(0, len(rows)), logits, last=True))
+        seal(Path(folder) / "sample")
+        bytes_per_row = open_store(Path(folder) / "sample").chunk_bytes_per_row
+    return Estimate(
+        rows=len(source),
+        units=descriptor.units,
+        unit_rows=descriptor.unit_rows,
+        encoding=descriptor.heads[HEAD].encoding,
+        bytes=round(bytes_per_row * len(source)),
+        bytes_per_row=bytes_per_row,
+        seconds=seconds * len(source) / len(rows),
+        rows_per_second=len(rows) / seconds,
+    )
+
+
+def _prepare(
+    data: Source | str | Path, teacher: Teacher, settings: Settings | None, options: dict[str, object]
+) -> tuple[Source, Model, Settings]:
+    if settings is not None and options:
+        raise TypeError("give settings or their fields as keyword arguments, not both")
+    settings = settings or Settings(**options)  # type: ignore[arg-type]  # fields are checked by the dataclass
+    source = open_source(data) if isinstance(data, str | Path) else data
+    if len(source) == 0:
+        raise InvalidData(f"{source.spec} has no rows, so there is nothing to label")
+    if isinstance(teacher, str):
+        model = models.load(teacher, input_shape=source.input_shape, classes=source.classes)
+    elif isinstance(teacher, Model):
+        model = teacher
+    else:
+        model = models.wrap(teacher, sample=source.inputs(np.zeros(1, np.int64)))
+    return source, model.to(settings.device), settings
+
+
+def _batches(store: StoreWriter, units: list[int], batch_size: int) -> Iterator[_Batch]:
+    """Batches of the units that are still missing when their turn comes; a batch never spans two units."""
+    for unit in units:
+        if store.committed(unit):
+            continue
+        rows = store.descriptor.unit_range(unit)
+        for start in range(rows.start, rows.stop, batch_size):
+            stop = min(start + batch_size, rows.stop)
+            yield _Batch(unit, np.arange(start, stop, dtype=np.int64), last=stop == rows.stop)
+
+
+def _fetch_ahead(source: Source, batches: Iterator[_Batch]) -> Iterator[tuple[_Batch, NDArray[np.generic]]]:
+    """Each batch with its inputs, read by a thread while the teacher is at the batch before."""
+    with ThreadPoolExecutor(1, thread_name_prefix="softlabels-inputs") as pool:
+        waiting: deque[tuple[_Batch, Future[NDArray[np.generic]]]] = deque()
+        for batch in batches:
+            waiting.append((batch, pool.submit(source.inputs, batch.rows)))
+            if len(waiting) > FETCHED_AHEAD:
+                first, inputs = waiting.popleft()
+                yield first, inputs.result()
+        while waiting:
+            first, inputs = waiting.popleft()
+            yield first, inputs.result()
+
+
+def _summary(out: str | Path, descriptor: Descriptor, *, new_units: int, seconds: float) -> Generated:
+    """Seal where every unit is there, and say what the store holds."""
+    try:
+        seal(out)
+    except StoreIncomplete:
+        writer = create_or_open(out, descriptor)
+        missing = sum(1 for _ in writer.missing())
+        return Generated(
+            rows=0, units=descriptor.units, new_units=new_units, missing_units=missing, seconds=seconds,
+            bytes=0, bytes_per_row=0.0, snapshot=None,
+        )  # fmt: skip
+    store = open_store(out)
+    return Generated(
+        rows=store.rows, units=store.units, new_units=new_units, missing_units=0, seconds=seconds,
+        bytes=store.bytes, bytes_per_row=store.bytes_per_row, snapshot=store.snapshot.digest,
+    )  # fmt: skip

@@ -1,0 +1,132 @@
+"""Encoding and writing behind the teacher's back: one thread takes logits and leaves committed units.
+
+The teacher's thread only runs batches and puts their logits on a queue of two; this thread encodes them where they are
+(on the accelerator, on its own time), hands the arrays to the store, and commits each unit when its last batch has
+come. Memory: the queue, one chunk being filled, and what the unit's extras need.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabels.generation.evidence import Evidence
+from softlabels.labels import Head
+from softlabels.store import StoreWriter, UnitWriter
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+QUEUED = 2
+"""Batches of logits that may wait: one being computed on while one is being encoded is all that helps."""
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """One batch on its way from the teacher to the store.
+
+    Attributes:
+        unit: the unit these rows belong to.
+        rows: (B,) absolute row numbers, ascending within the unit.
+        keys: (B, 16) uint8 keys of the rows.
+        logits: (B, C) what the teacher said, on whatever device.
+        last: the unit is complete after this batch.
+    """
+
+    unit: int
+    rows: NDArray[np.int64]
+    keys: NDArray[np.uint8]
+    logits: Tensor
+    last: bool
+
+
+class BackgroundWriter:
+    """Encodes, writes and commits in a thread of its own; a context manager.
+
+    Leaving the context normally waits until all is committed; leaving it by an exception drops the unit at hand.
+
+    Args:
+        store: where units go.
+        head_name: name of the head the logits belong to.
+        head: how they are encoded.
+    """
+
+    def __init__(self, store: StoreWriter, head_name: str, head: Head) -> None:
+        self.committed: list[int] = []
+        self.lost: list[int] = []
+        self._store = store
+        self._head_name = head_name
+        self._head = head
+        self._queue: queue.Queue[LabelledBatch | None] = queue.Queue(maxsize=QUEUED)
+        self._error: BaseException | None = None
+        self._abandoned = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="softlabels-writer")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if error is not None:
+            self._abandoned.set()
+        self._offer(None)
+        self._thread.join()
+        if error is None:
+            self._raise_if_failed()
+
+    def put(self, batch: LabelledBatch) -> None:
+        """Hand a batch over; waits while the queue is full.
+
+        Raises:
+            SoftLabelsError: an earlier batch could not be encoded or written.
+        """
+        self._raise_if_failed()
+        self._offer(batch)
+        self._raise_if_failed()
+
+    def _offer(self, item: LabelledBatch | None) -> None:
+        """Put ``item`` on the queue, unless the thread has ended and nobody would take it."""
+        while self._thread.is_alive():
+            try:
+                self._queue.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def _raise_if_failed(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            while (batch := self._queue.get()) is not None:
+                self._write_unit(batch)
+        except BaseException as error:  # noqa: BLE001  carried to the teacher's thread, which raises it
+            self._error = error
+
+    def _write_unit(self, batch: LabelledBatch | None) -> None:
+        """Write the unit that starts with ``batch``; returns without committing when the work is abandoned."""
+        if batch is None or self._abandoned.is_set():
+            return
+        with self._store.begin(batch.unit) as unit:
+            evidence = Evidence(self._store.descriptor, self._head_name, self._head, batch.unit)
+            while batch is not None and not self._abandoned.is_set():
+                self._append(unit, evidence, batch)
+                if batch.last:
+                    won = unit.commit(fidelity=evidence.fidelity(), extras=evidence.extras())
+                    (self.committed if won else self.lost).append(batch.unit)
+                    return
+                batch = self._queue.get()
+
+    def _append(self, unit: UnitWriter, evidence: Evidence, batch: LabelledBatch) -> None:
+        arrays = evidence.encode(batch.logits, batch.rows)
+        columns = {f"{self._head_name}/{name}": array for name, array in arrays.items()}
+        columns["key"] = batch.keys
+        columns["view"] = np.zeros(len(batch.rows), np.uint32)
+        unit.append(columns)
