@@ -51,7 +51,7 @@ def check_teacher(teacher: Model, source: Source, *, classes: int, extra_classes
     bad = np.isnan(logits).any(axis=1) | np.isposinf(logits).any(axis=1) | ~np.isfinite(logits).any(axis=1)
     if bad.any():
         raise InvalidLogits(
-            f"the teacher's logits for row {rows[bad.argmax()]} are not finite ({bad.sum()} of {len(rows)} rows tried): "
+            f"the teacher's logits for row {rows[bad.argmax()]} are not finite ({bad.sum()} of {len(rows)} tried): "
             "look for overflow (half precision?) or damaged weights"
         )
     _check_opinion(np.where(np.isfinite(logits), logits, 0.0), inputs)

@@ -1,0 +1,51 @@
+"""``softlabels inspect``: what is in a store, which teacher made it, and is it whole?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from softlabels_cli.output import format_bytes, json_option, print_json
+
+
+@click.command("inspect", epilog="Example:  softlabels inspect labels --json")
+@click.argument("store", type=click.Path(path_type=Path))
+@json_option
+def command(*, store: Path, as_json: bool) -> None:
+    """Say what STORE holds: rows, size, teacher, data, heads and how faithful the labels are."""
+    from softlabels.store import describe_store
+
+    found = describe_store(store)
+    if as_json:
+        print_json(found)
+        return
+    for name, value in _lines(found):
+        click.echo(f"{name:<12}{value}".rstrip())
+
+
+def _lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a person reads of ``describe_store``: a name and a value a line."""
+    snapshot, teacher, data = found["snapshot"], found["teacher"], found["data"]
+    if snapshot is None:
+        sealed = f"not sealed: {found['missing_units']:,} units are missing"
+    else:
+        sealed = f"{snapshot['number']}, digest {snapshot['digest']}"
+    lines = [
+        ("rows", f"{found['rows']:,} in {found['units']:,} units"),
+        ("size", f"{format_bytes(found['bytes'])}, {found['bytes_per_row']:.1f} bytes a row"),
+        ("snapshot", sealed),
+        ("teacher", f"{teacher['spec']}, digest {teacher['digest']}"),
+        ("data", f"{data['spec']}, {data['rows']:,} rows, fingerprint {data['fingerprint']}"),
+    ]
+    for name, head in found["heads"].items():
+        temperatures = ", ".join(f"{t:g}" for t in head["temperatures"])
+        lines.append(
+            ("head", f"{name}: {head['kind']}, {head['classes']:,} classes, {head['encoding']}, T = {temperatures}")
+        )
+        if fidelity := head.get("fidelity"):
+            kl = ", ".join(f"{value:.2g} nats at T = {t}" for t, value in fidelity["kl"].items())
+            lines.append(("", f"KL {kl}; listed mass {fidelity['mass']:.4f}; top-1 kept {fidelity['top1']:.2%}"))
+    return lines
