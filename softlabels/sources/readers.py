@@ -131,7 +131,7 @@ def _open_json_lines(path: Path) -> BlockReader:
 
 def _whole(path: Path, table: pa.Table) -> BlockReader:
     combined = table.combine_chunks()
-    return BlockReader(str(path), table.schema, [len(table)], lambda block, columns: combined.select(columns))
+    return BlockReader(str(path), table.schema, [len(table)], lambda _, columns: combined.select(columns))
 
 
 OPENERS: dict[str, Callable[[Path], BlockReader]] = {

@@ -195,8 +195,8 @@ class IndexedSource:
             inputs = self._backend.inputs(rows)
             if inputs.shape[1:] != self._shape or inputs.dtype != self._dtype:
                 raise InvalidData(
-                    f"{self._backend.where}, rows {rows[0]} to {rows[-1]}: inputs of shape {inputs.shape[1:]}, but row 0 "
-                    f"has {self._shape}; inputs must have one shape"
+                    f"{self._backend.where}, rows {rows[0]} to {rows[-1]}: inputs of shape {inputs.shape[1:]}, "
+                    f"but row 0 has {self._shape}; inputs must have one shape"
                 )
             if self._columns.id is None:
                 keys[rows[0] : rows[-1] + 1] = content_keys(inputs)
