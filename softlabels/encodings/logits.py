@@ -1,0 +1,49 @@
+"""Checking logits before they are encoded (torch side)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabels.errors import InvalidLogits
+from softlabels.labels import DISTRIBUTIONS, Head
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def checked_float(logits: Tensor, head: Head, rows: NDArray[np.int64]) -> Tensor:
+    """``logits`` as (B, *shape, C) float32, once it is sure that they can be labels.
+
+    A class that is ruled out by -infinity is legitimate in a distribution; anything else must be finite.
+
+    Raises:
+        InvalidLogits: another shape, NaN, +infinity, or a row without any finite logit; names the row.
+    """
+    expected = (len(rows), *head.shape, head.classes)
+    if tuple(logits.shape) != expected:
+        raise InvalidLogits(f"outputs of shape {tuple(logits.shape)} where {expected} was expected")
+    values = logits.detach().float()
+    flat = values.reshape(len(rows), -1)
+    good = flat.isfinite().all(dim=1)
+    if bool(good.all()):
+        return values
+    if head.kind in DISTRIBUTIONS:
+        has_finite = values.isfinite().any(dim=-1).reshape(len(rows), -1).all(dim=1)
+        good = ~flat.isnan().any(dim=1) & ~flat.isposinf().any(dim=1) & has_finite
+    if not bool(good.all()):
+        position = int(good.int().argmin())
+        bad = flat[position][~flat[position].isfinite()]
+        raise InvalidLogits(
+            f"row {int(rows[position])}: {len(bad)} of {flat.shape[1]} values are not finite (the first is "
+            f"{float(bad[0])}). Look for overflow in half precision or damaged weights; what was committed is kept"
+        )
+    return values
+
+
+def to_numpy(tensor: Tensor) -> NDArray[np.generic]:
+    """A tensor as a contiguous array on the CPU."""
+    array: NDArray[np.generic] = tensor.contiguous().cpu().numpy()
+    return array

@@ -1,0 +1,84 @@
+"""What an encoding is: named arrays per row, an encoder where the logits are, a decoder that needs NumPy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabels.labels import Head, SoftLabels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Arrays = Mapping[str, NDArray[np.generic]]
+"""Columns of one head, (B, *shape) each."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One array of an encoding.
+
+    Attributes:
+        dtype: NumPy name, little endian in files.
+        shape: of one row.
+    """
+
+    dtype: str
+    shape: tuple[int, ...] = ()
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row before compression."""
+        return int(np.dtype(self.dtype).itemsize * np.prod(self.shape, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What encoding a batch gives.
+
+    Attributes:
+        arrays: the columns, on the CPU.
+        residual: (len(temperatures), C) float64, the sum over rows of p_T where it was not listed, the raw material of
+            the tail prior; None unless asked for, or where the encoding lists everything.
+    """
+
+    arrays: dict[str, NDArray[np.generic]]
+    residual: NDArray[np.float64] | None = None
+
+
+class Encoding(Protocol):
+    """A family of columns with its exact decoder. Implementations are frozen and hold only their options."""
+
+    @property
+    def spec(self) -> str:
+        """Canonical specification; parsing it gives this encoding again."""
+
+    @property
+    def has_tail(self) -> bool:
+        """Whether some mass may go unlisted."""
+
+    def columns(self, head: Head) -> dict[str, Column]:
+        """The columns written for ``head``, by name."""
+
+    def encode(self, logits: Tensor, head: Head, rows: NDArray[np.int64], *, residual: bool = False) -> Encoded:
+        """Encode a batch where it is.
+
+        Args:
+            logits: (B, *head.shape, C), any float dtype, any device.
+            head: what they are.
+            rows: (B,) absolute row numbers, for messages and seeded draws.
+            residual: also give the sum of the unlisted mass.
+
+        Raises:
+            InvalidLogits: NaN, +infinity, a row of -infinity alone, or another shape; names the row.
+        """
+
+    def decode(self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None) -> SoftLabels:
+        """The labels in ``arrays``; ``prior`` is the store's tail prior, (len(temperatures), C), if it has one."""
+
+    def check(self, arrays: Arrays, head: Head) -> None:
+        """Raise ValueError, saying what is wrong, where values cannot have come from the encoder."""
