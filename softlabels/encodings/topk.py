@@ -121,8 +121,6 @@ class TopK:
             raise ValueError("log-probabilities that do not fall from the first, finite one")
         if np.isnan(tail).any() or (tail > ABOVE_ZERO).any():
             raise ValueError("tail masses that are NaN or above 1")
-        if (np.isneginf(tail).any(axis=1) != np.isneginf(tail).all(axis=1)).any():
-            raise ValueError("a tail that is empty at one temperature and not at another")
 
 
 def _descending(values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
