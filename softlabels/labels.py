@@ -199,7 +199,7 @@ Targets = Mapping[str, SoftLabels]
 def log1mexp(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """log(1 - exp(x)) for x <= 0 without cancellation (Maechler 2012); log(0) = -inf at x = 0."""
     with np.errstate(divide="ignore"):
-        return np.where(x > -0.6931471805599453, np.log(-np.expm1(x)), np.log1p(-np.exp(x)))
+        return np.asarray(np.where(x > -0.6931471805599453, np.log(-np.expm1(x)), np.log1p(-np.exp(x))))
 
 
 def log_softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float32]:

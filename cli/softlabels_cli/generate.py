@@ -30,14 +30,6 @@ from softlabels_cli.progress import Progress, quiet_option
     show_default=True,
     help="Keep the tail mass at this temperature (repeat for more).",
 )
-@click.option(
-    "--format",
-    "shard_format",
-    type=click.Choice(["zarr", "parquet"]),
-    default="zarr",
-    show_default=True,
-    help="Shard format.",
-)
 @click.option("--unit-rows", type=click.IntRange(min=1), help="Rows committed at a time. [from the size of a row]")
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=256, show_default=True, help="Rows the teacher sees at a time."
@@ -58,7 +50,6 @@ def command(
     out: Path,
     encoding: str | None,
     temperatures: tuple[float, ...],
-    shard_format: str,
     unit_rows: int | None,
     batch_size: int,
     device: str | None,
@@ -83,7 +74,6 @@ def command(
     settings = generation.Settings(
         encoding=encoding,
         temperatures=temperatures,
-        shard_format=shard_format,
         unit_rows=unit_rows,
         batch_size=batch_size,
         device=device,

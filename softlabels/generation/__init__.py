@@ -1,6 +1,7 @@
 """Run a teacher once over a dataset and commit what it said, unit by unit."""
 
 from softlabels.generation.gate import check_teacher
-from softlabels.generation.local import Estimate, Generated, Settings, estimate, generate
+from softlabels.generation.local import Estimate, Generated, estimate, generate
+from softlabels.generation.plan import Settings
 
 __all__ = ["Estimate", "Generated", "Settings", "check_teacher", "estimate", "generate"]

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 FETCHED_AHEAD = 2
 """Batches of inputs fetched before the teacher asks for them."""
 
-Teacher = Model | str | Callable[["Tensor"], "Tensor"]
+Teacher: TypeAlias = "Model | str | Callable[[Tensor], Tensor]"
 
 
 class ProgressReport(Protocol):
@@ -137,7 +137,7 @@ def generate(
     store = create_or_open(out, descriptor)
     missing = list(store.missing())
     began = time.perf_counter()
-    with BackgroundWriter(store, HEAD, descriptor.heads[HEAD]) as writer:
+    with BackgroundWriter(store, HEAD) as writer:
         done = len(source) - sum(len(descriptor.unit_range(unit)) for unit in missing)
         if progress is not None:
             progress(done, len(source))
@@ -179,10 +179,11 @@ def estimate(
     seconds = time.perf_counter() - began
     with TemporaryDirectory() as folder:
         store = create_or_open(Path(folder) / "sample", descriptor.for_rows(len(rows)))
-        with BackgroundWriter(store, HEAD, descriptor.heads[HEAD]) as writer:
+        with BackgroundWriter(store, HEAD) as writer:
             writer.put(LabelledBatch(0, rows, source.keys(0, len(rows)), logits, last=True))
         seal(Path(folder) / "sample")
-        bytes_per_row = open_store(Path(folder) / "sample").chunk_bytes_per_row
+        sample = open_store(Path(folder) / "sample")
+        bytes_per_row = sample.bytes_per_row
     return Estimate(
         rows=len(source),
         units=descriptor.units,
@@ -205,7 +206,7 @@ def _prepare(
     if len(source) == 0:
         raise InvalidData(f"{source.spec} has no rows, so there is nothing to label")
     if isinstance(teacher, str):
-        model = models.load(teacher, input_shape=source.input_shape, classes=source.classes)
+        model = models.load(teacher, sample=source.inputs(np.zeros(1, np.int64)))
     elif isinstance(teacher, Model):
         model = teacher
     else:

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.generation.evidence import Evidence
-from softlabels.labels import Head
+from softlabels.generation.evidence import Evidence, EvidencePlan
 from softlabels.store import StoreWriter, UnitWriter
 
 if TYPE_CHECKING:
@@ -53,16 +52,14 @@ class BackgroundWriter:
 
     Args:
         store: where units go.
-        head_name: name of the head the logits belong to.
-        head: how they are encoded.
+        head: name of the head the logits belong to.
     """
 
-    def __init__(self, store: StoreWriter, head_name: str, head: Head) -> None:
+    def __init__(self, store: StoreWriter, head: str) -> None:
         self.committed: list[int] = []
         self.lost: list[int] = []
         self._store = store
-        self._head_name = head_name
-        self._head = head
+        self._plan = EvidencePlan(store.descriptor, head)
         self._queue: queue.Queue[LabelledBatch | None] = queue.Queue(maxsize=QUEUED)
         self._error: BaseException | None = None
         self._abandoned = threading.Event()
@@ -115,18 +112,18 @@ class BackgroundWriter:
         if batch is None or self._abandoned.is_set():
             return
         with self._store.begin(batch.unit) as unit:
-            evidence = Evidence(self._store.descriptor, self._head_name, self._head, batch.unit)
+            evidence = Evidence(self._plan, batch.unit)
             while batch is not None and not self._abandoned.is_set():
                 self._append(unit, evidence, batch)
                 if batch.last:
-                    won = unit.commit(fidelity=evidence.fidelity(), extras=evidence.extras())
+                    won = unit.commit(extras=evidence.extras())
                     (self.committed if won else self.lost).append(batch.unit)
                     return
                 batch = self._queue.get()
 
     def _append(self, unit: UnitWriter, evidence: Evidence, batch: LabelledBatch) -> None:
-        arrays = evidence.encode(batch.logits, batch.rows)
-        columns = {f"{self._head_name}/{name}": array for name, array in arrays.items()}
+        arrays = evidence.encode(batch.logits, batch.rows).arrays
+        columns = {f"{self._plan.head_name}/{name}": array for name, array in arrays.items()}
         columns["key"] = batch.keys
         columns["view"] = np.zeros(len(batch.rows), np.uint32)
         unit.append(columns)

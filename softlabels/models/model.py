@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from blake3 import blake3
 from torch import Tensor, nn
@@ -27,7 +28,6 @@ from softlabels.models.spec import parse
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -82,11 +82,16 @@ class Model:
             InvalidLogits: the network gave something other than a matrix with a row per input.
         """
         with torch.inference_mode(), evaluating(self.module):
-            outputs = self.module(torch.as_tensor(inputs).to(self.device))
+            outputs = self.module(as_tensor(inputs).to(self.device))
         if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(inputs):
             got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise InvalidLogits(f"{self.spec} gave {got} for {len(inputs)} rows; logits of shape (B, C) are expected")
         return outputs
+
+
+def as_tensor(inputs: NDArray[np.generic] | Tensor) -> Tensor:
+    """Inputs as a tensor; copied only where the array is read-only (a memory map, say), which torch does not allow."""
+    return inputs if isinstance(inputs, Tensor) else torch.from_numpy(np.require(inputs, requirements=["W", "C"]))
 
 
 @contextmanager

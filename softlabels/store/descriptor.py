@@ -1,0 +1,192 @@
+"""The descriptor: what a store is, written once and never changed.
+
+It holds no clock and no host, so several generators with one configuration write the same bytes, and its digest tells
+two configurations apart. Which rows a unit and a chunk hold follows from it alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from softlabels import encodings
+from softlabels.encodings import Column, Encoding
+from softlabels.errors import InvalidArgument, StoreUnsupported
+from softlabels.labels import Head
+from softlabels.store import canonical
+
+FORMAT = "softlabels"
+VERSION = 1
+LIMIT = 2**20
+"""Bytes a descriptor may have."""
+
+CHUNK_TARGET = 2**20
+UNIT_TARGET = 64 * 2**20
+MOST_CHUNK_ROWS = 4096
+MOST_UNIT_ROWS = 16_384
+
+OWN_COLUMNS = {"key": Column("uint8", (16,)), "view": Column("uint32")}
+"""Columns of every store, before those of the heads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descriptor:
+    """What a store is.
+
+    Attributes:
+        rows: how many rows it has when whole.
+        unit_rows: rows of a unit; the last may have fewer.
+        chunk_rows: rows of a chunk; the last of a unit may have fewer.
+        heads: outputs of the teacher, by name.
+        teacher: ``spec`` and ``digest``.
+        data: ``spec``, ``fingerprint`` and ``rows``.
+        shard_format: ``zarr``.
+        codec: of its arrays, ``zstd`` (smaller) or ``lz4`` (faster to read).
+        seed: of everything that is drawn.
+    """
+
+    rows: int
+    unit_rows: int
+    chunk_rows: int
+    heads: Mapping[str, Head]
+    teacher: Mapping[str, Any]
+    data: Mapping[str, Any]
+    shard_format: str = "zarr"
+    codec: str = "zstd"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in (("rows", self.rows), ("unit_rows", self.unit_rows), ("chunk_rows", self.chunk_rows)):
+            if not isinstance(value, int) or not 0 < value < 2**48:
+                raise InvalidArgument(f"{name} must be a whole number above 0, not {value!r}")
+        if self.chunk_rows > self.unit_rows:
+            raise InvalidArgument(f"chunk_rows ({self.chunk_rows}) is above unit_rows ({self.unit_rows})")
+        if self.unit_rows // self.chunk_rows > MOST_CHUNKS:
+            raise InvalidArgument(f"a unit of {self.unit_rows} rows in chunks of {self.chunk_rows} has too many chunks")
+        if self.shard_format != "zarr":
+            raise InvalidArgument(f"unknown shard format {self.shard_format!r}; it is zarr")
+        if self.codec not in {"zstd", "lz4"}:
+            raise InvalidArgument(f"unknown codec {self.codec!r}; it is zstd or lz4")
+
+    @property
+    def units(self) -> int:
+        """Number of units."""
+        return -(-self.rows // self.unit_rows)
+
+    def unit_range(self, unit: int) -> range:
+        """Row numbers of ``unit``."""
+        start = unit * self.unit_rows
+        return range(start, min(start + self.unit_rows, self.rows))
+
+    def chunk_sizes(self, unit: int) -> list[int]:
+        """Rows of each chunk of ``unit``."""
+        rows = len(self.unit_range(unit))
+        return [min(self.chunk_rows, rows - start) for start in range(0, rows, self.chunk_rows)]
+
+    def encoding(self, head: str) -> Encoding:
+        """The encoding of a head."""
+        return encodings.parse(self.heads[head].encoding, classes=self.heads[head].classes)
+
+    def columns(self) -> dict[str, Column]:
+        """Columns of a shard by name, in the order they are written."""
+        columns = dict(OWN_COLUMNS)
+        for name, head in self.heads.items():
+            columns |= {f"{name}/{column}": kind for column, kind in self.encoding(name).columns(head).items()}
+        return columns
+
+    def for_rows(self, rows: int) -> Descriptor:
+        """This descriptor for another number of rows, in one unit where that fits."""
+        return replace(self, rows=rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``softlabels.json`` holds it."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "requires": [],
+            "rows": self.rows,
+            "unit_rows": self.unit_rows,
+            "chunk_rows": self.chunk_rows,
+            "shard": {"format": self.shard_format, "codec": self.codec},
+            "heads": {name: head.to_json() for name, head in self.heads.items()},
+            "teacher": dict(self.teacher),
+            "data": dict(self.data),
+            "seed": self.seed,
+        }
+
+    @property
+    def digest(self) -> str:
+        """Names this configuration: BLAKE3 of its canonical JSON."""
+        return canonical.digest(self.to_json())
+
+
+MOST_CHUNKS = 256
+"""Chunks of a unit, so that a record stays under 64 KiB."""
+
+
+def parse_descriptor(data: bytes) -> Descriptor:
+    """The descriptor in ``softlabels.json``.
+
+    Raises:
+        StoreUnsupported: a format version or required feature that is not known here.
+        ValueError: not a descriptor; says why.
+    """
+    value = canonical.parse(data, LIMIT)
+    if value.get("format") != FORMAT:
+        raise ValueError(f"its format is {value.get('format')!r}, not {FORMAT!r}")
+    if value.get("version") != VERSION or value.get("requires"):
+        raise StoreUnsupported(
+            f"the store has format version {value.get('version')!r} and requires {value.get('requires')!r}; this "
+            f"softlabels reads version {VERSION} and no extra features. Upgrade softlabels"
+        )
+    try:
+        heads = {_head_name(name): _head(head) for name, head in value["heads"].items()}
+        descriptor = Descriptor(
+            rows=value["rows"],
+            unit_rows=value["unit_rows"],
+            chunk_rows=value["chunk_rows"],
+            heads=heads,
+            teacher=value["teacher"],
+            data=value["data"],
+            shard_format=value["shard"]["format"],
+            codec=value["shard"]["codec"],
+            seed=value["seed"],
+        )
+        descriptor.columns()
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__} {error} where a store says what it holds") from error
+    return descriptor
+
+
+def _head(value: Mapping[str, Any]) -> Head:
+    return Head(
+        encoding=value["encoding"],
+        classes=value["classes"],
+        kind=value["kind"],
+        shape=tuple(value["shape"]),
+        temperatures=tuple(float(t) for t in value["temperatures"]),
+        tail=value["tail"],
+    )
+
+
+def _head_name(name: str) -> str:
+    """A head's name is a path component of shards, so it is kept plain."""
+    if not name.isidentifier() or not name.isascii() or len(name) > 64 or name in OWN_COLUMNS:
+        raise ValueError(f"the head name {name!r} is not a plain one (letters, digits, underscore)")
+    return name
+
+
+def default_geometry(row_bytes: float, rows: int) -> tuple[int, int]:
+    """Rows of a unit and of a chunk, from the bytes of a row before compression.
+
+    A chunk is the power of two of rows next below 1 MiB, at most 4,096; a unit the one next below 64 MiB, at most
+    16,384, which bounds what an interruption can cost.
+    """
+    chunk = _power_below(CHUNK_TARGET / row_bytes, MOST_CHUNK_ROWS)
+    unit = max(chunk, _power_below(UNIT_TARGET / row_bytes, MOST_UNIT_ROWS))
+    return min(unit, rows), min(chunk, rows)
+
+
+def _power_below(value: float, most: int) -> int:
+    return int(min(most, 2 ** max(0, int(value).bit_length() - 1)))

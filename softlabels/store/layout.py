@@ -1,0 +1,70 @@
+"""Where things are in a store. Paths are computed, never taken from a file (docs/FORMAT.md, section 2)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from softlabels.store import files
+
+DESCRIPTOR = "softlabels.json"
+RECORD_NAME = re.compile(r"^(\d{8,12})\.json$")
+SNAPSHOT_NAME = RECORD_NAME
+ATTEMPT = re.compile(r"^[0-9a-f]{32}$")
+SUFFIX = {"zarr": ".zarr.zip"}
+
+
+def _shelf(unit: int) -> str:
+    """Units lie 4,096 to a directory, so that no directory grows without bound."""
+    return f"{unit // 4096:02d}"
+
+
+def record_path(root: Path, unit: int) -> Path:
+    """The record whose existence commits ``unit``."""
+    return root / "records" / _shelf(unit) / f"{unit:08d}.json"
+
+
+def shard_path(root: Path, unit: int, attempt: str, shard_format: str) -> Path:
+    """The shard one attempt at ``unit`` wrote."""
+    return root / "shards" / _shelf(unit) / f"{unit:08d}-{attempt}{SUFFIX[shard_format]}"
+
+
+def extras_path(root: Path, unit: int, attempt: str) -> Path:
+    """The sums and dense rows of one attempt at ``unit``."""
+    return root / "extras" / _shelf(unit) / f"{unit:08d}-{attempt}.safetensors"
+
+
+def snapshot_path(root: Path, number: int) -> Path:
+    """Snapshot ``number``."""
+    return root / "snapshots" / f"{number:08d}.json"
+
+
+def table_path(root: Path, number: int, digest: str) -> Path:
+    """The table of units of a snapshot."""
+    return root / "snapshots" / f"{number:08d}-{digest[:16]}.parquet"
+
+
+def prior_path(root: Path, number: int, digest: str) -> Path:
+    """The tail priors of a snapshot."""
+    return root / "snapshots" / f"{number:08d}-{digest[:16]}.safetensors"
+
+
+def probe_path(root: Path, number: int, digest: str) -> Path:
+    """The dense sample of a snapshot."""
+    return root / "probe" / f"{number:08d}-{digest[:16]}.safetensors"
+
+
+def committed_units(root: Path) -> Iterator[int]:
+    """Units that have a record, ascending."""
+    shelves = sorted((name for name in files.list_names(root / "records") if name.isdecimal()), key=int)
+    for shelf in shelves:
+        for name in files.list_names(root / "records" / shelf):
+            if match := RECORD_NAME.match(name):
+                yield int(match[1])
+
+
+def snapshot_numbers(root: Path) -> list[int]:
+    """Numbers of the snapshots there are, ascending."""
+    found = (SNAPSHOT_NAME.match(name) for name in files.list_names(root / "snapshots"))
+    return sorted(int(match[1]) for match in found if match)

@@ -1,0 +1,220 @@
+"""Reading a sealed store: every row that leaves it is what was committed, or there is an exception.
+
+Opening reads the descriptor, one snapshot and its table of units; records are read when their unit is, and checked
+against the table. Needs NumPy, pyarrow, blosc; no torch.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabels.errors import InvalidArgument, StoreCorrupt, StoreNotFound
+from softlabels.labels import Head, SoftLabels
+from softlabels.store import layout
+from softlabels.store.descriptor import Descriptor
+from softlabels.store.snapshots import Snapshot, open_root, read_arrays, read_snapshot, read_table
+from softlabels.store.units import UnitReader, head_arrays, native, read_record
+
+READERS_KEPT = 1024
+"""Units whose records stay in memory."""
+
+
+def open_store(path: str | Path, *, snapshot: int | None = None, digest: str | None = None) -> Store:
+    """Open a sealed store for reading.
+
+    Args:
+        path: its directory.
+        snapshot: which one; by default the last.
+        digest: refuse any other snapshot than the one with this digest.
+
+    Raises:
+        StoreNotFound: no store there, or one that was never sealed.
+        StoreCorrupt: damaged, or not the digest asked for.
+        StoreUnsupported: it needs a newer softlabels.
+    """
+    root, descriptor = open_root(path)
+    numbers = layout.snapshot_numbers(root)
+    if not numbers:
+        raise StoreNotFound(
+            f"{root} is not sealed: units may still be missing. Run softlabels generate until it is whole, or "
+            "softlabels seal"
+        )
+    found = read_snapshot(root, numbers[-1] if snapshot is None else snapshot)
+    if found.descriptor != descriptor.digest:
+        raise StoreCorrupt(f"{root}: the descriptor is not the one that was sealed; fetch the store again")
+    if digest is not None and found.digest != digest:
+        raise StoreCorrupt(f"{root}: snapshot {found.number} has digest {found.digest}, not {digest} as asked for")
+    return Store(root, descriptor, found)
+
+
+class Store:
+    """A sealed store. Safe to share between threads, and to pickle: it opens files when it reads them.
+
+    Attributes:
+        root: its directory.
+        descriptor: what it is.
+        snapshot: the sealed state that is read.
+    """
+
+    def __init__(self, root: Path, descriptor: Descriptor, snapshot: Snapshot) -> None:
+        self.root = root
+        self.descriptor = descriptor
+        self.snapshot = snapshot
+        table = read_table(root, snapshot)
+        self._records: list[str] = table.column("record").to_pylist()
+        self._readers: OrderedDict[int, UnitReader] = OrderedDict()
+        self._priors: dict[str, NDArray[np.float32]] | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows in all."""
+        return self.descriptor.rows
+
+    @property
+    def units(self) -> int:
+        """Units in all."""
+        return self.descriptor.units
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all shards."""
+        return self.snapshot.bytes
+
+    @property
+    def bytes_per_row(self) -> float:
+        """Bytes of all shards by rows."""
+        return self.bytes / self.rows
+
+    @property
+    def heads(self) -> dict[str, Head]:
+        """Outputs of the teacher, by name."""
+        return dict(self.descriptor.heads)
+
+    @property
+    def chunks(self) -> int:
+        """Chunks in all; chunk numbers run through the units in order."""
+        return (self.units - 1) * self._chunks_per_unit + len(self.descriptor.chunk_sizes(self.units - 1))
+
+    @property
+    def _chunks_per_unit(self) -> int:
+        return len(self.descriptor.chunk_sizes(0))
+
+    def chunk_rows(self) -> NDArray[np.int64]:
+        """Rows of each chunk, (chunks,)."""
+        last = self.descriptor.chunk_sizes(self.units - 1)
+        sizes = np.tile(np.array(self.descriptor.chunk_sizes(0), np.int64), self.units - 1)
+        return np.concatenate([sizes, np.array(last, np.int64)])
+
+    def read_chunk(self, number: int, columns: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
+        """Verified columns of one chunk, (rows, *shape) each; all of them for None.
+
+        Args:
+            number: 0 to chunks - 1.
+            columns: names such as ``key`` or ``logits/ids``.
+
+        Raises:
+            StoreCorrupt: other bytes than were committed; names the file.
+        """
+        unit, inside = divmod(number, self._chunks_per_unit)
+        return self._reader(unit).read_chunk(inside, columns)
+
+    def keys(self) -> NDArray[np.uint8]:
+        """Keys of all rows in order, (rows, 16)."""
+        keys = np.empty((self.rows, 16), np.uint8)
+        start = 0
+        for number in range(self.chunks):
+            piece = self.read_chunk(number, ["key"])["key"]
+            keys[start : start + len(piece)] = piece
+            start += len(piece)
+        return keys
+
+    def read(self, rows: Iterable[int] | NDArray[np.integer[Any]], head: str = "logits") -> SoftLabels:
+        """Labels of ``rows``, in their order.
+
+        Args:
+            rows: row numbers.
+            head: name of the output.
+
+        Raises:
+            InvalidArgument: no such row or head.
+            StoreCorrupt: other bytes than were committed.
+        """
+        numbers = np.fromiter(rows, np.int64) if not isinstance(rows, np.ndarray) else rows.astype(np.int64)
+        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < self.rows:
+            raise InvalidArgument(
+                f"the store has rows 0 to {self.rows - 1}; {numbers.min()} to {numbers.max()} were asked for"
+            )
+        names = self.head_columns(head)
+        starts = np.concatenate([[0], np.cumsum(self.chunk_rows())])
+        chunk_of = np.searchsorted(starts, numbers, side="right") - 1
+        out: dict[str, NDArray[Any]] = {}
+        for chunk in np.unique(chunk_of):
+            columns = self.read_chunk(int(chunk), names)
+            positions = np.flatnonzero(chunk_of == chunk)
+            for name in names:
+                array = columns[name]
+                target = out.setdefault(name, np.empty((len(numbers), *array.shape[1:]), array.dtype))
+                target[positions] = array[numbers[positions] - starts[chunk]]
+        if not out:
+            shapes = self.descriptor.columns()
+            out = {name: np.empty((0, *shapes[name].shape), shapes[name].dtype) for name in names}
+        return self.decode(out, head)
+
+    def decode(self, columns: dict[str, NDArray[Any]], head: str) -> SoftLabels:
+        """Labels from a head's columns, as read_chunk gives them."""
+        arrays = {name: native(array) for name, array in head_arrays(columns, head).items()}
+        return self.descriptor.encoding(head).decode(arrays, self.descriptor.heads[head], self.prior(head))
+
+    def head_columns(self, head: str) -> list[str]:
+        """Names of a head's columns.
+
+        Raises:
+            InvalidArgument: no such head; lists those there are.
+        """
+        if head not in self.descriptor.heads:
+            raise InvalidArgument(f"{self.root} has no head {head!r}; it has {', '.join(self.descriptor.heads)}")
+        return [name for name in self.descriptor.columns() if name.startswith(f"{head}/")]
+
+    def prior(self, head: str) -> NDArray[np.float32] | None:
+        """The tail prior of a head, (len(temperatures), C); None where it has none."""
+        if self._priors is None:
+            digest = self.snapshot.prior
+            self._priors = (
+                {}
+                if digest is None
+                else read_arrays(layout.prior_path(self.root, self.snapshot.number, digest), digest)
+            )
+        prior = self._priors.get(f"{head}/prior")
+        shape = (len(self.descriptor.heads[head].temperatures), self.descriptor.heads[head].classes)
+        if prior is not None and (prior.shape != shape or not (prior > 0).all()):
+            raise StoreCorrupt(f"{self.root}: the tail prior of {head!r} is no distribution over {shape[1]} classes")
+        return prior
+
+    def probe(self, head: str = "logits") -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+        """The rows kept dense and their logits, (n,) and (n, C); None where there are none."""
+        if self.snapshot.probe is None:
+            return None
+        path = layout.probe_path(self.root, self.snapshot.number, self.snapshot.probe)
+        arrays = read_arrays(path, self.snapshot.probe)
+        return arrays[f"{head}/rows"], arrays[f"{head}/logits"]
+
+    def _reader(self, unit: int) -> UnitReader:
+        reader = self._readers.get(unit)
+        if reader is None:
+            record = read_record(self.root, unit, self.descriptor)
+            if record.digest != self._records[unit]:
+                raise StoreCorrupt(
+                    f"unit {unit} of {self.root} is not the one that was sealed; "
+                    "run softlabels seal if you made it again"
+                )
+            reader = UnitReader(self.root, self.descriptor, record)
+            self._readers[unit] = reader
+            while len(self._readers) > READERS_KEPT:
+                self._readers.popitem(last=False)
+        return reader

@@ -1,0 +1,155 @@
+"""Records: the small JSON whose existence commits a unit, and everything needed to read and verify its shard."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from softlabels.store import canonical
+from softlabels.store.descriptor import Descriptor
+from softlabels.store.layout import ATTEMPT
+from softlabels.store.zarr_shard import LARGEST, Range
+
+LIMIT = 64 * 2**10
+"""Bytes a record may have."""
+
+HASH = re.compile(r"^[0-9a-f]{64}$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What was committed for one unit.
+
+    Attributes:
+        unit: which.
+        first_row: its first row.
+        rows: how many.
+        attempt: names the shard file (32 hexadecimal digits).
+        size: bytes of the shard.
+        blake3: of the shard.
+        header: byte range before the first chunk.
+        chunks: byte ranges of the chunks, in order.
+        keys: BLAKE3 of the unit's keys, in order.
+        extras: size and BLAKE3 of the unit's extras file; None where it has none.
+        descriptor: digest of the store's descriptor.
+        teacher: digest of the teacher that was run.
+        software: what wrote it.
+        digest: BLAKE3 of the record without this field; the identity of what was committed.
+    """
+
+    unit: int
+    first_row: int
+    rows: int
+    attempt: str
+    size: int
+    blake3: str
+    header: Range
+    chunks: tuple[Range, ...]
+    keys: str
+    extras: tuple[int, str] | None
+    descriptor: str
+    teacher: str
+    software: str
+    digest: str = field(default="")
+
+    def to_json(self) -> dict[str, Any]:
+        """As the record file holds it, digest included."""
+        body: dict[str, Any] = {
+            "format": "softlabels-record",
+            "version": 1,
+            "unit": self.unit,
+            "first_row": self.first_row,
+            "rows": self.rows,
+            "attempt": self.attempt,
+            "shard": {"size": self.size, "blake3": self.blake3},
+            "header": _range_json(self.header),
+            "chunks": [_range_json(chunk) | {"rows": chunk.rows} for chunk in self.chunks],
+            "keys": self.keys,
+            "extras": None if self.extras is None else {"size": self.extras[0], "blake3": self.extras[1]},
+            "descriptor": self.descriptor,
+            "teacher": self.teacher,
+            "software": self.software,
+        }
+        return body | {"digest": canonical.digest(body)}
+
+
+def parse_record(data: bytes, unit: int, descriptor: Descriptor) -> Record:
+    """The record of ``unit``, checked against itself and against the descriptor.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    value = canonical.parse(data, LIMIT)
+    body = {name: part for name, part in value.items() if name != "digest"}
+    if canonical.digest(body) != value.get("digest"):
+        raise ValueError("its digest does not match its content")
+    try:
+        record = Record(
+            unit=value["unit"],
+            first_row=value["first_row"],
+            rows=value["rows"],
+            attempt=value["attempt"],
+            size=value["shard"]["size"],
+            blake3=_hash(value["shard"]["blake3"]),
+            header=_range(value["header"], rows=0),
+            chunks=tuple(_range(chunk, rows=chunk["rows"]) for chunk in value["chunks"]),
+            keys=_hash(value["keys"]),
+            extras=None if value["extras"] is None else _extras(value["extras"]),
+            descriptor=value["descriptor"],
+            teacher=value["teacher"],
+            software=value["software"],
+            digest=value["digest"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__} {error} where a record says what was committed") from error
+    _check_geometry(record, unit, descriptor)
+    return record
+
+
+def _check_geometry(record: Record, unit: int, descriptor: Descriptor) -> None:
+    """Raise ValueError unless the record is of this unit of this store and its ranges tile the shard."""
+    expected = descriptor.unit_range(unit)
+    if record.unit != unit or record.first_row != expected.start or record.rows != len(expected):
+        raise ValueError(
+            f"it describes unit {record.unit!r} with {record.rows!r} rows, not unit {unit} of {len(expected)}"
+        )
+    if record.descriptor != descriptor.digest:
+        raise ValueError("it belongs to another store (digest of the descriptor)")
+    if not isinstance(record.attempt, str) or not ATTEMPT.match(record.attempt):
+        raise ValueError(f"the attempt {record.attempt!r} cannot name a shard")
+    if [chunk.rows for chunk in record.chunks] != descriptor.chunk_sizes(unit):
+        raise ValueError("its chunks do not hold the rows they should")
+    end = 0
+    for piece in (record.header, *record.chunks):
+        if piece.offset != end:
+            raise ValueError("its byte ranges have gaps or overlap")
+        end += piece.size
+    if not end < record.size <= LARGEST:
+        raise ValueError(f"its byte ranges end at {end:,}, its shard at {record.size:,}")
+
+
+def _range(value: Mapping[str, Any], *, rows: int) -> Range:
+    offset, size = value["offset"], value["size"]
+    for number in (offset, size, rows):
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= LARGEST:
+            raise ValueError(f"{number!r} where a count of bytes or rows is expected")
+    return Range(offset, size, _hash(value["blake3"]), rows)
+
+
+def _extras(value: Mapping[str, Any]) -> tuple[int, str]:
+    size = value["size"]
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 < size <= LARGEST:
+        raise ValueError(f"{size!r} where a count of bytes is expected")
+    return size, _hash(value["blake3"])
+
+
+def _range_json(piece: Range) -> dict[str, Any]:
+    return {"offset": piece.offset, "size": piece.size, "blake3": piece.blake3}
+
+
+def _hash(value: object) -> str:
+    if not isinstance(value, str) or not HASH.match(value):
+        raise ValueError(f"{value!r} where a BLAKE3 is expected")
+    return value

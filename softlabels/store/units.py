@@ -1,0 +1,117 @@
+"""Reading one committed unit: its record, its chunks, its extras, each verified before it is decoded.
+
+Order of the checks (docs/FORMAT.md, section 8): length, BLAKE3, decompression to exactly the declared size, values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+
+from softlabels.errors import ShardMissing, StoreCorrupt
+from softlabels.store import files, layout, records, zarr_shard
+from softlabels.store.descriptor import Descriptor
+from softlabels.store.records import Record
+
+MEND = "run softlabels repair, then generate again to fill the hole, or fetch the store again"
+
+
+def read_record(root: Path, unit: int, descriptor: Descriptor) -> Record:
+    """The record of a committed unit.
+
+    Raises:
+        StoreCorrupt: missing, damaged or of another store.
+    """
+    path = layout.record_path(root, unit)
+    try:
+        return records.parse_record(files.read(path, records.LIMIT), unit, descriptor)
+    except FileNotFoundError as error:
+        raise StoreCorrupt(f"{path} is missing: unit {unit} has no record; {MEND}") from error
+    except (ValueError, OSError) as error:
+        raise StoreCorrupt(f"{path} is damaged: {error}; {MEND}") from error
+
+
+class UnitReader:
+    """Reads chunks of one unit. Holds no open file, so it may be shared between threads and pickled.
+
+    Args:
+        root: of the store.
+        descriptor: of the store.
+        record: of the unit.
+    """
+
+    def __init__(self, root: Path, descriptor: Descriptor, record: Record) -> None:
+        self.record = record
+        self._descriptor = descriptor
+        self._columns = descriptor.columns()
+        self._encodings = {name: descriptor.encoding(name) for name in descriptor.heads}
+        self.path = layout.shard_path(root, record.unit, record.attempt, descriptor.shard_format)
+        self._extras_path = layout.extras_path(root, record.unit, record.attempt)
+
+    def read_chunk(self, number: int, columns: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
+        """Columns of chunk ``number``, (rows, *shape) each; all of them for None.
+
+        Raises:
+            ShardMissing: the shard is gone.
+            StoreCorrupt: other bytes than were committed, or values no encoder writes.
+        """
+        piece = self.record.chunks[number]
+        wanted = set(self._columns) if columns is None else set(columns)
+        try:
+            data = files.read_range(self.path, piece.offset, piece.size)
+            if len(data) != piece.size:
+                raise ValueError(f"it ends before byte {piece.offset + piece.size:,}")
+            if blake3(data).hexdigest() != piece.blake3:
+                raise ValueError(f"bytes {piece.offset:,} to {piece.offset + piece.size:,} are not what was committed")
+            chunk_rows = min(self._descriptor.chunk_rows, self.record.rows)
+            found = zarr_shard.read_chunk(data, number, piece.rows, self._columns, chunk_rows, wanted)
+            self._check(found)
+        except FileNotFoundError as error:
+            raise ShardMissing(
+                f"{self.path} is missing, though unit {self.record.unit} is committed; {MEND}"
+            ) from error
+        except (ValueError, OSError) as error:
+            raise StoreCorrupt(f"{self.path}, chunk {number} is damaged: {error}; {MEND}") from error
+        return found
+
+    def read_extras(self) -> dict[str, NDArray[Any]]:
+        """The arrays beside the shard; none where the unit carries none.
+
+        Raises:
+            StoreCorrupt: missing or damaged.
+        """
+        if self.record.extras is None:
+            return {}
+        size, digest = self.record.extras
+        try:
+            data = files.read(self._extras_path, size)
+            if len(data) != size or blake3(data).hexdigest() != digest:
+                raise ValueError("it is not what was committed")
+            return dict(load_arrays(data))
+        except (OSError, ValueError, SafetensorError) as error:
+            raise StoreCorrupt(f"{self._extras_path} is missing or damaged: {error}; {MEND}") from None
+
+    def _check(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Values that no encoder writes: checked for every head that was read whole."""
+        for name, head in self._descriptor.heads.items():
+            arrays = head_arrays(columns, name)
+            if set(arrays) == set(self._encodings[name].columns(head)):
+                self._encodings[name].check(arrays, head)
+
+
+def head_arrays(columns: Mapping[str, NDArray[Any]], head: str) -> dict[str, NDArray[Any]]:
+    """The columns of one head, without its name before theirs."""
+    prefix = f"{head}/"
+    return {name.removeprefix(prefix): array for name, array in columns.items() if name.startswith(prefix)}
+
+
+def native(array: NDArray[Any]) -> NDArray[Any]:
+    """An array in this machine's byte order, as torch needs it."""
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))

@@ -1,0 +1,204 @@
+"""Checking a whole store against its digests, setting damaged units aside, and saying what a store holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from softlabels.errors import StoreCorrupt, StoreNotFound
+from softlabels.store import files, layout
+from softlabels.store.descriptor import Descriptor
+from softlabels.store.records import Record
+from softlabels.store.snapshots import Snapshot, open_root, read_arrays, read_snapshot, read_table
+from softlabels.store.units import UnitReader, read_record
+
+QUARANTINE = "quarantine"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something bad: the file, what is wrong with it, and the unit it belongs to if any."""
+
+    unit: int | None
+    path: str
+    problem: str
+
+
+@dataclass
+class Report:
+    """What verifying found.
+
+    Attributes:
+        units: committed units looked at.
+        rows: their rows.
+        bad: what is wrong, in the order it was found.
+    """
+
+    units: int = 0
+    rows: int = 0
+    bad: list[Problem] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Nothing is wrong."""
+        return not self.bad
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``verify --json`` prints it."""
+        bad = [{"unit": problem.unit, "path": problem.path, "problem": problem.problem} for problem in self.bad]
+        return {"ok": self.ok, "units": self.units, "rows": self.rows, "bad": bad}
+
+
+def verify(path: str | Path, *, deep: bool = False, progress: Callable[[int, int], None] | None = None) -> Report:
+    """Check every file of a store: descriptor, records, shards, extras, snapshots.
+
+    Args:
+        path: the store.
+        deep: also decode every row and check its values.
+        progress: told the units done and those there are.
+
+    Returns:
+        What is wrong; reading goes on behind a damaged file.
+
+    Raises:
+        StoreNotFound: no store there.
+        StoreCorrupt: the descriptor itself is damaged, so nothing else can be judged.
+    """
+    root, descriptor = open_root(path)
+    report = Report()
+    committed = list(layout.committed_units(root))
+    sealed = _verify_snapshots(root, descriptor, report)
+    for unit in sorted(set(sealed) - set(committed)):
+        report.bad.append(Problem(unit, str(layout.record_path(root, unit)), "the record is missing"))
+    for done, unit in enumerate(committed, 1):
+        _verify_unit(root, descriptor, unit, sealed.get(unit), report, deep=deep)
+        if progress is not None:
+            progress(done, len(committed))
+    return report
+
+
+def repair(path: str | Path, report: Report | None = None) -> list[int]:
+    """Move damaged units to ``quarantine/``, so that ``generate`` makes them again; nothing is deleted.
+
+    Args:
+        path: the store.
+        report: of an earlier ``verify``; by default one is made now.
+
+    Returns:
+        The units that are holes now.
+    """
+    root, descriptor = open_root(path)
+    found = verify(path) if report is None else report
+    damaged = sorted({problem.unit for problem in found.bad if problem.unit is not None})
+    for unit in damaged:
+        record = layout.record_path(root, unit)
+        # The record first: from then on the unit is a hole, whatever happens to us.
+        if record.exists():
+            files.move(record, root / QUARANTINE / record.relative_to(root))
+        shelf = layout.shard_path(root, unit, "", descriptor.shard_format).parent
+        for name in files.list_names(shelf):
+            if name.startswith(f"{unit:08d}-"):
+                files.move(shelf / name, root / QUARANTINE / shelf.relative_to(root) / name)
+    return damaged
+
+
+def describe_store(path: str | Path) -> dict[str, Any]:
+    """What a store holds, as ``inspect --json`` prints it; also for one that is not sealed yet.
+
+    Raises:
+        StoreNotFound: no store there.
+        StoreCorrupt: descriptor or snapshot damaged.
+    """
+    root, descriptor = open_root(path)
+    numbers = layout.snapshot_numbers(root)
+    snapshot = read_snapshot(root, numbers[-1]) if numbers else None
+    committed = list(layout.committed_units(root))
+    if snapshot is not None:
+        size, rows = snapshot.bytes, snapshot.rows
+    else:
+        found = [read_record(root, unit, descriptor) for unit in committed]
+        size, rows = sum(record.size for record in found), sum(record.rows for record in found)
+    fidelity = {} if snapshot is None else snapshot.fidelity
+    return {
+        "rows": rows,
+        "units": len(committed),
+        "missing_units": descriptor.units - len(committed),
+        "unit_rows": descriptor.unit_rows,
+        "bytes": size,
+        "bytes_per_row": size / rows if rows else 0.0,
+        "snapshot": None if snapshot is None else {"number": snapshot.number, "digest": snapshot.digest},
+        "teacher": dict(descriptor.teacher),
+        "data": dict(descriptor.data),
+        "shard": {"format": descriptor.shard_format, "codec": descriptor.codec},
+        "heads": {name: head.to_json() | {"fidelity": fidelity.get(name)} for name, head in descriptor.heads.items()},
+    }
+
+
+def _verify_snapshots(root: Path, descriptor: Descriptor, report: Report) -> dict[int, str]:
+    """Check the last snapshot and what is kept with it; digests of the sealed records by unit."""
+    numbers = layout.snapshot_numbers(root)
+    if not numbers:
+        return {}
+    number = numbers[-1]
+    try:
+        snapshot = read_snapshot(root, number)
+        if snapshot.descriptor != descriptor.digest:
+            report.bad.append(Problem(None, str(layout.snapshot_path(root, number)), "it is of another store"))
+        _verify_kept(root, snapshot)
+        table = read_table(root, snapshot)
+    except (StoreCorrupt, StoreNotFound) as error:
+        report.bad.append(Problem(None, str(layout.snapshot_path(root, number)), str(error)))
+        return {}
+    return dict(zip(table.column("unit").to_pylist(), table.column("record").to_pylist(), strict=True))
+
+
+def _verify_kept(root: Path, snapshot: Snapshot) -> None:
+    if snapshot.prior is not None:
+        read_arrays(layout.prior_path(root, snapshot.number, snapshot.prior), snapshot.prior)
+    if snapshot.probe is not None:
+        read_arrays(layout.probe_path(root, snapshot.number, snapshot.probe), snapshot.probe)
+
+
+def _verify_unit(
+    root: Path, descriptor: Descriptor, unit: int, sealed: str | None, report: Report, *, deep: bool
+) -> None:
+    try:
+        record = read_record(root, unit, descriptor)
+    except StoreCorrupt as error:
+        report.bad.append(Problem(unit, str(layout.record_path(root, unit)), str(error)))
+        return
+    report.units += 1
+    report.rows += record.rows
+    if sealed is not None and record.digest != sealed:
+        report.bad.append(Problem(unit, str(layout.record_path(root, unit)), "it is not the record that was sealed"))
+    reader = UnitReader(root, descriptor, record)
+    problem = _shard_problem(reader.path, record)
+    if problem is not None:
+        report.bad.append(Problem(unit, str(reader.path), problem))
+        return
+    try:
+        reader.read_extras()
+        for number in range(len(record.chunks) if deep else 0):
+            reader.read_chunk(number)
+    except StoreCorrupt as error:
+        report.bad.append(Problem(unit, str(reader.path), str(error)))
+
+
+def _shard_problem(path: Path, record: Record) -> str | None:
+    """What is wrong with a shard's bytes; None for nothing."""
+    hasher = blake3()
+    try:
+        size = files.read_pieces(path, hasher.update)
+    except FileNotFoundError:
+        return "the shard is missing"
+    except OSError as error:
+        return f"it cannot be read: {error}"
+    if size != record.size:
+        return f"it has {size:,} bytes where {record.size:,} were committed"
+    if hasher.hexdigest() != record.blake3:
+        return "its bytes are not what was committed (BLAKE3)"
+    return None

@@ -1,0 +1,223 @@
+"""Writing units: the commit protocol (docs/FORMAT.md, section 7).
+
+A unit is streamed to a temporary file, synced, renamed to a name that contains a random attempt, and committed by the
+one act of linking its record to its name. Whatever happens before that leaves litter and no unit; two writers that race
+for a unit leave one record, and the loser's shard is litter too. Nothing is ever deleted but our own temporary file.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+from safetensors.numpy import save as save_arrays
+
+from softlabels import __version__
+from softlabels.errors import InvalidArgument, StoreConflict, StoreCorrupt, StoreError
+from softlabels.store import canonical, files, layout
+from softlabels.store.descriptor import LIMIT, Descriptor, parse_descriptor
+from softlabels.store.records import Record, parse_record
+from softlabels.store.zarr_shard import ShardWriter
+
+
+def create_or_open(path: str | Path, descriptor: Descriptor) -> StoreWriter:
+    """A writer on the store at ``path``: a new one, or the one that is there if it is the same.
+
+    Raises:
+        StoreConflict: another store is there, or something that is no store; says what differs.
+    """
+    root = Path(path)
+    existing = root / layout.DESCRIPTOR
+    if root.exists() and not root.is_dir():
+        raise StoreConflict(f"{root} is a file; name a directory for the store")
+    if not existing.exists():
+        others = [name for name in files.list_names(root) if name != files.TEMPORARY]
+        if others:
+            raise StoreConflict(
+                f"{root} holds {', '.join(others[:3])} and no store; name an empty or a new directory with --out"
+            )
+        files.make_directory(root)
+        files.put_if_absent(root, existing, canonical.to_bytes(descriptor.to_json()))
+    found = read_descriptor(root)
+    if found.digest != descriptor.digest:
+        raise StoreConflict(
+            f"{root} holds another store: {_difference(found, descriptor)}. Name another directory with --out, or "
+            "generate with the same settings"
+        )
+    return StoreWriter(root, found)
+
+
+def read_descriptor(root: Path) -> Descriptor:
+    """The descriptor of the store at ``root``.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StoreCorrupt: it is damaged.
+        StoreUnsupported: it needs a newer softlabels.
+    """
+    path = root / layout.DESCRIPTOR
+    try:
+        return parse_descriptor(files.read(path, LIMIT))
+    except FileNotFoundError:
+        raise
+    except (ValueError, OSError) as error:
+        raise StoreCorrupt(f"{path} is damaged: {error}. Fetch it again from where the store came from") from error
+
+
+def _difference(found: Descriptor, wanted: Descriptor) -> str:
+    """The first thing in which two descriptors differ, for a message."""
+    there, here = found.to_json(), wanted.to_json()
+    name = next((name for name in there if there[name] != here[name]), "unknown keys")
+    return f"its {name} is {there.get(name)}, here it would be {here.get(name)}"
+
+
+class StoreWriter:
+    """What generators do with a store.
+
+    Attributes:
+        root: its directory.
+        descriptor: what it is.
+    """
+
+    def __init__(self, root: Path, descriptor: Descriptor) -> None:
+        self.root = root
+        self.descriptor = descriptor
+
+    def missing(self) -> Iterator[int]:
+        """Units that have no record yet, ascending."""
+        committed = set(layout.committed_units(self.root))
+        return (unit for unit in range(self.descriptor.units) if unit not in committed)
+
+    def committed(self, unit: int) -> bool:
+        """Whether ``unit`` has a record now."""
+        return layout.record_path(self.root, unit).exists()
+
+    def begin(self, unit: int) -> UnitWriter:
+        """Start writing a unit; use it as a context manager.
+
+        Raises:
+            InvalidArgument: the store has no such unit.
+        """
+        if not 0 <= unit < self.descriptor.units:
+            raise InvalidArgument(f"there is no unit {unit}; the store has {self.descriptor.units}")
+        return UnitWriter(self.root, self.descriptor, unit)
+
+
+class UnitWriter:
+    """Streams one unit to disk and commits it; without a commit, leaving the context leaves nothing.
+
+    Memory: the rows of one chunk, and the batch being appended.
+    """
+
+    def __init__(self, root: Path, descriptor: Descriptor, unit: int) -> None:
+        self._root = root
+        self._descriptor = descriptor
+        self._unit = unit
+        self._expected = len(descriptor.unit_range(unit))
+        self._columns = descriptor.columns()
+        self._waiting: list[dict[str, NDArray[Any]]] = []
+        self._rows_waiting = 0
+        self._rows = 0
+        self._keys = blake3()
+        self._temporary, self._file = files.create_temporary(root)
+        self._shard = ShardWriter(self._file, descriptor, unit)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Add rows: (n, *shape) of every column, in the descriptor's dtypes.
+
+        Raises:
+            InvalidArgument: columns, dtypes or shapes that are not the store's, or more rows than the unit has.
+        """
+        rows = self._checked(columns)
+        self._rows += rows
+        self._rows_waiting += rows
+        if self._rows > len(self._descriptor.unit_range(self._unit)):
+            raise InvalidArgument(
+                f"unit {self._unit} has {len(self._descriptor.unit_range(self._unit))} rows, not more"
+            )
+        self._waiting.append(dict(columns))
+        while self._rows_waiting >= self._descriptor.chunk_rows:
+            self._flush(self._descriptor.chunk_rows)
+
+    def commit(self, *, extras: Mapping[str, NDArray[Any]] | None = None) -> bool:
+        """Make the unit durable and visible; False where another writer has committed it first.
+
+        Args:
+            extras: arrays that sealing needs (sums for the tail prior, dense rows), kept beside the shard.
+
+        Raises:
+            StoreError: rows are missing, or the disk failed; nothing was committed.
+        """
+        expected = len(self._descriptor.unit_range(self._unit))
+        if self._rows != expected:
+            raise StoreError(
+                f"unit {self._unit} has {expected} rows, but {self._rows} were given; nothing was committed"
+            )
+        if self._rows_waiting:
+            self._flush(self._rows_waiting)
+        size, digest = self._shard.finish()
+        files.sync_and_close(self._file)
+        attempt = uuid.uuid4().hex
+        descriptor = self._descriptor
+        files.publish(self._temporary, layout.shard_path(self._root, self._unit, attempt, descriptor.shard_format))
+        record = Record(
+            unit=self._unit,
+            first_row=descriptor.unit_range(self._unit).start,
+            rows=self._rows,
+            attempt=attempt,
+            size=size,
+            blake3=digest,
+            header=self._shard.header,
+            chunks=tuple(self._shard.chunks),
+            keys=self._keys.hexdigest(),
+            extras=self._write_extras(attempt, extras),
+            descriptor=descriptor.digest,
+            teacher=str(descriptor.teacher["digest"]),
+            software=f"softlabels {__version__}",
+        )
+        data = canonical.to_bytes(record.to_json())
+        parse_record(data, self._unit, descriptor)  # what readers would refuse must not be committed
+        return files.put_if_absent(self._root, layout.record_path(self._root, self._unit), data)
+
+    def _write_extras(self, attempt: str, extras: Mapping[str, NDArray[Any]] | None) -> tuple[int, str] | None:
+        if not extras:
+            return None
+        data = save_arrays({name: np.ascontiguousarray(array) for name, array in extras.items()})
+        files.put_if_absent(self._root, layout.extras_path(self._root, self._unit, attempt), data)
+        return len(data), blake3(data).hexdigest()
+
+    def _checked(self, columns: Mapping[str, NDArray[Any]]) -> int:
+        """Rows in ``columns``, once they are sure to be the store's."""
+        if set(columns) != set(self._columns):
+            raise InvalidArgument(f"columns {sorted(columns)} were given; the store has {sorted(self._columns)}")
+        rows = len(columns["key"])
+        for name, column in self._columns.items():
+            array = columns[name]
+            if array.shape != (rows, *column.shape) or array.dtype != np.dtype(column.dtype):
+                raise InvalidArgument(
+                    f"column {name!r} is {array.dtype} {array.shape}; the store keeps {column.dtype} "
+                    f"{(rows, *column.shape)}"
+                )
+        return rows
+
+    def _flush(self, rows: int) -> None:
+        """Write the first ``rows`` waiting rows as a chunk."""
+        joined = {name: np.concatenate([part[name] for part in self._waiting]) for name in self._columns}
+        chunk = {name: array[:rows] for name, array in joined.items()}
+        self._keys.update(np.ascontiguousarray(chunk["key"]).data)
+        self._shard.write_chunk(chunk)
+        self._rows_waiting -= rows
+        self._waiting = [{name: array[rows:] for name, array in joined.items()}] if self._rows_waiting else []
