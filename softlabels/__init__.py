@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from softlabels import errors, losses
+    from softlabels import errors as errors
+    from softlabels import losses as losses
     from softlabels.generation import generate
     from softlabels.labels import DenseLabels, Head, SparseLabels
     from softlabels.loading import loader

@@ -182,7 +182,8 @@ class SparseLabels:
         """The distribution of unlisted mass at temperatures[index], (C,) float64, for the tail model in use."""
         if self.tail == "uniform" or self.prior is None:
             return np.full(self.classes, 1.0 / self.classes)
-        return self.prior[index].astype(np.float64)
+        prior: NDArray[np.float64] = self.prior[index].astype(np.float64)
+        return prior
 
     def take(self, rows: NDArray[np.integer]) -> SparseLabels:
         """The labels of ``rows``, in that order."""

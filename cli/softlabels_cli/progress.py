@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import click
 
@@ -31,7 +31,7 @@ class Progress:
         self.unit = unit
         self.quiet = quiet
         self.total = 0
-        self._bar: object | None = None
+        self._bar: Any = None
         self._began = self._last_line = time.monotonic()
         self._first = 0
 
@@ -40,7 +40,7 @@ class Progress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._bar is not None:
-            self._bar.close()  # type: ignore[attr-defined]  # tqdm has no types
+            self._bar.close()
 
     def update(self, done: int, total: int, **figures: float) -> None:
         """Show that ``done`` of ``total`` are done; ``figures`` (loss, accuracy) stand beside the rate."""
@@ -68,8 +68,8 @@ class Progress:
                 leave=True,
             )
         bar = self._bar
-        bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()}, refresh=False)  # type: ignore[attr-defined]
-        bar.update(done - bar.n)  # type: ignore[attr-defined]
+        bar.set_postfix({name: f"{value:.4g}" for name, value in figures.items()}, refresh=False)
+        bar.update(done - bar.n)
 
     def _update_line(self, done: int, figures: dict[str, float]) -> None:
         now = time.monotonic()

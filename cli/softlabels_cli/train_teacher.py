@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -33,7 +34,7 @@ def command(
     id_column: str | None,
     as_json: bool,
     quiet: bool,
-    **recipe: object,
+    **recipe: Any,
 ) -> None:
     """Train MODEL on the hard labels of DATA.
 
@@ -46,6 +47,7 @@ def command(
     source = open_source(data, input=input_column, label=label_column, id=id_column)
     run_training(
         "train-teacher",
+        out,
         lambda progress: train_teacher(source, model, out, progress=progress, **recipe),
         as_json=as_json,
         quiet=quiet,

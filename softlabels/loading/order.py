@@ -1,8 +1,8 @@
 """The order of items: a function of (seed, epoch, position), the same on every machine.
 
-Items come in chunks, which are read and decoded together. In an epoch the chunks are permuted, then grouped into windows
-of ``window`` chunks, and the items of a window are shuffled among themselves: memory and disk see whole chunks, the
-student sees items from all over. Permutations are sorts of raw Philox words, which NumPy guarantees never to change
+Items come in chunks, which are read and decoded together. In an epoch the chunks are permuted, then grouped into
+windows of ``window`` chunks, and the items of a window are shuffled among themselves: memory and disk see whole chunks,
+the student sees items from all over. Permutations are sorts of raw Philox words, which NumPy guarantees never to change
 (its ``Generator.permutation`` may); nothing depends on workers, ranks or where one starts.
 """
 

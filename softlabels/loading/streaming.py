@@ -6,7 +6,8 @@ is two windows. Every step of every epoch can be reached directly, so resuming c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +33,7 @@ class Batch:
     Attributes:
         epoch: 0 and up.
         step: over all epochs, 0 and up.
-        rows: (B,) rows of the store, or of the data where there is no store.
+        rows: (B,) rows of the data; of the store, where the loader has no data.
         inputs: (B, *input_shape); None without data.
         hard: (B,) hard labels, -1 where a row has none; None without a label column.
         targets: soft labels by head; empty without a store.
@@ -83,25 +84,25 @@ class Loader:
         self.store = store
         self.inputs = inputs
         self.batch_size = batch_size
-        self._pairs = self._join(rows)
+        self.pairs = self._join(rows)
         self._columns = [] if store is None else [c for head in store.heads for c in store.head_columns(head)]
         self._check = check if inputs is not None and inputs.columns.id is None and store is not None else "off"
-        if len(self._pairs.store_rows) == 0:
+        if len(self.pairs.store_rows) == 0:
             raise InvalidArgument("there are no rows to load")
         ends = self._chunk_ends()
-        chunk_of = np.searchsorted(ends, self._pairs.store_rows, side="right")
+        chunk_of = np.searchsorted(ends, self.pairs.store_rows, side="right")
         self._chunk_starts = np.concatenate([[0], ends])
         self.order = Order(np.bincount(chunk_of, minlength=len(ends)), seed=seed, shuffle=shuffle, window=window)
 
     def __len__(self) -> int:
         """Steps in an epoch."""
-        return -(-len(self.order) // self.batch_size)
+        return math.ceil(len(self.order) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         """One epoch, the first."""
         return self.epoch(0)
 
-    def stream(self, start_step: int = 0) -> Iterator[Batch]:
+    def stream(self, start_step: int = 0) -> Generator[Batch]:
         """Endless batches from ``start_step`` on, epoch after epoch."""
         epoch, index = divmod(start_step, len(self))
         while True:
@@ -163,7 +164,7 @@ class Loader:
         items = window.items[skip:]
         if self.store is None:
             return _Piece(items, {})
-        rows = self._pairs.store_rows[items]
+        rows = self.pairs.store_rows[items]
         names = [*self._columns, "key"] if self._check != "off" else self._columns
         read = [self.store.read_chunk(int(chunk), names) for chunk in window.chunks]
         # Where each chunk's rows begin among those that were read, by chunk.
@@ -175,16 +176,15 @@ class Loader:
         return _Piece(items, {name: np.concatenate([columns[name] for columns in read])[where] for name in names})
 
     def _batch(self, epoch: int, step: int, piece: _Piece) -> Batch:
-        rows = self._pairs.store_rows[piece.items]
-        targets = (
-            {} if self.store is None else {head: self.store.decode(piece.columns, head) for head in self.store.heads}
-        )
+        targets: dict[str, SoftLabels] = {}
+        if self.store is not None:
+            targets = {head: self.store.decode(piece.columns, head) for head in self.store.heads}
         if self.inputs is None:
-            return Batch(epoch, step, rows, targets=targets)
-        source_rows = self._pairs.source_rows[piece.items]
+            return Batch(epoch, step, self.pairs.store_rows[piece.items], targets=targets)
+        source_rows = self.pairs.source_rows[piece.items]
         inputs = self.inputs.inputs(source_rows)
         self._check_alignment(inputs, source_rows, piece)
-        return Batch(epoch, step, rows, inputs, self.inputs.labels(source_rows), targets)
+        return Batch(epoch, step, source_rows, inputs, self.inputs.labels(source_rows), targets)
 
     def _check_alignment(self, inputs: NDArray[np.generic], source_rows: NDArray[np.int64], piece: _Piece) -> None:
         if self._check == "off":
@@ -194,8 +194,8 @@ class Loader:
         if wrong.any():
             row = int(source_rows[int(wrong.argmax())])
             raise LabelsMisaligned(
-                f"row {row} of {self.inputs.spec if self.inputs else ''} is not the input its labels were made from; has "
-                "the data changed since it was opened? Open it again, or generate labels for it"
+                f"row {row} of the data is not the input its labels were made from; has the data changed since it was "
+                "opened? Open it again, or generate labels for it"
             )
 
 
