@@ -49,7 +49,18 @@ def command(
     if as_json:
         print_json({"rows": [row.to_json() for row in rows]})
         return
-    header = ["model", "runs", rows[0].metric, "kept", "parameters", "FLOPs", "latency", "file", "labels/row"]
+    header = [
+        "model",
+        "runs",
+        rows[0].metric,
+        "kept",
+        "parameters",
+        "FLOPs",
+        "latency",
+        "file",
+        "labels/row",
+        "trained on",
+    ]
     click.echo(format_table(header, [_cells(row) for row in rows]))
 
 
@@ -66,4 +77,15 @@ def _cells(row: ComparedModel) -> list[str]:
         f"{row.latency_ms:.3f} ms",
         format_bytes(row.bytes),
         label_bytes,
+        _trained_on(row),
     ]
+
+
+def _trained_on(row: ComparedModel) -> str:
+    """What a model learned from: ``topk:4:q8 + 50 hard labels``."""
+    if row.trained_on is None:
+        return "-"
+    count = "all" if row.hard_labels is None else str(row.hard_labels)
+    if row.trained_on == "hard labels":
+        return f"{count} hard labels"
+    return f"{row.trained_on} + {count} hard labels"

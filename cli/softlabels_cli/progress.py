@@ -75,12 +75,14 @@ class Progress:
         now = time.monotonic()
         if done < self.total and now - self._last_line < LINE_EVERY:
             return
+        if self._first == self.total:
+            return
         self._last_line = now
         rate = (done - self._first) / max(now - self._began, 1e-9)
+        speed = f", {rate:,.0f} {self.unit}/s" if done > self._first else ""
         left = f", {format_seconds((self.total - done) / rate)} left" if rate > 0 and done < self.total else ""
         extra = "".join(f", {name} {value:.4g}" for name, value in figures.items())
         click.echo(
-            f"{self.label}: {done:,} of {self.total:,} {self.unit} ({done / max(self.total, 1):.0%}), "
-            f"{rate:,.0f} {self.unit}/s{left}{extra}",
+            f"{self.label}: {done:,} of {self.total:,} {self.unit} ({done / max(self.total, 1):.0%}){speed}{left}{extra}",
             err=True,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from blake3 import blake3
 
 from softlabels.errors import StoreCorrupt, StoreNotFound
@@ -118,16 +119,21 @@ def describe_store(path: str | Path) -> dict[str, Any]:
     snapshot = read_snapshot(root, numbers[-1]) if numbers else None
     committed = list(layout.committed_units(root))
     if snapshot is not None:
-        size, rows = snapshot.bytes, snapshot.rows
+        catalogue = pl.DataFrame(pl.from_arrow(read_table(root, snapshot)))
     else:
         found = [read_record(root, unit, descriptor) for unit in committed]
-        size, rows = sum(record.size for record in found), sum(record.rows for record in found)
+        columns = {"rows": [record.rows for record in found], "size": [record.size for record in found]}
+        catalogue = pl.DataFrame(columns, schema={"rows": pl.Int64, "size": pl.Int64})
+    rows, size = int(catalogue["rows"].sum()), int(catalogue["size"].sum())
     fidelity = {} if snapshot is None else snapshot.fidelity
     return {
         "rows": rows,
         "units": len(committed),
         "missing_units": descriptor.units - len(committed),
         "unit_rows": descriptor.unit_rows,
+        "unit_bytes": {
+            name: catalogue["size"].quantile(q) for name, q in (("min", 0.0), ("median", 0.5), ("max", 1.0))
+        },
         "bytes": size,
         "bytes_per_row": size / rows if rows else 0.0,
         "snapshot": None if snapshot is None else {"number": snapshot.number, "digest": snapshot.digest},

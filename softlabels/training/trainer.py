@@ -75,6 +75,8 @@ def fit(run: Fit, progress: TrainingProgress | None = None) -> None:
     saved = time.monotonic()
     module.train()
     batches = run.stream(done)
+    if progress is not None:
+        progress(done, run.steps)
     try:
         for step in range(done, run.steps):
             loss = _step(run, optimizer, step, next(batches))

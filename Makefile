@@ -1,0 +1,43 @@
+# Everything a fresh machine needs: python3 (3.11 or newer) and make.
+#
+#   make demo     the whole story on bundled real data, on a CPU
+#   make test     the whole test suite
+#
+# Both make .venv first. torch is installed in the version of constraints.txt; for CUDA, install the build you want into
+# .venv yourself (pip install torch ...), or set VENV to an environment you have.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test lint benchmarks clean
+.DEFAULT_GOAL := help
+
+help:  ## Say what there is.
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "softlabels needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch numpy
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+demo: $(STAMP)  ## Teacher, labels, students and comparison on the bundled digits (two minutes on two cores).
+	$(BIN)/softlabels demo
+
+test: $(STAMP)  ## The whole test suite: linters, types, layers, docs, wheel, behaviour.
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## Put the code into shape and check it.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/mypy
+
+benchmarks: $(STAMP)  ## Measure what docs/performance.md reports (ten minutes).
+	$(BIN)/python benchmarks/generate.py --json benchmarks/generate.json
+
+clean:  ## Remove what make made.
+	rm -rf $(VENV) demo dist build

@@ -1,0 +1,59 @@
+"""What every test runs under: one torch thread, derandomised Hypothesis, and the real digits."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).parents[1]
+
+# Two cores are shared by everything; and one thread makes sums reproducible.
+torch.set_num_threads(1)
+settings.register_profile("softlabels", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("softlabels")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The top of the checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def digits_path() -> Path:
+    """The bundled digits as a file."""
+    return ROOT / "data" / "digits.parquet"
+
+
+@pytest.fixture(scope="session")
+def digits(digits_path):
+    """The bundled digits as a source."""
+    from softlabels.sources import open_source
+
+    return open_source(digits_path)
+
+
+@pytest.fixture(scope="session")
+def teacher():
+    """A small network with fixed random weights; what it says is as good as any for storing."""
+    from softlabels import models
+
+    return models.build("mlp:width=32,depth=1", input_shape=(8, 8), classes=10, seed=7, mean=5.0, std=6.0)
+
+
+@pytest.fixture(scope="session")
+def dense_logits(teacher, digits):
+    """Its logits for all digits, (1797, 10) float32: the oracle."""
+    return teacher.logits(digits.inputs(np.arange(len(digits)))).numpy()
+
+
+@pytest.fixture(scope="session")
+def sealed(tmp_path_factory, teacher, digits):
+    """A sealed store of all digits in several units and chunks; read only."""
+    from softlabels.generation import generate
+
+    out = tmp_path_factory.mktemp("stores") / "labels"
+    generate(digits, teacher=teacher, out=out, encoding="topk:4", temperatures=(1.0, 4.0), unit_rows=400)
+    return out

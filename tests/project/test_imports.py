@@ -1,0 +1,51 @@
+"""What is imported when: the command line answers at once, and reading labels needs no torch."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"torch", "zarr", "polars", "pyarrow", "numcodecs", "numpy"}
+COMMANDS = ["", "demo", "train-teacher", "generate", "train-student", "compare", "inspect", "verify", "repair", "seal"]
+
+
+def modules_after(code: str) -> set[str]:
+    """Top-level names of the modules that a fresh interpreter holds after ``code``."""
+    program = (
+        f"import contextlib, io, json, sys\n{code}\nprint(json.dumps([name.split('.')[0] for name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_loads_nothing_heavy(command):
+    arguments = [*command.split(), "--help"]
+    code = (
+        "from softlabels_cli.main import cli\n"
+        "with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):\n"
+        f"    cli.main({arguments!r})\n"
+        "assert 'Usage' in out.getvalue()"
+    )
+    assert not modules_after(code) & HEAVY
+
+
+@pytest.mark.parametrize("module", ["softlabels", "softlabels.errors", "softlabels.labels"])
+def test_the_words_of_the_library_load_no_framework(module):
+    assert not modules_after(f"import {module}") & (HEAVY - {"numpy"})
+
+
+def test_reading_a_store_needs_no_torch(sealed):
+    code = (
+        f"import softlabels as sl\nlabels = sl.open({str(sealed)!r}).read([3, 1, 4])\n"
+        "assert labels.log_probs(1.0).shape == (3, 10)"
+    )
+    assert "torch" not in modules_after(code)
+
+
+def test_sources_need_no_torch(digits_path):
+    assert "torch" not in modules_after(
+        f"from softlabels.sources import open_source\nopen_source({str(digits_path)!r})"
+    )
