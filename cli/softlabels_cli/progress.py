@@ -83,6 +83,7 @@ class Progress:
         left = f", {format_seconds((self.total - done) / rate)} left" if rate > 0 and done < self.total else ""
         extra = "".join(f", {name} {value:.4g}" for name, value in figures.items())
         click.echo(
-            f"{self.label}: {done:,} of {self.total:,} {self.unit} ({done / max(self.total, 1):.0%}){speed}{left}{extra}",
+            f"{self.label}: {done:,} of {self.total:,} {self.unit} ({done / max(self.total, 1):.0%})"
+            f"{speed}{left}{extra}",
             err=True,
         )

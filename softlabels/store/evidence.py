@@ -111,14 +111,16 @@ def measure_fidelity(
     first = temperatures[0]
     log_p = log_softmax(logits, first).astype(np.float64)
     p = np.exp(log_p)
-    mass = 1.0
+    mass, likeliest = 1.0, labels.log_probs(first).argmax(axis=-1)
     if isinstance(labels, SparseLabels):
+        # Quantising may tie the first two log-probabilities; their order still says which is the likelier.
+        likeliest = labels.ids[:, 0]
         mass = float(np.exp(labels.listed_log_probs(first).astype(np.float64)).sum(axis=-1).mean())
     return Fidelity(
         rows=len(logits),
         kl=kl,
         mass=mass,
-        top1=float((labels.log_probs(first).argmax(axis=-1) == logits.argmax(axis=-1)).mean()),
+        top1=float((likeliest == logits.argmax(axis=-1)).mean()),
         entropy=float(-np.where(p > 0, p * log_p, 0.0).sum(axis=-1).mean()),
     )
 

@@ -30,7 +30,7 @@ def test_a_teacher_that_looks_at_its_input_passes(source):
 
 def test_uniform_outputs_are_refused(source):
     flat = teacher(lambda inputs: inputs.float().flatten(1).sum(1, keepdim=True).expand(-1, 10), source)
-    with pytest.raises(TeacherRejected, match="no opinion.*--no-gate"):
+    with pytest.raises(TeacherRejected, match=r"no opinion.*--no-gate"):
         check_teacher(flat, source, classes=10)
 
 

@@ -28,7 +28,8 @@ def test_a_layer_that_reaches_upwards_is_caught(root, tmp_path):
     assert upwards != text
     config = tmp_path / "pyproject.toml"
     config.write_text(upwards)
-    code = f"from importlinter.cli import lint_imports; raise SystemExit(lint_imports(config_filename={str(config)!r}, no_cache=True))"
+    options = f"config_filename={str(config)!r}, no_cache=True"
+    code = f"from importlinter.cli import lint_imports; raise SystemExit(lint_imports({options}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "BROKEN" in done.stdout

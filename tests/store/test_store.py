@@ -1,0 +1,194 @@
+"""Reading a sealed store: what comes out is what went in, for any rows in any order."""
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import softlabels as sl
+from softlabels.encodings import parse
+from softlabels.errors import (
+    InvalidArgument,
+    StoreConflict,
+    StoreCorrupt,
+    StoreIncomplete,
+    StoreNotFound,
+    StoreUnsupported,
+)
+from softlabels.generation import generate
+from softlabels.labels import Head
+from softlabels.store import Descriptor, canonical, create_or_open, default_geometry, describe_store, evidence_units
+from softlabels.store.evidence import probe_rows
+
+
+def expected_labels(logits, spec, temperatures=(1.0, 4.0)):
+    import torch
+
+    encoding = parse(spec, classes=logits.shape[1])
+    head = Head(encoding=encoding.spec, classes=logits.shape[1], temperatures=temperatures)
+    encoded = encoding.encode(torch.from_numpy(logits), head, np.arange(len(logits)))
+    return encoding.decode(encoded.arrays, head)
+
+
+@given(rows=st.lists(st.integers(0, 1796), max_size=30))
+def test_any_rows_in_any_order(sealed, dense_logits, rows):
+    labels = sl.open(sealed).read(rows)
+    expected = expected_labels(dense_logits, "topk:4").take(np.array(rows, int))
+    assert (labels.ids == expected.ids).all()
+    assert (labels.values == expected.values).all()
+    assert (labels.log_tail == expected.log_tail).all()
+
+
+def test_keys_rows_units_and_chunks(sealed, digits):
+    store = sl.open(sealed)
+    assert (store.keys() == digits.keys()).all()
+    assert (store.rows, store.units, store.chunks) == (1797, 5, 5)
+    assert store.chunk_rows().sum() == 1797
+    assert store.bytes == sum(path.stat().st_size for path in (sealed / "shards").rglob("*.zip"))
+
+
+@pytest.mark.parametrize(
+    "encoding", ["dense:f32", "dense:f16", "dense:bf16", "dense:q8", "topk:3", "topk:3:q8", "topk:10"]
+)
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+def test_every_encoding_comes_back(encoding, codec, teacher, digits, dense_logits, tmp_path):
+    generate(digits, teacher=teacher, out=tmp_path / "s", encoding=encoding, codec=codec, unit_rows=700)
+    got = sl.open(tmp_path / "s").read(range(1797))
+    expected = expected_labels(dense_logits, encoding, (1.0,))
+    for name in ("values", "ids", "log_tail"):
+        if hasattr(expected, name):
+            np.testing.assert_array_equal(getattr(got, name), getattr(expected, name))
+
+
+def test_a_store_can_be_pickled_and_shared(sealed):
+    store = pickle.loads(pickle.dumps(sl.open(sealed)))  # noqa: S301  our own bytes
+    assert len(store.read([1, 2])) == 2
+
+
+def test_the_tail_prior_is_the_mean_residual(sealed, dense_logits):
+    store = sl.open(sealed)
+    labels = store.read(range(1797))
+    for index, temperature in enumerate((1.0, 4.0)):
+        p = np.exp(dense_logits.astype(np.float64) / temperature)
+        p /= p.sum(axis=1, keepdims=True)
+        np.put_along_axis(p, labels.ids, 0.0, axis=1)
+        prior = 0.99 * p.sum(axis=0) / p.sum() + 0.01 / 10
+        np.testing.assert_allclose(store.prior("logits")[index], prior, rtol=1e-4)
+
+
+def test_the_probe_is_dense_and_the_fidelity_is_its_kl(sealed, dense_logits):
+    store = sl.open(sealed)
+    rows, logits = store.probe()
+    assert len(rows) == 256
+    assert (logits == dense_logits[rows]).all()
+    labels = store.read(rows)
+    fidelity = store.snapshot.fidelity["logits"]
+    for temperature in (1.0, 4.0):
+        log_p = logits.astype(np.float64) / temperature
+        log_p -= np.logaddexp.reduce(log_p, axis=1, keepdims=True)
+        kl = (np.exp(log_p) * (log_p - labels.log_probs(temperature))).sum(axis=1).mean()
+        assert fidelity["kl"][f"{temperature:g}"] == pytest.approx(kl, rel=1e-3, abs=1e-6)
+    assert fidelity["top1"] == 1.0
+    assert fidelity["mass"] == pytest.approx(1 - np.exp(labels.log_tail[:, 0]).mean(), rel=1e-4)
+
+
+def test_the_same_run_writes_the_same_bytes(sealed, teacher, digits, tmp_path):
+    again = tmp_path / "again"
+    generate(digits, teacher=teacher, out=again, encoding="topk:4", temperatures=(1.0, 4.0), unit_rows=400)
+    first, second = (
+        [path.read_bytes() for path in sorted((store / "shards").rglob("*.zip"))] for store in (sealed, again)
+    )
+    assert first == second
+
+
+def test_inspect_has_the_agreed_keys(sealed, digits):
+    found = describe_store(sealed)
+    assert {"rows", "units", "bytes", "bytes_per_row", "snapshot", "teacher", "data", "heads"} <= set(found)
+    assert set(found["snapshot"]) == {"number", "digest"}
+    assert found["data"] == {"spec": digits.spec, "fingerprint": digits.fingerprint, "rows": 1797}
+    assert found["heads"]["logits"]["fidelity"]["kl"].keys() == {"1", "4"}
+    assert found["unit_bytes"]["min"] <= found["unit_bytes"]["median"] <= found["unit_bytes"]["max"]
+
+
+def test_rows_and_heads_that_are_not_there_are_named(sealed):
+    store = sl.open(sealed)
+    with pytest.raises(InvalidArgument, match=r"rows 0 to 1796"):
+        store.read([1797])
+    with pytest.raises(InvalidArgument, match=r"no head 'other'; it has logits"):
+        store.read([0], head="other")
+
+
+def test_there_must_be_a_sealed_store(tmp_path, sealed):
+    with pytest.raises(StoreNotFound, match="no store of labels"):
+        sl.open(tmp_path)
+    store = create_or_open(tmp_path / "new", sl.open(sealed).descriptor)
+    assert len(list(store.missing())) == 5
+    with pytest.raises(StoreNotFound, match="not sealed"):
+        sl.open(tmp_path / "new")
+    with pytest.raises(StoreIncomplete, match=r"5 of 5 units are not committed \(0, 1, 2, 3, 4\)"):
+        sl.seal(tmp_path / "new")
+
+
+def test_a_pinned_digest_refuses_another_snapshot(sealed):
+    digest = sl.open(sealed).snapshot.digest
+    assert sl.open(sealed, digest=digest).rows == 1797
+    with pytest.raises(StoreCorrupt, match="not 00"):
+        sl.open(sealed, digest="00")
+
+
+def test_sealing_twice_changes_nothing(sealed):
+    before = sl.open(sealed).snapshot
+    assert sl.seal(sealed) == before
+
+
+def make_descriptor(**changes):
+    fields = {
+        "rows": 10, "unit_rows": 5, "chunk_rows": 5, "heads": {"logits": Head(encoding="topk:2:f16", classes=4)},
+        "teacher": {"spec": "t", "digest": "d"}, "data": {"spec": "x", "fingerprint": "f", "rows": 10},
+    }  # fmt: skip
+    return Descriptor(**(fields | changes))
+
+
+def test_another_store_in_the_directory_is_left_alone(tmp_path):
+    create_or_open(tmp_path / "s", make_descriptor())
+    with pytest.raises(StoreConflict, match=r"holds another store: its unit_rows is 5, here it would be 2"):
+        create_or_open(tmp_path / "s", make_descriptor(unit_rows=2, chunk_rows=2))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(StoreConflict, match=r"holds thesis\.tex and no store"):
+        create_or_open(tmp_path / "mine", make_descriptor())
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "x"
+
+
+def test_a_future_version_or_feature_is_refused_and_an_unknown_key_passes(tmp_path):
+    def write(**changes):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        (folder / "softlabels.json").write_bytes(canonical.to_bytes(make_descriptor().to_json() | changes))
+        return folder
+
+    with pytest.raises(StoreUnsupported, match="version 2"):
+        describe_store(write(version=2))
+    with pytest.raises(StoreUnsupported, match="holograms"):
+        describe_store(write(requires=["holograms"]))
+    assert describe_store(write(colour="green"))["rows"] == 0
+
+
+@given(row_bytes=st.floats(1, 10**7), rows=st.integers(1, 10**9))
+def test_the_default_geometry_is_bounded(row_bytes, rows):
+    unit, chunk = default_geometry(row_bytes, rows)
+    assert 1 <= chunk <= unit <= min(16_384, rows) or unit == chunk == 1
+    assert chunk * row_bytes <= max(2**20, row_bytes)
+    assert unit // chunk <= 64
+
+
+def test_the_choice_of_evidence_is_seeded_spread_and_bounded():
+    descriptor = make_descriptor(rows=10_000, unit_rows=10, data={"spec": "x", "fingerprint": "f", "rows": 10_000})
+    units = evidence_units(descriptor)
+    assert len(units) == 256
+    assert units == evidence_units(descriptor) != list(range(256))
+    rows = probe_rows(descriptor, "logits")
+    assert len(rows) == len(set(rows)) == 256
+    assert set(rows // 10) <= set(units)
