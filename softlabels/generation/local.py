@@ -181,16 +181,16 @@ def estimate(
         store = create_or_open(Path(folder) / "sample", descriptor.for_rows(len(rows)))
         with BackgroundWriter(store, HEAD) as writer:
             writer.put(LabelledBatch(0, rows, source.keys(0, len(rows)), logits, last=True))
-        seal(Path(folder) / "sample")
-        sample = open_store(Path(folder) / "sample")
-        bytes_per_row = sample.bytes_per_row
+        record = store.record(0)
+    in_chunks = sum(chunk.size for chunk in record.chunks)
+    size = in_chunks / len(rows) * len(source) + (record.size - in_chunks) * descriptor.units
     return Estimate(
         rows=len(source),
         units=descriptor.units,
         unit_rows=descriptor.unit_rows,
         encoding=descriptor.heads[HEAD].encoding,
-        bytes=round(bytes_per_row * len(source)),
-        bytes_per_row=bytes_per_row,
+        bytes=round(size),
+        bytes_per_row=size / len(source),
         seconds=seconds * len(source) / len(rows),
         rows_per_second=len(rows) / seconds,
     )

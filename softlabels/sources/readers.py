@@ -97,10 +97,14 @@ def open_reader(path: Path) -> BlockReader:
 
 
 def _open_parquet(path: Path) -> BlockReader:
-    file = pq.ParquetFile(path, memory_map=True)
+    # One thread and no read-ahead: Arrow's thread pools may abort the process when it exits soon after.
+    file = pq.ParquetFile(path, memory_map=True, pre_buffer=False)
     rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
     return BlockReader(
-        str(path), file.schema_arrow, rows, lambda block, columns: file.read_row_group(block, columns=columns)
+        str(path),
+        file.schema_arrow,
+        rows,
+        lambda block, columns: file.read_row_group(block, columns=columns, use_threads=False),
     )
 
 
@@ -122,11 +126,11 @@ def _open_ipc(path: Path) -> BlockReader:
 
 
 def _open_csv(path: Path) -> BlockReader:
-    return _whole(path, pyarrow.csv.read_csv(path))
+    return _whole(path, pyarrow.csv.read_csv(path, read_options=pyarrow.csv.ReadOptions(use_threads=False)))
 
 
 def _open_json_lines(path: Path) -> BlockReader:
-    return _whole(path, pyarrow.json.read_json(path))
+    return _whole(path, pyarrow.json.read_json(path, read_options=pyarrow.json.ReadOptions(use_threads=False)))
 
 
 def _whole(path: Path, table: pa.Table) -> BlockReader:

@@ -96,8 +96,8 @@ class Descriptor:
         return columns
 
     def for_rows(self, rows: int) -> Descriptor:
-        """This descriptor for another number of rows, in one unit where that fits."""
-        return replace(self, rows=rows)
+        """This descriptor for another number of rows, all in one unit of chunks as they are."""
+        return replace(self, rows=rows, unit_rows=rows, chunk_rows=min(self.chunk_rows, rows))
 
     def to_json(self) -> dict[str, Any]:
         """As ``softlabels.json`` holds it."""

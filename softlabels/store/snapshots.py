@@ -161,7 +161,8 @@ def read_table(root: Path, snapshot: Snapshot) -> pa.Table:
         data = files.read(path, 2**32)
         if blake3(data).hexdigest() != snapshot.table:
             raise ValueError("it is not the table that was sealed")
-        table = pq.read_table(BytesIO(data))
+        # One thread and no read-ahead: Arrow's thread pools may abort the process when it exits soon after.
+        table = pq.ParquetFile(BytesIO(data), pre_buffer=False).read(use_threads=False)
         if table.schema != TABLE or table.num_rows != snapshot.units:
             raise ValueError("it does not list the store's units")
     except (OSError, ValueError, pa.ArrowException) as error:

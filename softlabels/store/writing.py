@@ -22,6 +22,7 @@ from softlabels import __version__
 from softlabels.errors import InvalidArgument, StoreConflict, StoreCorrupt, StoreError
 from softlabels.store import canonical, files, layout
 from softlabels.store.descriptor import LIMIT, Descriptor, parse_descriptor
+from softlabels.store.records import LIMIT as RECORD_LIMIT
 from softlabels.store.records import Record, parse_record
 from softlabels.store.zarr_shard import ShardWriter
 
@@ -97,6 +98,16 @@ class StoreWriter:
     def committed(self, unit: int) -> bool:
         """Whether ``unit`` has a record now."""
         return layout.record_path(self.root, unit).exists()
+
+    def record(self, unit: int) -> Record:
+        """What was committed for ``unit``.
+
+        Raises:
+            FileNotFoundError: it is not committed.
+            ValueError: its record is damaged.
+        """
+        data = files.read(layout.record_path(self.root, unit), RECORD_LIMIT)
+        return parse_record(data, unit, self.descriptor)
 
     def begin(self, unit: int) -> UnitWriter:
         """Start writing a unit; use it as a context manager.

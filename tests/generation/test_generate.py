@@ -1,0 +1,173 @@
+"""Generating: what the teacher said is what the store holds, and nothing is computed twice."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import softlabels as sl
+from softlabels import models
+from softlabels.errors import InvalidArgument, InvalidData, InvalidLogits, StoreConflict
+from softlabels.generation import Settings, estimate, generate
+from softlabels.store import layout
+
+
+def test_the_store_holds_what_the_teacher_said(teacher, digits, dense_logits, tmp_path):
+    made = generate(digits, teacher=teacher, out=tmp_path / "s", encoding="dense:f32", batch_size=1797)
+    assert (made.rows, made.missing_units) == (1797, 0)
+    assert sl.open(tmp_path / "s").read(range(1797)).values.tobytes() == dense_logits.tobytes()
+
+
+def test_batches_that_do_not_divide_units_keep_rows_apart(teacher, digits, dense_logits, tmp_path):
+    generate(digits, teacher=teacher, out=tmp_path / "s", encoding="dense:f32", batch_size=37, unit_rows=101)
+    np.testing.assert_allclose(sl.open(tmp_path / "s").read(range(1797)).values, dense_logits, rtol=1e-4, atol=1e-5)
+
+
+def test_any_callable_is_a_teacher(digits_path, tmp_path):
+    made = sl.generate(str(digits_path), teacher=lambda x: x.float().flatten(1)[:, 10:20], out=tmp_path / "s")
+    assert made.rows == 1797
+    assert sl.open(tmp_path / "s").heads["logits"].encoding == "dense:f16", "the default for few classes"
+
+
+class Counting(torch.nn.Module):
+    """A teacher that counts the rows it was asked for, and fails after some."""
+
+    def __init__(self, fail_after=10**9):
+        super().__init__()
+        self.rows = 0
+        self.fail_after = fail_after
+
+    def forward(self, inputs):
+        self.rows += len(inputs)
+        if self.rows > self.fail_after:
+            raise RuntimeError("out of memory")
+        return inputs.float().flatten(1)[:, 10:20]
+
+
+def test_a_run_that_died_goes_on_where_it_was(digits, tmp_path):
+    def run(module):
+        teacher = models.wrap(module, sample=digits.inputs(np.arange(1)), spec="counting")
+        return generate(digits, teacher=teacher, out=tmp_path / "s", unit_rows=200, batch_size=50, gate=False)
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(Counting(fail_after=1000))
+    done = list(layout.committed_units(tmp_path / "s"))
+    assert 2 <= len(done) < 9
+    second = Counting()
+    made = run(second)
+    assert made.new_units == 9 - len(done)
+    assert second.rows == 1 + 1797 - 200 * len(done), "committed units are not computed again"
+    third = Counting()
+    assert run(third).new_units == 0
+    assert third.rows == 1
+
+
+def test_a_row_that_is_not_finite_stops_after_what_was_committed(digits, tmp_path):
+    class Broken(torch.nn.Module):
+        def forward(self, inputs):
+            logits = inputs.float().flatten(1)[:, 10:20].clone()
+            logits[(inputs == torch.from_numpy(np.array(digits.inputs(np.array([1003]))))).flatten(1).all(1)] = (
+                torch.nan
+            )
+            return logits
+
+    with pytest.raises(InvalidLogits, match="row 1003: 10 of 10 values"):
+        generate(digits, teacher=Broken(), out=tmp_path / "s", unit_rows=200, gate=False)
+    assert set(layout.committed_units(tmp_path / "s")) <= set(range(5))
+    assert not list((tmp_path / "s" / "tmp").iterdir())
+
+
+def test_two_generators_share_a_store(digits_path, tmp_path):
+    code = (
+        "import sys, softlabels as sl\n"
+        "teacher = lambda x: x.float().flatten(1)[:, 10:20]\n"
+        f"made = sl.generate({str(digits_path)!r}, teacher=teacher, out=sys.argv[1], unit_rows=64, batch_size=8)\n"
+        "print(made.new_units)"
+    )
+    out = str(tmp_path / "s")
+    both = [subprocess.Popen([sys.executable, "-c", code, out], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    new = [int(process.communicate(timeout=120)[0]) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum(new) == sl.open(out).units == 29
+    assert sl.verify(out, deep=True).ok
+
+
+SLOW_TEACHER = """
+import time
+def model(inputs):
+    time.sleep(0.02)
+    return inputs.float().flatten(1)[:, 10:20]
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+def test_a_signal_keeps_committed_units(number, code, digits_path, tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW_TEACHER)
+    command = [sys.executable, "-m", "softlabels_cli", "generate", str(digits_path), "--teacher", "python:slow:model"]
+    command += ["--out", "s", "--unit-rows", "100", "--batch-size", "10"]
+    top = Path(sl.__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": f"{top}{os.pathsep}{top / 'cli'}"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(list(layout.committed_units(tmp_path / "s"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == code
+    before = list(layout.committed_units(tmp_path / "s"))
+    assert 3 <= len(before) < 18
+    if code == 130:
+        assert "What was committed is kept" in errors
+        assert not list((tmp_path / "s" / "tmp").iterdir())
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert sl.verify(tmp_path / "s", deep=True).ok
+    assert sl.open(tmp_path / "s").rows == 1797
+
+
+def test_an_estimate_writes_nothing_and_is_near_the_truth(teacher, digits, tmp_path):
+    guess = estimate(digits, teacher=teacher, encoding="topk:4", batch_size=256)
+    assert not list(tmp_path.iterdir())
+    made = generate(digits, teacher=teacher, out=tmp_path / "s", encoding="topk:4")
+    assert guess.rows == made.rows
+    assert guess.units == made.units
+    assert guess.bytes_per_row == pytest.approx(made.bytes_per_row, rel=0.1)
+    assert guess.seconds > 0
+
+
+def test_what_cannot_be_meant_is_refused_before_anything_is_written(teacher, digits, tmp_path):
+    for options in (
+        {"encoding": "topk:11"},
+        {"encoding": "zip"},
+        {"codec": "rar"},
+        {"temperatures": (0.0,)},
+        {"device": "abacus"},
+    ):
+        with pytest.raises(InvalidArgument):
+            generate(digits, teacher=teacher, out=tmp_path / "s", **options)
+    with pytest.raises(InvalidArgument):
+        Settings(batch_size=0)
+    assert not (tmp_path / "s").exists()
+
+
+def test_another_store_is_not_touched(teacher, digits, sealed):
+    before = {path: path.read_bytes() for path in sealed.rglob("*") if path.is_file()}
+    with pytest.raises(StoreConflict, match="holds another store"):
+        generate(digits, teacher=teacher, out=sealed, encoding="topk:3")
+    assert {path: path.read_bytes() for path in sealed.rglob("*") if path.is_file()} == before
+
+
+def test_no_rows_are_nothing_to_label(teacher, digits, tmp_path):
+    class Empty:
+        spec = "empty"
+
+        def __len__(self):
+            return 0
+
+    with pytest.raises(InvalidData, match="no rows"):
+        generate(Empty(), teacher=teacher, out=tmp_path / "s")
