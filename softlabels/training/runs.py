@@ -26,11 +26,17 @@ from softlabels.training.directory import claim, release
 from softlabels.training.evaluation import accuracy
 from softlabels.training.recipe import Recipe, identity
 from softlabels.training.rows import choose_hard_labels, require_labels, split_rows
-from softlabels.training.trainer import Fit, TrainingProgress, fit
+from softlabels.training.trainer import CHECKPOINT_SECONDS, Fit, TrainingProgress, fit
 
 
 def train_teacher(
-    source: Source, model: str, out: str | Path, *, progress: TrainingProgress | None = None, **recipe: Any
+    source: Source,
+    model: str,
+    out: str | Path,
+    *,
+    progress: TrainingProgress | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    **recipe: Any,
 ) -> Model:
     """Train a built-in model on hard labels.
 
@@ -39,6 +45,7 @@ def train_teacher(
         model: MODEL specification of a built-in architecture.
         out: run directory.
         progress: told how it goes.
+        checkpoint_seconds: time between checkpoints, which is what a kill may cost.
         recipe: fields of Recipe.
 
     Returns:
@@ -65,7 +72,7 @@ def train_teacher(
     loader = Loader(None, inputs=source, rows=rows, batch_size=settings.batch_size, seed=settings.seed)
     student = _new_model(model, source, classes, train, settings)
     information = _information("teacher", student, settings, source, labels=None)
-    job = Job(student, loader, loss, settings, Path(out), information)
+    job = Job(student, loader, loss, settings, Path(out), information, checkpoint_seconds)
     return _run(job, source, held_out, progress)
 
 
@@ -77,6 +84,7 @@ def train_student(
     *,
     head: str = "logits",
     progress: TrainingProgress | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     **recipe: Any,
 ) -> Model:
     """Train a built-in model on soft labels, and on hard ones where there are.
@@ -88,6 +96,7 @@ def train_student(
         out: run directory.
         head: which output of the teacher.
         progress: told how it goes.
+        checkpoint_seconds: time between checkpoints, which is what a kill may cost.
         recipe: fields of Recipe.
 
     Returns:
@@ -120,7 +129,7 @@ def train_student(
 
     student = _new_model(model, source, classes, train, settings)
     information = _information("student", student, settings, source, labels=_provenance(labels, temperature))
-    job = Job(student, loader, loss, settings, Path(out), information)
+    job = Job(student, loader, loss, settings, Path(out), information, checkpoint_seconds)
     return _run(job, source, held_out, progress)
 
 
@@ -141,6 +150,7 @@ class Job:
     recipe: Recipe
     out: Path
     information: dict[str, Any]
+    checkpoint_seconds: float
 
 
 def _run(job: Job, source: Source, held_out: NDArray[np.int64], progress: TrainingProgress | None) -> Model:
@@ -158,6 +168,7 @@ def _run(job: Job, source: Source, held_out: NDArray[np.int64], progress: Traini
             steps=steps,
             folder=job.out,
             identity=name,
+            checkpoint_seconds=job.checkpoint_seconds,
         ),
         progress,
     )

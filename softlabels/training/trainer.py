@@ -59,7 +59,7 @@ class Fit:
     steps: int
     folder: Path
     identity: str
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    checkpoint_seconds: float
 
 
 def fit(run: Fit, progress: TrainingProgress | None = None) -> None:

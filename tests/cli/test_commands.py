@@ -1,0 +1,258 @@
+"""The command line, as a user meets it: real processes, their output, their exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import softlabels as sl
+
+TOP = Path(sl.__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{TOP}{os.pathsep}{TOP / 'cli'}", "OMP_NUM_THREADS": "1"}
+
+
+def run(*arguments, cwd, code=0):
+    """Run one command; its standard output, once the exit code is the expected one."""
+    command = [sys.executable, "-m", "softlabels_cli", *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout or done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, digits_path):
+    """A folder with a teacher, a store and a student, made by the commands themselves."""
+    folder = tmp_path_factory.mktemp("cli")
+    run(
+        "train-teacher",
+        digits_path,
+        "--model",
+        "mlp:width=32,depth=1",
+        "--steps",
+        150,
+        "--lr",
+        "3e-3",
+        "--out",
+        "teacher",
+        cwd=folder,
+    )
+    run(
+        "generate",
+        digits_path,
+        "--teacher",
+        "run:teacher",
+        "--out",
+        "labels",
+        "--encoding",
+        "topk:4",
+        "--temperature",
+        1,
+        "--temperature",
+        2,
+        cwd=folder,
+    )
+    run("train-student", "labels", "--student", "mlp:width=8,depth=1", "--steps", 100, "--out", "student", cwd=folder)
+    return folder
+
+
+def test_listings_and_checks_print_the_agreed_json(folder, digits_path):
+    found = json.loads(run("inspect", "labels", "--json", cwd=folder))
+    assert (found["rows"], found["heads"]["logits"]["temperatures"]) == (1797, [1.0, 2.0])
+    report = json.loads(run("verify", "labels", "--deep", "--json", cwd=folder))
+    assert report == {"ok": True, "units": 1, "rows": 1797, "bad": []}
+    compared = json.loads(run("compare", "run:teacher", "run:student", "--data", digits_path, "--json", cwd=folder))
+    assert {"name", "metric", "value", "retention", "parameters", "flops", "latency_ms", "bytes"} <= set(
+        compared["rows"][1]
+    )
+    sealed = json.loads(run("seal", "labels", "--json", cwd=folder))
+    assert sealed["digest"] == found["snapshot"]["digest"]
+    estimate = json.loads(
+        run("generate", digits_path, "--teacher", "run:teacher", "--out", "x", "--dry-run", "--json", cwd=folder)
+    )
+    assert (estimate["rows"], estimate["encoding"]) == (1797, "dense:f16")
+    assert not (folder / "x").exists()
+
+
+def test_people_get_sentences_and_tables(folder, digits_path):
+    assert "KL" in run("inspect", "labels", cwd=folder)
+    assert "labels: 1 units, 1,797 rows: whole" in run("verify", "labels", cwd=folder)
+    table = run("compare", "run:teacher", "run:student", "--data", digits_path, cwd=folder)
+    assert table.splitlines()[0].split()[:3] == ["model", "runs", "accuracy"]
+    assert "about" in run("generate", digits_path, "--teacher", "run:teacher", "--out", "x", "--dry-run", cwd=folder)
+    assert "0 units made now" in run(
+        "generate", digits_path, "--teacher", "run:teacher", "--out", "labels", "--encoding", "topk:4",
+        "--temperature", 1, "--temperature", 2, cwd=folder,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
+def test_a_damaged_shard_is_found_set_aside_and_made_again(folder, digits_path, tmp_path, damage):
+    generate = [
+        "generate",
+        digits_path,
+        "--teacher",
+        f"run:{folder / 'teacher'}",
+        "--out",
+        "labels",
+        "--unit-rows",
+        500,
+    ]
+    run(*generate, cwd=tmp_path)
+    digest = json.loads(run("inspect", "labels", "--json", cwd=tmp_path))["snapshot"]["digest"]
+    shard = sorted((tmp_path / "labels" / "shards").rglob("*.zip"))[1]
+    data = bytearray(shard.read_bytes())
+    if damage == "truncate":
+        shard.write_bytes(data[:-100])
+    elif damage == "flip":
+        data[3000] ^= 1
+        shard.write_bytes(data)
+    else:
+        shard.unlink()
+    report = json.loads(run("verify", "labels", "--json", cwd=tmp_path, code=3))
+    assert [problem["unit"] for problem in report["bad"]] == [1]
+    assert shard.name in report["bad"][0]["path"]
+    train = ["train-student", "labels", "--student", "mlp", "--steps", 30, "--out", "student"]
+    assert "softlabels repair" in run(*train, cwd=tmp_path, code=3)
+    assert "1 units set aside" in run("repair", "labels", cwd=tmp_path)
+    run(*generate, cwd=tmp_path)
+    assert json.loads(run("verify", "labels", "--deep", "--json", cwd=tmp_path))["ok"]
+    found = json.loads(run("inspect", "labels", "--json", cwd=tmp_path))
+    assert found["snapshot"]["number"] == 2
+    assert found["snapshot"]["digest"] != digest
+    run(*train, cwd=tmp_path)
+
+
+def table(folder, name, **columns):
+    pq.write_table(pa.table(columns), folder / name)
+    return name
+
+
+def wrong_uses(folder):
+    """Arguments, exit code, and words the message must hold."""
+    digits = "digits"
+    teacher = ["--teacher", "run:teacher", "--out", "x"]
+    train = ["--student", "mlp", "--out", "x"]
+    table(folder, "unlabelled.parquet", image=[[1.0, 2.0]])
+    table(folder, "empty.parquet", image=pa.array([], pa.list_(pa.float32(), 64)))
+    table(folder, "two.parquet", image=[np.zeros(64).tolist()] * 2, label=[0, 1])
+    (folder / "bad.parquet").write_bytes(b"PAR1nothingPAR1")
+    return {
+        "no such file": (["generate", "nothing.parquet", *teacher], 2, "there is no file nothing.parquet"),
+        "no such column": (["generate", digits, *teacher, "--input", "pixel"], 2, "no column 'pixel'; it has: image"),
+        "no label column": (["train-teacher", "unlabelled.parquet", "--model", "mlp", "--out", "x"], 2, "--label"),
+        "empty data": (["generate", "empty.parquet", *teacher], 1, "empty.parquet has no rows"),
+        "not parquet": (["generate", "bad.parquet", *teacher], 1, "cannot be read as parquet"),
+        "another kind of file": (["generate", "notes.txt", *teacher], 2, "there is no file notes.txt"),
+        "other class count": (["generate", digits, "--teacher", "python:five:model", "--out", "x"], 2, "5 classes"),
+        "broken teacher": (["generate", digits, "--teacher", "python:five:broken", "--out", "x"], 1, "not finite"),
+        "constant teacher": (["generate", digits, "--teacher", "python:five:flat", "--out", "x"], 1, "no opinion"),
+        "other input shape": (["generate", "two.parquet", *teacher, "--extra-classes"], 2, "inputs of shape"),
+        "another store": (["generate", digits, "--teacher", "run:teacher", "--out", "labels"], 2, "another store"),
+        "not a store": (["generate", digits, "--teacher", "run:teacher", "--out", "teacher"], 2, "and no store"),
+        "unknown model": (["train-teacher", digits, "--model", "resnet", "--out", "x"], 2, "unknown MODEL 'resnet'"),
+        "architecture for a teacher": (["generate", digits, "--teacher", "cnn", "--out", "x"], 2, "without weights"),
+        "unknown encoding": (["generate", digits, *teacher, "--encoding", "gzip"], 2, "unknown encoding 'gzip'"),
+        "k above the classes": (["generate", digits, *teacher, "--encoding", "topk:11"], 2, "there are 10"),
+        "no such store": (["train-student", "nowhere", *train], 2, "nowhere is no store"),
+        "no store to verify": (["verify", "teacher"], 2, "teacher is no store"),
+        "no such run": (["compare", "run:nowhere", "--data", digits], 2, "nowhere is no finished run"),
+        "no such split": (["compare", "run:teacher", "--data", digits, "--split", "dev"], 2, "test, train"),
+        "temperature not stored": (["train-student", "labels", *train, "--temperature", "3"], 2, "they hold 1, 2"),
+        "no such command": (["labels"], 2, "no command 'labels'"),
+        "misspelt command": (["train-studnet"], 2, "Did you mean 'train-student'?"),
+        "no such option": (["verify", "labels", "--depp"], 2, "--deep"),
+        "steps and epochs": (["train-student", "labels", *train, "--steps", "3", "--epochs", "2"], 2, "not both"),
+    }
+
+
+WRONG = (
+    "no such file",
+    "no such column",
+    "no label column",
+    "empty data",
+    "not parquet",
+    "another kind of file",
+    "other class count",
+    "broken teacher",
+    "constant teacher",
+    "other input shape",
+    "another store",
+    "not a store",
+    "unknown model",
+    "architecture for a teacher",
+    "unknown encoding",
+    "k above the classes",
+    "no such store",
+    "no store to verify",
+    "no such run",
+    "no such split",
+    "temperature not stored",
+    "no such command",
+    "misspelt command",
+    "no such option",
+    "steps and epochs",
+)
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_use_says_what_and_leaves_nothing(folder, case):
+    (folder / "five.py").write_text(
+        "import torch\nmodel = lambda x: x.float().flatten(1)[:, 10:15]\n"
+        "broken = lambda x: x.float().flatten(1)[:, 10:20] / 0 * 0\nflat = lambda x: torch.zeros(len(x), 10)\n"
+    )
+    arguments, code, words = wrong_uses(folder)[case]
+    message = run(*arguments, cwd=folder, code=code)
+    assert words in message
+    assert not (folder / "x").exists()
+
+
+def test_debug_shows_where_an_error_was_raised(folder):
+    command = [sys.executable, "-m", "softlabels_cli", "--debug", "verify", "nowhere"]
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_failure(folder):
+    command = f"{sys.executable} -m softlabels_cli inspect labels --json | head -c 1"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"],
+        cwd=folder,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_demo_tells_the_whole_story_and_a_second_run_reuses_it(tmp_path):
+    """In an empty folder, as JSON: the rows of ``compare``, with what distillation gained."""
+    rows = json.loads(run("demo", "--json", "--quiet", "--seeds", 2, cwd=tmp_path))["rows"]
+    teacher, soft, hard = rows
+    assert [row["runs"] for row in rows] == [1, 2, 2]
+    assert teacher["value"] > 0.97
+    assert soft["value"] > 0.94
+    assert soft["value"] > hard["value"] + 0.05
+    assert soft["label_bytes_per_row"] > 0
+    assert teacher["flops"] > 100 * soft["flops"]
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "demo").rglob("*") if path.is_file()}
+    command = [sys.executable, "-m", "softlabels_cli", "demo", "--seeds", "2"]
+    again = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "demo").rglob("*") if path.is_file()} == files
+    printed = [
+        line.removeprefix("$ softlabels ") for line in again.stdout.splitlines() if line.startswith("$ softlabels ")
+    ]
+    assert [line.split()[0] for line in printed] == [
+        "train-teacher", "generate", "generate", "inspect", "verify", "train-student", "train-student",
+        "train-teacher", "train-teacher", "compare",
+    ]  # fmt: skip
+    assert "run:demo/student-soft-*" in again.stdout

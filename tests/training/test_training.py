@@ -1,0 +1,248 @@
+"""Training: resumes to the bit, needs no teacher, and gains what distillation should gain."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import softlabels as sl
+from softlabels import models
+from softlabels.errors import (
+    ColumnMissing,
+    InvalidArgument,
+    InvalidData,
+    KeyMissing,
+    StoreConflict,
+    TemperatureNotStored,
+    TrainingFailed,
+)
+from softlabels.generation import generate
+from softlabels.models import load_run
+from softlabels.sources import open_source
+from softlabels.training import Recipe, compare, train_student, train_teacher
+from softlabels.training.rows import choose_hard_labels, split_rows
+
+STUDENT = "mlp:width=16,depth=1"
+
+
+def weights(model):
+    return {name: tensor.numpy().tobytes() for name, tensor in model.module.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, digits):
+    """A teacher worth learning from, its labels, and the folder both are in."""
+    folder = tmp_path_factory.mktemp("trained")
+    teacher = train_teacher(digits, "cnn:width=16,depth=2", folder / "teacher", epochs=12, lr=3e-3)
+    generate(digits, teacher=teacher, out=folder / "labels", encoding="topk:4", temperatures=(1.0, 4.0))
+    return folder
+
+
+def test_a_teacher_learns_the_digits(trained):
+    run = load_run(trained / "teacher").run
+    assert run["metrics"]["accuracy"] > 0.95
+    assert run["metrics"]["held_out_rows"] == 450
+
+
+def test_dense_labels_train_the_student_a_live_teacher_would_to_the_bit(teacher, digits, tmp_path):
+    """In the same batches: what a network says of a row may differ in the last bit with the batch around it.
+
+    So the teacher labels batches of one row, in generation and live, and then order and batch size do not matter.
+    """
+
+    class OneByOne(torch.nn.Module):
+        def forward(self, inputs):
+            return torch.cat([teacher.logits(row) for row in inputs.split(1)])
+
+    one_by_one = models.wrap(OneByOne(), sample=digits.inputs(np.arange(1)))
+    generate(digits, teacher=one_by_one, out=tmp_path / "labels", encoding="dense:f32")
+    recipe = {"steps": 60, "seed": 3, "temperature": 2.0, "hard_labels": 100}
+    stored = train_student(tmp_path / "labels", digits, STUDENT, tmp_path / "stored", **recipe)
+    live = train_student(one_by_one, digits, STUDENT, tmp_path / "live", **recipe)
+    assert weights(stored) == weights(live)
+    other = train_student(tmp_path / "labels", digits, STUDENT, tmp_path / "other", **(recipe | {"seed": 4}))
+    assert weights(other) != weights(live), "the comparison can fail"
+
+
+def test_the_student_trains_with_the_teacher_gone(trained, tmp_path, digits_path, root):
+    """Labels alone travel: the teacher's run is not there, nor is its folder."""
+    shutil.copytree(trained / "labels", tmp_path / "labels")
+    assert not (tmp_path / "teacher").exists()
+    context = multiprocessing.get_context("spawn")
+    worker = context.Process(target=train_elsewhere, args=(tmp_path, digits_path))
+    worker.start()
+    worker.join(120)
+    assert worker.exitcode == 0
+    run = json.loads((tmp_path / "student" / "run.json").read_text())
+    assert run["labels"]["snapshot"] == sl.open(trained / "labels").snapshot.digest
+    assert run["metrics"]["accuracy"] > 0.9
+
+
+def train_elsewhere(folder, digits_path):
+    """In another process, in another folder."""
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    train_student("labels", open_source(digits_path), STUDENT, "student", steps=400, lr=3e-3)
+
+
+def test_soft_labels_beat_hard_ones_where_those_are_few(trained, digits, tmp_path):
+    """The point of it all, in small: two seeds each, the same steps, 50 hard labels."""
+    recipe = {"steps": 400, "lr": 3e-3, "hard_labels": 50}
+    runs = []
+    for seed in (0, 1):
+        train_student(trained / "labels", digits, STUDENT, tmp_path / f"soft-{seed}", seed=seed, **recipe)
+        train_teacher(digits, STUDENT, tmp_path / f"hard-{seed}", seed=seed, **recipe)
+    runs = [f"run:{tmp_path}/{kind}-{seed}" for kind in ("soft", "hard") for seed in (0, 1)]
+    rows = compare([f"run:{trained / 'teacher'}", *runs], digits)
+    assert [row.runs for row in rows] == [1, 2, 2]
+    assert [row.name for row in rows][1:] == [f"run:{tmp_path}/soft-*", f"run:{tmp_path}/hard-*"]
+    reference, soft, hard = rows
+    assert soft.value > hard.value + 0.03
+    assert reference.retention == 1.0
+    assert soft.retention == pytest.approx(soft.value / reference.value)
+    assert soft.spread is not None
+    assert soft.spread >= 0
+    assert (soft.trained_on, soft.hard_labels, hard.trained_on) == ("topk:4:f16", 50, "hard labels")
+    assert soft.label_bytes_per_row == sl.open(trained / "labels").bytes_per_row
+    assert hard.label_bytes_per_row is None
+    assert reference.parameters > 5 * soft.parameters
+    each = compare(runs, digits, group_seeds=False)
+    assert [row.runs for row in each] == [1, 1, 1, 1]
+    assert soft.value == pytest.approx((each[0].value + each[1].value) / 2)
+
+
+def train_slowly(labels, digits_path, out):
+    """A run that keeps a checkpoint after every step, and rests between its reports to be killed there."""
+    torch.set_num_threads(1)
+    train_student(
+        labels, open_source(digits_path), STUDENT, out, steps=260, seed=5, checkpoint_seconds=0.0,
+        progress=lambda *_, **__: time.sleep(0.3),
+    )  # fmt: skip
+
+
+def test_killed_and_resumed_equals_never_interrupted_to_the_bit(trained, digits, digits_path, tmp_path):
+    whole = train_student(trained / "labels", digits, STUDENT, tmp_path / "whole", steps=260, seed=5)
+    context = multiprocessing.get_context("spawn")
+    checkpoint = tmp_path / "killed" / "checkpoint.safetensors"
+    kills = 0
+    for _ in range(3):
+        worker = context.Process(target=train_slowly, args=(trained / "labels", digits_path, tmp_path / "killed"))
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        worker.start()
+        deadline = time.monotonic() + 60
+        while (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.25)
+        if worker.is_alive():
+            os.kill(worker.pid, signal.SIGKILL)
+            kills += 1
+        worker.join()
+    assert kills == 3
+    assert not (tmp_path / "killed" / "run.json").exists()
+    resumed = train_student(trained / "labels", digits, STUDENT, tmp_path / "killed", steps=260, seed=5)
+    assert weights(resumed) == weights(whole)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 260
+    assert not checkpoint.exists()
+
+
+def test_a_finished_run_is_returned_and_another_is_left_alone(trained, digits, tmp_path):
+    recipe = {"steps": 5}
+    first = train_student(trained / "labels", digits, STUDENT, tmp_path / "run", **recipe)
+    before = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
+    assert train_student(trained / "labels", digits, STUDENT, tmp_path / "run", **recipe).digest == first.digest
+    assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(StoreConflict, match="holds another run"):
+        train_student(trained / "labels", digits, STUDENT, tmp_path / "run", steps=6)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("x")
+    with pytest.raises(StoreConflict, match=r"holds notes\.txt and no run"):
+        train_teacher(digits, STUDENT, tmp_path / "mine", steps=5)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_rows(digits, tmp_path):
+    with pytest.raises(TrainingFailed, match=r"the loss is (nan|inf) at step \d+ \(rows \d"):
+        train_teacher(digits, STUDENT, tmp_path / "run", steps=50, lr=1e30)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_what_does_not_fit_is_refused_before_the_first_step(trained, digits, digits_path, tmp_path):
+    labels = trained / "labels"
+    with pytest.raises(TemperatureNotStored, match="they hold 1, 4"):
+        train_student(labels, digits, STUDENT, tmp_path / "a", temperature=2.0)
+    with pytest.raises(InvalidArgument, match="no head 'other'"):
+        train_student(labels, digits, STUDENT, tmp_path / "b", head="other")
+    with pytest.raises(InvalidArgument, match="steps or epochs"):
+        train_student(labels, digits, STUDENT, tmp_path / "c", steps=3, epochs=1)
+    with pytest.raises(InvalidArgument, match=r"hard_labels is 5000, but 1347 training rows"):
+        train_student(labels, digits, STUDENT, tmp_path / "d", hard_labels=5000)
+    table = pq.read_table(digits_path)
+    fives = pa.array(table.column("label").to_numpy().astype(np.int64) + 5)
+    wide = table.set_column(1, "label", fives)
+    pq.write_table(wide, tmp_path / "wide.parquet")
+    with pytest.raises(InvalidArgument, match="shows 15 classes, but the soft labels have 10"):
+        train_student(labels, open_source(tmp_path / "wide.parquet"), STUDENT, tmp_path / "e")
+    pq.write_table(table.drop_columns(["label"]), tmp_path / "bare.parquet")
+    with pytest.raises(ColumnMissing, match="name it with --label"):
+        train_teacher(open_source(tmp_path / "bare.parquet"), STUDENT, tmp_path / "f")
+    stranger = tmp_path / "stranger.npz"
+    np.savez(stranger, x=np.zeros((4, 8, 8), np.uint8))
+    with pytest.raises(KeyMissing):
+        train_student(labels, open_source(stranger), STUDENT, tmp_path / "g")
+    assert not [path for path in tmp_path.iterdir() if path.is_dir() and (path / "run.json").exists()]
+
+
+def test_unlabelled_data_trains_a_student_on_soft_labels_alone(trained, digits_path, tmp_path):
+    pq.write_table(pq.read_table(digits_path).drop_columns(["label"]), tmp_path / "bare.parquet")
+    bare = open_source(tmp_path / "bare.parquet")
+    student = train_student(trained / "labels", bare, STUDENT, tmp_path / "run", steps=300, lr=3e-3)
+    row = compare([f"run:{tmp_path / 'run'}"], open_source(digits_path))[0]
+    assert row.value > 0.85
+    assert "accuracy" not in student.run["metrics"]
+
+
+def test_hard_labels_are_chosen_in_turn_by_class(digits):
+    train, held_out = split_rows(digits)
+    assert len(train) == 1347
+    assert not set(train) & set(held_out)
+    known = choose_hard_labels(digits, train, Recipe(hard_labels=50, seed=1))
+    assert np.bincount(known[known >= 0]).tolist() == [5] * 10
+    assert set(np.flatnonzero(known >= 0)) <= set(train)
+    assert (known == choose_hard_labels(digits, train, Recipe(hard_labels=50, seed=1))).all()
+    assert (known != choose_hard_labels(digits, train, Recipe(hard_labels=50, seed=2))).any()
+
+
+def test_without_a_split_column_the_same_tenth_is_held_out(tmp_path):
+    np.savez(tmp_path / "d.npz", x=np.arange(100.0)[:, None], y=np.arange(100) % 2)
+    source = open_source(tmp_path / "d.npz")
+    train, held_out = split_rows(source)
+    assert sorted([*train, *held_out]) == list(range(100))
+    assert len(held_out) == 10
+    assert (split_rows(source)[1] == held_out).all()
+
+
+def test_the_learning_rate_rises_and_falls():
+    recipe = Recipe(lr=1.0, warmup=0.1)
+    rates = [recipe.learning_rate(step, 100) for step in range(100)]
+    assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5)
+    assert all(a > b for a, b in pairwise(rates[10:]))
+
+
+def test_comparing_needs_labels_and_models_of_the_task(trained, digits, digits_path, tmp_path):
+    pq.write_table(pq.read_table(digits_path).drop_columns(["label"]), tmp_path / "bare.parquet")
+    with pytest.raises(InvalidData, match="hard label to measure with"):
+        compare([f"run:{trained / 'teacher'}"], open_source(tmp_path / "bare.parquet"))
+    with pytest.raises(InvalidArgument, match="at least one"):
+        compare([], digits)
