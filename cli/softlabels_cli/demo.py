@@ -92,4 +92,6 @@ def _run(arguments: list[str], *, quiet: bool = False, echo: bool = True) -> Non
     if echo:
         click.echo(f"$ {shlex.join(['softlabels', *arguments])}")
     has_progress = arguments[0] in {"generate", "train-teacher", "train-student"}
-    cli.main([*arguments, *(["--quiet"] if quiet and has_progress else [])], "softlabels", standalone_mode=False)
+    code = cli.main([*arguments, *(["--quiet"] if quiet and has_progress else [])], "softlabels", standalone_mode=False)
+    if isinstance(code, int) and code:
+        raise click.exceptions.Exit(code)

@@ -80,7 +80,7 @@ def main(args: list[str] | None = None) -> NoReturn:
     arguments = sys.argv[1:] if args is None else args
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        cli.main(arguments, prog_name="softlabels", standalone_mode=False)
+        code = cli.main(arguments, prog_name="softlabels", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -96,7 +96,8 @@ def main(args: list[str] | None = None) -> NoReturn:
         # The reader of our output (head, less) has gone; that is no failure, and stdout must not be flushed again.
         sys.stdout = None
         sys.exit(0)
-    sys.exit(0)
+    # Without its standalone mode, click returns the code of an Exit in place of the command's result.
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import softlabels as sl
+from softlabels_cli.main import main
 
 TOP = Path(sl.__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{TOP}{os.pathsep}{TOP / 'cli'}", "OMP_NUM_THREADS": "1"}
@@ -202,14 +203,20 @@ WRONG = (
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_use_says_what_and_leaves_nothing(folder, case):
+def test_wrong_use_says_what_and_leaves_nothing(folder, case, monkeypatch, capsys):
+    """In this process: importing torch for each of them would take most of the time."""
     (folder / "five.py").write_text(
         "import torch\nmodel = lambda x: x.float().flatten(1)[:, 10:15]\n"
         "broken = lambda x: x.float().flatten(1)[:, 10:20] / 0 * 0\nflat = lambda x: torch.zeros(len(x), 10)\n"
     )
+    monkeypatch.chdir(folder)
     arguments, code, words = wrong_uses(folder)[case]
-    message = run(*arguments, cwd=folder, code=code)
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == code
+    message = capsys.readouterr().err
     assert words in message
+    assert "Traceback" not in message
     assert not (folder / "x").exists()
 
 
