@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=20.0, help="how long the bare loop takes")
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--teacher", default="cnn:width=64,depth=3")
+    parser.add_argument("--teacher", default="cnn:width=128,depth=3")
     parser.add_argument("--encoding", default="topk:32")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()

@@ -68,21 +68,24 @@ class TopK:
         values = checked_float(logits, head, rows)
         top, ids = _descending(*values.topk(self.k, dim=-1))
         rest = values.scatter(-1, ids, -torch.inf)
-        tails, residuals = [], []
+        tails, residuals, normalizer = [], [], None
         for temperature in head.temperatures:
-            normalizer = (values / temperature).logsumexp(dim=-1)
-            scaled = rest / temperature
-            tails.append(scaled.logsumexp(dim=-1) - normalizer)
-            if residual:
-                residuals.append((scaled - normalizer[:, None]).exp().sum(dim=0, dtype=torch.float64))
-        log_probs = top - values.logsumexp(dim=-1, keepdim=True)
+            log_all, tail, unlisted = _tail(top / temperature, rest / temperature, residual=residual)
+            tails.append(tail)
+            if unlisted is not None:
+                residuals.append(unlisted)
+            if temperature == 1:
+                normalizer = log_all
+        if normalizer is None:
+            normalizer, _, _ = _tail(top, rest, residual=False)
+        log_probs = top - normalizer[:, None]
         width = np.dtype(self.columns(head)["ids"].dtype)
         arrays = {
             "ids": to_numpy(ids).astype(width),
             "tail": to_numpy(torch.stack(tails, dim=-1)),
             **(_quantize(log_probs) if self.dtype == "q8" else {"values": to_numpy(log_probs.half())}),
         }
-        summed = to_numpy(torch.stack(residuals)).astype(np.float64) if residual else None
+        summed = to_numpy(torch.stack(residuals)).astype(np.float64) if residuals else None
         return Encoded(arrays, summed)
 
     def decode(self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None) -> SparseLabels:
@@ -121,6 +124,27 @@ class TopK:
             raise ValueError("log-probabilities that do not fall from the first, finite one")
         if np.isnan(tail).any() or (tail > ABOVE_ZERO).any():
             raise ValueError("tail masses that are NaN or above 1")
+
+
+def _tail(top: Tensor, rest: Tensor, *, residual: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Log of each row's normaliser and of its unlisted mass, and the sum over rows of unlisted probabilities.
+
+    One exponential a class and temperature: the normaliser of all classes is that of the listed ones and of the rest.
+
+    Args:
+        top: (B, K) listed logits over T.
+        rest: (B, C) logits over T, -inf where listed.
+        residual: whether to sum.
+    """
+    import torch
+
+    shift = rest.amax(dim=-1, keepdim=True)
+    shift = torch.where(shift.isfinite(), shift, 0.0)
+    weights = (rest - shift).exp()
+    log_rest = weights.sum(dim=-1).log() + shift[:, 0]
+    normalizer = torch.logaddexp(top.logsumexp(dim=-1), log_rest)
+    unlisted = (shift[:, 0] - normalizer).exp() @ weights if residual else None
+    return normalizer, log_rest - normalizer, unlisted
 
 
 def _descending(values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -101,25 +101,29 @@ class BackgroundWriter:
             raise self._error
 
     def _run(self) -> None:
+        import torch
+
+        # The teacher's threads have the cores; a second team of threads would only spin against them.
+        torch.set_num_threads(1)
         try:
-            while (batch := self._queue.get()) is not None:
-                self._write_unit(batch)
+            while (batch := self._queue.get()) is not None and self._write_unit(batch):
+                pass
         except BaseException as error:  # noqa: BLE001  carried to the teacher's thread, which raises it
             self._error = error
 
-    def _write_unit(self, batch: LabelledBatch | None) -> None:
-        """Write the unit that starts with ``batch``; returns without committing when the work is abandoned."""
-        if batch is None or self._abandoned.is_set():
-            return
-        with self._store.begin(batch.unit) as unit:
-            evidence = Evidence(self._plan, batch.unit)
+    def _write_unit(self, first: LabelledBatch) -> bool:
+        """Write and commit the unit that starts with ``first``; False, and no commit, where the batches end before."""
+        with self._store.begin(first.unit) as unit:
+            evidence = Evidence(self._plan, first.unit)
+            batch: LabelledBatch | None = first
             while batch is not None and not self._abandoned.is_set():
                 self._append(unit, evidence, batch)
                 if batch.last:
                     won = unit.commit(extras=evidence.extras())
                     (self.committed if won else self.lost).append(batch.unit)
-                    return
+                    return True
                 batch = self._queue.get()
+        return False
 
     def _append(self, unit: UnitWriter, evidence: Evidence, batch: LabelledBatch) -> None:
         arrays = evidence.encode(batch.logits, batch.rows).arrays

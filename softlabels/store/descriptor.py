@@ -116,6 +116,17 @@ class Descriptor:
         }
 
     @property
+    def work(self) -> dict[str, Any]:
+        """What is to be computed: the descriptor without the names people gave to teacher and data.
+
+        The same teacher and data may be reached by other paths on another machine; their digests say they are the same.
+        """
+        named = self.to_json()
+        for part in ("teacher", "data"):
+            named[part] = {name: value for name, value in named[part].items() if name != "spec"}
+        return named
+
+    @property
     def digest(self) -> str:
         """Names this configuration: BLAKE3 of its canonical JSON."""
         return canonical.digest(self.to_json())

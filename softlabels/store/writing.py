@@ -46,7 +46,7 @@ def create_or_open(path: str | Path, descriptor: Descriptor) -> StoreWriter:
         files.make_directory(root)
         files.put_if_absent(root, existing, canonical.to_bytes(descriptor.to_json()))
     found = read_descriptor(root)
-    if found.digest != descriptor.digest:
+    if found.work != descriptor.work:
         raise StoreConflict(
             f"{root} holds another store: {_difference(found, descriptor)}. Name another directory with --out, or "
             "generate with the same settings"
@@ -73,7 +73,7 @@ def read_descriptor(root: Path) -> Descriptor:
 
 def _difference(found: Descriptor, wanted: Descriptor) -> str:
     """The first thing in which two descriptors differ, for a message."""
-    there, here = found.to_json(), wanted.to_json()
+    there, here = found.work, wanted.work
     name = next((name for name in there if there[name] != here[name]), "unknown keys")
     return f"its {name} is {there.get(name)}, here it would be {here.get(name)}"
 

@@ -33,19 +33,25 @@ def claim(out: Path, information: Mapping[str, Any], name: str) -> bool:
     entries = list(out.iterdir()) if out.exists() else []
     strangers = sorted(entry.name for entry in entries if entry.name.lstrip(".") not in OWN_FILES)
     started = out / STARTED
-    if not started.exists():
-        if strangers:
-            raise StoreConflict(f"{out} holds {', '.join(strangers[:3])} and no run; name another directory with --out")
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(started, json.dumps({"identity": name, **information}, indent=2).encode())
-        return False
-    try:
-        there = json.loads(started.read_text())["identity"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise RunCorrupt(f"{started} is damaged ({error}); remove {out} to train from the start") from error
-    if there != name:
+    if strangers and not started.exists():
+        raise StoreConflict(f"{out} holds {', '.join(strangers[:3])} and no run; name another directory with --out")
+    # Without a checkpoint, a run that was begun has nothing to lose.
+    if (out / CHECKPOINT_FILE).exists() and _told(started) != name:
         raise StoreConflict(f"{out} holds another run that is not finished; name another directory, or remove it")
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(started, json.dumps({"identity": name, **information}, indent=2).encode())
     return False
+
+
+def _told(started: Path) -> str | None:
+    """The identity of an unfinished run; None where nothing says."""
+    try:
+        identity = json.loads(started.read_text())["identity"]
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise RunCorrupt(f"{started} is damaged ({error}); remove {started.parent} to train from the start") from error
+    return str(identity)
 
 
 def release(out: Path) -> None:

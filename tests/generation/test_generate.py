@@ -68,6 +68,32 @@ def test_a_run_that_died_goes_on_where_it_was(digits, tmp_path):
     assert third.rows == 1
 
 
+def test_a_teacher_that_dies_while_the_writer_waits_hangs_nobody(digits, tmp_path):
+    class Slow(torch.nn.Module):
+        """Gives the writer time to drain its queue in the middle of a unit, then dies."""
+
+        def __init__(self):
+            super().__init__()
+            self.calls = 0
+
+        def forward(self, inputs):
+            self.calls += 1
+            if self.calls == 4:
+                time.sleep(0.5)
+                raise RuntimeError("out of memory")
+            return inputs.float().flatten(1)[:, 10:20]
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        generate(digits, teacher=Slow(), out=tmp_path / "s", unit_rows=1000, batch_size=10, gate=False)
+    assert not list((tmp_path / "s" / "tmp").iterdir())
+
+
+def test_the_same_data_by_another_path_is_the_same_work(teacher, digits_path, tmp_path):
+    generate(digits_path, teacher=teacher, out=tmp_path / "s", unit_rows=600)
+    (tmp_path / "copy.parquet").write_bytes(digits_path.read_bytes())
+    assert generate(tmp_path / "copy.parquet", teacher=teacher, out=tmp_path / "s", unit_rows=600).new_units == 0
+
+
 def test_a_row_that_is_not_finite_stops_after_what_was_committed(digits, tmp_path):
     class Broken(torch.nn.Module):
         def forward(self, inputs):
