@@ -30,6 +30,13 @@ from softlabels_cli.progress import Progress, quiet_option
     show_default=True,
     help="Keep the tail mass at this temperature (repeat for more).",
 )
+@click.option(
+    "--codec",
+    type=click.Choice(["zstd", "lz4"]),
+    default="zstd",
+    show_default=True,
+    help="zstd: smaller shards; lz4: faster to read.",
+)
 @click.option("--unit-rows", type=click.IntRange(min=1), help="Rows committed at a time. [from the size of a row]")
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=256, show_default=True, help="Rows the teacher sees at a time."
@@ -50,6 +57,7 @@ def command(
     out: Path,
     encoding: str | None,
     temperatures: tuple[float, ...],
+    codec: str,
     unit_rows: int | None,
     batch_size: int,
     device: str | None,
@@ -75,6 +83,7 @@ def command(
         encoding=encoding,
         temperatures=temperatures,
         unit_rows=unit_rows,
+        codec=codec,
         batch_size=batch_size,
         device=device,
         gate=gate,
