@@ -29,4 +29,5 @@ def command(*, store: Path, as_json: bool, quiet: bool) -> None:
         return
     for problem in report.bad:
         click.echo(f"bad: {problem.path}: {problem.problem}")
-    click.echo(f"{store}: {len(moved)} units set aside" + ("; now generate again to fill the holes" if moved else ""))
+    count = f"{len(moved)} unit{'' if len(moved) == 1 else 's'}"
+    click.echo(f"{store}: {count} set aside" + ("; now generate again to fill the holes" if moved else ""))

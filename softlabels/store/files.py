@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -117,18 +118,28 @@ def read(path: Path, limit: int) -> bytes:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
-        size = os.fstat(descriptor).st_size
-        if not path.is_file():
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise ValueError("not a regular file")
-        if size > limit:
-            raise ValueError(f"{size:,} bytes, where at most {limit:,} are allowed")
+        if status.st_size > limit:
+            raise ValueError(f"{status.st_size:,} bytes, where at most {limit:,} are allowed")
         return file.read(limit)
 
 
-def read_range(path: Path, offset: int, size: int) -> bytes:
-    """``size`` bytes from ``offset``; fewer where the file ends."""
+def read_range(path: Path, offset: int, size: int, *, of: int) -> bytes:
+    """``size`` bytes from ``offset`` of a file that has ``of`` bytes in all.
+
+    Raises:
+        ValueError: it has another size, or is no regular file.
+        FileNotFoundError: it is not there.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("not a regular file")
+        if status.st_size != of:
+            raise ValueError(f"it has {status.st_size:,} bytes where {of:,} were committed")
         pieces = []
         while size > 0 and (piece := os.pread(descriptor, size, offset)):
             pieces.append(piece)

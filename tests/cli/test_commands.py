@@ -121,7 +121,7 @@ def test_a_damaged_shard_is_found_set_aside_and_made_again(folder, digits_path, 
     assert shard.name in report["bad"][0]["path"]
     train = ["train-student", "labels", "--student", "mlp", "--steps", 30, "--out", "student"]
     assert "softlabels repair" in run(*train, cwd=tmp_path, code=3)
-    assert "1 units set aside" in run("repair", "labels", cwd=tmp_path)
+    assert "1 unit set aside" in run("repair", "labels", cwd=tmp_path)
     run(*generate, cwd=tmp_path)
     assert json.loads(run("verify", "labels", "--deep", "--json", cwd=tmp_path))["ok"]
     found = json.loads(run("inspect", "labels", "--json", cwd=tmp_path))

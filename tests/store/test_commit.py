@@ -81,7 +81,7 @@ def test_too_few_or_too_many_rows_are_not_committed(tmp_path):
         writer.append({name: array[:9] for name, array in columns(0).items()})
         with pytest.raises(StoreError, match="unit 0 has 10 rows, but 9 were given; nothing was committed"):
             writer.commit()
-    with store.begin(0) as writer, pytest.raises(InvalidArgument, match="11 were given"):
+    with store.begin(0) as writer, pytest.raises(InvalidArgument, match="unit 0 has 10 rows, not more"):
         writer.append({name: np.concatenate([array, array[:1]]) for name, array in columns(0).items()})
     assert_whole(tmp_path / "s", [])
 

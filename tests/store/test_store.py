@@ -57,9 +57,11 @@ def test_every_encoding_comes_back(encoding, codec, teacher, digits, dense_logit
     generate(digits, teacher=teacher, out=tmp_path / "s", encoding=encoding, codec=codec, unit_rows=700)
     got = sl.open(tmp_path / "s").read(range(1797))
     expected = expected_labels(dense_logits, encoding, (1.0,))
-    for name in ("values", "ids", "log_tail"):
-        if hasattr(expected, name):
-            np.testing.assert_array_equal(getattr(got, name), getattr(expected, name))
+    np.testing.assert_array_equal(got.values, expected.values)
+    if hasattr(expected, "ids"):
+        np.testing.assert_array_equal(got.ids, expected.ids)
+        # Sums over the unlisted classes are vectorised differently in batches of another size.
+        np.testing.assert_allclose(got.log_tail, expected.log_tail, rtol=1e-5)
 
 
 def test_a_store_can_be_pickled_and_shared(sealed):

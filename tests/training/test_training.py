@@ -184,7 +184,7 @@ def test_what_does_not_fit_is_refused_before_the_first_step(trained, digits, dig
         train_student(labels, digits, STUDENT, tmp_path / "b", head="other")
     with pytest.raises(InvalidArgument, match="steps or epochs"):
         train_student(labels, digits, STUDENT, tmp_path / "c", steps=3, epochs=1)
-    with pytest.raises(InvalidArgument, match=r"hard_labels is 5000, but 1347 training rows"):
+    with pytest.raises(InvalidArgument, match="hard_labels = 5000, but only 1347 training rows"):
         train_student(labels, digits, STUDENT, tmp_path / "d", hard_labels=5000)
     table = pq.read_table(digits_path)
     fives = pa.array(table.column("label").to_numpy().astype(np.int64) + 5)
