@@ -1,7 +1,7 @@
 """The one Source over everything that can hand out columns by row number.
 
 Opening makes one pass over the data, block by block, to check inputs, to compute keys and to see which labels there
-are. Keys stay in memory (16 bytes a row), or in an unlinked temporary file from four million rows on.
+are. Keys stay in memory (16 bytes a row), or in an unlinked temporary file from a quarter of a million rows on.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from softlabels.sources.keys import KEY_BYTES, content_keys, fingerprint, id_key
 from softlabels.sources.protocol import Columns
 from softlabels.sources.readers import BlockReader
 
-KEYS_IN_MEMORY = 64 * 2**20
-PASS_ROWS = 65_536
+KEYS_IN_MEMORY = 4 * 2**20
+PASS_ROWS = 16_384
 """Rows whose inputs are converted at a time while opening."""
 
 
