@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from softlabels_cli.options import data_options
-from softlabels_cli.output import format_bytes, format_seconds, json_option, note, print_json
+from softlabels_cli.output import count, format_bytes, format_seconds, json_option, note, print_json
 from softlabels_cli.progress import Progress, quiet_option
 
 
@@ -95,7 +95,7 @@ def command(
             print_json(estimate.to_json())
         else:
             click.echo(
-                f"{estimate.rows:,} rows in {estimate.units:,} units of {estimate.unit_rows:,}, {estimate.encoding}: "
+                f"{count(estimate.rows, 'row')} in {count(estimate.units, 'unit')} of {estimate.unit_rows:,}, {estimate.encoding}: "
                 f"about {format_bytes(estimate.bytes)} ({estimate.bytes_per_row:.1f} bytes a row) "
                 f"in about {format_seconds(estimate.seconds)} at {estimate.rows_per_second:,.0f} rows/s"
             )
@@ -106,10 +106,10 @@ def command(
         print_json(made.to_json())
         return
     if made.new_units == 0:
-        note(f"All {made.units:,} units are there already.")
+        note("Every unit is there already.")
     if made.missing_units:
-        note(f"{made.missing_units:,} units are still being made by others; then run: softlabels seal {out}")
+        note(f"{count(made.missing_units, 'unit')} still being made by others; then run: softlabels seal {out}")
     click.echo(
-        f"{out}: {made.rows:,} rows in {made.units:,} units, {format_bytes(made.bytes)} "
-        f"({made.bytes_per_row:.1f} bytes a row); {made.new_units:,} units made now in {format_seconds(made.seconds)}"
+        f"{out}: {count(made.rows, 'row')} in {count(made.units, 'unit')}, {format_bytes(made.bytes)} "
+        f"({made.bytes_per_row:.1f} bytes a row); {count(made.new_units, 'unit')} made now in {format_seconds(made.seconds)}"
     )

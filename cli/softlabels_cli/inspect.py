@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from softlabels_cli.output import format_bytes, json_option, print_json
+from softlabels_cli.output import count, format_bytes, json_option, print_json
 
 
 @click.command("inspect", epilog="Example:  softlabels inspect labels --json")
@@ -30,11 +30,11 @@ def _lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a person reads of ``describe_store``: a name and a value a line."""
     snapshot, teacher, data = found["snapshot"], found["teacher"], found["data"]
     if snapshot is None:
-        sealed = f"not sealed: {found['missing_units']:,} units are missing"
+        sealed = f"not sealed: {count(found['missing_units'], 'unit')} missing"
     else:
         sealed = f"{snapshot['number']}, digest {snapshot['digest']}"
     lines = [
-        ("rows", f"{found['rows']:,} in {found['units']:,} units"),
+        ("rows", f"{found['rows']:,} in {count(found['units'], 'unit')}"),
         ("size", f"{format_bytes(found['bytes'])}, {found['bytes_per_row']:.1f} bytes a row"),
         ("snapshot", sealed),
         ("teacher", f"{teacher['spec']}, digest {teacher['digest']}"),

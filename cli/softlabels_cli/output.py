@@ -32,6 +32,11 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def count(number: int, noun: str) -> str:
+    """A number with its noun: 1 unit, 2 units."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def format_bytes(size: float) -> str:
     """A size a person can read: 1.5 MiB."""
     for unit in ("B", "KiB", "MiB", "GiB"):

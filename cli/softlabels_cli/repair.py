@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from softlabels_cli.output import json_option, print_json
+from softlabels_cli.output import count, json_option, print_json
 from softlabels_cli.progress import Progress, quiet_option
 
 
@@ -29,5 +29,6 @@ def command(*, store: Path, as_json: bool, quiet: bool) -> None:
         return
     for problem in report.bad:
         click.echo(f"bad: {problem.path}: {problem.problem}")
-    count = f"{len(moved)} unit{'' if len(moved) == 1 else 's'}"
-    click.echo(f"{store}: {count} set aside" + ("; now generate again to fill the holes" if moved else ""))
+    click.echo(
+        f"{store}: {count(len(moved), 'unit')} set aside" + ("; now generate again to fill the holes" if moved else "")
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from softlabels_cli.output import json_option, note, print_json
+from softlabels_cli.output import count, json_option, note, print_json
 from softlabels_cli.progress import Progress, quiet_option
 
 FOUND_BAD = 3
@@ -30,7 +30,7 @@ def command(*, store: Path, deep: bool, as_json: bool, quiet: bool) -> None:
             where = f"unit {problem.unit}, " if problem.unit is not None else ""
             click.echo(f"bad: {where}{problem.path}: {problem.problem}")
         verdict = "whole" if report.ok else f"{len(report.bad)} problems"
-        click.echo(f"{store}: {report.units:,} units, {report.rows:,} rows: {verdict}")
+        click.echo(f"{store}: {count(report.units, 'unit')}, {count(report.rows, 'row')}: {verdict}")
     if not report.ok:
         note(f"To mend it: softlabels repair {store}, then generate again to fill the holes.")
         raise click.exceptions.Exit(FOUND_BAD)
