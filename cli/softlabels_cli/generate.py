@@ -95,7 +95,8 @@ def command(
             print_json(estimate.to_json())
         else:
             click.echo(
-                f"{count(estimate.rows, 'row')} in {count(estimate.units, 'unit')} of {estimate.unit_rows:,}, {estimate.encoding}: "
+                f"{count(estimate.rows, 'row')} in {count(estimate.units, 'unit')} of {estimate.unit_rows:,}, "
+                f"{estimate.encoding}: "
                 f"about {format_bytes(estimate.bytes)} ({estimate.bytes_per_row:.1f} bytes a row) "
                 f"in about {format_seconds(estimate.seconds)} at {estimate.rows_per_second:,.0f} rows/s"
             )
@@ -111,5 +112,6 @@ def command(
         note(f"{count(made.missing_units, 'unit')} still being made by others; then run: softlabels seal {out}")
     click.echo(
         f"{out}: {count(made.rows, 'row')} in {count(made.units, 'unit')}, {format_bytes(made.bytes)} "
-        f"({made.bytes_per_row:.1f} bytes a row); {count(made.new_units, 'unit')} made now in {format_seconds(made.seconds)}"
+        f"({made.bytes_per_row:.1f} bytes a row); {count(made.new_units, 'unit')} made now in "
+        f"{format_seconds(made.seconds)}"
     )
