@@ -34,7 +34,8 @@ class Head:
         encoding: canonical encoding specification, e.g. ``topk:32:f16`` (see softlabels.encodings).
         classes: number of classes C, or the width of a regression or embedding vector.
         kind: what the values mean.
-        shape: positions before the class axis: () for one distribution a row, (L,) for L tokens, (H, W) for pixels.
+        shape: positions before the class axis: () for one distribution a row, (L,) for L tokens, (H, W) for pixels,
+            (None,) for tokens whose number differs from row to row (ragged rows).
         temperatures: at which tail masses were captured; the first is the one samples are drawn at.
         tail: the default model of the unlisted mass.
     """
@@ -42,7 +43,7 @@ class Head:
     encoding: str
     classes: int
     kind: HeadKind = "classes"
-    shape: tuple[int, ...] = ()
+    shape: tuple[int | None, ...] = ()
     temperatures: tuple[float, ...] = (1.0,)
     tail: TailModel = "calibrated"
 
@@ -53,8 +54,20 @@ class Head:
             raise InvalidArgument(f"unknown tail model {self.tail!r}: use one of {', '.join(get_args(TailModel))}")
         if not 1 <= self.classes < 2**31:
             raise InvalidArgument(f"a head needs between 1 and 2^31 - 1 classes, not {self.classes}")
+        if self.shape != (None,) and not all(isinstance(side, int) and 0 < side < 2**20 for side in self.shape):
+            raise InvalidArgument(f"a head's shape is numbers above 0, or (None,) for ragged rows, not {self.shape}")
         if not self.temperatures or not all(0 < t < float("inf") for t in self.temperatures):
             raise InvalidArgument(f"temperatures must be positive and finite, not {self.temperatures}")
+
+    @property
+    def ragged(self) -> bool:
+        """Whether the number of positions differs from row to row."""
+        return self.shape == (None,)
+
+    @property
+    def position_shape(self) -> tuple[int, ...]:
+        """Positions of one encoded item: those of a row; of ragged rows each position is an item."""
+        return tuple(side for side in self.shape if side is not None)
 
     def to_json(self) -> dict[str, object]:
         """This head as the store's descriptor keeps it."""
@@ -73,15 +86,18 @@ class DenseLabels:
     """Every value the teacher gave.
 
     Attributes:
-        values: (B, *shape, C) float32: logits where ``kind`` is a distribution, otherwise the numbers themselves.
+        values: (B, *shape, C) float32: logits where ``kind`` is a distribution, otherwise the numbers themselves; of
+            ragged rows (N, C), the positions of all rows one after the other.
         kind: what the values mean.
+        lengths: (B,) positions of each row, N in all; None unless rows are ragged.
     """
 
     values: NDArray[np.float32]
     kind: HeadKind = "classes"
+    lengths: NDArray[np.integer] | None = None
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.values if self.lengths is None else self.lengths)
 
     @property
     def classes(self) -> int:
@@ -94,7 +110,8 @@ class DenseLabels:
 
     def take(self, rows: NDArray[np.integer]) -> DenseLabels:
         """The labels of ``rows``, in that order."""
-        return replace(self, values=self.values[rows])
+        positions, lengths = _positions(self.lengths, rows)
+        return replace(self, values=self.values[positions], lengths=lengths)
 
 
 @dataclass(frozen=True)
@@ -103,7 +120,8 @@ class SparseLabels:
 
     Attributes:
         classes: C, the number of classes there are.
-        ids: (B, K) integer class ids; a row with fewer than K is padded by entries whose value is -inf (their id is 0).
+        ids: (B, K), or (N, K) for the positions of all rows where rows are ragged;
+            integer class ids; a row with fewer than K is padded by entries whose value is -inf (their id is 0).
         values: (B, K) float32 natural log-probabilities at T = 1, normalised over all C classes and descending; for
             ``unbiased`` labels the log-weights whose exponentials have p_T as expectation, at T = temperatures[0].
         temperatures: at which ``log_tail`` is known.
@@ -111,6 +129,7 @@ class SparseLabels:
         tail: the model of that mass.
         prior: (len(temperatures), C) float32, the tail prior; each row sums to 1 and is nowhere 0. None: uniform.
         unbiased: the labels are a sample (no tail).
+        lengths: (B,) positions of each row, N in all; None unless rows are ragged.
     """
 
     classes: int
@@ -121,9 +140,10 @@ class SparseLabels:
     tail: TailModel = "calibrated"
     prior: NDArray[np.float32] | None = field(default=None, repr=False)
     unbiased: bool = False
+    lengths: NDArray[np.integer] | None = None
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.ids if self.lengths is None else self.lengths)
 
     def temperature_index(self, temperature: float) -> int:
         """Position of ``temperature`` among the captured ones.
@@ -161,13 +181,13 @@ class SparseLabels:
         """
         index = self.temperature_index(temperature)
         listed = self.listed_log_probs(temperature).astype(np.float64)
-        rows = np.arange(len(self))[:, None]
+        rows = np.arange(len(self.ids))[:, None]
         valid = np.isfinite(self.values)
         if self.unbiased or self.tail == "bucket":
-            out = np.full((len(self), self.classes), -np.inf)
+            out = np.full((len(self.ids), self.classes), -np.inf)
         elif self.tail == "renormalize":
             listed = listed - _logsumexp(listed)[:, None]
-            out = np.full((len(self), self.classes), -np.inf)
+            out = np.full((len(self.ids), self.classes), -np.inf)
         else:
             prior = self.tail_prior(index)
             listed_prior = np.where(valid, prior[self.ids], 0.0).sum(axis=1)
@@ -187,7 +207,8 @@ class SparseLabels:
 
     def take(self, rows: NDArray[np.integer]) -> SparseLabels:
         """The labels of ``rows``, in that order."""
-        return replace(self, ids=self.ids[rows], values=self.values[rows], log_tail=self.log_tail[rows])
+        at, lengths = _positions(self.lengths, rows)
+        return replace(self, ids=self.ids[at], values=self.values[at], log_tail=self.log_tail[at], lengths=lengths)
 
 
 SoftLabels = DenseLabels | SparseLabels
@@ -195,6 +216,22 @@ SoftLabels = DenseLabels | SparseLabels
 
 Targets = Mapping[str, SoftLabels]
 """A batch of soft labels, by head."""
+
+
+def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers starts[i], starts[i] + 1, ... (lengths[i] of them) for each i, one after the other."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()), dtype=np.int64)
+
+
+def _positions(
+    lengths: NDArray[np.integer] | None, rows: NDArray[np.integer]
+) -> tuple[NDArray[np.integer], NDArray[np.integer] | None]:
+    """Positions that belong to ``rows``, and the lengths of those rows; the rows themselves unless they are ragged."""
+    if lengths is None:
+        return rows, None
+    counts = lengths.astype(np.int64)
+    return ranges((np.cumsum(counts) - counts)[rows], counts[rows]), lengths[rows]
 
 
 def log1mexp(x: NDArray[np.float64]) -> NDArray[np.float64]:

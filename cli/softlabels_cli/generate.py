@@ -31,6 +31,14 @@ from softlabels_cli.progress import Progress, quiet_option
     help="Keep the tail mass at this temperature (repeat for more).",
 )
 @click.option(
+    "--format",
+    "shard_format",
+    type=click.Choice(["zarr", "parquet"]),
+    default="zarr",
+    show_default=True,
+    help="zarr: arrays in a zip; parquet: lists for Polars, DuckDB, viewers and the hub.",
+)
+@click.option(
     "--codec",
     type=click.Choice(["zstd", "lz4"]),
     default="zstd",
@@ -57,6 +65,7 @@ def command(
     out: Path,
     encoding: str | None,
     temperatures: tuple[float, ...],
+    shard_format: str,
     codec: str,
     unit_rows: int | None,
     batch_size: int,
@@ -83,6 +92,7 @@ def command(
         encoding=encoding,
         temperatures=temperatures,
         unit_rows=unit_rows,
+        shard_format=shard_format,
         codec=codec,
         batch_size=batch_size,
         device=device,

@@ -50,12 +50,12 @@ class Dense:
 
     def columns(self, head: Head) -> dict[str, Column]:
         """``values``, or ``codes`` with ``scale`` and ``offset``."""
-        shape = (*head.shape, head.classes)
+        shape = (*head.position_shape, head.classes)
         if self.dtype == "q8":
             return {
                 "codes": Column("uint8", shape),
-                "scale": Column("float32", head.shape),
-                "offset": Column("float32", head.shape),
+                "scale": Column("float32", head.position_shape),
+                "offset": Column("float32", head.position_shape),
             }
         if self.dtype == "bf16":
             return {"values_bf16": Column("uint16", shape)}
@@ -75,7 +75,7 @@ class Dense:
         if self.dtype == "q8":
             return Encoded(_quantize(values))
         stored = values.to({"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[self.dtype])
-        overflow = (stored.isinf() & values.isfinite()).reshape(len(rows), -1).any(dim=1)
+        overflow = (stored.isinf() & values.isfinite()).flatten(1).any(dim=1)
         if bool(overflow.any()):
             position = int(overflow.int().argmax())
             raise InvalidLogits(

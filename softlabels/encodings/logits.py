@@ -22,16 +22,16 @@ def checked_float(logits: Tensor, head: Head, rows: NDArray[np.int64]) -> Tensor
     Raises:
         InvalidLogits: another shape, NaN, +infinity, or a row without any finite logit; names the row.
     """
-    expected = (len(rows), *head.shape, head.classes)
+    expected = (len(rows), *head.position_shape, head.classes)
     if tuple(logits.shape) != expected:
         raise InvalidLogits(f"outputs of shape {tuple(logits.shape)} where {expected} was expected")
     values = logits.detach().float()
-    flat = values.reshape(len(rows), -1)
+    flat = values.flatten(1)
     if bool(flat.sum(dim=1).isfinite().all()):
         return values  # a sum shows every NaN and infinity; one that overflows is looked at below
     good = flat.isfinite().all(dim=1)
     if head.kind in DISTRIBUTIONS:
-        has_finite = values.isfinite().any(dim=-1).reshape(len(rows), -1).all(dim=1)
+        has_finite = values.isfinite().any(dim=-1, keepdim=True).flatten(1).all(dim=1)
         good = ~flat.isnan().any(dim=1) & ~flat.isposinf().any(dim=1) & has_finite
     if not bool(good.all()):
         position = int(good.int().argmin())

@@ -24,15 +24,18 @@ class Column:
 
     Attributes:
         dtype: NumPy name, little endian in files.
-        shape: of one row.
+        shape: of one entry.
+        per: the column that says how many entries each of its own entries has here; None: one entry a row. That column
+            may be ragged itself: entries per position, positions per row.
     """
 
     dtype: str
     shape: tuple[int, ...] = ()
+    per: str | None = None
 
     @property
-    def row_bytes(self) -> int:
-        """Bytes of one row before compression."""
+    def entry_bytes(self) -> int:
+        """Bytes of one entry before compression."""
         return int(np.dtype(self.dtype).itemsize * np.prod(self.shape, dtype=np.int64))
 
 
@@ -68,7 +71,7 @@ class Encoding(Protocol):
         """Encode a batch where it is.
 
         Args:
-            logits: (B, *head.shape, C), any float dtype, any device.
+            logits: (B, *head.position_shape, C), any float dtype, any device.
             head: what they are.
             rows: (B,) absolute row numbers, for messages and seeded draws.
             residual: also give the sum of the unlisted mass.

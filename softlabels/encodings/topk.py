@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.encodings.protocol import Arrays, Column, Encoded
+from softlabels.errors import InvalidArgument
 from softlabels.labels import Head, SparseLabels
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ class TopK:
 
     def columns(self, head: Head) -> dict[str, Column]:
         """``ids``, ``values`` (or ``codes``, ``top``, ``scale``) and ``tail``."""
+        if head.position_shape:
+            raise InvalidArgument(
+                f"{self.spec} keeps one distribution a row, or tokens in ragged rows; this head has shape "
+                f"{head.shape}. Use dense, or Head(shape=(None,))"
+            )
         width = "uint8" if head.classes <= 2**8 else "uint16" if head.classes <= 2**16 else "uint32"
         columns = {"ids": Column(width, (self.k,)), "tail": Column("float32", (len(head.temperatures),))}
         if self.dtype == "q8":

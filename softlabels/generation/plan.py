@@ -24,6 +24,7 @@ class Settings:
         encoding: specification (see softlabels.encodings); None: every logit up to 64 classes, else the 32 likeliest.
         temperatures: at which the mass of unlisted classes is kept.
         unit_rows: rows committed at a time; None: from the size of a row.
+        shard_format: ``zarr`` or ``parquet``.
         codec: compression of the shards, ``zstd`` or ``lz4``.
         batch_size: rows the teacher sees at a time.
         device: where the teacher runs; None: an accelerator where there is one.
@@ -35,6 +36,7 @@ class Settings:
     encoding: str | None = None
     temperatures: tuple[float, ...] = (1.0,)
     unit_rows: int | None = None
+    shard_format: str = "zarr"
     codec: str = "zstd"
     batch_size: int = 256
     device: str | None = None
@@ -62,7 +64,7 @@ def describe(source: Source, teacher: Model, settings: Settings) -> Descriptor:
         encoding = encodings.parse(settings.encoding, classes=classes)
     temperatures = tuple(sorted(set(settings.temperatures)))
     head = Head(encoding=encoding.spec, classes=classes, temperatures=temperatures)
-    row_bytes = sum(column.row_bytes for column in (*OWN_COLUMNS.values(), *encoding.columns(head).values()))
+    row_bytes = sum(column.entry_bytes for column in (*OWN_COLUMNS.values(), *encoding.columns(head).values()))
     unit_rows, chunk_rows = default_geometry(row_bytes, len(source))
     if settings.unit_rows is not None:
         unit_rows = min(settings.unit_rows, len(source))
@@ -74,6 +76,7 @@ def describe(source: Source, teacher: Model, settings: Settings) -> Descriptor:
         heads={HEAD: head},
         teacher={"spec": teacher.spec, "digest": teacher.digest},
         data={"spec": source.spec, "fingerprint": source.fingerprint, "rows": len(source)},
+        shard_format=settings.shard_format,
         codec=settings.codec,
         seed=settings.seed,
     )

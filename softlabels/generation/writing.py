@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.generation.evidence import Evidence, EvidencePlan
+from softlabels.generation.evidence import Evidence
 from softlabels.store import StoreWriter, UnitWriter
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class BackgroundWriter:
         self.committed: list[int] = []
         self.lost: list[int] = []
         self._store = store
-        self._plan = EvidencePlan(store.descriptor, head)
+        self._head = head
         self._queue: queue.Queue[LabelledBatch | None] = queue.Queue(maxsize=QUEUED)
         self._error: BaseException | None = None
         self._abandoned = threading.Event()
@@ -114,7 +114,7 @@ class BackgroundWriter:
     def _write_unit(self, first: LabelledBatch) -> bool:
         """Write and commit the unit that starts with ``first``; False, and no commit, where the batches end before."""
         with self._store.begin(first.unit) as unit:
-            evidence = Evidence(self._plan, first.unit)
+            evidence = Evidence(self._store.descriptor, self._head, first.unit)
             batch: LabelledBatch | None = first
             while batch is not None and not self._abandoned.is_set():
                 self._append(unit, evidence, batch)
@@ -126,8 +126,9 @@ class BackgroundWriter:
         return False
 
     def _append(self, unit: UnitWriter, evidence: Evidence, batch: LabelledBatch) -> None:
-        arrays = evidence.encode(batch.logits, batch.rows).arrays
-        columns = {f"{self._plan.head_name}/{name}": array for name, array in arrays.items()}
+        start = int(batch.rows[0]) - self._store.descriptor.unit_range(batch.unit).start
+        arrays = evidence.encode(batch.logits, start).arrays
+        columns = {f"{self._head}/{name}": array for name, array in arrays.items()}
         columns["key"] = batch.keys
         columns["view"] = np.zeros(len(batch.rows), np.uint32)
         unit.append(columns)

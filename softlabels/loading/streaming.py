@@ -7,7 +7,7 @@ is two windows. Every step of every epoch can be reached directly, so resuming c
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabels.encodings import Column
+from softlabels.encodings import rows as ragged
 from softlabels.errors import InvalidArgument, LabelsMisaligned
 from softlabels.labels import SoftLabels
 from softlabels.loading.joining import Join, join
@@ -86,6 +88,7 @@ class Loader:
         self.batch_size = batch_size
         self.pairs = self._join(rows)
         self._columns = [] if store is None else [c for head in store.heads for c in store.head_columns(head)]
+        self._schema = {} if store is None else store.descriptor.columns()
         self._check = check if inputs is not None and inputs.columns.id is None and store is not None else "off"
         if len(self.pairs.store_rows) == 0:
             raise InvalidArgument("there are no rows to load")
@@ -124,12 +127,12 @@ class Loader:
             waiting.append(piece)
             have += len(piece.items)
             while have >= self.batch_size:
-                batch, waiting = _take(waiting, self.batch_size)
+                batch, waiting = _take(waiting, self.batch_size, self._schema)
                 have -= self.batch_size
                 yield self._batch(epoch, step, batch)
                 step += 1
         if have:
-            yield self._batch(epoch, step, _take(waiting, have)[0])
+            yield self._batch(epoch, step, _take(waiting, have, self._schema)[0])
 
     def _join(self, rows: NDArray[np.int64] | None) -> Join:
         if self.inputs is None:
@@ -168,12 +171,13 @@ class Loader:
         names = [*self._columns, "key"] if self._check != "off" else self._columns
         read = [self.store.read_chunk(int(chunk), names) for chunk in window.chunks]
         # Where each chunk's rows begin among those that were read, by chunk.
-        offsets = np.concatenate([[0], np.cumsum([len(next(iter(columns.values()))) for columns in read])])
+        sizes = self._chunk_starts[window.chunks + 1] - self._chunk_starts[window.chunks]
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
         by_number = np.argsort(window.chunks)
         chunk_of = np.searchsorted(self._chunk_starts, rows, side="right") - 1
         place = by_number[np.searchsorted(window.chunks[by_number], chunk_of)]
         where = offsets[place] + rows - self._chunk_starts[chunk_of]
-        return _Piece(items, {name: np.concatenate([columns[name] for columns in read])[where] for name in names})
+        return _Piece(items, ragged.take(ragged.join(read), self._schema, where))
 
     def _batch(self, epoch: int, step: int, piece: _Piece) -> Batch:
         targets: dict[str, SoftLabels] = {}
@@ -207,20 +211,18 @@ class _Piece:
     columns: dict[str, NDArray[Any]]
 
 
-def _take(pieces: list[_Piece], count: int) -> tuple[_Piece, list[_Piece]]:
+def _take(pieces: list[_Piece], count: int, schema: Mapping[str, Column]) -> tuple[_Piece, list[_Piece]]:
     """The first ``count`` items of ``pieces`` as one piece, and what is left."""
     taken, left = [], []
     for piece in pieces:
-        here = min(count, len(piece.items))
+        size = len(piece.items)
+        here = min(count, size)
         if here:
-            taken.append(_Piece(piece.items[:here], {name: array[:here] for name, array in piece.columns.items()}))
-        if here < len(piece.items):
-            left.append(_Piece(piece.items[here:], {name: array[here:] for name, array in piece.columns.items()}))
+            taken.append(_Piece(piece.items[:here], ragged.cut(piece.columns, schema, 0, here)))
+        if here < size:
+            left.append(_Piece(piece.items[here:], ragged.cut(piece.columns, schema, here, size)))
         count -= here
-    if len(taken) == 1:
-        return taken[0], left
-    names = taken[0].columns
-    joined = {name: np.concatenate([piece.columns[name] for piece in taken]) for name in names}
+    joined = ragged.join([piece.columns for piece in taken])
     return _Piece(np.concatenate([piece.items for piece in taken]), joined), left
 
 

@@ -1,7 +1,6 @@
 """The store: committed units of labels on disk, sealed snapshots of them, verified reading."""
 
 from softlabels.store.descriptor import Descriptor, default_geometry
-from softlabels.store.evidence import evidence_units, probe_rows
 from softlabels.store.reading import Store, open_store
 from softlabels.store.snapshots import Snapshot, seal
 from softlabels.store.verifying import Problem, Report, describe_store, repair, verify
@@ -18,9 +17,7 @@ __all__ = [
     "create_or_open",
     "default_geometry",
     "describe_store",
-    "evidence_units",
     "open_store",
-    "probe_rows",
     "repair",
     "seal",
     "verify",

@@ -38,10 +38,13 @@ def parse(data: bytes, limit: int) -> dict[str, Any]:
         raise ValueError(f"{len(data):,} bytes, where at most {limit:,} are allowed")
     try:
         value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        spelling = to_bytes(value) if isinstance(value, dict) else data
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError(f"a JSON {type(value).__name__}, where an object is expected")  # noqa: TRY004  one error type
+    if spelling != data:
+        raise ValueError("not in its canonical spelling")
     return value
 
 

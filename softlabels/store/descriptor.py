@@ -7,7 +7,8 @@ two configurations apart. Which rows a unit and a chunk hold follows from it alo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from softlabels import encodings
@@ -21,10 +22,19 @@ VERSION = 1
 LIMIT = 2**20
 """Bytes a descriptor may have."""
 
+MOST_CHUNKS = 256
+"""Chunks of a unit, so that a record stays under 64 KiB."""
+MOST_CHUNK_BYTES = 2**27
+"""Bytes of a decoded column in one chunk."""
+MOST_HEADS = 64
+MOST_TEMPERATURES = 64
 CHUNK_TARGET = 2**20
 UNIT_TARGET = 64 * 2**20
 MOST_CHUNK_ROWS = 4096
 MOST_UNIT_ROWS = 16_384
+
+LENGTH = "length"
+"""The column of a ragged head that counts the positions of a row."""
 
 OWN_COLUMNS = {"key": Column("uint8", (16,)), "view": Column("uint32")}
 """Columns of every store, before those of the heads."""
@@ -35,18 +45,18 @@ class Descriptor:
     """What a store is.
 
     Attributes:
-        rows: how many rows it has when whole.
-        unit_rows: rows of a unit; the last may have fewer.
+        rows: how many rows it has when whole; None for one that grows as rows are appended.
+        unit_rows: rows of a unit; the last may have fewer, and any of one that grows.
         chunk_rows: rows of a chunk; the last of a unit may have fewer.
         heads: outputs of the teacher, by name.
         teacher: ``spec`` and ``digest``.
-        data: ``spec``, ``fingerprint`` and ``rows``.
-        shard_format: ``zarr``.
+        data: ``spec``, ``fingerprint`` and ``rows``; the last two None where rows are appended.
+        shard_format: ``zarr`` or ``parquet``.
         codec: of its arrays, ``zstd`` (smaller) or ``lz4`` (faster to read).
         seed: of everything that is drawn.
     """
 
-    rows: int
+    rows: int | None
     unit_rows: int
     chunk_rows: int
     heads: Mapping[str, Head]
@@ -55,33 +65,64 @@ class Descriptor:
     shard_format: str = "zarr"
     codec: str = "zstd"
     seed: int = 0
+    document: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    """As it was read, with keys of later versions that do not matter here."""
 
     def __post_init__(self) -> None:
         for name, value in (("rows", self.rows), ("unit_rows", self.unit_rows), ("chunk_rows", self.chunk_rows)):
-            if not isinstance(value, int) or not 0 < value < 2**48:
-                raise InvalidArgument(f"{name} must be a whole number above 0, not {value!r}")
+            if type(value) is not int and not (name == "rows" and value is None):
+                raise InvalidArgument(f"{name} must be a whole number, not {value!r}")
+            if value is not None and not 0 < value < 2**48:
+                raise InvalidArgument(f"{name} must be above 0 and below 2^48, not {value!r}")
         if self.chunk_rows > self.unit_rows:
             raise InvalidArgument(f"chunk_rows ({self.chunk_rows}) is above unit_rows ({self.unit_rows})")
-        if self.unit_rows // self.chunk_rows > MOST_CHUNKS:
+        if self.unit_rows > self.chunk_rows * MOST_CHUNKS:
             raise InvalidArgument(f"a unit of {self.unit_rows} rows in chunks of {self.chunk_rows} has too many chunks")
-        if self.shard_format != "zarr":
-            raise InvalidArgument(f"unknown shard format {self.shard_format!r}; it is zarr")
+        if self.shard_format not in {"zarr", "parquet"}:
+            raise InvalidArgument(f"unknown shard format {self.shard_format!r}; it is zarr or parquet")
         if self.codec not in {"zstd", "lz4"}:
             raise InvalidArgument(f"unknown codec {self.codec!r}; it is zstd or lz4")
+        if not 1 <= len(self.heads) <= MOST_HEADS:
+            raise InvalidArgument(f"a store has 1 to {MOST_HEADS} heads, not {len(self.heads)}")
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        for name, column in self.columns().items():
+            if column.per is None and column.entry_bytes * self.chunk_rows > MOST_CHUNK_BYTES:
+                raise InvalidArgument(
+                    f"column {name!r} would have {column.entry_bytes * self.chunk_rows:,} bytes a chunk, where at most "
+                    f"{MOST_CHUNK_BYTES:,} are allowed; use an encoding that keeps less a row"
+                )
+
+    @property
+    def grows(self) -> bool:
+        """Whether rows are appended without their number being known."""
+        return self.rows is None
 
     @property
     def units(self) -> int:
-        """Number of units."""
+        """Number of units when whole.
+
+        Raises:
+            InvalidArgument: the store grows.
+        """
+        if self.rows is None:
+            raise InvalidArgument("a store that grows has as many units as are committed")
         return -(-self.rows // self.unit_rows)
 
     def unit_range(self, unit: int) -> range:
-        """Row numbers of ``unit``."""
+        """Row numbers of ``unit``.
+
+        Raises:
+            InvalidArgument: the store grows, so the records say.
+        """
+        if self.rows is None:
+            raise InvalidArgument("the rows of a unit that is appended are in its record")
         start = unit * self.unit_rows
         return range(start, min(start + self.unit_rows, self.rows))
 
-    def chunk_sizes(self, unit: int) -> list[int]:
-        """Rows of each chunk of ``unit``."""
-        rows = len(self.unit_range(unit))
+    def chunk_sizes(self, rows: int) -> list[int]:
+        """Rows of each chunk of a unit of ``rows`` rows."""
         return [min(self.chunk_rows, rows - start) for start in range(0, rows, self.chunk_rows)]
 
     def encoding(self, head: str) -> Encoding:
@@ -90,17 +131,30 @@ class Descriptor:
 
     def columns(self) -> dict[str, Column]:
         """Columns of a shard by name, in the order they are written."""
+        return self._columns
+
+    @cached_property
+    def _columns(self) -> dict[str, Column]:
         columns = dict(OWN_COLUMNS)
         for name, head in self.heads.items():
-            columns |= {f"{name}/{column}": kind for column, kind in self.encoding(name).columns(head).items()}
+            outer = None
+            if head.ragged:
+                outer = f"{name}/{LENGTH}"
+                columns[outer] = Column("uint32")
+            for column, kind in self.encoding(name).columns(head).items():
+                per = outer if kind.per is None else f"{name}/{kind.per}"
+                columns[f"{name}/{column}"] = replace(kind, per=per)
         return columns
 
     def for_rows(self, rows: int) -> Descriptor:
         """This descriptor for another number of rows, all in one unit of chunks as they are."""
-        return replace(self, rows=rows, unit_rows=rows, chunk_rows=min(self.chunk_rows, rows))
+        chunk_rows = min(self.chunk_rows, rows)
+        return replace(self, rows=rows, unit_rows=rows, chunk_rows=chunk_rows, document=None)
 
     def to_json(self) -> dict[str, Any]:
         """As ``softlabels.json`` holds it."""
+        if self.document is not None:
+            return dict(self.document)
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -132,10 +186,6 @@ class Descriptor:
         return canonical.digest(self.to_json())
 
 
-MOST_CHUNKS = 256
-"""Chunks of a unit, so that a record stays under 64 KiB."""
-
-
 def parse_descriptor(data: bytes) -> Descriptor:
     """The descriptor in ``softlabels.json``.
 
@@ -158,21 +208,31 @@ def parse_descriptor(data: bytes) -> Descriptor:
             unit_rows=value["unit_rows"],
             chunk_rows=value["chunk_rows"],
             heads=heads,
-            teacher=value["teacher"],
-            data=value["data"],
+            teacher=_about(value["teacher"], "digest"),
+            data=_about(value["data"], "fingerprint"),
             shard_format=value["shard"]["format"],
             codec=value["shard"]["codec"],
             seed=value["seed"],
+            document=value,
         )
-        descriptor.columns()
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(error).__name__} {error} where a store says what it holds") from error
     return descriptor
 
 
+def _about(value: Any, digest: str) -> dict[str, Any]:
+    """What a store says of its teacher or its data: a digest, and what people call it."""
+    named = value[digest]
+    if named is not None and not isinstance(named, str):
+        raise ValueError(f"the {digest} is {named!r}, not text")
+    return dict(value)
+
+
 def _head(value: Mapping[str, Any]) -> Head:
+    if type(value["classes"]) is not int or len(value["temperatures"]) > MOST_TEMPERATURES or len(value["shape"]) > 4:
+        raise ValueError("a head with classes, temperatures or shape that cannot be")
     return Head(
-        encoding=value["encoding"],
+        encoding=str(value["encoding"]),
         classes=value["classes"],
         kind=value["kind"],
         shape=tuple(value["shape"]),
@@ -188,7 +248,7 @@ def _head_name(name: str) -> str:
     return name
 
 
-def default_geometry(row_bytes: float, rows: int) -> tuple[int, int]:
+def default_geometry(row_bytes: float, rows: int | None) -> tuple[int, int]:
     """Rows of a unit and of a chunk, from the bytes of a row before compression.
 
     A chunk is the power of two of rows next below 1 MiB, at most 4,096; a unit the one next below 64 MiB, at most
@@ -196,7 +256,7 @@ def default_geometry(row_bytes: float, rows: int) -> tuple[int, int]:
     """
     chunk = _power_below(CHUNK_TARGET / row_bytes, MOST_CHUNK_ROWS)
     unit = max(chunk, _power_below(UNIT_TARGET / row_bytes, MOST_UNIT_ROWS))
-    return min(unit, rows), min(chunk, rows)
+    return (unit, chunk) if rows is None else (min(unit, rows), min(chunk, rows))
 
 
 def _power_below(value: float, most: int) -> int:

@@ -1,19 +1,18 @@
 """What units leave beside their shards so that sealing can say how good the labels are.
 
-Up to 256 units, a seeded choice, carry two things per head in their extras file: the sum of the probability their rows
-did not list (the raw material of the tail prior) and a few rows kept dense (the probe). The choice depends on the
-descriptor alone, and sums are added in the order of units: any engine and any resume gives the same result.
+Two things per head, in a unit's extras file: the sum of the probability its rows did not list (the raw material of the
+tail prior), from about 256 units, and a few rows kept dense (the probe), about 256 in all. Which ones follows from the
+seed and the number of the unit or row: any engine and any resume gives the same result. Where the total is not known
+yet, a unit or row is kept as if it were the last; sealing then keeps those that the total would have chosen.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from blake3 import blake3
 from numpy.typing import NDArray
 
 from softlabels.labels import DISTRIBUTIONS, SoftLabels, SparseLabels, log_softmax
@@ -22,34 +21,65 @@ from softlabels.store.descriptor import Descriptor
 MOST_UNITS = 256
 PROBE_ROWS = 256
 PROBE_BYTES = 64 * 2**20
-"""At most this much of dense float32 logits a head, and at least 16 rows."""
+GROWING_PROBE_BYTES = 4 * 2**20
+"""At most about this much of dense float32 logits a head, and at least 16 rows; a growing store writes some ten times
+as much until it is sealed."""
 
 UNIFORM_SHARE = 0.01
 """Of the tail prior, so that no class has probability 0."""
 
 PRIOR, PROBE, PROBE_NUMBERS = "prior", "probe", "probe_rows"
+UNIT_STREAM, ROW_STREAM = 0, 1
 
 
-def evidence_units(descriptor: Descriptor) -> list[int]:
-    """The units that carry extras, ascending: those with the least BLAKE3 of seed and number."""
-    units = range(descriptor.units)
-    if len(units) <= MOST_UNITS:
-        return list(units)
-    seed = descriptor.seed.to_bytes(8, "little", signed=True)
-    return sorted(sorted(units, key=lambda unit: blake3(seed + unit.to_bytes(8, "little")).digest())[:MOST_UNITS])
+def gathers(descriptor: Descriptor, units: NDArray[np.int64], total: int | None = None) -> NDArray[np.bool_]:
+    """Which of ``units`` sum the probability they do not list.
+
+    Args:
+        descriptor: of the store.
+        units: numbers of units.
+        total: how many there are in all; by default what the descriptor says, or each as if it were the last.
+    """
+    if total is None and not descriptor.grows:
+        total = descriptor.units
+    return _chosen(descriptor.seed, UNIT_STREAM, units, MOST_UNITS, units + 1 if total is None else total)
 
 
-def probe_rows(descriptor: Descriptor, head: str) -> NDArray[np.int64]:
-    """Rows of the store kept dense for ``head``, ascending: a seeded sample of the rows of evidence_units."""
-    ranges = [descriptor.unit_range(unit) for unit in evidence_units(descriptor)]
-    ends = np.cumsum([len(rows) for rows in ranges])
-    bound = max(16, PROBE_BYTES // (4 * descriptor.heads[head].classes))
-    count = min(PROBE_ROWS, bound, int(ends[-1]))
-    chosen = np.sort(random.Random(descriptor.seed).sample(range(int(ends[-1])), count))  # noqa: S311  no secret
-    which = np.searchsorted(ends, chosen, side="right")
-    starts = np.array([rows.start for rows in ranges]) - np.concatenate([[0], ends[:-1]])
-    rows: NDArray[np.int64] = (chosen + starts[which]).astype(np.int64)
-    return rows
+def probes(descriptor: Descriptor, head: str, rows: NDArray[np.int64], total: int | None = None) -> NDArray[np.bool_]:
+    """Which of ``rows`` are kept dense.
+
+    Args:
+        descriptor: of the store.
+        head: name of the head.
+        rows: numbers of rows, as if every unit were full.
+        total: as for gathers, of rows.
+    """
+    kind = descriptor.heads[head]
+    if kind.ragged:
+        return np.zeros(len(rows), bool)
+    size = 4 * kind.classes * int(np.prod(kind.position_shape, dtype=np.int64))
+    most = min(PROBE_ROWS, max(16, (GROWING_PROBE_BYTES if descriptor.grows else PROBE_BYTES) // size))
+    if total is None and descriptor.rows is not None:
+        total = descriptor.rows
+    return _chosen(descriptor.seed, ROW_STREAM, rows, most, rows + 1 if total is None else total)
+
+
+def _chosen(
+    seed: int, stream: int, numbers: NDArray[np.int64], most: int, total: int | NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """A seeded choice of about ``most`` of ``total`` numbers; one chosen of many is also chosen of fewer."""
+    start = _mix(np.array([(2 * seed + stream) % 2**64], np.uint64))
+    uniform = _mix(start ^ numbers.astype(np.uint64)).astype(np.float64) / 2.0**64
+    return np.asarray(uniform * total < most)
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64 (Steele, Lea and Flood 2014)."""
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 def tail_prior(sums: Iterable[NDArray[np.floating[Any]]], classes: int) -> NDArray[np.float32]:
@@ -125,8 +155,10 @@ def measure_fidelity(
     )
 
 
-def split_extras(extras: Mapping[str, NDArray[Any]], descriptor: Descriptor) -> dict[str, dict[str, NDArray[Any]]]:
-    """A unit's extras by head and name, checked against the descriptor.
+def split_extras(
+    extras: Mapping[str, NDArray[Any]], descriptor: Descriptor, rows: int
+) -> dict[str, dict[str, NDArray[Any]]]:
+    """The extras of a unit of ``rows`` rows, by head and name, checked against the descriptor.
 
     Raises:
         ValueError: arrays of a head that is not there, or of another shape.
@@ -136,12 +168,17 @@ def split_extras(extras: Mapping[str, NDArray[Any]], descriptor: Descriptor) -> 
         head, _, name = full_name.partition("/")
         if head not in descriptor.heads or name not in {PRIOR, PROBE, PROBE_NUMBERS}:
             raise ValueError(f"an array {full_name!r} that does not belong there")
-        classes, temperatures = descriptor.heads[head].classes, len(descriptor.heads[head].temperatures)
-        rows = len(extras.get(f"{head}/{PROBE_NUMBERS}", ()))
-        shape = {PRIOR: (temperatures, classes), PROBE: (rows, classes), PROBE_NUMBERS: (rows,)}[name]
+        kind = descriptor.heads[head]
+        count = len(extras.get(f"{head}/{PROBE_NUMBERS}", ()))
+        dense = (count, *kind.position_shape, kind.classes)
+        shape = {PRIOR: (len(kind.temperatures), kind.classes), PROBE: dense, PROBE_NUMBERS: (count,)}[name]
         if array.shape != shape:
             raise ValueError(f"{full_name!r} has shape {array.shape} where {shape} is expected")
         if array.dtype.kind == "f" and np.isnan(array).any():
             raise ValueError(f"{full_name!r} holds NaN")
+        if name == PRIOR and not ((array >= 0) & np.isfinite(array)).all():
+            raise ValueError(f"{full_name!r} holds no sums of probabilities")
+        if name == PROBE_NUMBERS and (array.dtype != np.int64 or (np.diff(array, prepend=-1, append=rows) <= 0).any()):
+            raise ValueError(f"{full_name!r} are no ascending rows of the unit")
         found.setdefault(head, {})[name] = array
     return found

@@ -23,12 +23,12 @@ TEMPORARY = "tmp"
 
 
 def create_temporary(root: Path) -> tuple[Path, BinaryIO]:
-    """A new file that nobody else has, open for writing."""
+    """A new file that nobody else has, open for writing and reading."""
     folder = root / TEMPORARY
     make_directory(folder)
     path = folder / uuid.uuid4().hex
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
-    return path, os.fdopen(descriptor, "wb")
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    return path, os.fdopen(descriptor, "w+b")
 
 
 def sync_and_close(file: BinaryIO) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from softlabels.store import files
 
 DESCRIPTOR = "softlabels.json"
-RECORD_NAME = re.compile(r"^(\d{8,12})\.json$")
-SNAPSHOT_NAME = RECORD_NAME
-ATTEMPT = re.compile(r"^[0-9a-f]{32}$")
-SUFFIX = {"zarr": ".zarr.zip"}
+NUMBERED = re.compile(r"([0-9]{8,12})\.json")
+ATTEMPT = re.compile(r"[0-9a-f]{32}")
+SUFFIX = {"zarr": ".zarr.zip", "parquet": ".parquet"}
+OWN = ("records", "shards", "extras", "snapshots", "probe", "quarantine", files.TEMPORARY)
+"""Directories of a store."""
 
 
 def _shelf(unit: int) -> str:
@@ -57,14 +58,21 @@ def probe_path(root: Path, number: int, digest: str) -> Path:
 
 def committed_units(root: Path) -> Iterator[int]:
     """Units that have a record, ascending."""
-    shelves = sorted((name for name in files.list_names(root / "records") if name.isdecimal()), key=int)
-    for shelf in shelves:
-        for name in files.list_names(root / "records" / shelf):
-            if match := RECORD_NAME.match(name):
-                yield int(match[1])
+    shelves = (name for name in files.list_names(root / "records") if re.fullmatch(r"[0-9]{2,9}", name))
+    for shelf in sorted(shelves, key=int):
+        for unit in sorted(_numbers(root / "records" / shelf)):
+            if _shelf(unit) == shelf:  # elsewhere nobody would look for it
+                yield unit
 
 
 def snapshot_numbers(root: Path) -> list[int]:
     """Numbers of the snapshots there are, ascending."""
-    found = (SNAPSHOT_NAME.match(name) for name in files.list_names(root / "snapshots"))
-    return sorted(int(match[1]) for match in found if match)
+    return sorted(_numbers(root / "snapshots"))
+
+
+def _numbers(folder: Path) -> Iterator[int]:
+    """Numbers that name JSON files in a directory, in their one spelling."""
+    for name in files.list_names(folder):
+        match = NUMBERED.fullmatch(name)
+        if match and name == f"{int(match[1]):08d}.json":
+            yield int(match[1])

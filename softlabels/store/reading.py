@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabels.encodings import rows as ragged
 from softlabels.errors import InvalidArgument, StoreCorrupt, StoreNotFound
 from softlabels.labels import Head, SoftLabels
 from softlabels.store import layout
-from softlabels.store.descriptor import Descriptor
+from softlabels.store.descriptor import LENGTH, Descriptor
 from softlabels.store.snapshots import Snapshot, open_root, read_arrays, read_snapshot, read_table
 from softlabels.store.units import UnitReader, head_arrays, native, read_record
 
@@ -68,18 +70,24 @@ class Store:
         self.snapshot = snapshot
         table = read_table(root, snapshot)
         self._records: list[str] = table.column("record").to_pylist()
+        counts = np.asarray(table.column("rows"), dtype=np.int64)
+        if (counts < 1).any() or (counts > descriptor.unit_rows).any() or counts.sum() != snapshot.rows:
+            raise StoreCorrupt(f"{root}: the table of units does not add up to {snapshot.rows} rows; fetch it again")
+        self._unit_rows = counts
+        # Number of the first chunk of each unit, and at the end how many there are.
+        self._first_chunks = np.concatenate([[0], np.cumsum(-(-counts // descriptor.chunk_rows))])
         self._readers: OrderedDict[int, UnitReader] = OrderedDict()
         self._priors: dict[str, NDArray[np.float32]] | None = None
 
     @property
     def rows(self) -> int:
         """Rows in all."""
-        return self.descriptor.rows
+        return self.snapshot.rows
 
     @property
     def units(self) -> int:
         """Units in all."""
-        return self.descriptor.units
+        return self.snapshot.units
 
     @property
     def bytes(self) -> int:
@@ -99,20 +107,17 @@ class Store:
     @property
     def chunks(self) -> int:
         """Chunks in all; chunk numbers run through the units in order."""
-        return (self.units - 1) * self._chunks_per_unit + len(self.descriptor.chunk_sizes(self.units - 1))
-
-    @property
-    def _chunks_per_unit(self) -> int:
-        return len(self.descriptor.chunk_sizes(0))
+        return int(self._first_chunks[-1])
 
     def chunk_rows(self) -> NDArray[np.int64]:
         """Rows of each chunk, (chunks,)."""
-        last = self.descriptor.chunk_sizes(self.units - 1)
-        sizes = np.tile(np.array(self.descriptor.chunk_sizes(0), np.int64), self.units - 1)
-        return np.concatenate([sizes, np.array(last, np.int64)])
+        sizes = np.full(self.chunks, self.descriptor.chunk_rows, np.int64)
+        full = np.diff(self._first_chunks) * self.descriptor.chunk_rows
+        sizes[self._first_chunks[1:] - 1] -= full - self._unit_rows
+        return sizes
 
     def read_chunk(self, number: int, columns: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
-        """Verified columns of one chunk, (rows, *shape) each; all of them for None.
+        """Verified columns of one chunk, (rows, *shape) each, (entries, *shape) of ragged ones; all of them for None.
 
         Args:
             number: 0 to chunks - 1.
@@ -121,8 +126,8 @@ class Store:
         Raises:
             StoreCorrupt: other bytes than were committed; names the file.
         """
-        unit, inside = divmod(number, self._chunks_per_unit)
-        return self._reader(unit).read_chunk(inside, columns)
+        unit = int(np.searchsorted(self._first_chunks, number, side="right")) - 1
+        return self._reader(unit).read_chunk(number - int(self._first_chunks[unit]), columns)
 
     def keys(self) -> NDArray[np.uint8]:
         """Keys of all rows in order, (rows, 16)."""
@@ -153,23 +158,24 @@ class Store:
         names = self.head_columns(head)
         starts = np.concatenate([[0], np.cumsum(self.chunk_rows())])
         chunk_of = np.searchsorted(starts, numbers, side="right") - 1
-        out: dict[str, NDArray[Any]] = {}
-        for chunk in np.unique(chunk_of):
-            columns = self.read_chunk(int(chunk), names)
-            positions = np.flatnonzero(chunk_of == chunk)
-            for name in names:
-                array = columns[name]
-                target = out.setdefault(name, np.empty((len(numbers), *array.shape[1:]), array.dtype))
-                target[positions] = array[numbers[positions] - starts[chunk]]
-        if not out:
-            shapes = self.descriptor.columns()
-            out = {name: np.empty((0, *shapes[name].shape), shapes[name].dtype) for name in names}
-        return self.decode(out, head)
+        columns = self.descriptor.columns()
+        chosen = np.unique(chunk_of)
+        parts = []
+        for chunk in chosen:
+            inside = numbers[chunk_of == chunk] - starts[chunk]
+            parts.append(ragged.take(self.read_chunk(int(chunk), names), columns, inside))
+        if not parts:
+            parts = [{name: np.empty((0, *columns[name].shape), columns[name].dtype) for name in names}]
+        # The parts lie in the order of the chunks; back to the order that was asked for.
+        by_chunk = np.argsort(chunk_of, kind="stable")
+        return self.decode(ragged.take(ragged.join(parts), columns, np.argsort(by_chunk)), head)
 
     def decode(self, columns: dict[str, NDArray[Any]], head: str) -> SoftLabels:
         """Labels from a head's columns, as read_chunk gives them."""
         arrays = {name: native(array) for name, array in head_arrays(columns, head).items()}
-        return self.descriptor.encoding(head).decode(arrays, self.descriptor.heads[head], self.prior(head))
+        lengths = arrays.pop(LENGTH, None)
+        labels = self.descriptor.encoding(head).decode(arrays, self.descriptor.heads[head], self.prior(head))
+        return labels if lengths is None else replace(labels, lengths=lengths)
 
     def head_columns(self, head: str) -> list[str]:
         """Names of a head's columns.

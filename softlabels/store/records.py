@@ -10,12 +10,12 @@ from typing import Any
 from softlabels.store import canonical
 from softlabels.store.descriptor import Descriptor
 from softlabels.store.layout import ATTEMPT
-from softlabels.store.zarr_shard import LARGEST, Range
+from softlabels.store.sink import LARGEST, Range
 
 LIMIT = 64 * 2**10
 """Bytes a record may have."""
 
-HASH = re.compile(r"^[0-9a-f]{64}$")
+HASH = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,13 +24,12 @@ class Record:
 
     Attributes:
         unit: which.
-        first_row: its first row.
         rows: how many.
         attempt: names the shard file (32 hexadecimal digits).
         size: bytes of the shard.
         blake3: of the shard.
-        header: byte range before the first chunk.
-        chunks: byte ranges of the chunks, in order.
+        chunks: byte ranges of the chunks, in order, from the first byte on.
+        footer: byte range behind them, to the end.
         keys: BLAKE3 of the unit's keys, in order.
         extras: size and BLAKE3 of the unit's extras file; None where it has none.
         descriptor: digest of the store's descriptor.
@@ -40,13 +39,12 @@ class Record:
     """
 
     unit: int
-    first_row: int
     rows: int
     attempt: str
     size: int
     blake3: str
-    header: Range
     chunks: tuple[Range, ...]
+    footer: Range
     keys: str
     extras: tuple[int, str] | None
     descriptor: str
@@ -60,12 +58,11 @@ class Record:
             "format": "softlabels-record",
             "version": 1,
             "unit": self.unit,
-            "first_row": self.first_row,
             "rows": self.rows,
             "attempt": self.attempt,
             "shard": {"size": self.size, "blake3": self.blake3},
-            "header": _range_json(self.header),
             "chunks": [_range_json(chunk) | {"rows": chunk.rows} for chunk in self.chunks],
+            "footer": _range_json(self.footer),
             "keys": self.keys,
             "extras": None if self.extras is None else {"size": self.extras[0], "blake3": self.extras[1]},
             "descriptor": self.descriptor,
@@ -85,16 +82,17 @@ def parse_record(data: bytes, unit: int, descriptor: Descriptor) -> Record:
     body = {name: part for name, part in value.items() if name != "digest"}
     if canonical.digest(body) != value.get("digest"):
         raise ValueError("its digest does not match its content")
+    if value.get("format") != "softlabels-record" or value.get("version") != 1:
+        raise ValueError(f"its format is {value.get('format')!r}, version {value.get('version')!r}")
     try:
         record = Record(
             unit=value["unit"],
-            first_row=value["first_row"],
             rows=value["rows"],
             attempt=value["attempt"],
             size=value["shard"]["size"],
             blake3=_hash(value["shard"]["blake3"]),
-            header=_range(value["header"], rows=0),
             chunks=tuple(_range(chunk, rows=chunk["rows"]) for chunk in value["chunks"]),
+            footer=_range(value["footer"], rows=0),
             keys=_hash(value["keys"]),
             extras=None if value["extras"] is None else _extras(value["extras"]),
             descriptor=value["descriptor"],
@@ -110,24 +108,24 @@ def parse_record(data: bytes, unit: int, descriptor: Descriptor) -> Record:
 
 def _check_geometry(record: Record, unit: int, descriptor: Descriptor) -> None:
     """Raise ValueError unless the record is of this unit of this store and its ranges tile the shard."""
-    expected = descriptor.unit_range(unit)
-    if record.unit != unit or record.first_row != expected.start or record.rows != len(expected):
-        raise ValueError(
-            f"it describes unit {record.unit!r} with {record.rows!r} rows, not unit {unit} of {len(expected)}"
-        )
+    if type(record.rows) is not int or not 0 < record.rows <= descriptor.unit_rows:
+        raise ValueError(f"it says it has {record.rows!r} rows; a unit has 1 to {descriptor.unit_rows}")
+    expected = record.rows if descriptor.grows else len(descriptor.unit_range(unit))
+    if type(record.unit) is not int or record.unit != unit or record.rows != expected:
+        raise ValueError(f"it describes unit {record.unit!r} with {record.rows!r} rows, not unit {unit} of {expected}")
     if record.descriptor != descriptor.digest:
         raise ValueError("it belongs to another store (digest of the descriptor)")
-    if not isinstance(record.attempt, str) or not ATTEMPT.match(record.attempt):
+    if not isinstance(record.attempt, str) or not ATTEMPT.fullmatch(record.attempt):
         raise ValueError(f"the attempt {record.attempt!r} cannot name a shard")
-    if [chunk.rows for chunk in record.chunks] != descriptor.chunk_sizes(unit):
+    if [chunk.rows for chunk in record.chunks] != descriptor.chunk_sizes(record.rows):
         raise ValueError("its chunks do not hold the rows they should")
     end = 0
-    for piece in (record.header, *record.chunks):
-        if piece.offset != end:
+    for piece in (*record.chunks, record.footer):
+        if piece.offset != end or piece.size == 0:
             raise ValueError("its byte ranges have gaps or overlap")
         end += piece.size
-    if not end < record.size <= LARGEST:
-        raise ValueError(f"its byte ranges end at {end:,}, its shard at {record.size:,}")
+    if end != record.size or record.size > LARGEST:
+        raise ValueError(f"its byte ranges end at {end:,}, its shard at {record.size!r}")
 
 
 def _range(value: Mapping[str, Any], *, rows: int) -> Range:
@@ -150,6 +148,6 @@ def _range_json(piece: Range) -> dict[str, Any]:
 
 
 def _hash(value: object) -> str:
-    if not isinstance(value, str) or not HASH.match(value):
+    if not isinstance(value, str) or not HASH.fullmatch(value):
         raise ValueError(f"{value!r} where a BLAKE3 is expected")
     return value

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +77,17 @@ def seal(path: str | Path) -> Snapshot:
     """
     root, descriptor = open_root(path)
     units = list(layout.committed_units(root))
-    missing = sorted(set(range(descriptor.units)) - set(units))
+    count = len(units) if descriptor.grows else descriptor.units
+    if descriptor.grows and not units:
+        raise StoreIncomplete(f"{root} has no rows yet; append some, then seal")
+    missing = sorted(set(range(count)) - set(units))
     if missing:
         first = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
         raise StoreIncomplete(
-            f"{root}: {len(missing)} of {descriptor.units} units are not committed ({first}); run generate again to "
-            "make them, then seal"
+            f"{root}: {len(missing)} of {count} units are not committed ({first}); make them again, with generate or "
+            "your own loop, then seal"
         )
-    found = [read_record(root, unit, descriptor) for unit in range(descriptor.units)]
+    found = [read_record(root, unit, descriptor) for unit in range(count)]
     for record in found:
         _check_shard_size(root, descriptor, record)
     table = _table_bytes(found)
@@ -98,8 +102,8 @@ def seal(path: str | Path) -> Snapshot:
         "number": number,
         "previous": None if last is None else last.digest,
         "descriptor": descriptor.digest,
-        "rows": descriptor.rows,
-        "units": descriptor.units,
+        "rows": sum(record.rows for record in found),
+        "units": count,
         "bytes": sum(record.size for record in found),
         "table": blake3(table).hexdigest(),
         "prior": _put(root, number, priors, layout.prior_path),
@@ -140,6 +144,8 @@ def read_snapshot(root: Path, number: int) -> Snapshot:
             raise ValueError("its digest does not match its content")
         if body["number"] != number:
             raise ValueError(f"it says it is snapshot {body['number']!r}")
+        if value.get("format") != "softlabels-snapshot" or value.get("version") != 1:
+            raise ValueError(f"its format is {value.get('format')!r}, version {value.get('version')!r}")
         names = Snapshot.__dataclass_fields__
         return Snapshot(**{name: value[name] for name in names})
     except FileNotFoundError:
@@ -202,10 +208,11 @@ def _check_shard_size(root: Path, descriptor: Descriptor, record: Record) -> Non
 
 
 def _table_bytes(found: list[Record]) -> bytes:
+    rows = [record.rows for record in found]
     columns = [
         [record.unit for record in found],
-        [record.first_row for record in found],
-        [record.rows for record in found],
+        list(accumulate([0, *rows[:-1]])),
+        rows,
         [record.attempt for record in found],
         [record.size for record in found],
         [record.blake3 for record in found],
@@ -222,41 +229,53 @@ def _gather(
     root: Path, descriptor: Descriptor, found: list[Record]
 ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]], dict[str, Any]]:
     """Tail priors, probe and fidelity by head, from the units that carry extras, in their order."""
-    parts: dict[str, dict[str, list[NDArray[Any]]]] = {}
+    starts = np.cumsum([0] + [record.rows for record in found])
+    sums: dict[str, list[NDArray[Any]]] = {head: [] for head in descriptor.heads}
+    rows: dict[str, list[NDArray[np.int64]]] = {head: [] for head in descriptor.heads}
+    logits: dict[str, list[NDArray[Any]]] = {head: [] for head in descriptor.heads}
     for record in found:
+        if record.extras is None:
+            continue
         reader = UnitReader(root, descriptor, record)
         try:
-            extras = evidence.split_extras(reader.read_extras(), descriptor)
+            extras = evidence.split_extras(reader.read_extras(), descriptor, record.rows)
         except ValueError as error:
             raise StoreCorrupt(f"the extras of unit {record.unit} are damaged: {error}") from error
-        for head, found_arrays in extras.items():
-            for name, array in found_arrays.items():
-                parts.setdefault(head, {}).setdefault(name, []).append(array)
-    priors, probe, fidelity = {}, {}, {}
-    for head, arrays in parts.items():
+        for head, arrays in extras.items():
+            if evidence.PRIOR in arrays and evidence.gathers(descriptor, np.array([record.unit]), len(found))[0]:
+                sums[head].append(arrays[evidence.PRIOR])
+            if evidence.PROBE in arrays:
+                local = arrays[evidence.PROBE_NUMBERS]
+                nominal = record.unit * descriptor.unit_rows + local
+                kept = evidence.probes(descriptor, head, nominal, len(found) * descriptor.unit_rows)
+                kept |= not descriptor.grows
+                rows[head].append(starts[record.unit] + local[kept])
+                logits[head].append(arrays[evidence.PROBE][kept])
+    priors = {head: evidence.tail_prior(parts, descriptor.heads[head].classes) for head, parts in sums.items() if parts}
+    probe: dict[str, NDArray[Any]] = {}
+    fidelity = {}
+    for head, parts in logits.items():
+        if not sum(map(len, parts)):
+            continue
         kind = descriptor.heads[head]
-        if evidence.PRIOR in arrays:
-            priors[head] = evidence.tail_prior(arrays[evidence.PRIOR], kind.classes)
-        if evidence.PROBE in arrays:
-            rows = np.concatenate(arrays[evidence.PROBE_NUMBERS])
-            logits = np.concatenate(arrays[evidence.PROBE])
-            probe[f"{head}/logits"], probe[f"{head}/rows"] = logits, rows
-            labels = descriptor.encoding(head).decode(
-                _columns_of(root, descriptor, found, head, rows), kind, priors.get(head)
-            )
-            if measured := evidence.measure_fidelity(logits, labels, kind.temperatures, kind.kind):
-                fidelity[head] = measured.to_json()
+        probe[f"{head}/logits"], probe[f"{head}/rows"] = np.concatenate(parts), np.concatenate(rows[head])
+        columns = _columns_of(root, descriptor, found, head, probe[f"{head}/rows"])
+        labels = descriptor.encoding(head).decode(columns, kind, priors.get(head))
+        if measured := evidence.measure_fidelity(probe[f"{head}/logits"], labels, kind.temperatures, kind.kind):
+            fidelity[head] = measured.to_json()
     return {f"{head}/prior": array for head, array in priors.items()}, probe, fidelity
 
 
 def _columns_of(
-    root: Path, descriptor: Descriptor, found: list[Record], head: str, rows: NDArray[np.int64]
+    root: Path, descriptor: Descriptor, found: list[Record], head: str, numbers: NDArray[np.int64]
 ) -> dict[str, NDArray[Any]]:
-    """A head's columns of ``rows``, ascending, read from the shards."""
+    """A head's columns of the rows ``numbers``, ascending, read from the shards."""
     pieces: list[dict[str, NDArray[Any]]] = []
     names = [name for name in descriptor.columns() if name.startswith(f"{head}/")]
-    for unit in np.unique(rows // descriptor.unit_rows):
-        local = rows[rows // descriptor.unit_rows == unit] - unit * descriptor.unit_rows
+    starts = np.cumsum([0] + [record.rows for record in found])
+    unit_of = np.searchsorted(starts, numbers, side="right") - 1
+    for unit in np.unique(unit_of):
+        local = numbers[unit_of == unit] - starts[unit]
         reader = UnitReader(root, descriptor, found[unit])
         for chunk in np.unique(local // descriptor.chunk_rows):
             inside = local[local // descriptor.chunk_rows == chunk] - chunk * descriptor.chunk_rows

@@ -16,9 +16,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
 from softlabels.errors import ShardMissing, StoreCorrupt
-from softlabels.store import files, layout, records, zarr_shard
-from softlabels.store.descriptor import Descriptor
+from softlabels.store import files, layout, records
+from softlabels.store.descriptor import LENGTH, Descriptor
 from softlabels.store.records import Record
+from softlabels.store.shards import ChunkReader
+from softlabels.store.sink import Range
 
 MEND = "run softlabels repair, then generate again to fill the hole, or fetch the store again"
 
@@ -52,24 +54,24 @@ class UnitReader:
         self._descriptor = descriptor
         self._columns = descriptor.columns()
         self._encodings = {name: descriptor.encoding(name) for name in descriptor.heads}
+        self._chunks = ChunkReader(descriptor, record.chunks)
         self.path = layout.shard_path(root, record.unit, record.attempt, descriptor.shard_format)
         self._extras_path = layout.extras_path(root, record.unit, record.attempt)
 
     def read_chunk(self, number: int, columns: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
-        """Columns of chunk ``number``, (rows, *shape) each; all of them for None.
+        """Columns of chunk ``number``, (rows, *shape) each, (entries, *shape) of ragged ones; all of them for None.
+
+        Columns that count the entries of wanted ones come with them.
 
         Raises:
             ShardMissing: the shard is gone.
             StoreCorrupt: other bytes than were committed, or values no encoder writes.
         """
-        piece = self.record.chunks[number]
-        wanted = set(self._columns) if columns is None else set(columns)
+        wanted = list(self._columns if columns is None else columns)
         try:
-            data = files.read_range(self.path, piece.offset, piece.size, of=self.record.size)
-            if blake3(data).hexdigest() != piece.blake3:
-                raise ValueError(f"bytes {piece.offset:,} to {piece.offset + piece.size:,} are not what was committed")
-            chunk_rows = min(self._descriptor.chunk_rows, self.record.rows)
-            found = zarr_shard.read_chunk(data, number, piece.rows, self._columns, chunk_rows, wanted)
+            if self._chunks.needs_footer:
+                self._chunks.set_footer(self._verified(self.record.footer))
+            found = self._chunks.read(self._verified(self.record.chunks[number]), number, wanted)
             self._check(found)
         except FileNotFoundError as error:
             raise ShardMissing(
@@ -78,6 +80,13 @@ class UnitReader:
         except (ValueError, OSError) as error:
             raise StoreCorrupt(f"{self.path}, chunk {number} is damaged: {error}; {MEND}") from error
         return found
+
+    def _verified(self, piece: Range) -> bytes:
+        """The bytes of a range, once they are sure to be those that were committed."""
+        data = files.read_range(self.path, piece.offset, piece.size, of=self.record.size)
+        if blake3(data).hexdigest() != piece.blake3:
+            raise ValueError(f"bytes {piece.offset:,} to {piece.offset + piece.size:,} are not what was committed")
+        return data
 
     def read_extras(self) -> dict[str, NDArray[Any]]:
         """The arrays beside the shard; none where the unit carries none.
@@ -100,6 +109,7 @@ class UnitReader:
         """Values that no encoder writes: checked for every head that was read whole."""
         for name, head in self._descriptor.heads.items():
             arrays = head_arrays(columns, name)
+            arrays.pop(LENGTH, None)
             if set(arrays) == set(self._encodings[name].columns(head)):
                 self._encodings[name].check(arrays, head)
 

@@ -129,7 +129,7 @@ def describe_store(path: str | Path) -> dict[str, Any]:
     return {
         "rows": rows,
         "units": len(committed),
-        "missing_units": descriptor.units - len(committed),
+        "missing_units": 0 if descriptor.grows else descriptor.units - len(committed),
         "unit_rows": descriptor.unit_rows,
         "unit_bytes": {
             name: catalogue["size"].quantile(q) for name, q in (("min", 0.0), ("median", 0.5), ("max", 1.0))

@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import save as save_arrays
 
 from softlabels import __version__
+from softlabels.encodings import rows as ragged
 from softlabels.errors import InvalidArgument, StoreConflict, StoreCorrupt, StoreError
 from softlabels.store import canonical, files, layout
-from softlabels.store.descriptor import LIMIT, Descriptor, parse_descriptor
+from softlabels.store.descriptor import LIMIT, MOST_CHUNK_BYTES, Descriptor, parse_descriptor
 from softlabels.store.records import LIMIT as RECORD_LIMIT
 from softlabels.store.records import Record, parse_record
-from softlabels.store.zarr_shard import ShardWriter
+from softlabels.store.shards import open_writer
+from softlabels.store.sink import Sink
 
 
 def create_or_open(path: str | Path, descriptor: Descriptor) -> StoreWriter:
@@ -74,7 +76,7 @@ def read_descriptor(root: Path) -> Descriptor:
 def _difference(found: Descriptor, wanted: Descriptor) -> str:
     """The first thing in which two descriptors differ, for a message."""
     there, here = found.work, wanted.work
-    name = next((name for name in there if there[name] != here[name]), "unknown keys")
+    name = next((name for name in here if there.get(name) != here[name]), "unknown keys")
     return f"its {name} is {there.get(name)}, here it would be {here.get(name)}"
 
 
@@ -91,7 +93,7 @@ class StoreWriter:
         self.descriptor = descriptor
 
     def missing(self) -> Iterator[int]:
-        """Units that have no record yet, ascending."""
+        """Units that have no record yet, ascending; not known of a store that grows."""
         committed = set(layout.committed_units(self.root))
         return (unit for unit in range(self.descriptor.units) if unit not in committed)
 
@@ -115,7 +117,7 @@ class StoreWriter:
         Raises:
             InvalidArgument: the store has no such unit.
         """
-        if not 0 <= unit < self.descriptor.units:
+        if unit < 0 or not (self.descriptor.grows or unit < self.descriptor.units):
             raise InvalidArgument(f"there is no unit {unit}; the store has {self.descriptor.units}")
         return UnitWriter(self.root, self.descriptor, unit)
 
@@ -130,14 +132,15 @@ class UnitWriter:
         self._root = root
         self._descriptor = descriptor
         self._unit = unit
-        self._expected = len(descriptor.unit_range(unit))
+        self._most = descriptor.unit_rows if descriptor.grows else len(descriptor.unit_range(unit))
         self._columns = descriptor.columns()
         self._waiting: list[dict[str, NDArray[Any]]] = []
         self._rows_waiting = 0
         self._rows = 0
         self._keys = blake3()
         self._temporary, self._file = files.create_temporary(root)
-        self._shard = ShardWriter(self._file, descriptor, unit)
+        self._sink = Sink(self._file)
+        self._shard = open_writer(self._sink, descriptor)
 
     def __enter__(self) -> Self:
         return self
@@ -147,18 +150,16 @@ class UnitWriter:
         self._temporary.unlink(missing_ok=True)
 
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Add rows: (n, *shape) of every column, in the descriptor's dtypes.
+        """Add rows: (n, *shape) of every column, in the descriptor's dtypes; (entries, *shape) of ragged ones.
 
         Raises:
             InvalidArgument: columns, dtypes or shapes that are not the store's, or more rows than the unit has.
         """
         rows = self._checked(columns)
+        if self._rows + rows > self._most:
+            raise InvalidArgument(f"unit {self._unit} has {self._most} rows, not more")
         self._rows += rows
         self._rows_waiting += rows
-        if self._rows > len(self._descriptor.unit_range(self._unit)):
-            raise InvalidArgument(
-                f"unit {self._unit} has {len(self._descriptor.unit_range(self._unit))} rows, not more"
-            )
         self._waiting.append(dict(columns))
         while self._rows_waiting >= self._descriptor.chunk_rows:
             self._flush(self._descriptor.chunk_rows)
@@ -172,27 +173,26 @@ class UnitWriter:
         Raises:
             StoreError: rows are missing, or the disk failed; nothing was committed.
         """
-        expected = len(self._descriptor.unit_range(self._unit))
-        if self._rows != expected:
+        descriptor = self._descriptor
+        if self._rows != self._most and not (descriptor.grows and self._rows):
             raise StoreError(
-                f"unit {self._unit} has {expected} rows, but {self._rows} were given; nothing was committed"
+                f"unit {self._unit} has {self._most} rows, but {self._rows} were given; nothing was committed"
             )
         if self._rows_waiting:
             self._flush(self._rows_waiting)
-        size, digest = self._shard.finish()
+        chunks = self._shard.finish()
+        footer = self._sink.cut()
         files.sync_and_close(self._file)
         attempt = uuid.uuid4().hex
-        descriptor = self._descriptor
         files.publish(self._temporary, layout.shard_path(self._root, self._unit, attempt, descriptor.shard_format))
         record = Record(
             unit=self._unit,
-            first_row=descriptor.unit_range(self._unit).start,
             rows=self._rows,
             attempt=attempt,
-            size=size,
-            blake3=digest,
-            header=self._shard.header,
-            chunks=tuple(self._shard.chunks),
+            size=self._sink.size,
+            blake3=self._sink.digest,
+            chunks=tuple(chunks),
+            footer=footer,
             keys=self._keys.hexdigest(),
             extras=self._write_extras(attempt, extras),
             descriptor=descriptor.digest,
@@ -217,18 +217,26 @@ class UnitWriter:
         rows = len(columns["key"])
         for name, column in self._columns.items():
             array = columns[name]
-            if array.shape != (rows, *column.shape) or array.dtype != np.dtype(column.dtype):
+            count = rows if column.per is None else ragged.entries(columns, self._columns, name)
+            if array.shape != (count, *column.shape) or array.dtype != np.dtype(column.dtype):
                 raise InvalidArgument(
                     f"column {name!r} is {array.dtype} {array.shape}; the store keeps {column.dtype} "
-                    f"{(rows, *column.shape)}"
+                    f"{(count, *column.shape)}"
                 )
         return rows
 
     def _flush(self, rows: int) -> None:
         """Write the first ``rows`` waiting rows as a chunk."""
-        joined = {name: np.concatenate([part[name] for part in self._waiting]) for name in self._columns}
-        chunk = {name: array[:rows] for name, array in joined.items()}
+        joined = ragged.join(self._waiting)
+        chunk = ragged.cut(joined, self._columns, 0, rows)
+        for name, array in chunk.items():
+            if array.nbytes > MOST_CHUNK_BYTES:
+                raise InvalidArgument(
+                    f"column {name!r} has {array.nbytes:,} bytes in one chunk of {rows} rows, where at most "
+                    f"{MOST_CHUNK_BYTES:,} are allowed; make the store with fewer rows a chunk"
+                )
         self._keys.update(np.ascontiguousarray(chunk["key"]).data)
         self._shard.write_chunk(chunk)
         self._rows_waiting -= rows
-        self._waiting = [{name: array[rows:] for name, array in joined.items()}] if self._rows_waiting else []
+        rest = self._rows_waiting
+        self._waiting = [ragged.cut(joined, self._columns, rows, rows + rest)] if rest else []

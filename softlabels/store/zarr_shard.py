@@ -1,11 +1,14 @@
-"""A shard: one unit's rows as a Zarr v3 group inside an uncompressed zip (docs/FORMAT.md, section 4).
+"""A shard as a Zarr v3 group inside an uncompressed zip (docs/FORMAT.md, section 4.1).
 
-Any Zarr reader opens it and sees plain arrays. The zip is written front to back: first the ``zarr.json`` documents (the
-header), then chunk by chunk the Zarr chunks of all columns, so that the rows decoded together lie in one byte range
-with one hash, then the zip's directory. Reading takes that range, verifies it and decodes from it directly; zarr-python
-is the reference in the tests. blosc packs ids to their true width or better; crc32c comes last, for readers that know
-no records. BLAKE3 over the range covers what crc32c does, so reading here does not compute both. Sizes and speeds of
-the codecs stand in docs/adr/0003-shard-codec.md.
+Any Zarr reader opens it and sees plain arrays. The zip is written front to back: chunk by chunk the Zarr chunks of all
+columns, so that the rows decoded together are one byte range with one hash, then the ``zarr.json`` documents and the
+zip's directory. Reading takes a range, verifies it and decodes from it directly; zarr-python is the reference in the
+tests. blosc packs ids to their true width or better; crc32c comes last, for readers that know no records. BLAKE3 over
+the range covers what crc32c does, so reading here does not compute both. Sizes and speeds of the codecs stand in
+docs/adr/0003-shard-codec.md.
+
+Zarr's chunks are of one size, so a ragged column is padded: chunk c of every column has room for the fullest chunk of
+the shard, and a unit with ragged columns is held until its last row is known.
 """
 
 from __future__ import annotations
@@ -14,17 +17,16 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import google_crc32c
 import numpy as np
-from blake3 import blake3
 from numcodecs import blosc
 from numpy.typing import NDArray
 
-from softlabels.encodings import Column
-from softlabels.store.descriptor import VERSION, Descriptor
+from softlabels.encodings import Column, rows
+from softlabels.store.descriptor import MOST_CHUNK_BYTES, VERSION, Descriptor
+from softlabels.store.sink import Range, Sink
 
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 DIRECTORY_ENTRY = struct.Struct("<4s6H3I5H2I")
@@ -33,148 +35,113 @@ LOCAL_MAGIC, ENTRY_MAGIC, END_MAGIC = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06
 ZIP_VERSION = 20
 DOS_DATE = (1 << 5) | 1  # 1980-01-01: a shard's bytes depend on its rows alone
 CRC_BYTES = 4
+BLOSC_HEADER = 16
 CODECS = {"zstd": 1, "lz4": 5}
 """Compressors a store may use, with the level."""
-LARGEST = 2**32 - 1
-"""Bytes of a shard: the zip is kept to its plain form."""
 
 
-@dataclass(frozen=True)
-class Range:
-    """A byte range of a shard, with its hash.
+class ZarrWriter:
+    """Writes one shard; see ShardWriter.
 
-    Attributes:
-        offset: of its first byte.
-        size: in bytes.
-        blake3: of those bytes, hexadecimal.
-        rows: rows in it; 0 for the header.
+    Memory: a chunk; where columns are ragged, the unit.
     """
 
-    offset: int
-    size: int
-    blake3: str
-    rows: int = 0
-
-
-class ShardWriter:
-    """Writes one shard to a file, chunk by chunk.
-
-    Args:
-        file: open for writing, empty.
-        descriptor: of the store.
-        unit: which unit this is.
-    """
-
-    def __init__(self, file: BinaryIO, descriptor: Descriptor, unit: int) -> None:
-        self._file = file
+    def __init__(self, sink: Sink, descriptor: Descriptor) -> None:
+        self._sink = sink
+        self._descriptor = descriptor
         self._columns = descriptor.columns()
-        self._codec = descriptor.codec
-        self._chunk_rows = min(descriptor.chunk_rows, len(descriptor.unit_range(unit)))
         self._entries: list[tuple[bytes, int, int, int]] = []  # name, crc32, size, offset
-        self._hasher = blake3()
-        self._size = 0
-        self.chunks: list[Range] = []
-        for name, document in metadata(descriptor, unit).items():
-            self._write_entry(name, json.dumps(document).encode())
-        self.header = Range(0, self._size, self._hasher.hexdigest())
+        self._held: list[Mapping[str, NDArray[Any]]] = []
+        self._chunks: list[Range] = []
+        self._room = {name: descriptor.chunk_rows for name, column in self._columns.items() if column.per is None}
 
     def write_chunk(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Append one chunk: (rows, *shape) of every column, in the dtypes of the descriptor.
+        """See ShardWriter.write_chunk."""
+        if len(self._room) < len(self._columns):
+            self._held.append(columns)
+        else:
+            self._write(columns)
 
-        Raises:
-            ValueError: what was encoded does not decode to what was given, so it must not be committed.
-        """
-        rows = len(columns["key"])
-        parts = []
+    def finish(self) -> list[Range]:
+        """See ShardWriter.finish."""
+        for name in self._columns.keys() - self._room.keys():
+            self._room[name] = max(1, *(len(columns[name]) for columns in self._held))
+        for columns in self._held:
+            self._write(columns)
+        count = sum(chunk.rows for chunk in self._chunks)
+        for name, document in metadata(self._descriptor, count, self._room).items():
+            self._member(name, json.dumps(document).encode())
+        self._write_directory()
+        return self._chunks
+
+    def _write(self, columns: Mapping[str, NDArray[Any]]) -> None:
         for name, column in self._columns.items():
-            full = np.zeros((self._chunk_rows, *column.shape), np.dtype(column.dtype).newbyteorder("<"))
-            full[:rows] = columns[name]
-            encoded = encode_array(full, self._codec)
-            if not np.array_equal(decode_array(encoded, column, self._chunk_rows).view(np.uint8), full.view(np.uint8)):
+            full = np.zeros((self._room[name], *column.shape), np.dtype(column.dtype).newbyteorder("<"))
+            full[: len(columns[name])] = columns[name]
+            encoded = encode_array(full, self._descriptor.codec)
+            if not np.array_equal(decode_array(encoded, column, len(full)).view(np.uint8), full.view(np.uint8)):
                 raise ValueError(f"column {name!r} does not survive compression; memory or library is at fault")
-            parts.append((f"{name}/{chunk_key(len(self.chunks), column)}", encoded))
-        start = self._size
-        hasher = blake3()
-        for name, data in parts:
-            hasher.update(self._write_entry(name, data))
-        self.chunks.append(Range(start, self._size - start, hasher.hexdigest(), rows))
+            self._member(f"{name}/{chunk_key(len(self._chunks), column)}", encoded)
+        self._chunks.append(self._sink.cut(len(columns["key"])))
 
-    def finish(self) -> tuple[int, str]:
-        """Write the zip's directory; size and BLAKE3 of the whole file."""
-        start = self._size
-        for name, crc, size, offset in self._entries:
-            fields = (
-                ENTRY_MAGIC,
-                ZIP_VERSION,
-                ZIP_VERSION,
-                0,
-                0,
-                0,
-                DOS_DATE,
-                crc,
-                size,
-                size,
-                len(name),
-                0,
-                0,
-                0,
-                0,
-                0,
-            )
-            self._write(DIRECTORY_ENTRY.pack(*fields, offset) + name)
-        count, length = len(self._entries), self._size - start
-        self._write(DIRECTORY_END.pack(END_MAGIC, 0, 0, count, count, length, start, 0))
-        return self._size, self._hasher.hexdigest()
-
-    def _write_entry(self, name: str, data: bytes) -> bytes:
-        """One stored zip member; returns its bytes, local header included."""
+    def _member(self, name: str, data: bytes) -> None:
+        """One stored zip member."""
         encoded, crc = name.encode(), zlib.crc32(data)
         header = LOCAL_HEADER.pack(
             LOCAL_MAGIC, ZIP_VERSION, 0, 0, 0, DOS_DATE, crc, len(data), len(data), len(encoded), 0
         )
-        self._entries.append((encoded, crc, len(data), self._size))
-        member = header + encoded + data
-        self._write(member)
-        return member
+        self._entries.append((encoded, crc, len(data), self._sink.size))
+        self._sink.write(header + encoded + data)
 
-    def _write(self, data: bytes) -> None:
-        if self._size + len(data) > LARGEST:
-            raise ValueError("a shard is at most 4 GiB; choose fewer rows a unit with --unit-rows")
-        self._file.write(data)
-        self._hasher.update(data)
-        self._size += len(data)
+    def _write_directory(self) -> None:
+        start = self._sink.size
+        for name, crc, size, offset in self._entries:
+            fields = (ZIP_VERSION, ZIP_VERSION, 0, 0, 0, DOS_DATE, crc, size, size, len(name), 0, 0, 0, 0, 0, offset)
+            self._sink.write(DIRECTORY_ENTRY.pack(ENTRY_MAGIC, *fields) + name)
+        count, length = len(self._entries), self._sink.size - start
+        self._sink.write(DIRECTORY_END.pack(END_MAGIC, 0, 0, count, count, length, start, 0))
 
 
 def read_chunk(
-    data: bytes | memoryview, number: int, rows: int, columns: Mapping[str, Column], chunk_rows: int, wanted: set[str]
+    data: bytes | memoryview, number: int, count: int, columns: Mapping[str, Column], chunk_rows: int, wanted: list[str]
 ) -> dict[str, NDArray[Any]]:
     """The columns in a chunk's byte range, whose hash has been checked.
 
     Args:
         data: the range.
         number: of the chunk within the shard.
-        rows: rows to return; a last chunk is padded to ``chunk_rows``.
+        count: rows in it; what lies behind them is padding.
         columns: of the shard, in order.
-        chunk_rows: rows of a Zarr chunk.
-        wanted: the columns to decode.
+        chunk_rows: rows there is room for.
+        wanted: the columns to decode, and those that count their entries before them.
 
     Returns:
-        (rows, *shape) arrays by column.
+        (count, *shape) arrays by column; (entries, *shape) of ragged ones.
 
     Raises:
-        ValueError: not the members that should be there.
+        ValueError: not the members that should be there, or sizes that cannot be.
     """
     view = memoryview(data)
-    found = {}
+    bodies = {}
     members = _members(view)
     for name, column in columns.items():
         member, body = next(members, (None, view[:0]))
         if member != f"{name}/{chunk_key(number, column)}":
             raise ValueError(f"the chunk holds {member!r} where {name!r} is expected")
-        if name in wanted:
-            found[name] = decode_array(body, column, chunk_rows)[:rows]
+        bodies[name] = body
     if next(members, None) is not None:
         raise ValueError("more than the store's columns")
+    found: dict[str, NDArray[Any]] = {}
+    for name in wanted:
+        column = columns[name]
+        if column.per is None:
+            found[name] = decode_array(bodies[name], column, chunk_rows)[:count]
+            continue
+        entries = rows.entries(found, columns, name)
+        room = _declared(bodies[name]) // column.entry_bytes
+        if not entries <= room <= MOST_CHUNK_BYTES // column.entry_bytes:
+            raise ValueError(f"column {name!r} has room for {room:,} entries where {entries:,} are counted")
+        found[name] = decode_array(bodies[name], column, room)[:entries]
     return found
 
 
@@ -198,18 +165,16 @@ def encode_array(array: NDArray[Any], codec: str) -> bytes:
     return bytes(body) + struct.pack("<I", google_crc32c.value(bytes(body)))
 
 
-def decode_array(data: bytes | memoryview, column: Column, rows: int) -> NDArray[Any]:
-    """The array in one Zarr chunk; never more memory than its declared shape.
+def decode_array(data: bytes | memoryview, column: Column, count: int) -> NDArray[Any]:
+    """The (count, *shape) array in one Zarr chunk; never more memory than that.
 
     Raises:
         ValueError: not blosc, or another size.
     """
-    out = np.empty((rows, *column.shape), np.dtype(column.dtype).newbyteorder("<"))
+    out = np.empty((count, *column.shape), np.dtype(column.dtype).newbyteorder("<"))
     body = bytes(data[:-CRC_BYTES])
-    if len(body) < 16:
-        raise ValueError("a compressed array is cut off")
-    size, _block, compressed = struct.unpack_from("<III", body, 4)  # blosc's header, after its four flag bytes
-    if size != out.nbytes or compressed != len(body):
+    size = _declared(data)
+    if size != out.nbytes:
         raise ValueError(f"a compressed array declares {size:,} bytes where {out.nbytes:,} are expected")
     try:
         blosc.decompress(body, out)
@@ -218,38 +183,48 @@ def decode_array(data: bytes | memoryview, column: Column, rows: int) -> NDArray
     return out
 
 
+def _declared(data: bytes | memoryview) -> int:
+    """Bytes a compressed array says it has when decompressed."""
+    if len(data) < BLOSC_HEADER + CRC_BYTES:
+        raise ValueError("a compressed array is cut off")
+    size, _block, compressed = struct.unpack_from("<III", data, 4)  # blosc's header, after its four flag bytes
+    if compressed != len(data) - CRC_BYTES:
+        raise ValueError(f"a compressed array declares {compressed:,} bytes and has {len(data) - CRC_BYTES:,}")
+    return int(size)
+
+
 def chunk_key(number: int, column: Column) -> str:
     """Zarr's name of chunk ``number`` along the rows."""
     return "/".join(["c", str(number), *["0"] * len(column.shape)])
 
 
-def metadata(descriptor: Descriptor, unit: int) -> dict[str, dict[str, Any]]:
-    """The ``zarr.json`` documents of a shard, by path: groups and arrays.
+def metadata(descriptor: Descriptor, count: int, room: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """The ``zarr.json`` documents of a shard of ``count`` rows, by path: groups and arrays.
 
     The root's attributes hold what decoding needs, so that a shard on its own can be read.
+
+    Args:
+        descriptor: of the store.
+        count: rows of the unit.
+        room: entries of a chunk, by column.
     """
-    rows = descriptor.unit_range(unit)
-    chunk_rows = min(descriptor.chunk_rows, len(rows))
-    about = {
-        "version": VERSION,
-        "unit": unit,
-        "first_row": rows.start,
-        "heads": {name: head.to_json() for name, head in descriptor.heads.items()},
-    }
+    about = {"version": VERSION, "heads": {name: head.to_json() for name, head in descriptor.heads.items()}}
     documents = {"zarr.json": _group({"softlabels": about})}
     for head in descriptor.heads:
         documents[f"{head}/zarr.json"] = _group({})
+    chunks = -(-count // descriptor.chunk_rows)
     for name, column in descriptor.columns().items():
+        length = count if column.per is None else chunks * room[name]
         documents[f"{name}/zarr.json"] = {
             "zarr_format": 3,
             "node_type": "array",
-            "shape": [len(rows), *column.shape],
+            "shape": [length, *column.shape],
             "data_type": column.dtype,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [chunk_rows, *column.shape]}},
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [room[name], *column.shape]}},
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
             "fill_value": 0,
             "codecs": _codecs(descriptor.codec, np.dtype(column.dtype).itemsize),
-            "attributes": {},
+            "attributes": {} if column.per is None else {"per": column.per, "chunk_rows": descriptor.chunk_rows},
         }
     return documents
 

@@ -31,7 +31,6 @@ def test_plain_zarr_shows_named_arrays_with_the_teachers_answers(sealed, digits,
         assert (group["key"][:] == digits.keys(row, row + len(ids))).all()
         assert not group["view"][:].any()
         about = group.attrs["softlabels"]
-        assert about["first_row"] == row
         assert about["heads"]["logits"]["encoding"] == "topk:4:f16"
         row += len(ids)
     assert row == len(digits)

@@ -19,8 +19,8 @@ from softlabels.errors import (
 )
 from softlabels.generation import generate
 from softlabels.labels import Head
-from softlabels.store import Descriptor, canonical, create_or_open, default_geometry, describe_store, evidence_units
-from softlabels.store.evidence import probe_rows
+from softlabels.store import Descriptor, canonical, create_or_open, default_geometry, describe_store
+from softlabels.store.evidence import gathers, probes
 
 
 def expected_labels(logits, spec, temperatures=(1.0, 4.0)):
@@ -83,7 +83,8 @@ def test_the_tail_prior_is_the_mean_residual(sealed, dense_logits):
 def test_the_probe_is_dense_and_the_fidelity_is_its_kl(sealed, dense_logits):
     store = sl.open(sealed)
     rows, logits = store.probe()
-    assert len(rows) == 256
+    assert 200 < len(rows) < 320
+    assert (np.diff(rows) > 0).all()
     assert (logits == dense_logits[rows]).all()
     labels = store.read(rows)
     fidelity = store.snapshot.fidelity["logits"]
@@ -187,10 +188,22 @@ def test_the_default_geometry_is_bounded(row_bytes, rows):
 
 
 def test_the_choice_of_evidence_is_seeded_spread_and_bounded():
-    descriptor = make_descriptor(rows=10_000, unit_rows=10, data={"spec": "x", "fingerprint": "f", "rows": 10_000})
-    units = evidence_units(descriptor)
-    assert len(units) == 256
-    assert units == evidence_units(descriptor) != list(range(256))
-    rows = probe_rows(descriptor, "logits")
-    assert len(rows) == len(set(rows)) == 256
-    assert set(rows // 10) <= set(units)
+    descriptor = make_descriptor(rows=10**6, unit_rows=10, data={"spec": "x", "fingerprint": "f", "rows": 10**6})
+    units, rows = np.arange(10**5), np.arange(10**6)
+    for chosen in (gathers(descriptor, units), probes(descriptor, "logits", rows)):
+        assert 200 < chosen.sum() < 320
+        halves = chosen.reshape(2, -1).sum(axis=1)
+        assert halves.min() > 80
+    assert (gathers(descriptor, units) == gathers(descriptor, units)).all()
+    other = make_descriptor(rows=10**6, unit_rows=10, seed=1)
+    assert (gathers(other, units) != gathers(descriptor, units)).any()
+    assert gathers(make_descriptor(), np.arange(2)).all(), "of a few all are chosen"
+
+
+def test_what_a_growing_store_keeps_holds_what_the_total_would_choose():
+    growing = make_descriptor(rows=None, unit_rows=10, chunk_rows=10)
+    rows = np.arange(10**5)
+    kept, final = probes(growing, "logits", rows), probes(growing, "logits", rows, total=len(rows))
+    assert not (final & ~kept).any()
+    assert 200 < final.sum() < 320
+    assert kept.sum() < 256 * (2 + np.log(10**5 / 256))

@@ -1,0 +1,79 @@
+"""The two forms of a shard behind one pair of functions: Zarr in a zip, and Parquet.
+
+Both write the columns of the descriptor chunk by chunk, so that the rows decoded together are one byte range with one
+hash, and end in a footer. A shard is read by its ranges, which the record names; nothing is taken from a footer that
+the descriptor does not say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from softlabels.encodings import rows
+from softlabels.store import parquet_shard, zarr_shard
+from softlabels.store.descriptor import Descriptor
+from softlabels.store.sink import Range, Sink
+
+
+class ShardWriter(Protocol):
+    """Writes the chunks of one shard."""
+
+    def write_chunk(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Append one chunk, the columns of the descriptor in their dtypes.
+
+        Raises:
+            ValueError: what was encoded does not decode to what was given, so it must not be committed.
+        """
+
+    def finish(self) -> list[Range]:
+        """Write what is left and the footer; the ranges of the chunks."""
+
+
+def open_writer(sink: Sink, descriptor: Descriptor) -> ShardWriter:
+    """A writer of the store's form."""
+    if descriptor.shard_format == "parquet":
+        return parquet_shard.ParquetWriter(sink, descriptor)
+    return zarr_shard.ZarrWriter(sink, descriptor)
+
+
+class ChunkReader:
+    """Decodes the chunks of one shard from bytes whose hash has been checked.
+
+    Args:
+        descriptor: of the store.
+        chunks: byte ranges of the chunks.
+    """
+
+    def __init__(self, descriptor: Descriptor, chunks: tuple[Range, ...]) -> None:
+        self._descriptor = descriptor
+        self._columns = descriptor.columns()
+        self._chunks = chunks
+        self._parquet: parquet_shard.Footer | None = None
+
+    @property
+    def needs_footer(self) -> bool:
+        """Whether set_footer is to be called before the first chunk."""
+        return self._descriptor.shard_format == "parquet" and self._parquet is None
+
+    def set_footer(self, data: bytes) -> None:
+        """Take the footer's bytes, verified.
+
+        Raises:
+            ValueError: it does not describe the chunks it should.
+        """
+        self._parquet = parquet_shard.Footer(data, self._columns, self._chunks, self._descriptor.codec)
+
+    def read(self, data: bytes, number: int, wanted: list[str]) -> dict[str, NDArray[Any]]:
+        """Columns of chunk ``number``, and those that count their entries.
+
+        Raises:
+            ValueError: not what a writer of this store leaves.
+        """
+        names = rows.with_counts(wanted, self._columns)
+        if self._parquet is not None:
+            return self._parquet.read_chunk(data, number, names)
+        piece = self._chunks[number]
+        return zarr_shard.read_chunk(data, number, piece.rows, self._columns, self._descriptor.chunk_rows, names)

@@ -1,0 +1,82 @@
+"""Writing a shard front to back: bytes are counted and hashed as they pass, as a whole and by range."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from blake3 import blake3
+
+LARGEST = 2**32 - 1
+"""Bytes of a shard: a zip is kept to its plain form."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """A byte range of a shard, with its hash.
+
+    Attributes:
+        offset: of its first byte.
+        size: in bytes.
+        blake3: of those bytes, hexadecimal.
+        rows: rows in it; 0 for the footer.
+    """
+
+    offset: int
+    size: int
+    blake3: str
+    rows: int = 0
+
+
+class Sink:
+    """Where a shard's bytes go; ranges are cut off as they are complete.
+
+    Args:
+        file: open for writing and reading, empty.
+    """
+
+    closed = False  # pyarrow asks
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._whole, self._range = blake3(), blake3()
+        self._start = self.size = 0
+
+    def write(self, data: bytes) -> int:
+        """Append bytes.
+
+        Raises:
+            ValueError: the shard would become too large.
+        """
+        length = len(memoryview(data).cast("B"))
+        if self.size + length > LARGEST:
+            raise ValueError("a shard is at most 4 GiB; choose fewer rows a unit with --unit-rows")
+        self._file.write(data)
+        self._whole.update(data)
+        self._range.update(data)
+        self.size += length
+        return length
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes that were written, from ``offset``."""
+        self._file.flush()
+        return os.pread(self._file.fileno(), size, offset)
+
+    def tell(self) -> int:
+        """Bytes so far."""
+        return self.size
+
+    def flush(self) -> None:
+        """Nothing is held back here; syncing is the store's business."""
+
+    def cut(self, rows: int = 0) -> Range:
+        """The range of everything since the last cut."""
+        found = Range(self._start, self.size - self._start, self._range.hexdigest(), rows)
+        self._start, self._range = self.size, blake3()
+        return found
+
+    @property
+    def digest(self) -> str:
+        """BLAKE3 of everything, hexadecimal."""
+        return str(self._whole.hexdigest())

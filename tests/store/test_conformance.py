@@ -1,0 +1,213 @@
+"""Both forms of a shard hold every encoding, fixed and ragged, and give back exactly what was put in."""
+
+import io
+
+import datasets
+import duckdb
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+
+import softlabels as sl
+from softlabels.encodings import parse
+from softlabels.encodings import rows as ragged
+from softlabels.errors import InvalidArgument
+from softlabels.labels import Head, ranges
+from softlabels.store import Descriptor, create_or_open
+
+FORMATS = ["zarr", "parquet"]
+ENCODINGS = ["dense:f32", "dense:f16", "dense:bf16", "dense:q8", "topk:3:f16", "topk:3:q8", "topk:40:f16"]
+CLASSES = 40
+
+
+def describe(shard_format, head, *, rows, unit_rows=7, chunk_rows=3, codec="zstd"):
+    return Descriptor(
+        rows=rows, unit_rows=unit_rows, chunk_rows=chunk_rows, heads={"logits": head}, shard_format=shard_format,
+        codec=codec, teacher={"spec": "t", "digest": "d"}, data={"spec": "x", "fingerprint": "f", "rows": rows},
+    )  # fmt: skip
+
+
+def encode(logits, head, lengths=None):
+    """Columns of all rows, straight from the encoder."""
+    encoding = parse(head.encoding, classes=head.classes)
+    items = len(logits)
+    arrays = encoding.encode(torch.from_numpy(logits), head, np.arange(items)).arrays
+    columns = {f"logits/{name}": array for name, array in arrays.items()}
+    count = items if lengths is None else len(lengths)
+    columns["key"] = np.random.default_rng(1).integers(0, 256, (count, 16), dtype=np.uint8)
+    columns["view"] = np.arange(count, dtype=np.uint32)
+    if lengths is not None:
+        columns["logits/length"] = lengths.astype(np.uint32)
+    return columns
+
+
+def write(root, descriptor, columns):
+    store = create_or_open(root, descriptor)
+    schema = descriptor.columns()
+    for unit in store.missing():
+        rows = descriptor.unit_range(unit)
+        with store.begin(unit) as writer:
+            for start in range(rows.start, rows.stop, 2):
+                writer.append(ragged.cut(columns, schema, start, min(start + 2, rows.stop)))
+            assert writer.commit()
+    sl.seal(root)
+    return sl.open(root)
+
+
+def assert_same(store, columns):
+    parts = [store.read_chunk(number) for number in range(store.chunks)]
+    for name, expected in columns.items():
+        found = np.concatenate([part[name] for part in parts])
+        assert found.dtype.newbyteorder("=") == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+
+
+def random_logits(count):
+    logits = np.random.default_rng(count).normal(0, 4, (count, CLASSES)).astype(np.float32)
+    logits[: count // 3, 5] = -np.inf
+    return logits
+
+
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+@pytest.mark.parametrize("shard_format", FORMATS)
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_fixed_rows_come_back(tmp_path, encoding, shard_format, codec):
+    head = Head(encoding=encoding, classes=CLASSES, temperatures=(1.0, 2.0))
+    columns = encode(random_logits(20), head)
+    store = write(tmp_path / "s", describe(shard_format, head, rows=20, codec=codec), columns)
+    assert_same(store, columns)
+    assert sl.verify(tmp_path / "s", deep=True).ok
+    wanted = [19, 0, 7, 7, 3]
+    assert (store.read(wanted).log_probs() == store.read(range(20)).take(np.array(wanted)).log_probs()).all()
+
+
+@pytest.mark.parametrize("shard_format", FORMATS)
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_ragged_rows_come_back(tmp_path, encoding, shard_format):
+    head = Head(encoding=encoding, classes=CLASSES, kind="tokens", shape=(None,))
+    lengths = np.array([3, 0, 1, 9, 2, 0, 0, 0, 4, 1, 5, 2, 0, 8, 0, 0, 0, 0, 1, 3])
+    columns = encode(random_logits(int(lengths.sum())), head, lengths)
+    store = write(tmp_path / "s", describe(shard_format, head, rows=20), columns)
+    assert_same(store, columns)
+    assert sl.verify(tmp_path / "s", deep=True).ok
+    wanted = np.array([19, 0, 7, 3, 3, 1])
+    got, everything = store.read(wanted), store.read(range(20))
+    assert len(got) == 6
+    assert (got.lengths == lengths[wanted]).all()
+    starts = np.cumsum(lengths) - lengths
+    np.testing.assert_array_equal(got.log_probs(), everything.log_probs()[ranges(starts[wanted], lengths[wanted])])
+    np.testing.assert_array_equal(got.log_probs(), everything.take(wanted).log_probs())
+
+
+@pytest.mark.parametrize("shard_format", FORMATS)
+@given(lengths=st.lists(st.integers(0, 6), min_size=1, max_size=15), chunk=st.integers(1, 5), unit=st.integers(5, 9))
+def test_any_lengths_in_any_geometry(tmp_path_factory, shard_format, lengths, chunk, unit):
+    head = Head(encoding="topk:2:f16", classes=CLASSES, kind="tokens", shape=(None,))
+    lengths = np.array(lengths)
+    columns = encode(random_logits(int(lengths.sum())), head, lengths)
+    descriptor = describe(shard_format, head, rows=len(lengths), unit_rows=unit, chunk_rows=chunk)
+    assert_same(write(tmp_path_factory.mktemp("s") / "s", descriptor, columns), columns)
+
+
+@pytest.mark.parametrize("shard_format", FORMATS)
+def test_a_loader_batches_ragged_rows(tmp_path, shard_format):
+    head = Head(encoding="topk:3:f16", classes=CLASSES, kind="tokens", shape=(None,))
+    lengths = np.random.default_rng(0).integers(0, 7, 50)
+    columns = encode(random_logits(int(lengths.sum())), head, lengths)
+    store = write(tmp_path / "s", describe(shard_format, head, rows=50), columns)
+    everything = store.read(range(50))
+    seen = []
+    for batch in sl.loader(store, batch_size=8, seed=3):
+        targets = batch.targets["logits"]
+        np.testing.assert_array_equal(targets.ids, everything.take(batch.rows).ids)
+        np.testing.assert_array_equal(targets.lengths, lengths[batch.rows])
+        seen += batch.rows.tolist()
+    assert sorted(seen) == list(range(50))
+
+
+def shard_files(root):
+    return sorted(path for path in (root / "shards").rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def parquet_store(tmp_path_factory):
+    """A Parquet store of top-3 labels and the columns that went in."""
+    head = Head(encoding="topk:3:f16", classes=CLASSES)
+    columns = encode(random_logits(20), head)
+    root = tmp_path_factory.mktemp("stores") / "s"
+    write(root, describe("parquet", head, rows=20), columns)
+    return root, columns
+
+
+def test_polars_shows_the_labels(parquet_store):
+    import polars as pl
+
+    root, columns = parquet_store
+    frame = pl.concat([pl.read_parquet(path) for path in shard_files(root)])
+    assert set(frame.columns) == set(columns)
+    assert frame["logits/ids"].dtype == pl.List(pl.UInt8)
+    assert frame["logits/ids"].to_list() == columns["logits/ids"].tolist()
+    assert frame["logits/values"].to_list() == columns["logits/values"].tolist()
+    assert frame["key"].to_list() == [key.tobytes() for key in columns["key"]]
+
+
+def test_duckdb_shows_the_labels(parquet_store):
+    root, columns = parquet_store
+    files = [str(path) for path in shard_files(root)]
+    query = 'select "logits/ids"[1] as first, "logits/values"[1] as value from read_parquet(?) order by "view"'
+    rows = duckdb.execute(query, [files]).fetchall()
+    assert [row[0] for row in rows] == columns["logits/ids"][:, 0].tolist()
+    assert [row[1] for row in rows] == columns["logits/values"][:, 0].tolist()
+
+
+def test_the_datasets_library_shows_the_labels(parquet_store, tmp_path):
+    root, columns = parquet_store
+    files = [str(path) for path in shard_files(root)]
+    found = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path), split="train")
+    assert found["logits/ids"][:] == columns["logits/ids"].tolist()
+    assert found["logits/values"][:] == columns["logits/values"].tolist()
+
+
+def test_parquet_pages_carry_checksums_and_no_dictionaries(parquet_store):
+    root, _ = parquet_store
+    data = shard_files(root)[0].read_bytes()
+    metadata = pq.ParquetFile(io.BytesIO(data)).metadata
+    group = metadata.row_group(0)
+    column = group.column(2)
+    assert not column.has_dictionary_page
+    assert metadata.num_row_groups == 3
+    damaged = bytearray(data)
+    damaged[column.data_page_offset + column.total_compressed_size - 2] ^= 1
+    with pytest.raises(OSError, match="CRC"):
+        pq.ParquetFile(io.BytesIO(damaged), page_checksum_verification=True).read(use_threads=False)
+
+
+def test_plain_zarr_shows_ragged_rows(tmp_path):
+    head = Head(encoding="topk:3:f16", classes=CLASSES, kind="tokens", shape=(None,))
+    lengths = np.array([3, 0, 1, 9, 2, 4, 0])
+    columns = encode(random_logits(int(lengths.sum())), head, lengths)
+    write(tmp_path / "s", describe("zarr", head, rows=7), columns)
+    group = zarr.open_group(zarr.storage.ZipStore(shard_files(tmp_path / "s")[0], mode="r"), mode="r")
+    array = group["logits/ids"]
+    assert array.attrs["per"] == "logits/length"
+    room, per_chunk = array.chunks[0], array.attrs["chunk_rows"]
+    found = []
+    for row in range(7):  # as docs/FORMAT.md says
+        chunk = row // per_chunk
+        start = chunk * room + int(group["logits/length"][chunk * per_chunk : row].sum())
+        found.append(array[start : start + lengths[row]])
+    np.testing.assert_array_equal(np.concatenate(found), columns["logits/ids"])
+
+
+def test_rows_too_wide_for_a_chunk_are_refused():
+    with pytest.raises(InvalidArgument, match="bytes a chunk"):
+        describe("zarr", Head(encoding="dense:f32", classes=2**20), rows=1000, unit_rows=1000, chunk_rows=100)
+
+
+def test_sparse_heads_of_fixed_positions_are_refused():
+    with pytest.raises(InvalidArgument, match="ragged"):
+        describe("zarr", Head(encoding="topk:3:f16", classes=CLASSES, kind="pixels", shape=(4, 4)), rows=4)
