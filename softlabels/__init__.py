@@ -14,11 +14,12 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from softlabels import errors as errors
     from softlabels import losses as losses
-    from softlabels.generation import generate
+    from softlabels.generation import create, generate
     from softlabels.labels import DenseLabels, Head, SparseLabels
     from softlabels.loading import loader
+    from softlabels.sources import content_keys
+    from softlabels.store import merge, seal, verify
     from softlabels.store import open_store as open  # noqa: A004  sl.open is the verb of the design
-    from softlabels.store import seal, verify
     from softlabels.training import compare, train_student, train_teacher
 
 _HOME = {
@@ -26,8 +27,11 @@ _HOME = {
     "Head": "softlabels.labels",
     "SparseLabels": "softlabels.labels",
     "compare": "softlabels.training",
+    "content_keys": "softlabels.sources",
+    "create": "softlabels.generation",
     "generate": "softlabels.generation",
     "loader": "softlabels.loading",
+    "merge": "softlabels.store",
     "open": "softlabels.store:open_store",
     "seal": "softlabels.store",
     "train_student": "softlabels.training",
@@ -42,10 +46,13 @@ __all__ = [
     "SparseLabels",
     "__version__",
     "compare",
+    "content_keys",
+    "create",
     "errors",
     "generate",
     "loader",
     "losses",
+    "merge",
     "open",
     "seal",
     "train_student",

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from softlabels.errors import InvalidArgument, TemperatureNotStored
-from softlabels.labels import DenseLabels, Head, SparseLabels, log1mexp
+from softlabels.labels import DenseLabels, Head, SparseLabels, distance, log1mexp, log_softmax
 
 LABELS = SparseLabels(
     classes=5,
@@ -68,3 +70,36 @@ def test_log1mexp_does_not_cancel():
 def test_heads_that_cannot_be_are_refused(options):
     with pytest.raises(InvalidArgument):
         Head(**({"encoding": "dense:f32", "classes": 3} | options))
+
+
+@given(seed=st.integers(0, 2**32 - 1), classes=st.integers(2, 9), k=st.integers(1, 9), other=st.integers(1, 9))
+def test_the_distance_is_the_total_variation_of_what_is_listed(seed, classes, k, other):
+    rng = np.random.default_rng(seed)
+    first, second = (random_sparse(rng, classes, min(size, classes)) for size in (k, other))
+    dense = np.zeros((2, 3, classes))
+    for which, labels in enumerate((first, second)):
+        np.put_along_axis(dense[which], labels.ids, np.exp(labels.listed_log_probs().astype(float)), axis=1)
+    np.testing.assert_allclose(distance(first, second), np.abs(dense[0] - dense[1]).sum(axis=1) / 2, atol=1e-6)
+    np.testing.assert_allclose(distance(first, first), 0, atol=1e-12)
+
+
+def random_sparse(rng, classes, k):
+    log_p = log_softmax(rng.normal(0, 3, (3, classes)))
+    ids = np.argsort(-log_p, axis=1)[:, :k]
+    rest = 1 - np.exp(np.take_along_axis(log_p, ids, axis=1).astype(float)).sum(axis=1)
+    with np.errstate(divide="ignore"):
+        tail = np.log(np.clip(rest, 0, 1))[:, None].astype(np.float32)
+    return SparseLabels(classes, ids, np.take_along_axis(log_p, ids, axis=1), (1.0,), tail)
+
+
+def test_distances_of_other_kinds():
+    dense = DenseLabels(np.array([[0.0, 0.0], [5.0, 0.0]], np.float32))
+    other = DenseLabels(np.array([[0.0, 0.0], [0.0, 5.0]], np.float32))
+    np.testing.assert_allclose(distance(dense, other), [0, np.tanh(2.5)], atol=1e-6)
+    numbers = DenseLabels(np.array([[10.0, 1.0]], np.float32), "regression")
+    np.testing.assert_allclose(distance(numbers, DenseLabels(numbers.values + 1, "regression")), [0.1])
+    ragged = DenseLabels(np.zeros((3, 2), np.float32), lengths=np.array([1, 0, 2]))
+    changed = DenseLabels(np.array([[0, 0], [0, 0], [9, 0]], np.float32), lengths=np.array([1, 0, 2]))
+    assert distance(ragged, ragged).tolist() == [0, 0, 0]
+    assert distance(ragged, changed)[2] > 0.4
+    assert distance(ragged, dense)[0] == np.inf

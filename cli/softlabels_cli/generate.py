@@ -47,6 +47,14 @@ from softlabels_cli.progress import Progress, quiet_option
 )
 @click.option("--unit-rows", type=click.IntRange(min=1), help="Rows committed at a time. [from the size of a row]")
 @click.option(
+    "--reuse",
+    multiple=True,
+    metavar="STORE",
+    type=click.Path(path_type=Path),
+    help="Copy rows that this sealed store of the same teacher holds (repeat for more): top up when data has grown.",
+)
+@click.option("--distinct", is_flag=True, help="Label equal inputs once.")
+@click.option(
     "--batch-size", type=click.IntRange(min=1), default=256, show_default=True, help="Rows the teacher sees at a time."
 )
 @click.option("--device", help="cpu, cuda, cuda:1, ... [cuda where there is one]")
@@ -68,6 +76,8 @@ def command(
     shard_format: str,
     codec: str,
     unit_rows: int | None,
+    reuse: tuple[Path, ...],
+    distinct: bool,
     batch_size: int,
     device: str | None,
     dry_run: bool,
@@ -85,9 +95,13 @@ def command(
     it stopped. Several of them may work on one store at once.
     """
     from softlabels import generation
-    from softlabels.sources import open_source
+    from softlabels.sources import DistinctSource, Source, open_source
 
-    source = open_source(data, input=input_column, label=label_column, id=id_column)
+    source: Source = open_source(data, input=input_column, label=label_column, id=id_column)
+    if distinct:
+        source = DistinctSource(source)
+        if source.left_out:
+            note(f"{count(source.left_out, 'row')} of {data} repeat earlier inputs and are labelled with them.")
     settings = generation.Settings(
         encoding=encoding,
         temperatures=temperatures,
@@ -112,12 +126,16 @@ def command(
             )
         return
     with Progress("generate", unit="rows", quiet=quiet) as progress:
-        made = generation.generate(source, teacher=teacher, out=out, settings=settings, progress=progress.update)
+        made = generation.generate(
+            source, teacher=teacher, out=out, settings=settings, reuse=reuse, progress=progress.update
+        )
     if as_json:
         print_json(made.to_json())
         return
     if made.new_units == 0:
         note("Every unit is there already.")
+    if made.reused_rows:
+        note(f"{count(made.reused_rows, 'row')} copied from {', '.join(map(str, reuse))}.")
     if made.missing_units:
         note(f"{count(made.missing_units, 'unit')} still being made by others; then run: softlabels seal {out}")
     click.echo(

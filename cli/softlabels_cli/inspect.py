@@ -33,13 +33,18 @@ def _lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         sealed = f"not sealed: {count(found['missing_units'], 'unit')} missing"
     else:
         sealed = f"{snapshot['number']}, digest {snapshot['digest']}"
+        if found["missing_units"]:
+            sealed += f"; {count(found['missing_units'], 'unit')} missing since"
     lines = [
         ("rows", f"{found['rows']:,} in {count(found['units'], 'unit')}"),
         ("size", f"{format_bytes(found['bytes'])}, {found['bytes_per_row']:.1f} bytes a row"),
         ("snapshot", sealed),
         ("teacher", f"{teacher['spec']}, digest {teacher['digest']}"),
-        ("data", f"{data['spec']}, {data['rows']:,} rows, fingerprint {data['fingerprint']}"),
+        ("data", _data(data)),
+        ("shards", f"{found['shard']['format']}, {found['shard']['codec']}; written by {', '.join(found['software'])}"),
     ]
+    if found["quarantined"]:
+        lines.append(("quarantine", f"{count(found['quarantined'], 'unit')} set aside by repair"))
     for name, head in found["heads"].items():
         temperatures = ", ".join(f"{t:g}" for t in head["temperatures"])
         lines.append(
@@ -49,3 +54,10 @@ def _lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
             kl = ", ".join(f"{value:.2g} nats at T = {t}" for t, value in fidelity["kl"].items())
             lines.append(("", f"KL {kl}; listed mass {fidelity['mass']:.4f}; top-1 kept {fidelity['top1']:.2%}"))
     return lines
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    """What was labelled; of rows that were appended nothing is known but their keys."""
+    if data["fingerprint"] is None:
+        return str(data["spec"])
+    return f"{data['spec']}, {data['rows']:,} rows, fingerprint {data['fingerprint']}"

@@ -22,7 +22,7 @@ from softlabels.errors import SoftLabelsError
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "The story": ("demo", "train-teacher", "generate", "train-student", "compare"),
-    "A store": ("inspect", "verify", "repair", "seal"),
+    "A store": ("inspect", "verify", "repair", "seal", "merge", "gc"),
 }
 INTERRUPTED = 130
 

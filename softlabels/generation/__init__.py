@@ -1,7 +1,8 @@
 """Run a teacher once over a dataset and commit what it said, unit by unit."""
 
+from softlabels.generation.appending import LabelWriter, create
 from softlabels.generation.gate import check_teacher
 from softlabels.generation.local import Estimate, Generated, estimate, generate
 from softlabels.generation.plan import Settings
 
-__all__ = ["Estimate", "Generated", "Settings", "check_teacher", "estimate", "generate"]
+__all__ = ["Estimate", "Generated", "LabelWriter", "Settings", "check_teacher", "create", "estimate", "generate"]

@@ -1,59 +1,50 @@
-"""What a unit gathers while its dense logits are at hand: sums for the tail prior, and the probe's rows."""
+"""Encoding a unit's rows, and keeping what sealing needs while the dense logits are at hand."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.encodings import Encoded
-from softlabels.store import Descriptor
-from softlabels.store.evidence import PRIOR, PROBE, PROBE_NUMBERS, gathers, probes
+from softlabels.store import Descriptor, UnitEvidence
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Evidence:
-    """One unit's share for one head.
+class UnitEncoder:
+    """Encodes the rows of one unit.
 
     Args:
         descriptor: of the store.
-        head: name of the head.
         unit: the unit that is being written.
+
+    Attributes:
+        evidence: what the rows that were kept say of the unit.
     """
 
-    def __init__(self, descriptor: Descriptor, head: str, unit: int) -> None:
+    def __init__(self, descriptor: Descriptor, unit: int) -> None:
         self._descriptor = descriptor
-        self._name = head
-        self._head = descriptor.heads[head]
-        self._encoding = descriptor.encoding(head)
         self._first = unit * descriptor.unit_rows
-        self._sums = self._encoding.has_tail and bool(gathers(descriptor, np.array([unit]))[0])
-        self._residual: NDArray[np.float64] | None = None
-        self._logits: list[NDArray[np.float32]] = []
-        self._numbers: list[NDArray[np.int64]] = []
+        self.evidence = UnitEvidence(descriptor, unit)
 
-    def encode(self, logits: Tensor, start: int) -> Encoded:
-        """Encode rows of the unit, from its ``start``-th on, and keep what they add to the evidence."""
-        local = np.arange(start, start + len(logits), dtype=np.int64)
-        encoded = self._encoding.encode(logits, self._head, self._first + local, residual=self._sums)
+    def encode(self, head: str, logits: Tensor, rows: NDArray[np.int64]) -> Encoded:
+        """Encode one head's outputs for ``rows`` of the unit; of ragged rows ``logits`` holds all positions.
+
+        Raises:
+            InvalidLogits: see Encoding.encode; nothing was kept.
+        """
+        kind = self._descriptor.heads[head]
+        numbers = self._first + (np.zeros(len(logits), np.int64) if kind.ragged else rows)
+        wanted = self.evidence.wants_sums(head)
+        return self._descriptor.encoding(head).encode(logits, kind, numbers, residual=wanted)
+
+    def keep(self, head: str, encoded: Encoded, logits: Tensor, rows: NDArray[np.int64]) -> None:
+        """Add what a batch that was encoded says of the unit."""
         if encoded.residual is not None:
-            self._residual = encoded.residual if self._residual is None else self._residual + encoded.residual
-        if not self._head.ragged:
-            kept = probes(self._descriptor, self._name, self._first + local)
-            if kept.any():
-                self._logits.append(logits[np.flatnonzero(kept)].float().cpu().numpy())
-                self._numbers.append(local[kept])
-        return encoded
-
-    def extras(self) -> dict[str, NDArray[Any]]:
-        """Arrays to commit with the unit; none where it gathers nothing."""
-        found: dict[str, NDArray[Any]] = {}
-        if self._residual is not None:
-            found[f"{self._name}/{PRIOR}"] = self._residual.astype(np.float32)
-        if self._logits:
-            found[f"{self._name}/{PROBE}"] = np.concatenate(self._logits)
-            found[f"{self._name}/{PROBE_NUMBERS}"] = np.concatenate(self._numbers)
-        return found
+            self.evidence.add_sums(head, encoded.residual)
+        kept = np.flatnonzero(self.evidence.wants_dense(head, rows))
+        if len(kept):
+            self.evidence.add_dense(head, rows[kept], logits[kept].float().cpu().numpy())

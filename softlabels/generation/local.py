@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -26,7 +26,7 @@ from softlabels.generation.plan import HEAD, Settings, describe
 from softlabels.generation.writing import BackgroundWriter, LabelledBatch
 from softlabels.models import Model
 from softlabels.sources import Source, open_source
-from softlabels.store import Descriptor, StoreWriter, create_or_open, open_store, seal
+from softlabels.store import Descriptor, Donors, StoreWriter, create_or_open, open_store, seal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +57,7 @@ class Generated:
         bytes: size of the committed shards.
         bytes_per_row: the same per row.
         snapshot: digest of the sealed snapshot; None while units are missing.
+        reused_rows: rows this run copied from other stores.
     """
 
     rows: int
@@ -67,6 +68,7 @@ class Generated:
     bytes: int
     bytes_per_row: float
     snapshot: str | None
+    reused_rows: int = 0
 
     def to_json(self) -> dict[str, object]:
         """As ``generate --json`` prints it."""
@@ -97,7 +99,14 @@ class _Batch:
 
     unit: int
     rows: NDArray[np.int64]
+    keys: NDArray[np.uint8]
     last: bool
+    found: NDArray[np.int64] | None
+
+    @property
+    def to_label(self) -> NDArray[np.int64]:
+        """The rows the teacher is asked about."""
+        return self.rows if self.found is None else self.rows[self.found < 0]
 
 
 def generate(
@@ -106,6 +115,7 @@ def generate(
     teacher: Teacher,
     out: str | Path,
     settings: Settings | None = None,
+    reuse: Sequence[str | Path] = (),
     progress: ProgressReport | None = None,
     **options: object,
 ) -> Generated:
@@ -118,6 +128,7 @@ def generate(
         teacher: a MODEL specification, a loaded model, or any callable from a batch of inputs to (B, C) logits.
         out: directory of the store; made where there is none.
         settings: how to label; or give its fields as keyword arguments.
+        reuse: sealed stores by the same teacher with the same head; rows they hold, by key, are copied from there.
         progress: told the rows done now and then.
         options: fields of Settings.
 
@@ -128,28 +139,30 @@ def generate(
         InvalidArgument: a specification that cannot be meant.
         InvalidLogits: the teacher gave NaN, infinities or another shape; the units before are kept.
         TeacherRejected: the sanity gate refused the teacher; nothing was written.
-        StoreConflict: ``out`` holds another store, or something else.
+        StoreConflict: ``out`` holds another store, or something else; or a store to reuse is of another teacher.
     """
     source, model, settings = _prepare(data, teacher, settings, options)
     descriptor = describe(source, model, settings)
     if settings.gate:
         check_teacher(model, source, classes=model.classes, extra_classes=settings.extra_classes)
+    donors = Donors([open_store(path) for path in reuse], dict(descriptor.heads), model.digest) if reuse else None
     store = create_or_open(out, descriptor)
     missing = list(store.missing())
+    reused = 0
     began = time.perf_counter()
-    with BackgroundWriter(store, HEAD) as writer:
+    with BackgroundWriter(store, HEAD, donors) as writer:
         done = len(source) - sum(len(descriptor.unit_range(unit)) for unit in missing)
         if progress is not None:
             progress(done, len(source))
-        for batch, inputs in _fetch_ahead(source, _batches(store, missing, settings.batch_size)):
-            logits = model.logits(inputs)
-            keys = source.keys(int(batch.rows[0]), int(batch.rows[-1]) + 1)
-            writer.put(LabelledBatch(batch.unit, batch.rows, keys, logits, batch.last))
+        for batch, inputs in _fetch_ahead(source, _batches(source, store, missing, settings.batch_size, donors)):
+            logits = None if inputs is None else model.logits(inputs)
+            writer.put(LabelledBatch(batch.unit, batch.rows, batch.keys, logits, batch.last, batch.found))
             done += len(batch.rows)
+            reused += len(batch.rows) - len(batch.to_label)
             if progress is not None:
                 progress(done, len(source))
     seconds = time.perf_counter() - began
-    return _summary(out, descriptor, new_units=len(writer.committed), seconds=seconds)
+    return replace(_summary(out, descriptor, new_units=len(writer.committed), seconds=seconds), reused_rows=reused)
 
 
 def estimate(
@@ -214,7 +227,9 @@ def _prepare(
     return source, model.to(settings.device), settings
 
 
-def _batches(store: StoreWriter, units: list[int], batch_size: int) -> Iterator[_Batch]:
+def _batches(
+    source: Source, store: StoreWriter, units: list[int], batch_size: int, donors: Donors | None
+) -> Iterator[_Batch]:
     """Batches of the units that are still missing when their turn comes; a batch never spans two units."""
     for unit in units:
         if store.committed(unit):
@@ -222,21 +237,23 @@ def _batches(store: StoreWriter, units: list[int], batch_size: int) -> Iterator[
         rows = store.descriptor.unit_range(unit)
         for start in range(rows.start, rows.stop, batch_size):
             stop = min(start + batch_size, rows.stop)
-            yield _Batch(unit, np.arange(start, stop, dtype=np.int64), last=stop == rows.stop)
+            keys = source.keys(start, stop)
+            found = None if donors is None else donors.find(keys, np.zeros(len(keys), np.uint32))
+            yield _Batch(unit, np.arange(start, stop, dtype=np.int64), keys, last=stop == rows.stop, found=found)
 
 
-def _fetch_ahead(source: Source, batches: Iterator[_Batch]) -> Iterator[tuple[_Batch, NDArray[np.generic]]]:
-    """Each batch with its inputs, read by a thread while the teacher is at the batch before."""
+def _fetch_ahead(source: Source, batches: Iterator[_Batch]) -> Iterator[tuple[_Batch, NDArray[np.generic] | None]]:
+    """Each batch with its inputs, read by a thread while the teacher is at the batch before; None for no rows."""
     with ThreadPoolExecutor(1, thread_name_prefix="softlabels-inputs") as pool:
-        waiting: deque[tuple[_Batch, Future[NDArray[np.generic]]]] = deque()
+        waiting: deque[tuple[_Batch, Future[NDArray[np.generic]] | None]] = deque()
         for batch in batches:
-            waiting.append((batch, pool.submit(source.inputs, batch.rows)))
+            waiting.append((batch, pool.submit(source.inputs, batch.to_label) if len(batch.to_label) else None))
             if len(waiting) > FETCHED_AHEAD:
                 first, inputs = waiting.popleft()
-                yield first, inputs.result()
+                yield first, None if inputs is None else inputs.result()
         while waiting:
             first, inputs = waiting.popleft()
-            yield first, inputs.result()
+            yield first, None if inputs is None else inputs.result()
 
 
 def _summary(out: str | Path, descriptor: Descriptor, *, new_units: int, seconds: float) -> Generated:

@@ -11,13 +11,14 @@ import queue
 import threading
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.generation.evidence import Evidence
-from softlabels.store import StoreWriter, UnitWriter
+from softlabels.generation.evidence import UnitEncoder
+from softlabels.store import Donors, StoreWriter, UnitWriter
+from softlabels.store.descriptor import OWN_COLUMNS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,15 +35,17 @@ class LabelledBatch:
         unit: the unit these rows belong to.
         rows: (B,) absolute row numbers, ascending within the unit.
         keys: (B, 16) uint8 keys of the rows.
-        logits: (B, C) what the teacher said, on whatever device.
+        logits: (n, C) what the teacher said of the rows that no donor holds, on whatever device; None where all do.
         last: the unit is complete after this batch.
+        found: (B,) the rows of the donors to copy, -1 for those in ``logits``; None: all are in ``logits``.
     """
 
     unit: int
     rows: NDArray[np.int64]
     keys: NDArray[np.uint8]
-    logits: Tensor
+    logits: Tensor | None
     last: bool
+    found: NDArray[np.int64] | None = None
 
 
 class BackgroundWriter:
@@ -53,9 +56,11 @@ class BackgroundWriter:
     Args:
         store: where units go.
         head: name of the head the logits belong to.
+        donors: stores to copy rows from.
     """
 
-    def __init__(self, store: StoreWriter, head: str) -> None:
+    def __init__(self, store: StoreWriter, head: str, donors: Donors | None = None) -> None:
+        self._donors = donors
         self.committed: list[int] = []
         self.lost: list[int] = []
         self._store = store
@@ -114,21 +119,32 @@ class BackgroundWriter:
     def _write_unit(self, first: LabelledBatch) -> bool:
         """Write and commit the unit that starts with ``first``; False, and no commit, where the batches end before."""
         with self._store.begin(first.unit) as unit:
-            evidence = Evidence(self._store.descriptor, self._head, first.unit)
+            encoder = UnitEncoder(self._store.descriptor, first.unit)
             batch: LabelledBatch | None = first
             while batch is not None and not self._abandoned.is_set():
-                self._append(unit, evidence, batch)
+                self._append(unit, encoder, batch)
                 if batch.last:
-                    won = unit.commit(extras=evidence.extras())
+                    won = unit.commit(extras=encoder.evidence.extras())
                     (self.committed if won else self.lost).append(batch.unit)
                     return True
                 batch = self._queue.get()
         return False
 
-    def _append(self, unit: UnitWriter, evidence: Evidence, batch: LabelledBatch) -> None:
-        start = int(batch.rows[0]) - self._store.descriptor.unit_range(batch.unit).start
-        arrays = evidence.encode(batch.logits, start).arrays
-        columns = {f"{self._head}/{name}": array for name, array in arrays.items()}
-        columns["key"] = batch.keys
-        columns["view"] = np.zeros(len(batch.rows), np.uint32)
+    def _append(self, unit: UnitWriter, encoder: UnitEncoder, batch: LabelledBatch) -> None:
+        rows = batch.rows - self._store.descriptor.unit_range(batch.unit).start
+        copied = np.zeros(len(rows), bool) if batch.found is None else batch.found >= 0
+        columns: dict[str, NDArray[Any]] = {"key": batch.keys, "view": np.zeros(len(rows), np.uint32)}
+        parts: list[tuple[NDArray[np.bool_], dict[str, NDArray[Any]]]] = []
+        if batch.logits is not None:
+            encoded = encoder.encode(self._head, batch.logits, rows[~copied])
+            encoder.keep(self._head, encoded, batch.logits, rows[~copied])
+            parts.append((~copied, {f"{self._head}/{name}": array for name, array in encoded.arrays.items()}))
+        if self._donors is not None and batch.found is not None and copied.any():
+            taken = self._donors.columns(batch.found[copied], list(self._store.descriptor.columns()))
+            self._donors.add_evidence(encoder.evidence, batch.found[copied], taken, rows[copied])
+            parts.append((copied, {name: array for name, array in taken.items() if name not in OWN_COLUMNS}))
+        for where, arrays in parts:
+            for name, array in arrays.items():
+                whole = columns.setdefault(name, np.empty((len(rows), *array.shape[1:]), array.dtype))
+                whole[where] = array
         unit.append(columns)

@@ -9,12 +9,13 @@ from pathlib import Path
 from softlabels.errors import DataNotFound, InvalidArgument
 from softlabels.sources.arrays import ArrayBackend, read_arrays, schema_of
 from softlabels.sources.columns import choose_columns
-from softlabels.sources.keys import content_keys, fingerprint, id_keys
+from softlabels.sources.distinct import DistinctSource
+from softlabels.sources.keys import as_keys, content_keys, fingerprint, id_keys
 from softlabels.sources.protocol import Columns, Source
 from softlabels.sources.readers import OPENERS, open_reader
 from softlabels.sources.source import IndexedSource, TableBackend
 
-__all__ = ["Columns", "Source", "content_keys", "fingerprint", "id_keys", "open_source"]
+__all__ = ["Columns", "DistinctSource", "Source", "as_keys", "content_keys", "fingerprint", "id_keys", "open_source"]
 
 BUNDLED = "digits"
 """DATA that travels with the package: the UCI handwritten digits (data/README.md)."""

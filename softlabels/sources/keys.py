@@ -7,11 +7,13 @@ source is BLAKE3 of its keys in order. About a microsecond a row, plus the hash'
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
+
+from softlabels.errors import InvalidArgument
 
 KEY_BYTES = 16
 
@@ -31,6 +33,27 @@ def id_keys(ids: Iterable[object]) -> NDArray[np.uint8]:
     seed = blake3(b"softlabels key 1\0id\0")
     values = [str(value).encode() for value in ids]
     return _collect(len(values), (_with(seed, np.frombuffer(value, np.uint8)) for value in values))
+
+
+def as_keys(names: Sequence[object] | NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Keys from what names rows: (n, 16) uint8 and 16-byte digests as they are, text and integers as ids.
+
+    Raises:
+        InvalidArgument: something else, or a mixture.
+    """
+    if isinstance(names, np.ndarray) and names.dtype == np.uint8 and names.ndim == 2:
+        if names.shape[1] != KEY_BYTES:
+            raise InvalidArgument(f"keys have {KEY_BYTES} bytes, not {names.shape[1]}")
+        return names.astype(np.uint8, copy=False)
+    values = list(names)
+    if values and all(isinstance(value, bytes) for value in values):
+        if {len(value) for value in values} != {KEY_BYTES}:
+            raise InvalidArgument(f"keys given as bytes have {KEY_BYTES}; give ids as text or integers")
+        return np.frombuffer(b"".join(values), np.uint8).reshape(-1, KEY_BYTES)
+    odd = next((value for value in values if not isinstance(value, str | int | np.integer)), None)
+    if odd is not None:
+        raise InvalidArgument(f"a row is named by text, an integer or a {KEY_BYTES}-byte key, not by {odd!r}")
+    return id_keys(values)
 
 
 def fingerprint(keys: Iterable[NDArray[np.uint8]]) -> str:

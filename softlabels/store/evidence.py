@@ -64,6 +64,50 @@ def probes(descriptor: Descriptor, head: str, rows: NDArray[np.int64], total: in
     return _chosen(descriptor.seed, ROW_STREAM, rows, most, rows + 1 if total is None else total)
 
 
+class UnitEvidence:
+    """What one unit leaves for sealing, gathered as its rows come.
+
+    Args:
+        descriptor: of the store.
+        unit: its number.
+    """
+
+    def __init__(self, descriptor: Descriptor, unit: int) -> None:
+        self._descriptor = descriptor
+        self._first = unit * descriptor.unit_rows
+        self._gathers = bool(gathers(descriptor, np.array([unit]))[0])
+        self._sums: dict[str, NDArray[np.float64]] = {}
+        self._dense: dict[str, list[tuple[NDArray[np.int64], NDArray[np.float32]]]] = {}
+
+    def wants_sums(self, head: str) -> bool:
+        """Whether to give the sum of unlisted probability."""
+        return self._gathers and self._descriptor.encoding(head).has_tail
+
+    def wants_dense(self, head: str, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of ``rows`` of the unit to give dense."""
+        return probes(self._descriptor, head, self._first + rows)
+
+    def add_sums(self, head: str, sums: NDArray[np.float64]) -> None:
+        """Add (T, C) sums of unlisted probability."""
+        self._sums[head] = self._sums[head] + sums if head in self._sums else sums
+
+    def add_dense(self, head: str, rows: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
+        """Keep (n, *shape, C) logits of ``rows`` of the unit."""
+        self._dense.setdefault(head, []).append((rows, logits))
+
+    def extras(self) -> dict[str, NDArray[Any]]:
+        """Arrays to commit with the unit; none where it leaves nothing."""
+        found: dict[str, NDArray[Any]] = {
+            f"{head}/{PRIOR}": sums.astype(np.float32) for head, sums in self._sums.items()
+        }
+        for head, parts in self._dense.items():
+            rows = np.concatenate([part[0] for part in parts])
+            order = np.argsort(rows)
+            found[f"{head}/{PROBE}"] = np.concatenate([part[1] for part in parts])[order]
+            found[f"{head}/{PROBE_NUMBERS}"] = rows[order]
+        return found
+
+
 def _chosen(
     seed: int, stream: int, numbers: NDArray[np.int64], most: int, total: int | NDArray[np.int64]
 ) -> NDArray[np.bool_]:

@@ -9,10 +9,11 @@ dropped the pages, so the caller starts over with a new file.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -109,6 +110,22 @@ def move(source: Path, target: Path) -> None:
     sync_directory(source.parent)
 
 
+def lock(root: Path, name: str) -> BinaryIO:
+    """Hold a lock of the store until the file that is returned is closed, or the process ends.
+
+    Raises:
+        StoreBusy: another process holds it.
+    """
+    make_directory(root / TEMPORARY)
+    file = (root / TEMPORARY / name).open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise StoreBusy(f"{root} is being written by another process; wait for it, or use another directory") from error
+    return file
+
+
 def read(path: Path, limit: int) -> bytes:
     """The whole of a file of at most ``limit`` bytes.
 
@@ -152,11 +169,47 @@ def read_range(path: Path, offset: int, size: int, *, of: int) -> bytes:
 def read_pieces(path: Path, each: Callable[[bytes], object], piece: int = 2**22) -> int:
     """Hand a file's bytes to ``each``, piece by piece; returns how many there were."""
     total = 0
-    with path.open("rb", buffering=0) as file:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
         while data := file.read(piece):
             each(data)
             total += len(data)
     return total
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Regular files in a directory and below, sorted; links are not followed."""
+    for name in list_names(folder):
+        path = folder / name
+        status = path.lstat()
+        if stat.S_ISDIR(status.st_mode):
+            yield from walk(path)
+        elif stat.S_ISREG(status.st_mode):
+            yield path
+
+
+def clock(root: Path) -> float:
+    """The time by the file system the store is on, which need not be ours, in seconds since 1970."""
+    path, file = create_temporary(root)
+    file.close()
+    try:
+        return path.stat().st_mtime
+    finally:
+        path.unlink()
+
+
+def age_and_size(path: Path) -> tuple[float, int]:
+    """When a file was last changed, in seconds since 1970, and its size."""
+    status = path.lstat()
+    return status.st_mtime, status.st_size
+
+
+def delete(path: Path) -> None:
+    """Remove a file for good, durably."""
+    path.unlink()
+    sync_directory(path.parent)
 
 
 def list_names(folder: Path) -> list[str]:

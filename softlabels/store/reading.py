@@ -78,6 +78,7 @@ class Store:
         self._first_chunks = np.concatenate([[0], np.cumsum(-(-counts // descriptor.chunk_rows))])
         self._readers: OrderedDict[int, UnitReader] = OrderedDict()
         self._priors: dict[str, NDArray[np.float32]] | None = None
+        self._probe: dict[str, NDArray[Any]] | None = None
 
     @property
     def rows(self) -> int:
@@ -151,24 +152,35 @@ class Store:
             StoreCorrupt: other bytes than were committed.
         """
         numbers = np.fromiter(rows, np.int64) if not isinstance(rows, np.ndarray) else rows.astype(np.int64)
+        return self.decode(self.take(numbers, self.head_columns(head)), head)
+
+    def take(self, numbers: NDArray[np.int64], names: list[str]) -> dict[str, NDArray[Any]]:
+        """Columns of rows, in their order, as read_chunk gives them.
+
+        Args:
+            numbers: row numbers.
+            names: of columns.
+
+        Raises:
+            InvalidArgument: no such row.
+            StoreCorrupt: other bytes than were committed.
+        """
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < self.rows:
             raise InvalidArgument(
                 f"the store has rows 0 to {self.rows - 1}; {numbers.min()} to {numbers.max()} were asked for"
             )
-        names = self.head_columns(head)
         starts = np.concatenate([[0], np.cumsum(self.chunk_rows())])
         chunk_of = np.searchsorted(starts, numbers, side="right") - 1
         columns = self.descriptor.columns()
-        chosen = np.unique(chunk_of)
         parts = []
-        for chunk in chosen:
+        for chunk in np.unique(chunk_of):
             inside = numbers[chunk_of == chunk] - starts[chunk]
             parts.append(ragged.take(self.read_chunk(int(chunk), names), columns, inside))
         if not parts:
             parts = [{name: np.empty((0, *columns[name].shape), columns[name].dtype) for name in names}]
         # The parts lie in the order of the chunks; back to the order that was asked for.
         by_chunk = np.argsort(chunk_of, kind="stable")
-        return self.decode(ragged.take(ragged.join(parts), columns, np.argsort(by_chunk)), head)
+        return ragged.take(ragged.join(parts), columns, np.argsort(by_chunk))
 
     def decode(self, columns: dict[str, NDArray[Any]], head: str) -> SoftLabels:
         """Labels from a head's columns, as read_chunk gives them."""
@@ -206,9 +218,12 @@ class Store:
         """The rows kept dense and their logits, (n,) and (n, C); None where there are none."""
         if self.snapshot.probe is None:
             return None
-        path = layout.probe_path(self.root, self.snapshot.number, self.snapshot.probe)
-        arrays = read_arrays(path, self.snapshot.probe)
-        return arrays[f"{head}/rows"], arrays[f"{head}/logits"]
+        if self._probe is None:
+            path = layout.probe_path(self.root, self.snapshot.number, self.snapshot.probe)
+            self._probe = read_arrays(path, self.snapshot.probe)
+        if f"{head}/rows" not in self._probe:
+            return None
+        return self._probe[f"{head}/rows"], self._probe[f"{head}/logits"]
 
     def _reader(self, unit: int) -> UnitReader:
         reader = self._readers.get(unit)

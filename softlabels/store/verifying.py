@@ -16,6 +16,7 @@ from softlabels.store.descriptor import Descriptor
 from softlabels.store.records import Record
 from softlabels.store.snapshots import Snapshot, open_root, read_arrays, read_snapshot, read_table
 from softlabels.store.units import UnitReader, read_record
+from softlabels.store.verified import Ledger
 
 QUARANTINE = "quarantine"
 
@@ -36,11 +37,13 @@ class Report:
     Attributes:
         units: committed units looked at.
         rows: their rows.
+        skipped: units that were not read, because they are as they were when last verified here.
         bad: what is wrong, in the order it was found.
     """
 
     units: int = 0
     rows: int = 0
+    skipped: int = 0
     bad: list[Problem] = field(default_factory=list)
 
     @property
@@ -51,15 +54,22 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """As ``verify --json`` prints it."""
         bad = [{"unit": problem.unit, "path": problem.path, "problem": problem.problem} for problem in self.bad]
-        return {"ok": self.ok, "units": self.units, "rows": self.rows, "bad": bad}
+        return {"ok": self.ok, "units": self.units, "rows": self.rows, "skipped": self.skipped, "bad": bad}
 
 
-def verify(path: str | Path, *, deep: bool = False, progress: Callable[[int, int], None] | None = None) -> Report:
+def verify(
+    path: str | Path,
+    *,
+    deep: bool = False,
+    incremental: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
     """Check every file of a store: descriptor, records, shards, extras, snapshots.
 
     Args:
         path: the store.
         deep: also decode every row and check its values.
+        incremental: skip units that were found good on this machine and whose files have not been touched since.
         progress: told the units done and those there are.
 
     Returns:
@@ -75,10 +85,13 @@ def verify(path: str | Path, *, deep: bool = False, progress: Callable[[int, int
     sealed = _verify_snapshots(root, descriptor, report)
     for unit in sorted(set(sealed) - set(committed)):
         report.bad.append(Problem(unit, str(layout.record_path(root, unit)), "the record is missing"))
+    ledger = Ledger(root) if incremental else None
     for done, unit in enumerate(committed, 1):
-        _verify_unit(root, descriptor, unit, sealed.get(unit), report, deep=deep)
+        _verify_unit(root, descriptor, unit, sealed.get(unit), report, ledger, deep=deep)
         if progress is not None:
             progress(done, len(committed))
+    if ledger is not None:
+        ledger.save()
     return report
 
 
@@ -140,8 +153,18 @@ def describe_store(path: str | Path) -> dict[str, Any]:
         "teacher": dict(descriptor.teacher),
         "data": dict(descriptor.data),
         "shard": {"format": descriptor.shard_format, "codec": descriptor.codec},
+        "grows": descriptor.grows,
+        "snapshots": len(numbers),
+        "quarantined": sum(1 for file in files.walk(root / QUARANTINE) if file.parent.parent.name == "records"),
+        "software": _software(root, descriptor, committed),
         "heads": {name: head.to_json() | {"fidelity": fidelity.get(name)} for name, head in descriptor.heads.items()},
     }
+
+
+def _software(root: Path, descriptor: Descriptor, committed: list[int]) -> list[str]:
+    """What wrote the first and the last unit."""
+    ends = {read_record(root, unit, descriptor).software for unit in (committed[:1] + committed[-1:])}
+    return sorted(map(str, ends))
 
 
 def _verify_snapshots(root: Path, descriptor: Descriptor, report: Report) -> dict[int, str]:
@@ -170,7 +193,14 @@ def _verify_kept(root: Path, snapshot: Snapshot) -> None:
 
 
 def _verify_unit(
-    root: Path, descriptor: Descriptor, unit: int, sealed: str | None, report: Report, *, deep: bool
+    root: Path,
+    descriptor: Descriptor,
+    unit: int,
+    sealed: str | None,
+    report: Report,
+    ledger: Ledger | None,
+    *,
+    deep: bool,
 ) -> None:
     try:
         record = read_record(root, unit, descriptor)
@@ -182,6 +212,9 @@ def _verify_unit(
     if sealed is not None and record.digest != sealed:
         report.bad.append(Problem(unit, str(layout.record_path(root, unit)), "it is not the record that was sealed"))
     reader = UnitReader(root, descriptor, record)
+    if ledger is not None and ledger.knows(record, reader.path, deep=deep):
+        report.skipped += 1
+        return
     problem = _shard_problem(reader.path, record)
     if problem is not None:
         report.bad.append(Problem(unit, str(reader.path), problem))
@@ -192,6 +225,9 @@ def _verify_unit(
             reader.read_chunk(number)
     except StoreCorrupt as error:
         report.bad.append(Problem(unit, str(reader.path), str(error)))
+        return
+    if ledger is not None:
+        ledger.add(record, reader.path, deep=deep)
 
 
 def _shard_problem(path: Path, record: Record) -> str | None:

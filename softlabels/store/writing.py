@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from blake3 import blake3
@@ -97,6 +97,18 @@ class StoreWriter:
         committed = set(layout.committed_units(self.root))
         return (unit for unit in range(self.descriptor.units) if unit not in committed)
 
+    def committed_units(self) -> Iterator[int]:
+        """Units that have a record now, ascending."""
+        return layout.committed_units(self.root)
+
+    def lock(self) -> BinaryIO:
+        """Be the only one who appends, until what is returned is closed.
+
+        Raises:
+            StoreBusy: another process is.
+        """
+        return files.lock(self.root, "appending.lock")
+
     def committed(self, unit: int) -> bool:
         """Whether ``unit`` has a record now."""
         return layout.record_path(self.root, unit).exists()
@@ -125,13 +137,16 @@ class StoreWriter:
 class UnitWriter:
     """Streams one unit to disk and commits it; without a commit, leaving the context leaves nothing.
 
-    Memory: the rows of one chunk, and the batch being appended.
+    Memory: the rows of one chunk, and the batch being appended; all rows where columns are ragged and shards are Zarr.
+
+    Attributes:
+        unit: its number.
     """
 
     def __init__(self, root: Path, descriptor: Descriptor, unit: int) -> None:
         self._root = root
         self._descriptor = descriptor
-        self._unit = unit
+        self.unit = unit
         self._most = descriptor.unit_rows if descriptor.grows else len(descriptor.unit_range(unit))
         self._columns = descriptor.columns()
         self._waiting: list[dict[str, NDArray[Any]]] = []
@@ -157,7 +172,7 @@ class UnitWriter:
         """
         rows = self._checked(columns)
         if self._rows + rows > self._most:
-            raise InvalidArgument(f"unit {self._unit} has {self._most} rows, not more")
+            raise InvalidArgument(f"unit {self.unit} has {self._most} rows, not more")
         self._rows += rows
         self._rows_waiting += rows
         self._waiting.append(dict(columns))
@@ -176,7 +191,7 @@ class UnitWriter:
         descriptor = self._descriptor
         if self._rows != self._most and not (descriptor.grows and self._rows):
             raise StoreError(
-                f"unit {self._unit} has {self._most} rows, but {self._rows} were given; nothing was committed"
+                f"unit {self.unit} has {self._most} rows, but {self._rows} were given; nothing was committed"
             )
         if self._rows_waiting:
             self._flush(self._rows_waiting)
@@ -184,9 +199,9 @@ class UnitWriter:
         footer = self._sink.cut()
         files.sync_and_close(self._file)
         attempt = uuid.uuid4().hex
-        files.publish(self._temporary, layout.shard_path(self._root, self._unit, attempt, descriptor.shard_format))
+        files.publish(self._temporary, layout.shard_path(self._root, self.unit, attempt, descriptor.shard_format))
         record = Record(
-            unit=self._unit,
+            unit=self.unit,
             rows=self._rows,
             attempt=attempt,
             size=self._sink.size,
@@ -196,18 +211,18 @@ class UnitWriter:
             keys=self._keys.hexdigest(),
             extras=self._write_extras(attempt, extras),
             descriptor=descriptor.digest,
-            teacher=str(descriptor.teacher["digest"]),
+            teacher=str(descriptor.teacher["digest"] or ""),
             software=f"softlabels {__version__}",
         )
         data = canonical.to_bytes(record.to_json())
-        parse_record(data, self._unit, descriptor)  # what readers would refuse must not be committed
-        return files.put_if_absent(self._root, layout.record_path(self._root, self._unit), data)
+        parse_record(data, self.unit, descriptor)  # what readers would refuse must not be committed
+        return files.put_if_absent(self._root, layout.record_path(self._root, self.unit), data)
 
     def _write_extras(self, attempt: str, extras: Mapping[str, NDArray[Any]] | None) -> tuple[int, str] | None:
         if not extras:
             return None
         data = save_arrays({name: np.ascontiguousarray(array) for name, array in extras.items()})
-        files.put_if_absent(self._root, layout.extras_path(self._root, self._unit, attempt), data)
+        files.put_if_absent(self._root, layout.extras_path(self._root, self.unit, attempt), data)
         return len(data), blake3(data).hexdigest()
 
     def _checked(self, columns: Mapping[str, NDArray[Any]]) -> int:

@@ -1,0 +1,124 @@
+"""What crashes leave is found and collected; what was verified is not read again."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+
+import softlabels as sl
+from softlabels.errors import InvalidArgument, StoreCorrupt
+from softlabels.labels import Head
+from softlabels.store import Descriptor, collect_garbage, create_or_open, files, repair, verify
+
+DAY = 86_400
+
+
+def descriptor():
+    return Descriptor(
+        rows=40, unit_rows=10, chunk_rows=5, heads={"logits": Head(encoding="dense:f32", classes=3)},
+        teacher={"spec": "t", "digest": "d"}, data={"spec": "x", "fingerprint": "f", "rows": 40},
+    )  # fmt: skip
+
+
+def commit(store, unit):
+    rng = np.random.default_rng(unit)
+    with store.begin(unit) as writer:
+        writer.append(
+            {"key": rng.integers(0, 256, (10, 16), dtype=np.uint8), "view": np.zeros(10, np.uint32),
+             "logits/values": rng.normal(size=(10, 3)).astype(np.float32)}
+        )  # fmt: skip
+        return writer.commit(extras={"logits/probe": np.zeros((1, 3), np.float32), "logits/probe_rows": np.array([2])})
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    made = create_or_open(tmp_path / "s", descriptor())
+    for unit in range(4):
+        assert commit(made, unit)
+    sl.seal(tmp_path / "s")
+    return made
+
+
+def age(root, days):
+    """Make every file look ``days`` older."""
+    for path in root.rglob("*"):
+        when = time.time() - days * DAY
+        os.utime(path, (when, when))
+
+
+def test_a_store_without_litter_has_nothing_to_collect(store):
+    age(store.root, 30)
+    assert collect_garbage(store.root) == []
+
+
+def test_what_nothing_refers_to_is_listed_and_deleted_only_where_asked(store):
+    root = store.root
+    temporary, file = files.create_temporary(root)
+    file.write(b"half a shard")
+    file.close()
+    with store.begin(2) as late:  # loses the race: unit 2 is committed
+        rng = np.random.default_rng(9)
+        late.append({"key": rng.integers(0, 256, (10, 16), dtype=np.uint8), "view": np.zeros(10, np.uint32),
+                     "logits/values": rng.normal(size=(10, 3)).astype(np.float32)})  # fmt: skip
+        assert not late.commit(extras={"logits/probe": np.zeros((1, 3), np.float32)})
+    (root / "snapshots" / "00000002-0123456789abcdef.parquet").write_bytes(b"a table")
+    (root / "notes.txt").write_text("mine")
+    shard = next((root / "shards").rglob("00000001-*"))
+    shard.write_bytes(b"damaged")
+    assert repair(root) == [1]
+    assert commit(store, 1)
+    sl.seal(root)
+    assert collect_garbage(root) == [], "all of it is younger than seven days"
+    age(root, 8)
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    found = {litter.path.relative_to(root).parts[0]: litter for litter in collect_garbage(root)}
+    assert set(found) == {"tmp", "shards", "extras", "snapshots", "quarantine"}
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before, "only listed"
+    assert "another attempt at unit 2" in found["shards"].reason
+    deleted = collect_garbage(root, delete=True)
+    assert not any(litter.path.exists() for litter in deleted)
+    assert not temporary.exists()
+    assert (root / "notes.txt").read_text() == "mine"
+    assert verify(root, deep=True).ok
+    assert sl.open(root).rows == 40
+    assert collect_garbage(root, older_than=0) == []
+
+
+def test_garbage_is_not_guessed_at_where_a_record_is_damaged(store):
+    age(store.root, 30)
+    record = next((store.root / "records").rglob("00000001.json"))
+    record.write_bytes(record.read_bytes()[:-4])
+    with pytest.raises(StoreCorrupt, match=r"00000001\.json"):
+        collect_garbage(store.root)
+    with pytest.raises(InvalidArgument, match="age"):
+        collect_garbage(store.root, older_than=-1)
+
+
+def test_verifying_again_reads_only_what_was_touched(store):
+    root = store.root
+    assert verify(root, incremental=True).skipped == 0
+    again = verify(root, incremental=True)
+    assert (again.ok, again.units, again.skipped) == (True, 4, 4)
+    assert verify(root, incremental=True, deep=True).skipped == 0, "deeper than before"
+    assert verify(root, incremental=True, deep=True).skipped == 4
+    assert verify(root, incremental=True).skipped == 4, "deep is more than enough"
+    shard = next((root / "shards").rglob("00000003-*"))
+    data = bytearray(shard.read_bytes())
+    data[40] ^= 1
+    status = shard.stat()
+    shard.write_bytes(data)
+    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))  # the change time still tells
+    report = verify(root, incremental=True)
+    assert [problem.unit for problem in report.bad] == [3]
+    assert report.skipped == 3
+    assert [problem.unit for problem in verify(root, incremental=True).bad] == [3], "what is bad is never remembered"
+
+
+def test_a_damaged_ledger_only_costs_time(store, tmp_path):
+    verify(store.root, incremental=True)
+    (ledger,) = (tmp_path / "cache").rglob("*.json")
+    ledger.write_bytes(b'{"0": "good", "1"')
+    assert verify(store.root, incremental=True).skipped == 0
+    assert verify(store.root, incremental=True).skipped == 4

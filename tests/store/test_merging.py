@@ -1,0 +1,125 @@
+"""Merging stores and topping one up: each row once, by key, with the very labels it had."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import softlabels as sl
+from softlabels import models
+from softlabels.errors import InvalidArgument, StoreConflict, StoreNotFound
+from softlabels.generation import generate
+from softlabels.sources import DistinctSource, open_source
+
+OPTIONS = {"encoding": "topk:4", "temperatures": (1.0, 4.0), "unit_rows": 300}
+
+
+def part(digits_path, folder, rows, name):
+    """A file of some of the digits."""
+    table = pq.read_table(digits_path).take(pa.array(rows))
+    pq.write_table(table, folder / f"{name}.parquet")
+    return folder / f"{name}.parquet"
+
+
+def assert_same_labels(store, reference, digits):
+    """Each row of ``store`` has the labels its key has in ``reference``, a store of all digits in order."""
+    by_key = {key.tobytes(): row for row, key in enumerate(digits.keys())}
+    rows = np.array([by_key[key.tobytes()] for key in np.asarray(store.keys())])
+    got, expected = store.read(range(store.rows)), reference.read(rows)
+    np.testing.assert_array_equal(got.ids, expected.ids)
+    np.testing.assert_array_equal(got.values, expected.values)
+    np.testing.assert_allclose(got.log_tail, expected.log_tail, rtol=1e-5)
+    return rows
+
+
+@pytest.fixture
+def halves(tmp_path, digits_path, teacher):
+    """Two sealed stores that overlap in 200 rows."""
+    rows = np.random.default_rng(0).permutation(1797)
+    for name, chosen in (("a", rows[:900]), ("b", rows[700:])):
+        generate(part(digits_path, tmp_path, chosen, name), teacher=teacher, out=tmp_path / f"{name}.store", **OPTIONS)
+    return tmp_path / "a.store", tmp_path / "b.store"
+
+
+def test_a_merged_store_is_the_union(tmp_path, halves, digits, sealed, teacher):
+    seen = []
+    snapshot = sl.merge(halves, tmp_path / "all", progress=lambda done, total: seen.append((done, total)))
+    store = sl.open(tmp_path / "all")
+    assert snapshot.rows == store.rows == 1797
+    rows = assert_same_labels(store, sl.open(sealed), digits)
+    assert sorted(rows) == list(range(1797))
+    assert seen[-1] == (1797, 1797)
+    assert sl.verify(tmp_path / "all", deep=True).ok
+    # What sealing needs came along: the prior is close to that of all rows, the probe is both stores'.
+    np.testing.assert_allclose(store.prior("logits"), sl.open(sealed).prior("logits"), atol=0.03)
+    probe_rows, logits = store.probe()
+    assert len(probe_rows) > 300
+    truth = teacher.logits(digits.inputs(rows[probe_rows])).numpy()
+    np.testing.assert_allclose(logits, truth, atol=1e-4)
+    assert sl.merge(halves, tmp_path / "all") == snapshot, "run again, nothing changes"
+
+
+def test_unlike_labels_of_one_row_are_named(tmp_path, digits_path, teacher, digits, monkeypatch):
+    first, second = part(digits_path, tmp_path, range(100), "a"), part(digits_path, tmp_path, range(99, 200), "b")
+    generate(first, teacher=teacher, out=tmp_path / "a.store", extra_classes=True, **OPTIONS)
+    real = models.Model.logits
+    with monkeypatch.context() as patch:  # a driver that has gone wrong
+        patch.setattr(models.Model, "logits", lambda self, inputs: real(self, inputs) * 1.5)
+        generate(second, teacher=teacher, out=tmp_path / "b.store", extra_classes=True, **OPTIONS)
+    stores = (tmp_path / "a.store", tmp_path / "b.store")
+    with pytest.raises(StoreConflict, match=rf"1 rows? have unlike labels.*{digits.keys(99, 100).tobytes().hex()}"):
+        sl.merge(stores, tmp_path / "all")
+    assert not (tmp_path / "all").exists()
+    sl.merge(stores, tmp_path / "all", conflicts="first")
+    np.testing.assert_array_equal(
+        sl.open(tmp_path / "all").read([99]).values, sl.open(stores[0]).read([99]).values, strict=True
+    )
+
+
+def test_stores_of_other_teachers_or_heads_do_not_mix(tmp_path, halves, digits_path, digits):
+    other = models.build("mlp:width=8,depth=1", input_shape=(8, 8), classes=10, seed=1, mean=5.0, std=6.0)
+    generate(part(digits_path, tmp_path, range(50), "c"), teacher=other, out=tmp_path / "c.store", **OPTIONS)
+    with pytest.raises(StoreConflict, match="labels of different teachers do not mix"):
+        sl.merge([halves[0], tmp_path / "c.store"], tmp_path / "all")
+    with pytest.raises(InvalidArgument, match="two stores"):
+        sl.merge([halves[0]], tmp_path / "all")
+    with pytest.raises(StoreNotFound):
+        sl.merge([halves[0], tmp_path / "nowhere"], tmp_path / "all")
+
+
+def test_topping_up_asks_the_teacher_about_new_rows_alone(tmp_path, digits_path, teacher, digits, sealed, monkeypatch):
+    grown = open_source(digits_path)
+    generate(part(digits_path, tmp_path, range(0, 1797, 2), "old"), teacher=teacher, out=tmp_path / "old", **OPTIONS)
+    asked = []
+    real = models.Model.logits
+    monkeypatch.setattr(models.Model, "logits", lambda self, inputs: asked.append(len(inputs)) or real(self, inputs))
+    made = generate(grown, teacher=teacher, out=tmp_path / "new", reuse=[tmp_path / "old"], gate=False, **OPTIONS)
+    assert (made.rows, made.reused_rows, sum(asked)) == (1797, 899, 898)
+    store = sl.open(tmp_path / "new")
+    assert (store.keys() == digits.keys()).all()
+    assert_same_labels(store, sl.open(sealed), digits)
+    np.testing.assert_allclose(store.prior("logits"), sl.open(sealed).prior("logits"), atol=0.02)
+    assert store.snapshot.fidelity["logits"]["top1"] == 1.0
+
+
+def test_reusing_labels_kept_otherwise_is_refused(tmp_path, digits, teacher, sealed):
+    with pytest.raises(StoreConflict, match="as they are only"):
+        generate(digits, teacher=teacher, out=tmp_path / "x", reuse=[sealed], encoding="topk:5")
+    assert not (tmp_path / "x").exists()
+
+
+def test_equal_inputs_are_labelled_once_and_serve_all(tmp_path, digits_path, teacher, digits):
+    rows = [5, 3, 5, 5, 8, 3, 1]
+    source = open_source(part(digits_path, tmp_path, rows, "twice"))
+    distinct = DistinctSource(source)
+    assert distinct.left_out == 3
+    assert distinct.labels(np.arange(4)).tolist() == digits.labels(np.array([5, 3, 8, 1])).tolist()
+    generate(distinct, teacher=teacher, out=tmp_path / "s", encoding="dense:f32", extra_classes=True)
+    store = sl.open(tmp_path / "s")
+    assert (store.keys() == digits.keys()[[5, 3, 8, 1]]).all()
+    got = {}
+    for batch in sl.loader(store, inputs=source, batch_size=2):
+        for row, values in zip(batch.rows, batch.targets["logits"].values, strict=True):
+            got[int(row)] = values
+    expected = teacher.logits(digits.inputs(np.array(rows))).numpy()
+    np.testing.assert_allclose(np.stack([got[row] for row in range(7)]), expected, atol=1e-5)
