@@ -18,15 +18,25 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from softlabels.encodings import Column, rows
+from softlabels.store import thrift
 from softlabels.store.descriptor import MOST_CHUNK_BYTES, Descriptor
-from softlabels.store.page_headers import DATA_PAGE, read_page_headers
 from softlabels.store.sink import Range, Sink
 
 MAGIC = b"PAR1"
+TRAILER = 8
+"""Bytes behind the footer's struct: its length and the magic."""
 CODECS = {"zstd": ("zstd", 1), "lz4": ("lz4", None)}
 """Compressors a store may use, with the level."""
-IN_FOOTER = {"zstd": "ZSTD", "lz4": "LZ4"}
-ENCODINGS = {"PLAIN", "RLE", "BYTE_STREAM_SPLIT"}
+CODEC_NUMBERS = {"zstd": 6, "lz4": 7}
+PLAIN, RLE, BYTE_STREAM_SPLIT = 0, 3, 9
+DATA_PAGE = 0
+# Fields of parquet.thrift that a store uses; a footer with others is refused.
+ROW_GROUPS = 4
+COLUMNS, GROUP_ROWS = 1, 3
+CHUNK_FIELDS, META = {2, 3}, 3
+META_FIELDS = {1, 2, 3, 4, 5, 6, 7, 9, 13, 16}
+ENCODINGS, CODEC, VALUES, COMPRESSED, PAGE_OFFSET = 2, 4, 5, 7, 9
+PAGE_KIND, PAGE_UNCOMPRESSED, PAGE_COMPRESSED, PAGE_CRC, PAGE_DATA, PAGE_VALUES = 1, 2, 3, 4, 5, 1
 KEY_BYTES = 16
 LEVEL_BYTES = 2
 """Room that a value's repetition and definition levels may take in a page, generously."""
@@ -99,39 +109,47 @@ class Footer:
     def __init__(self, data: bytes, columns: Mapping[str, Column], chunks: tuple[Range, ...], codec: str) -> None:
         self._columns = columns
         self._chunks = chunks
-        self._schema = arrow_schema(columns)
         if b"ARROW:schema" in data:
             raise ValueError("the footer holds an Arrow schema, which no store does")
+        fields, end = thrift.read_struct(data)
+        groups = thrift.structs(fields, ROW_GROUPS)
+        if len(groups) != len(chunks) or end != len(data) - TRAILER:
+            raise ValueError("the footer describes other chunks than the store has")
+        self._places = [self._check_group(group, chunk, codec) for group, chunk in zip(groups, chunks, strict=True)]
         try:
             limits = {"thrift_string_size_limit": len(data), "thrift_container_size_limit": len(data)}
             file = pq.ParquetFile(pa.BufferReader(MAGIC + data), pre_buffer=False, **limits)
             found = file.schema_arrow
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"the footer is damaged: {error}") from None
+        if not found.equals(arrow_schema(columns)):
+            raise ValueError("the footer describes other columns than the store has")
         self._metadata = file.metadata
-        if not found.equals(self._schema) or self._metadata.num_row_groups != len(chunks):
-            raise ValueError("the footer describes other columns or chunks than the store has")
-        for number, chunk in enumerate(chunks):
-            self._check_group(self._metadata.row_group(number), chunk, codec)
 
-    def _check_group(self, group: Any, chunk: Range, codec: str) -> None:
-        """A row group lies in its chunk, column after column, in plain encodings."""
-        offset = chunk.offset + (len(MAGIC) if chunk.offset == 0 else 0)
-        if group.num_rows != chunk.rows:
-            raise ValueError(f"a row group has {group.num_rows!r} rows where its chunk has {chunk.rows}")
-        for index in range(group.num_columns):
-            column = group.column(index)
+    def _check_group(self, group: thrift.Struct, chunk: Range, codec: str) -> dict[str, tuple[int, int]]:
+        """Where in the chunk each column is, once they are sure to fill it one after the other, plainly encoded."""
+        at = len(MAGIC) if chunk.offset == 0 else 0
+        columns = thrift.structs(group, COLUMNS)
+        if thrift.number(group, GROUP_ROWS) != chunk.rows or len(columns) != len(self._columns):
+            raise ValueError("a row group has other rows or columns than its chunk")
+        places = {}
+        for name, column in zip(self._columns, columns, strict=True):
+            meta = thrift.struct(column, META)
+            size = thrift.number(meta, COMPRESSED)
             if (
-                column.data_page_offset != offset
-                or column.total_compressed_size <= 0
-                or column.has_dictionary_page
-                or column.compression != IN_FOOTER[codec]
-                or not set(column.encodings) <= ENCODINGS
+                not column.keys() <= CHUNK_FIELDS
+                or not meta.keys() <= META_FIELDS
+                or thrift.number(meta, CODEC) != CODEC_NUMBERS[codec]
+                or not set(thrift.numbers(meta, ENCODINGS)) <= {PLAIN, RLE, BYTE_STREAM_SPLIT}
+                or thrift.number(meta, PAGE_OFFSET) != chunk.offset + at
+                or size <= 0
             ):
-                raise ValueError(f"column {column.path_in_schema!r} is not stored as a store does")
-            offset += column.total_compressed_size
-        if offset != chunk.offset + chunk.size:
+                raise ValueError(f"column {name!r} is not stored as a store does")
+            places[name] = (at, size)
+            at += size
+        if at != chunk.size:
             raise ValueError("a row group does not fill its chunk")
+        return places
 
     def read_chunk(self, data: bytes, number: int, names: list[str]) -> dict[str, NDArray[Any]]:
         """Columns of chunk ``number`` from its verified bytes; see zarr_shard.read_chunk.
@@ -140,13 +158,11 @@ class Footer:
             ValueError: pages that are not what a store holds.
         """
         chunk = self._chunks[number]
-        group = self._metadata.row_group(number)
         found: dict[str, NDArray[Any]] = {}
         for name in names:
-            column = group.column(list(self._columns).index(name))
+            start, size = self._places[number][name]
             values = self._values(found, name, chunk.rows)
-            start = column.data_page_offset - chunk.offset
-            _check_pages(data[start : start + column.total_compressed_size], self._columns[name], values)
+            _check_pages(data[start : start + size], self._columns[name], values)
             found[name] = self._read(data, number, name, found)
         return found
 
@@ -281,15 +297,19 @@ def _from_arrow(
 
 def _check_pages(data: bytes, column: Column, values: int) -> None:
     """Raise ValueError unless the pages in ``data`` say together what they should, and no more."""
-    seen = 0
     # Parquet has no number of fewer than four bytes but float16.
     width = KEY_BYTES if column.shape == (KEY_BYTES,) else max(4, np.dtype(column.dtype).itemsize)
-    for page in read_page_headers(data):
-        if page.kind != DATA_PAGE or page.crc is None:
+    seen = at = 0
+    while at < len(data):
+        page, at = thrift.read_struct(data, at)
+        if thrift.number(page, PAGE_KIND) != DATA_PAGE or PAGE_CRC not in page:
             raise ValueError("a page without checksum, or of a kind that no store holds")
-        seen += page.values
-        if page.uncompressed > page.values * (width + LEVEL_BYTES) + 1024:
-            raise ValueError(f"a page declares {page.uncompressed:,} bytes for {page.values:,} values")
+        count = thrift.number(thrift.struct(page, PAGE_DATA), PAGE_VALUES)
+        full, size = thrift.number(page, PAGE_UNCOMPRESSED), thrift.number(page, PAGE_COMPRESSED)
+        if count < 0 or not 0 <= size <= len(data) - at or not 0 <= full <= count * (width + LEVEL_BYTES) + 1024:
+            raise ValueError(f"a page declares {full:,} bytes for {count:,} values")
+        seen += count
+        at += size
     if seen != values:
         raise ValueError(f"pages with {seen:,} values where {values:,} are expected")
 

@@ -1,0 +1,322 @@
+"""Mutated stores, by accident and by intent: an exception, or the labels that were committed; never a crash.
+
+An accident changes bytes. An attacker also recomputes every hash that covers them, so that only bounds and value checks
+stand between the bytes and the reader; then other labels may come out, but nothing else may happen. Each worker is a
+process of its own: a crash shows in its exit status, its memory in its peak.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import resource
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+
+import softlabels as sl
+from softlabels.errors import SoftLabelsError
+from softlabels.store import canonical, layout
+from softlabels.store.descriptor import parse_descriptor
+from softlabels.store.records import parse_record
+from softlabels.store.snapshots import read_arrays, read_snapshot, read_table
+from softlabels.store.units import UnitReader, read_record
+from tests.reliability import world
+
+UNITS = 2
+NASTY: list[Any] = [
+    -1, 0, 1, 2**31, 2**53, 2**60, 2**200, 1e308, 0.5, True, None, "", "../../etc/passwd", "/dev/zero", "a" * 5000,
+    "\x00", "\x1b[31m", [], {}, [[]], {"a": {}}, "0" * 64, "f" * 64,
+]  # fmt: skip
+EXTREMES = [0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**20, 2**28]
+
+
+def mutate(data: bytes, rng: random.Random) -> bytes:
+    """One accident."""
+    out = bytearray(data)
+    size = len(out)
+    at = rng.randrange(size) if size else 0
+    kind = rng.randrange(8)
+    if kind == 0 or size < 8:
+        for _ in range(rng.choice([1, 1, 1, 2, 8])):
+            if size:
+                out[rng.randrange(size)] ^= 1 << rng.randrange(8)
+    elif kind == 1:
+        out[at : at + rng.randrange(1, 9)] = rng.randbytes(rng.randrange(1, 9))
+    elif kind == 2:
+        length = min(rng.choice([16, 64, 512, 4096]), size - at)
+        out[at : at + length] = bytes(length)
+    elif kind == 3:
+        del out[at:]
+    elif kind == 4:
+        del out[at : at + rng.randrange(1, 64)]
+    elif kind == 5:
+        out[at:at] = out[at : at + rng.randrange(1, 64)]
+    elif kind == 6:
+        other, length = rng.randrange(size), rng.randrange(1, 64)
+        out[at : at + length], out[other : other + length] = out[other : other + length], out[at : at + length]
+    else:
+        width = rng.choice([1, 2, 4])
+        out[at : at + width] = (rng.choice(EXTREMES) % 256**width).to_bytes(width, "little")
+    return bytes(out)
+
+
+def mutate_json(value: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    """One value replaced by something nobody expects, or removed, or added."""
+    out: dict[str, Any] = pickle.loads(pickle.dumps(value))  # noqa: S301  a deep copy of our own value
+    spots: list[tuple[Any, Any]] = []
+
+    def collect(node: Any) -> None:
+        for key in node if isinstance(node, dict) else range(len(node)):
+            spots.append((node, key))
+            if isinstance(node[key], dict | list):
+                collect(node[key])
+
+    collect(out)
+    node, key = rng.choice(spots)
+    kind = rng.randrange(4)
+    if kind == 0 and isinstance(node, dict):
+        del node[key]
+    elif kind == 1 and isinstance(node, dict):
+        node["extra"] = rng.choice(NASTY)
+    elif kind == 2 and isinstance(node[key], int):
+        node[key] += rng.choice([-1, 1, 7, 2**40])
+    else:
+        node[key] = rng.choice(NASTY)
+    return out
+
+
+class Victim:
+    """A sealed store on which mutants are tried."""
+
+    def __init__(self, folder: Path, shard_format: str) -> None:
+        self.root = folder / "store"
+        self.store = world.open_store(self.root, UNITS, shard_format)
+        for unit in range(UNITS):
+            world.commit(self.store, unit, extras=True)
+        sl.seal(self.root)
+        self.snapshot = read_snapshot(self.root, 1)
+        self.descriptor = self.store.descriptor
+        self.shard_format = shard_format
+        self.record = read_record(self.root, 0, self.descriptor)
+        attempt = self.record.attempt
+        number = self.snapshot.number
+        self.files = {
+            "shard": layout.shard_path(self.root, 0, attempt, shard_format),
+            "record": layout.record_path(self.root, 0),
+            "extras": layout.extras_path(self.root, 0, attempt),
+            "descriptor": self.root / "softlabels.json",
+            "snapshot": layout.snapshot_path(self.root, number),
+            "table": layout.table_path(self.root, number, self.snapshot.table),
+            "prior": layout.prior_path(self.root, number, str(self.snapshot.prior)),
+        }
+        self.good = {name: path.read_bytes() for name, path in self.files.items()}
+        self.truth = {name: self.read(name) for name in self.files}
+
+    def read(self, name: str) -> Any:
+        """What the store says through this file, by the reader that is used on it."""
+        if name in {"shard", "record"}:
+            return self.rows(read_record(self.root, 0, self.descriptor))
+        if name == "extras":
+            return UnitReader(self.root, self.descriptor, self.record).read_extras()
+        if name == "table":
+            return read_table(self.root, self.snapshot).to_pydict()
+        if name == "prior":
+            return read_arrays(self.files["prior"], str(self.snapshot.prior))
+        return sl.open(self.root).read(range(UNITS * world.UNIT_ROWS)).ids
+
+    def rows(self, record: Any) -> dict[str, np.ndarray]:
+        """All columns of unit 0."""
+        reader = UnitReader(self.root, self.descriptor, record)
+        parts = [reader.read_chunk(number) for number in range(len(record.chunks))]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def accident(self, rng: random.Random) -> str:
+        """Change one file by accident and read; what came of it."""
+        name = rng.choices(list(self.files), [60, 20, 8, 3, 3, 3, 3])[0]
+        self.files[name].write_bytes(changed := mutate(self.good[name], rng))
+        try:
+            outcome = _outcome(lambda: self.read(name), self.truth[name])
+        finally:
+            self.files[name].write_bytes(self.good[name])
+        return "same" if changed == self.good[name] and outcome == "same" else outcome
+
+    def attack(self, rng: random.Random) -> str:
+        """Change something and recompute the hashes over it; other labels may come out, nothing else may happen."""
+        kind = rng.randrange(4)
+        if kind == 0:
+            return self._attack_json(rng)
+        return self._attack_shard(rng)
+
+    def _attack_json(self, rng: random.Random) -> str:
+        if rng.random() < 0.5:
+            value = mutate_json(canonical.parse(self.good["record"], 2**20), rng)
+            value.pop("digest", None)
+            data = _bytes(value | {"digest": canonical.digest(value)})
+            return _outcome(lambda: self.rows(_typed(lambda: parse_record(data, 0, self.descriptor))), None)
+        data = _bytes(mutate_json(canonical.parse(self.good["descriptor"], 2**20), rng))
+        return _outcome(lambda: _typed(lambda: parse_descriptor(data)).columns(), None)
+
+    def _attack_shard(self, rng: random.Random) -> str:
+        """Mutate a chunk or the footer in place; sizes, ranges and hashes follow."""
+        data = self.good["shard"]
+        pieces = [data[r.offset : r.offset + r.size] for r in (*self.record.chunks, self.record.footer)]
+        which = rng.randrange(len(pieces))
+        pieces[which] = mutate(pieces[which], rng)
+        if not pieces[which]:
+            return "same"
+        ranges, offset = [], 0
+        for piece, old in zip(pieces, (*self.record.chunks, self.record.footer), strict=True):
+            ranges.append(replace(old, offset=offset, size=len(piece), blake3=blake3(piece).hexdigest()))
+            offset += len(piece)
+        whole = b"".join(pieces)
+        self.files["shard"].write_bytes(whole)
+        forged = replace(
+            self.record, size=len(whole), blake3=blake3(whole).hexdigest(), chunks=tuple(ranges[:-1]), footer=ranges[-1]
+        )
+        try:
+            return _outcome(lambda: self.rows(forged), None)
+        finally:
+            self.files["shard"].write_bytes(data)
+
+    def plainly(self, rng: random.Random) -> str:
+        """The same kind of accident in a shard, read by plain zarr or plain pyarrow."""
+        path = self.files["shard"]
+        path.write_bytes(mutate(self.good["shard"], rng))
+        try:
+            return _outcome(lambda: _plain(path, self.shard_format), _plain_truth(self.truth["shard"]), typed=Exception)
+        finally:
+            path.write_bytes(self.good["shard"])
+
+
+def _bytes(value: dict[str, Any]) -> bytes:
+    return canonical.to_bytes(value)
+
+
+def _typed(parse: Callable[[], Any]) -> Any:
+    """Parsers raise ValueError, which their callers turn into StoreCorrupt; here that is the exception we ask for."""
+    try:
+        return parse()
+    except ValueError as error:
+        raise SoftLabelsError(str(error)) from error
+
+
+def _outcome(read: Callable[[], Any], truth: Any, typed: type[Exception] = SoftLabelsError) -> str:
+    try:
+        found = read()
+    except typed:
+        return "refused"
+    except Exception as error:  # noqa: BLE001  to be counted
+        return f"untyped {type(error).__name__}: {error}"[:200]
+    if truth is None:
+        return "other"
+    return "same" if _equal(found, truth) else "wrong"
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(a[name], b[name]) for name in a)
+    return bool(np.array_equal(np.asarray(a), np.asarray(b)))
+
+
+def _plain(path: Path, shard_format: str) -> dict[str, Any]:
+    if shard_format == "parquet":
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(path, use_threads=False)
+        return {name: table.column(name).to_pylist() for name in ("logits/ids", "logits/values")}
+    import zarr
+
+    with zarr.storage.ZipStore(path, mode="r") as store:
+        group = zarr.open_group(store, mode="r")
+        return {name: np.asarray(group[name][:]) for name in ("logits/ids", "logits/values")}
+
+
+def _plain_truth(columns: dict[str, np.ndarray]) -> dict[str, Any]:
+    return {name: columns[name] for name in ("logits/ids", "logits/values")}
+
+
+def run(
+    count: int,
+    shard_format: str,
+    *,
+    seed: int = 0,
+    workers: int = 2,
+    plain: int = 0,
+    progress: Callable[[int], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Try ``count`` mutants, seven accidents to three attacks, and ``plain`` through plain readers, in processes.
+
+    Returns:
+        Counts of outcomes: ``accidents``, ``attacks``, ``plain``; ``crashes``; ``memory``, the greatest growth.
+    """
+    readers = [_start(count // workers, plain // workers, shard_format, seed * 1000 + number)
+               for number in range(workers)]  # fmt: skip
+    total: dict[str, Any] = {
+        "accidents": Counter(),
+        "attacks": Counter(),
+        "plain": Counter(),
+        "crashes": 0,
+        "memory": 0,
+    }
+    for number, (pid, pipe) in enumerate(readers):
+        with os.fdopen(pipe, "rb") as answer:
+            said = answer.read()
+        _, status = os.waitpid(pid, 0)
+        if status or not said:
+            total["crashes"] += 1
+        else:
+            found = pickle.loads(said)  # noqa: S301  from our own child
+            for name in ("accidents", "attacks", "plain"):
+                total[name] += found[name]
+            total["memory"] = max(total["memory"], found["memory"])
+        progress((number + 1) * count // workers)
+    return total
+
+
+def _start(count: int, plain: int, shard_format: str, seed: int) -> tuple[int, int]:
+    ours, theirs = os.pipe()
+    if pid := os.fork():
+        os.close(theirs)
+        return pid, ours
+    status = 1
+    try:
+        os.close(ours)
+        data = pickle.dumps(_work(count, plain, shard_format, seed))
+        with os.fdopen(theirs, "wb") as pipe:
+            pipe.write(data)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _work(count: int, plain: int, shard_format: str, seed: int) -> dict[str, Any]:
+    import warnings
+
+    warnings.simplefilter("ignore")
+    folder = Path(tempfile.mkdtemp(dir=world.TEMPORARY if world.TEMPORARY.is_dir() else None))
+    try:
+        victim, rng = Victim(folder, shard_format), random.Random(seed)
+        if plain:
+            victim.plainly(random.Random(0))  # imports
+        found: dict[str, Any] = {"accidents": Counter(), "attacks": Counter(), "plain": Counter()}
+        start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for _ in range(count):
+            if rng.random() < 0.7:
+                found["accidents"][victim.accident(rng)] += 1
+            else:
+                found["attacks"][victim.attack(rng)] += 1
+        found["memory"] = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start)
+        for _ in range(plain):
+            found["plain"][victim.plainly(rng)] += 1
+    finally:
+        shutil.rmtree(folder)
+    return found

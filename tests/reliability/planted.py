@@ -1,0 +1,131 @@
+"""Planted bugs: each experiment must be able to fail, and each classic mistake must be caught by one of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from softlabels.store import files
+from tests.reliability import interleavings, kills, power_cuts, system_calls
+
+LAYERS: dict[str, Callable[[], None]] = {}
+
+
+def layer(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
+    """Register a quick version of an experiment, which raises where it finds a violation."""
+
+    def register(function: Callable[[], None]) -> Callable[[], None]:
+        LAYERS[name] = function
+        return function
+
+    return register
+
+
+@layer("interleavings")
+def _interleavings() -> None:
+    found = interleavings.run(40)
+    if found.violations:
+        raise AssertionError(found.violations[0])
+
+
+@layer("power cuts")
+def _power_cuts() -> None:
+    found = power_cuts.run(600, resume_every=10**9)
+    if found.violations:
+        raise AssertionError(found.violations[0])
+
+
+@layer("SIGKILL at a system call")
+def _system_calls() -> None:
+    system_calls.kill_at_each()
+
+
+@layer("random kills")
+def _kills() -> None:
+    found = kills.run(60)
+    if found.lost or found.twice or found.changed:
+        raise AssertionError(f"{found.lost} lost, {found.twice} twice, {found.changed} changed")
+
+
+def _unsynced_data(file: BinaryIO) -> None:
+    file.close()
+
+
+def _unsynced_directory(path: Path) -> None:
+    pass
+
+
+def _record_before_shard() -> Iterator[tuple[str, Any]]:
+    """The shard gets its name only after the record is there."""
+    real_publish, real_put = files.publish, files.put_if_absent
+    waiting: list[tuple[Path, Path]] = []
+
+    def publish(temporary: Path, target: Path) -> None:
+        waiting.append((temporary, target))
+
+    def put(root: Path, target: Path, data: bytes) -> bool:
+        won = real_put(root, target, data)
+        if target.suffix == ".json":
+            while waiting:
+                real_publish(*waiting.pop())
+        return won
+
+    yield "publish", publish
+    yield "put_if_absent", put
+
+
+def _renamed_record(temporary: Path, target: Path) -> bool:
+    os.rename(temporary, target)  # noqa: PTH104  as somebody would have written it
+    temporary.touch()
+    return True
+
+
+def _record_in_place(root: Path, target: Path, data: bytes) -> bool:
+    files.make_directory(target.parent)
+    try:
+        descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:
+        return False
+    for start in range(0, len(data), 256):
+        os.write(descriptor, data[start : start + 256])
+    os.fsync(descriptor)
+    os.close(descriptor)
+    files.sync_directory(target.parent)
+    return True
+
+
+BUGS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, Any]]]]] = {
+    "data not synced": ("power cuts", lambda: iter([("sync_and_close", _unsynced_data)])),
+    "directory not synced": ("power cuts", lambda: iter([("sync_directory", _unsynced_directory)])),
+    "record before its shard": ("SIGKILL at a system call", _record_before_shard),
+    "record renamed, not linked": ("interleavings", lambda: iter([("_link", _renamed_record)])),
+    "record written in place": ("SIGKILL at a system call", lambda: iter([("put_if_absent", _record_in_place)])),
+}
+"""Each bug, the layer that is to catch it, and the verbs it puts in place of ours."""
+
+
+@contextlib.contextmanager
+def planted(bug: str) -> Iterator[None]:
+    """The store with a bug in it."""
+    replaced = dict(BUGS[bug][1]())
+    real = {name: getattr(files, name) for name in replaced}
+    for name, function in replaced.items():
+        setattr(files, name, function)
+    try:
+        yield
+    finally:
+        for name, function in real.items():
+            setattr(files, name, function)
+
+
+def caught_by(bug: str, name: str) -> bool:
+    """Whether a layer catches a bug."""
+    with planted(bug):
+        try:
+            LAYERS[name]()
+        except Exception:  # noqa: BLE001  an error of any kind is a catch
+            return True
+    return False

@@ -1,0 +1,267 @@
+"""Power cuts, replayed: the effects of real commits are logged; any that was not synced may be missing afterwards.
+
+The model is harsher than any file system: an entry of a directory is durable once the directory was synced after it,
+the bytes of a file once the file was; until then each entry may be there or not, on its own, and a file may be empty,
+half or whole. A rename is an entry added and an entry removed, kept or lost apart.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import softlabels as sl
+from softlabels.store import verify
+from tests.reliability import world
+
+UNITS = 2
+
+
+@dataclass
+class Event:
+    """One step: an entry added or removed, bytes synced, a directory synced, or something acknowledged."""
+
+    kind: str
+    path: str = ""
+    file: int = 0
+    data: bytes = b""
+    what: str = ""
+
+
+@dataclass
+class Cuts:
+    """States tried, and how many of them were different."""
+
+    states: int = 0
+    different: int = 0
+    violations: list[str] = field(default_factory=list)
+
+
+class Log:
+    """What happened below ``root``, in order."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.events: list[Event] = []
+
+    def name(self, path: Any) -> str:
+        """A path within the root; empty for one outside."""
+        text = os.fspath(path)
+        return os.path.relpath(text, self.root) if str(text).startswith(str(self.root)) else ""
+
+
+def _watch(log: Log) -> dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]]:
+    """Wrappers of os functions that log what they did."""
+    paths: dict[int, str] = {}
+    inodes: dict[str, int] = {}
+    numbers = itertools.count(1)
+
+    def opened(real: Callable[..., int]) -> Callable[..., int]:
+        def call(path: Any, flags: int, *rest: Any, **more: Any) -> int:
+            descriptor = real(path, flags, *rest, **more)
+            if name := log.name(path):
+                paths[descriptor] = name
+                if flags & os.O_CREAT:
+                    inodes[name] = next(numbers)
+                    log.events.append(Event("add", name, inodes[name]))
+            return descriptor
+
+        return call
+
+    def synced(real: Callable[..., None]) -> Callable[..., None]:
+        def call(descriptor: int) -> None:
+            real(descriptor)
+            name = paths.get(descriptor, "")
+            if name and os.path.isdir(log.root / name):
+                log.events.append(Event("sync directory", name))
+            elif name:
+                log.events.append(Event("sync", name, inodes[name], (log.root / name).read_bytes()))
+
+        return call
+
+    def renamed(real: Callable[..., None]) -> Callable[..., None]:
+        def call(source: Any, target: Any, **more: Any) -> None:
+            real(source, target, **more)
+            old, new = log.name(source), log.name(target)
+            inodes[new] = inodes.get(old, 0)
+            log.events.append(Event("add", new, inodes[new]))
+            log.events.append(Event("remove", old))
+
+        return call
+
+    def linked(real: Callable[..., None]) -> Callable[..., None]:
+        def call(source: Any, target: Any, **more: Any) -> None:
+            real(source, target, **more)
+            inodes[log.name(target)] = inodes[log.name(source)]
+            log.events.append(Event("add", log.name(target), inodes[log.name(target)]))
+
+        return call
+
+    def unlinked(real: Callable[..., None]) -> Callable[..., None]:
+        def call(path: Any, **more: Any) -> None:
+            real(path, **more)
+            log.events.append(Event("remove", log.name(path)))
+
+        return call
+
+    def made(real: Callable[..., None]) -> Callable[..., None]:
+        def call(path: Any, *rest: Any, **more: Any) -> None:
+            real(path, *rest, **more)
+            if name := log.name(path):
+                log.events.append(Event("add directory", name))
+
+        return call
+
+    return {"open": opened, "fsync": synced, "rename": renamed, "link": linked, "unlink": unlinked, "mkdir": made}
+
+
+def record(folder: Path, shard_format: str) -> list[Event]:
+    """The effects of making a store, committing its units and sealing it, and what was promised when."""
+    root = folder / "store"
+    log = Log(folder)
+    wrappers = _watch(log)
+    real = {name: getattr(os, name) for name in wrappers}
+    for name, wrap in wrappers.items():
+        setattr(os, name, wrap(real[name]))
+    try:
+        store = world.open_store(root, UNITS, shard_format)
+        for unit in range(UNITS):
+            world.commit(store, unit, extras=unit == 0)
+            log.events.append(Event("promised", what=str(unit)))
+        sl.seal(root)
+        log.events.append(Event("promised", what="sealed"))
+    finally:
+        for name, function in real.items():
+            setattr(os, name, function)
+    return log.events
+
+
+def states(events: list[Event], rng: random.Random, most: int) -> Iterator[tuple[dict[str, bytes | None], set[str]]]:
+    """Directory trees (None for a directory) that a cut after some prefix may leave, and what was promised by then."""
+    each = max(1, most // (len(events) + 1))
+    for cut in range(len(events) + 1):
+        prefix = events[:cut]
+        promised = {event.what for event in prefix if event.kind == "promised"}
+        durable, loose = _split(prefix)
+        contents = _contents(prefix, events)
+        files = sorted({event.file for event in prefix if event.kind == "add"})
+        unsynced = [file for file in files if file not in {e.file for e in prefix if e.kind == "sync"}]
+        choices = [range(2)] * len(loose) + [range(3)] * len(unsynced)
+        total = 2 ** len(loose) * 3 ** len(unsynced)
+        picks = (
+            itertools.product(*choices)
+            if total <= each
+            else (tuple(rng.choice(choice) for choice in choices) for _ in range(each))
+        )
+        for pick in picks:
+            kept = {index for index, keep in zip(loose, pick, strict=False) if keep}
+            cuts = dict(zip(unsynced, pick[len(loose) :], strict=True))
+            yield _tree(prefix, durable | kept, contents, cuts), promised
+
+
+def _split(prefix: list[Event]) -> tuple[set[int], list[int]]:
+    """Numbers of the entries whose directory was synced after them, and of those where it was not."""
+    durable, loose = set(), []
+    for index, event in enumerate(prefix):
+        if event.kind in {"add", "remove", "add directory"}:
+            parent = os.path.dirname(event.path) or "."
+            later = (e for e in prefix[index + 1 :] if e.kind == "sync directory")
+            if any(os.path.normpath(e.path) == os.path.normpath(parent) for e in later):
+                durable.add(index)
+            else:
+                loose.append(index)
+    return durable, loose
+
+
+def _contents(prefix: list[Event], events: list[Event]) -> dict[int, bytes]:
+    """Bytes of each file: as synced by now, else as they will be when they are."""
+    found = {event.file: event.data for event in reversed(events) if event.kind == "sync"}
+    return found | {event.file: event.data for event in prefix if event.kind == "sync"}
+
+
+def _tree(
+    prefix: list[Event], kept: set[int], contents: dict[int, bytes], cuts: dict[int, int]
+) -> dict[str, bytes | None]:
+    tree: dict[str, bytes | None] = {}
+    for index, event in enumerate(prefix):
+        if index not in kept:
+            continue
+        if event.kind == "add directory":
+            tree[event.path] = None
+        elif event.kind == "add":
+            data = contents.get(event.file, b"")
+            tree[event.path] = data[: len(data) * cuts[event.file] // 2] if event.file in cuts else data
+        else:
+            tree.pop(event.path, None)
+    # What lies in a directory that is lost is lost with it.
+    return {path: data for path, data in tree.items() if _has_parents(path, tree)}
+
+
+def _has_parents(path: str, tree: dict[str, bytes | None]) -> bool:
+    parent = os.path.dirname(path)
+    return not parent or (parent in tree and _has_parents(parent, tree))
+
+
+def run(most: int, *, seed: int = 0, resume_every: int = 97, progress: Callable[[int], None] = lambda _: None) -> Cuts:
+    """Try about ``most`` states, half of them in each form of a shard; every so often go on where the cut was."""
+    found, rng, seen = Cuts(), random.Random(seed), set()
+    base = Path(tempfile.mkdtemp(dir=world.TEMPORARY if world.TEMPORARY.is_dir() else None))
+    try:
+        for shard_format in ("zarr", "parquet"):
+            events = record(base / shard_format, shard_format) if not (base / shard_format).mkdir() else []
+            for tree, promised in states(events, rng, most // 2):
+                found.states += 1
+                mark = (shard_format, frozenset(tree.items()), frozenset(promised))
+                if mark not in seen:
+                    seen.add(mark)
+                    found.different += 1
+                    _try(base / "cut", tree, promised, shard_format, found, resume=found.different % resume_every == 0)
+                if found.states % 100 == 0:
+                    progress(found.states)
+    finally:
+        shutil.rmtree(base)
+    return found
+
+
+def _try(
+    folder: Path, tree: dict[str, bytes | None], promised: set[str], shard_format: str, found: Cuts, *, resume: bool
+) -> None:
+    folder.mkdir()
+    try:
+        for path, data in sorted(tree.items()):
+            if data is None:
+                (folder / path).mkdir()
+            else:
+                (folder / path).write_bytes(data)
+        _judge(folder / "store", promised, shard_format, resume=resume)
+    except Exception as error:  # noqa: BLE001  whatever goes wrong is a violation
+        found.violations.append(f"{type(error).__name__}: {error}")
+    finally:
+        shutil.rmtree(folder)
+
+
+def _judge(root: Path, promised: set[str], shard_format: str, *, resume: bool) -> None:
+    """What was promised is there and right; nothing that is there is wrong; work can go on."""
+    units = {int(what) for what in promised if what.isdecimal()}
+    store = world.descriptor(UNITS, shard_format)
+    if (root / "softlabels.json").exists():
+        if not units <= world.judge(root, store):
+            raise AssertionError(f"units {units} were promised")
+    elif units:
+        raise AssertionError(f"units {units} were promised, and the store is gone")
+    if "sealed" in promised and sl.open(root).rows != UNITS * world.UNIT_ROWS:
+        raise AssertionError("the sealed snapshot is gone")
+    if resume:
+        writer = world.open_store(root, UNITS, shard_format)
+        for unit in list(writer.missing()):
+            world.commit(writer, unit, extras=unit == 0)
+        sl.seal(root)
+        if not verify(root, deep=True).ok or world.judge(root, store) != set(range(UNITS)):
+            raise AssertionError("the store could not be completed")
