@@ -11,7 +11,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint benchmarks clean
+.PHONY: help demo test lint benchmarks reliability clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what there is.
@@ -38,6 +38,9 @@ lint: $(STAMP)  ## Put the code into shape and check it.
 
 benchmarks: $(STAMP)  ## Measure what docs/performance.md reports (ten minutes).
 	$(BIN)/python benchmarks/generate.py --json benchmarks/generate.json
+
+reliability: $(STAMP)  ## Kill, cut, race and mutate stores for half an hour; writes docs/reliability.md.
+	$(BIN)/python -m tests.reliability
 
 clean:  ## Remove what make made.
 	rm -rf $(VENV) demo dist build

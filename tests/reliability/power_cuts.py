@@ -13,6 +13,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,101 +46,92 @@ class Cuts:
 
 
 class Log:
-    """What happened below ``root``, in order."""
+    """What happened below ``root``, in order; each method is told of one call that has returned."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.events: list[Event] = []
+        self._paths: dict[int, str] = {}
+        self._files: dict[str, int] = {}
 
-    def name(self, path: Any) -> str:
+    def open(self, descriptor: int, path: Any, flags: int, *_: Any) -> None:
+        """A file was opened, and perhaps made."""
+        if name := self._name(path):
+            self._paths[descriptor] = name
+            if flags & os.O_CREAT:
+                self._files[name] = len(self.events)
+                self.events.append(Event("add", name, self._files[name]))
+
+    def fsync(self, _: None, descriptor: int) -> None:
+        """A file or directory was synced."""
+        if name := self._paths.get(descriptor, ""):
+            path = self.root / name
+            if path.is_dir():
+                self.events.append(Event("sync directory", name))
+            else:
+                self.events.append(Event("sync", name, self._files[name], path.read_bytes()))
+
+    def rename(self, _: None, source: Any, target: Any) -> None:
+        """A file got another name."""
+        self.link(None, source, target)
+        self.unlink(None, source)
+
+    def link(self, _: None, source: Any, target: Any) -> None:
+        """A file got one more name."""
+        self._files[self._name(target)] = self._files[self._name(source)]
+        self.events.append(Event("add", self._name(target), self._files[self._name(target)]))
+
+    def unlink(self, _: None, path: Any) -> None:
+        """A name went."""
+        self.events.append(Event("remove", self._name(path)))
+
+    def mkdir(self, _: None, path: Any, *__: Any) -> None:
+        """A directory was made."""
+        if name := self._name(path):
+            self.events.append(Event("add directory", name))
+
+    def _name(self, path: Any) -> str:
         """A path within the root; empty for one outside."""
         text = os.fspath(path)
         return os.path.relpath(text, self.root) if str(text).startswith(str(self.root)) else ""
 
 
-def _watch(log: Log) -> dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]]:
-    """Wrappers of os functions that log what they did."""
-    paths: dict[int, str] = {}
-    inodes: dict[str, int] = {}
-    numbers = itertools.count(1)
+WATCHED = ("open", "fsync", "rename", "link", "unlink", "mkdir")
 
-    def opened(real: Callable[..., int]) -> Callable[..., int]:
-        def call(path: Any, flags: int, *rest: Any, **more: Any) -> int:
-            descriptor = real(path, flags, *rest, **more)
-            if name := log.name(path):
-                paths[descriptor] = name
-                if flags & os.O_CREAT:
-                    inodes[name] = next(numbers)
-                    log.events.append(Event("add", name, inodes[name]))
-            return descriptor
+
+@contextmanager
+def watching(log: Log) -> Iterator[None]:
+    """Tell ``log`` of every call by which a file system changes."""
+    real = {name: getattr(os, name) for name in WATCHED}
+
+    def telling(name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            result = real[name](*arguments, **options)
+            getattr(log, name)(result, *arguments)
+            return result
 
         return call
 
-    def synced(real: Callable[..., None]) -> Callable[..., None]:
-        def call(descriptor: int) -> None:
-            real(descriptor)
-            name = paths.get(descriptor, "")
-            if name and os.path.isdir(log.root / name):
-                log.events.append(Event("sync directory", name))
-            elif name:
-                log.events.append(Event("sync", name, inodes[name], (log.root / name).read_bytes()))
-
-        return call
-
-    def renamed(real: Callable[..., None]) -> Callable[..., None]:
-        def call(source: Any, target: Any, **more: Any) -> None:
-            real(source, target, **more)
-            old, new = log.name(source), log.name(target)
-            inodes[new] = inodes.get(old, 0)
-            log.events.append(Event("add", new, inodes[new]))
-            log.events.append(Event("remove", old))
-
-        return call
-
-    def linked(real: Callable[..., None]) -> Callable[..., None]:
-        def call(source: Any, target: Any, **more: Any) -> None:
-            real(source, target, **more)
-            inodes[log.name(target)] = inodes[log.name(source)]
-            log.events.append(Event("add", log.name(target), inodes[log.name(target)]))
-
-        return call
-
-    def unlinked(real: Callable[..., None]) -> Callable[..., None]:
-        def call(path: Any, **more: Any) -> None:
-            real(path, **more)
-            log.events.append(Event("remove", log.name(path)))
-
-        return call
-
-    def made(real: Callable[..., None]) -> Callable[..., None]:
-        def call(path: Any, *rest: Any, **more: Any) -> None:
-            real(path, *rest, **more)
-            if name := log.name(path):
-                log.events.append(Event("add directory", name))
-
-        return call
-
-    return {"open": opened, "fsync": synced, "rename": renamed, "link": linked, "unlink": unlinked, "mkdir": made}
+    for name in WATCHED:
+        setattr(os, name, telling(name))
+    try:
+        yield
+    finally:
+        for name, function in real.items():
+            setattr(os, name, function)
 
 
 def record(folder: Path, shard_format: str) -> list[Event]:
     """The effects of making a store, committing its units and sealing it, and what was promised when."""
-    root = folder / "store"
+    folder.mkdir()
     log = Log(folder)
-    wrappers = _watch(log)
-    real = {name: getattr(os, name) for name in wrappers}
-    for name, wrap in wrappers.items():
-        setattr(os, name, wrap(real[name]))
-    try:
-        store = world.open_store(root, UNITS, shard_format)
+    with watching(log):
+        store = world.open_store(folder / "store", UNITS, shard_format)
         for unit in range(UNITS):
             world.commit(store, unit, extras=unit == 0)
             log.events.append(Event("promised", what=str(unit)))
-        sl.seal(root)
+        sl.seal(store.root)
         log.events.append(Event("promised", what="sealed"))
-    finally:
-        for name, function in real.items():
-            setattr(os, name, function)
     return log.events
 
 
@@ -171,9 +163,8 @@ def _split(prefix: list[Event]) -> tuple[set[int], list[int]]:
     durable, loose = set(), []
     for index, event in enumerate(prefix):
         if event.kind in {"add", "remove", "add directory"}:
-            parent = os.path.dirname(event.path) or "."
             later = (e for e in prefix[index + 1 :] if e.kind == "sync directory")
-            if any(os.path.normpath(e.path) == os.path.normpath(parent) for e in later):
+            if any(Path(e.path) == Path(event.path).parent for e in later):
                 durable.add(index)
             else:
                 loose.append(index)
@@ -205,8 +196,8 @@ def _tree(
 
 
 def _has_parents(path: str, tree: dict[str, bytes | None]) -> bool:
-    parent = os.path.dirname(path)
-    return not parent or (parent in tree and _has_parents(parent, tree))
+    parent = str(Path(path).parent)
+    return parent == "." or (parent in tree and _has_parents(parent, tree))
 
 
 def run(most: int, *, seed: int = 0, resume_every: int = 97, progress: Callable[[int], None] = lambda _: None) -> Cuts:
@@ -215,7 +206,7 @@ def run(most: int, *, seed: int = 0, resume_every: int = 97, progress: Callable[
     base = Path(tempfile.mkdtemp(dir=world.TEMPORARY if world.TEMPORARY.is_dir() else None))
     try:
         for shard_format in ("zarr", "parquet"):
-            events = record(base / shard_format, shard_format) if not (base / shard_format).mkdir() else []
+            events = record(base / shard_format, shard_format)
             for tree, promised in states(events, rng, most // 2):
                 found.states += 1
                 mark = (shard_format, frozenset(tree.items()), frozenset(promised))

@@ -1,0 +1,25 @@
+"""Mutated stores: an exception or the right labels, never a crash; short version of ``make reliability``."""
+
+import random
+
+import pytest
+
+from tests.reliability import mutants
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("shard_format", ["zarr", "parquet"])
+def test_no_mutant_crashes_the_reader_or_yields_wrong_labels(shard_format):
+    found = mutants.run(6000, shard_format, seed=1)
+    assert found["crashes"] == 0
+    assert set(found["accidents"]) <= {"refused", "same"}, found["accidents"]
+    assert set(found["attacks"]) <= {"refused", "same", "other"}, found["attacks"]
+    assert found["accidents"]["refused"] > 1000
+    assert found["memory"] < 256 * 2**20
+
+
+def test_a_mutant_is_seldom_the_original():
+    rng = random.Random(0)
+    data = rng.randbytes(500)
+    assert sum(mutants.mutate(data, rng) != data for _ in range(300)) > 270
