@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 import softlabels as sl
-from softlabels_cli.main import main
+from softlabels_cli.main import cli, main
 
 TOP = Path(sl.__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{TOP}{os.pathsep}{TOP / 'cli'}", "OMP_NUM_THREADS": "1"}
@@ -128,6 +129,34 @@ def test_a_damaged_shard_is_found_set_aside_and_made_again(folder, digits_path, 
     assert found["snapshot"]["number"] == 2
     assert found["snapshot"]["digest"] != digest
     run(*train, cwd=tmp_path)
+
+
+def test_stores_are_merged_topped_up_and_cleaned(folder, digits_path, tmp_path):
+    """In one process: what a shell would run, and what it prints."""
+    rows = pq.read_table(digits_path)
+    pq.write_table(rows.slice(0, 900), tmp_path / "a.parquet")
+    pq.write_table(pa.concat_tables([rows.slice(800), rows.slice(900, 5)]), tmp_path / "b.parquet")
+    teacher = ["--teacher", f"run:{folder / 'teacher'}", "--encoding", "topk:4", "--format", "parquet", "-q"]
+
+    def call(*arguments, code=0):
+        done = CliRunner().invoke(cli, [str(argument) for argument in arguments])
+        assert done.exit_code == code, done.output
+        return done.output
+
+    call("generate", tmp_path / "a.parquet", *teacher, "--out", tmp_path / "a")
+    said = call("generate", tmp_path / "b.parquet", *teacher, "--out", tmp_path / "b", "--distinct")
+    assert "5 rows of" in said
+    merged = json.loads(call("merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "all", "--json", "-q"))
+    assert merged["rows"] == 1797
+    said = call("generate", digits_path, *teacher, "--out", tmp_path / "new", "--reuse", tmp_path / "all")
+    assert "1,797 rows copied from" in said
+    assert "parquet, zstd; written by softlabels" in call("inspect", tmp_path / "new")
+    assert json.loads(call("verify", tmp_path / "new", "--deep", "--json", "-q"))["ok"]
+    (tmp_path / "new" / "tmp" / "0123").write_bytes(b"litter")
+    assert "0 files" in call("gc", tmp_path / "new")
+    assert "1 file, 6 B\n" in call("gc", tmp_path / "new", "--older-than", 0)
+    assert "deleted" in call("gc", tmp_path / "new", "--older-than", 0, "--delete")
+    assert not (tmp_path / "new" / "tmp" / "0123").exists()
 
 
 def table(folder, name, **columns):

@@ -1,4 +1,4 @@
-"""A model of the store: whatever is done to it in whatever order, it is what the model says, or it says it is damaged."""
+"""A model of the store: whatever is done to it in whatever order, it is as the model says, or says it is damaged."""
 
 import shutil
 import tempfile
