@@ -96,7 +96,9 @@ def fuzz(scale: float) -> Section:
         accidents, attacks, plain = found["accidents"], found["attacks"], found["plain"]
         untyped = sum(n for part in (accidents, attacks) for name, n in part.items() if name.startswith("untyped"))
         crashes = found["crashes"]
-        plainly = "its process crashed" if crashes and not plain else f"{plain['wrong']:,} of {sum(plain.values()):,}"
+        plainly = f"{plain['wrong']:,} of {sum(plain.values()):,}"
+        if found["plain crashes"]:
+            plainly = "not known: its process crashed"
         lines += [
             (f"{shard_format}: mutants", f"{sum(accidents.values()) + sum(attacks.values()):,}"),
             (f"{shard_format}: process crashes", str(crashes)),

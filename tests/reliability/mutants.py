@@ -256,29 +256,27 @@ def run(
     """Try ``count`` mutants, seven accidents to three attacks, and ``plain`` through plain readers, in processes.
 
     Returns:
-        Counts of outcomes: ``accidents``, ``attacks``, ``plain``; ``crashes``; ``memory``, the greatest growth.
+        Counts of outcomes: ``accidents``, ``attacks``, ``plain``; ``crashes`` of our processes and ``plain crashes``;
+        ``memory``, the greatest growth in bytes.
     """
-    readers = [_start(count // workers, plain // workers, shard_format, seed * 1000 + number)
-               for number in range(workers)]  # fmt: skip
-    total: dict[str, Any] = {
-        "accidents": Counter(),
-        "attacks": Counter(),
-        "plain": Counter(),
-        "crashes": 0,
-        "memory": 0,
-    }
-    for number, (pid, pipe) in enumerate(readers):
+    parts = [(count // workers, 0, seed * 1000 + number) for number in range(workers)]
+    # Plain readers may crash; they have a process of their own.
+    parts += [(0, plain, seed * 1000 + workers)] if plain else []
+    running = [(*_start(mutants, plainly, shard_format, luck), bool(plainly)) for mutants, plainly, luck in parts]
+    total: dict[str, Any] = {name: Counter() for name in ("accidents", "attacks", "plain")}
+    total |= {"crashes": 0, "plain crashes": 0, "memory": 0}
+    for number, (pid, pipe, plainly) in enumerate(running):
         with os.fdopen(pipe, "rb") as answer:
             said = answer.read()
         _, status = os.waitpid(pid, 0)
         if status or not said:
-            total["crashes"] += 1
+            total["plain crashes" if plainly else "crashes"] += 1
         else:
             found = pickle.loads(said)  # noqa: S301  from our own child
             for name in ("accidents", "attacks", "plain"):
                 total[name] += found[name]
             total["memory"] = max(total["memory"], found["memory"])
-        progress((number + 1) * count // workers)
+        progress((number + 1) * count // len(running))
     return total
 
 

@@ -1,0 +1,49 @@
+"""Write the golden stores, once a format version: ``python -m tests.store.make_golden``; rows there already stay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+import softlabels as sl
+
+GOLDEN = Path(__file__).parent / "golden"
+CLASSES = 300
+
+
+def main() -> None:
+    """One small store of each kind, and beside it what it must always say."""
+    GOLDEN.mkdir(exist_ok=True)
+    rng = np.random.default_rng(2026)
+    logits = rng.normal(0, 3, (11, CLASSES)).astype(np.float32)
+    tokens = [rng.normal(0, 3, (length, CLASSES)).astype(np.float32) for length in (2, 0, 3, 1, 5, 0, 1)]
+    topk = sl.Head(classes=CLASSES, encoding="topk:3", temperatures=(1.0, 2.0))
+    dense = sl.Head(classes=10, encoding="dense:f16")
+    ragged = sl.Head(classes=CLASSES, kind="tokens", encoding="topk:3", shape=(None,))
+    for name, head, values in (
+        ("topk-zarr", topk, logits),
+        ("topk-parquet", topk, logits),
+        ("dense-zarr", dense, logits[:, :10]),
+        ("ragged-zarr", ragged, tokens),
+        ("ragged-parquet", ragged, tokens),
+        ("appended-zarr", topk, logits),
+    ):
+        form = name.split("-")[1]
+        with sl.create(GOLDEN / name, heads={"logits": head}, teacher="golden", shard_format=form, unit_rows=4) as to:
+            steps = (3, 5, 11) if name == "appended-zarr" else (len(values),)
+            for start, stop in zip((0, *steps), steps, strict=False):
+                to.append(range(start, stop), {"logits": values[start:stop]})
+                to.flush()
+        store = sl.open(GOLDEN / name)
+        labels = store.read(range(store.rows))
+        parts = {"values": labels.values, "keys": store.keys(), "digest": np.array(store.snapshot.digest)}
+        if hasattr(labels, "ids"):
+            parts |= {"ids": labels.ids, "tail": labels.log_tail}
+        if labels.lengths is not None:
+            parts["lengths"] = labels.lengths
+        np.savez(GOLDEN / f"{name}.npz", **parts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Stores written once are read forever, by us and by a reader that knows the document alone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import softlabels as sl
+from tests.store import independent_reader
+
+GOLDEN = Path(__file__).parent / "golden"
+STORES = ["topk-zarr", "topk-parquet", "dense-zarr", "ragged-zarr", "ragged-parquet", "appended-zarr"]
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_a_golden_store_holds_what_it_held(name):
+    store = sl.open(GOLDEN / name)
+    expected = np.load(GOLDEN / f"{name}.npz")
+    labels = store.read(range(store.rows))
+    np.testing.assert_array_equal(labels.values, expected["values"])
+    if "ids" in expected:
+        np.testing.assert_array_equal(labels.ids, expected["ids"])
+        np.testing.assert_array_equal(labels.log_tail, expected["tail"])
+    if "lengths" in expected:
+        np.testing.assert_array_equal(labels.lengths, expected["lengths"])
+    np.testing.assert_array_equal(store.keys(), expected["keys"])
+    assert store.snapshot.digest == str(expected["digest"])
+    assert sl.verify(GOLDEN / name, deep=True).ok
+
+
+@pytest.mark.parametrize("name", STORES)
+def test_the_document_is_enough_to_read_one(name):
+    columns, descriptor = independent_reader.read_store(GOLDEN / name)
+    expected = np.load(GOLDEN / f"{name}.npz")
+    assert descriptor["shard"]["format"] in name
+    np.testing.assert_array_equal(columns["key"], expected["keys"])
+    np.testing.assert_array_equal(columns["logits/values"].astype(np.float32), expected["values"])
+    if "ids" in expected:
+        np.testing.assert_array_equal(columns["logits/ids"], expected["ids"])
+        np.testing.assert_array_equal(columns["logits/tail"], expected["tail"])
+    if "lengths" in expected:
+        np.testing.assert_array_equal(columns["logits/length"], expected["lengths"])
+
+
+def test_the_independent_reader_imports_nothing_of_ours_and_is_short():
+    path = Path(independent_reader.__file__)
+    assert len(path.read_text().splitlines()) < 125
+    code = (
+        f"import sys, runpy\nsys.argv = ['x', {str(GOLDEN / 'topk-zarr')!r}]\n"
+        f"runpy.run_path({str(path)!r}, run_name='__main__')\n"
+        "assert not [name for name in sys.modules if name.startswith('softlabels')]"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 11
