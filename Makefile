@@ -36,8 +36,9 @@ lint: $(STAMP)  ## Put the code into shape and check it.
 	$(BIN)/ruff check --fix .
 	$(BIN)/mypy
 
-benchmarks: $(STAMP)  ## Measure what docs/performance.md reports (ten minutes).
+benchmarks: $(STAMP)  ## Measure what docs/performance.md reports (fifteen minutes).
 	$(BIN)/python benchmarks/generate.py --json benchmarks/generate.json
+	$(BIN)/python benchmarks/scale.py --json benchmarks/scale.json
 
 reliability: $(STAMP)  ## Kill, cut, race and mutate stores for half an hour; writes docs/reliability.md.
 	$(BIN)/python -m tests.reliability

@@ -1,0 +1,146 @@
+"""What a store of 100,000 units costs to open, to read from, to resume and to verify.
+
+    python benchmarks/scale.py [--units 100000] [--json scale.json]
+
+The units are tiny and committed by the real writer; the store is sealed and then opened by processes of their own, so
+that imports are told apart from the store. The bound for verifying is BLAKE3 over the same bytes, read in the same way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from blake3 import blake3
+from tqdm import tqdm
+
+from softlabels.labels import Head
+from softlabels.store import Descriptor, create_or_open, open_store, seal, verify
+
+ROWS = 4
+HOLES = 1000
+CHILD = "--child"
+
+
+def describe(units: int, rows: int, classes: int, encoding: str) -> Descriptor:
+    """A store of ``units`` units of ``rows`` rows."""
+    total = units * rows
+    return Descriptor(
+        rows=total, unit_rows=rows, chunk_rows=min(rows, 1024),
+        heads={"logits": Head(encoding=encoding, classes=classes)},
+        codec="lz4", teacher={"spec": "t", "digest": "d"}, data={"spec": "x", "fingerprint": "f", "rows": total},
+    )  # fmt: skip
+
+
+def columns(rows: int, classes: int, encoding: str) -> dict[str, np.ndarray]:
+    """Random labels."""
+    rng = np.random.default_rng(0)
+    own = {"key": rng.integers(0, 256, (rows, 16), dtype=np.uint8), "view": np.zeros(rows, np.uint32)}
+    if encoding == "dense:f16":
+        return own | {"logits/values": rng.normal(size=(rows, classes)).astype(np.float16)}
+    ids = np.argsort(rng.random((rows, classes)), axis=1)[:, :8].astype(np.uint16)
+    values = -np.sort(rng.exponential(3, (rows, 8)), axis=1)
+    return own | {
+        "logits/ids": ids, "logits/values": values.astype(np.float16), "logits/tail": np.full((rows, 1), -1, np.float32)
+    }  # fmt: skip
+
+
+def child(root: str) -> None:
+    """Open, read the first chunk, and print the seconds of both and the peak memory in MiB."""
+    began = time.perf_counter()
+    store = open_store(root)
+    opened = time.perf_counter()
+    store.read(range(ROWS))
+    read = time.perf_counter()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"open_s": opened - began, "first_chunk_s": read - opened, "peak_mib": peak}))
+
+
+def many_units(folder: Path, units: int) -> dict[str, float]:
+    """A store of many small units."""
+    root = folder / "many"
+    store = create_or_open(root, describe(units, ROWS, 300, "topk:8:f16"))
+    content = columns(ROWS, 300, "topk:8:f16")
+    for unit in tqdm(range(units), desc="commit", mininterval=2):
+        with store.begin(unit) as writer:
+            writer.append(content)
+            writer.commit()
+    began = time.perf_counter()
+    seal(root)
+    figures = {"units": float(units), "seal_s": time.perf_counter() - began}
+    runs = []
+    for _ in range(5):
+        command = [sys.executable, __file__, CHILD, str(root)]
+        runs.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    figures |= {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    for path in sorted((root / "records").rglob("*.json"))[:: max(1, units // HOLES)]:
+        path.unlink()
+    began = time.perf_counter()
+    figures["holes"] = float(len(list(store.missing())))
+    figures["resume_s"] = time.perf_counter() - began
+    return figures
+
+
+def verifying(folder: Path) -> dict[str, float]:
+    """Verify beside BLAKE3 over the same bytes, interleaved."""
+    rows, units, encoding = 16_384, 12, "dense:f16"
+    store = create_or_open(folder / "large", describe(units, rows, 1000, encoding))
+    content = columns(rows, 1000, encoding)
+    for unit in range(units):
+        with store.begin(unit) as writer:
+            writer.append(content)
+            writer.commit()
+    shards = sorted((folder / "large" / "shards").rglob("*.zip"))
+    bare, ours = [], []
+    for _ in range(5):
+        began = time.perf_counter()
+        for shard in shards:
+            hasher = blake3()
+            with shard.open("rb", buffering=0) as file:
+                while data := file.read(2**22):
+                    hasher.update(data)
+        bare.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        if not verify(folder / "large").ok:
+            raise RuntimeError("the store is damaged")
+        ours.append(time.perf_counter() - began)
+    size = sum(shard.stat().st_size for shard in shards)
+    return {
+        "verify_gb_per_s": size / statistics.median(ours) / 1e9,
+        "verify_over_hash": statistics.median(ours) / statistics.median(bare),
+    }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--units", type=int, default=100_000)
+    parser.add_argument("--folder", type=Path, help="where to make the stores; /dev/shm where there is one")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    arguments = parser.parse_args()
+    memory = Path("/dev/shm")  # noqa: S108  no disk is measured here
+    folder = Path(tempfile.mkdtemp(dir=arguments.folder or (memory if memory.is_dir() else None)))
+    try:
+        figures = verifying(folder) | many_units(folder, arguments.units)
+    finally:
+        shutil.rmtree(folder)
+    for name, value in figures.items():
+        print(f"{name:>18}  {value:,.3f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == [CHILD]:
+        child(sys.argv[2])
+    else:
+        main()
