@@ -156,8 +156,8 @@ def read_snapshot(root: Path, number: int) -> Snapshot:
         ) from error
 
 
-def read_table(root: Path, snapshot: Snapshot) -> pa.Table:
-    """The table of units of a snapshot, checked.
+def read_table(root: Path, snapshot: Snapshot, columns: list[str] | None = None) -> pa.Table:
+    """The table of units of a snapshot, checked; all its columns for None.
 
     Raises:
         StoreCorrupt: missing or damaged.
@@ -168,8 +168,9 @@ def read_table(root: Path, snapshot: Snapshot) -> pa.Table:
         if blake3(data).hexdigest() != snapshot.table:
             raise ValueError("it is not the table that was sealed")
         # One thread and no read-ahead: Arrow's thread pools may abort the process when it exits soon after.
-        table = pq.ParquetFile(BytesIO(data), pre_buffer=False).read(use_threads=False)
-        if table.schema != TABLE or table.num_rows != snapshot.units:
+        file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+        table = file.read(columns, use_threads=False)
+        if file.schema_arrow != TABLE or table.num_rows != snapshot.units:
             raise ValueError("it does not list the store's units")
     except (OSError, ValueError, pa.ArrowException) as error:
         raise StoreCorrupt(f"{path} is missing or damaged: {error}; run softlabels seal, or fetch it again") from error

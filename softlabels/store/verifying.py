@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from blake3 import blake3
 
 from softlabels.errors import StoreCorrupt, StoreNotFound
@@ -127,6 +126,8 @@ def describe_store(path: str | Path) -> dict[str, Any]:
         StoreNotFound: no store there.
         StoreCorrupt: descriptor or snapshot damaged.
     """
+    import polars as pl  # reading a store does without it
+
     root, descriptor = open_root(path)
     numbers = layout.snapshot_numbers(root)
     snapshot = read_snapshot(root, numbers[-1]) if numbers else None
