@@ -61,7 +61,19 @@ class Dense:
             return {"values_bf16": Column("uint16", shape)}
         return {"values": Column({"f32": "float32", "f16": "float16"}[self.dtype], shape)}
 
-    def encode(self, logits: Tensor, head: Head, rows: NDArray[np.int64], *, residual: bool = False) -> Encoded:
+    def typical_entries(self, head: Head) -> float:
+        """No column is ragged."""
+        return 1.0
+
+    def encode(
+        self,
+        logits: Tensor,
+        head: Head,
+        rows: NDArray[np.int64],
+        *,
+        words: NDArray[np.uint64] | None = None,
+        residual: bool = False,
+    ) -> Encoded:
         """See Encoding.encode.
 
         Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,7 @@ def checked_float(logits: Tensor, head: Head, rows: NDArray[np.int64]) -> Tensor
     return values
 
 
-def to_numpy(tensor: Tensor) -> NDArray[np.generic]:
+def to_numpy(tensor: Tensor) -> NDArray[Any]:
     """A tensor as a contiguous array on the CPU."""
-    array: NDArray[np.generic] = tensor.contiguous().cpu().numpy()
+    array: NDArray[Any] = tensor.contiguous().cpu().numpy()
     return array

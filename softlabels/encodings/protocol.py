@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabels.errors import InvalidArgument
 from softlabels.labels import Head, SoftLabels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Arrays = Mapping[str, NDArray[Any]]
-"""Columns of one head, (B, *shape) each."""
+"""Columns of one head, (B, *shape) each; entries of ragged ones one after the other."""
+
+COUNT = "count"
+"""The column that counts the entries of a row where their number differs."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Encoded:
             the tail prior; None unless asked for, or where the encoding lists everything.
     """
 
-    arrays: dict[str, NDArray[np.generic]]
+    arrays: dict[str, NDArray[Any]]
     residual: NDArray[np.float64] | None = None
 
 
@@ -67,13 +71,25 @@ class Encoding(Protocol):
     def columns(self, head: Head) -> dict[str, Column]:
         """The columns written for ``head``, by name."""
 
-    def encode(self, logits: Tensor, head: Head, rows: NDArray[np.int64], *, residual: bool = False) -> Encoded:
+    def typical_entries(self, head: Head) -> float:
+        """Entries that a row of ragged columns may be expected to have, for sizing units; a guess."""
+
+    def encode(
+        self,
+        logits: Tensor,
+        head: Head,
+        rows: NDArray[np.int64],
+        *,
+        words: NDArray[np.uint64] | None = None,
+        residual: bool = False,
+    ) -> Encoded:
         """Encode a batch where it is.
 
         Args:
             logits: (B, *head.position_shape, C), any float dtype, any device.
             head: what they are.
-            rows: (B,) absolute row numbers, for messages and seeded draws.
+            rows: (B,) absolute row numbers, for messages.
+            words: (B,) uint64 from which all that is random about an item is drawn (draws.words); None: from ``rows``.
             residual: also give the sum of the unlisted mass.
 
         Raises:
@@ -85,3 +101,25 @@ class Encoding(Protocol):
 
     def check(self, arrays: Arrays, head: Head) -> None:
         """Raise ValueError, saying what is wrong, where values cannot have come from the encoder."""
+
+
+def id_dtype(classes: int) -> str:
+    """The narrowest unsigned type that holds every class id."""
+    return "uint8" if classes <= 2**8 else "uint16" if classes <= 2**16 else "uint32"
+
+
+def row_bytes(encoding: Encoding, head: Head) -> float:
+    """Bytes that a row (a position, where rows are ragged) may be expected to have before compression."""
+    entries = encoding.typical_entries(head)
+    return sum(
+        column.entry_bytes * (1 if column.per is None else entries) for column in encoding.columns(head).values()
+    )
+
+
+def require_single_distribution(spec: str, head: Head) -> None:
+    """Raise InvalidArgument unless each encoded item is one distribution."""
+    if head.position_shape:
+        raise InvalidArgument(
+            f"{spec} keeps one distribution a row, or tokens in ragged rows; this head has shape {head.shape}. Use "
+            "dense, or Head(shape=(None,))"
+        )
