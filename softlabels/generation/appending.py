@@ -91,11 +91,9 @@ def create(
 
 
 def _geometry(heads: Mapping[str, Head], unit_rows: int | None) -> tuple[int, int]:
-    size = sum(column.entry_bytes for column in OWN_COLUMNS.values())
+    size: float = sum(column.entry_bytes for column in OWN_COLUMNS.values())
     for head in heads.values():
-        each = sum(
-            column.entry_bytes for column in encodings.parse(head.encoding, classes=head.classes).columns(head).values()
-        )
+        each = encodings.row_bytes(encodings.parse(head.encoding, classes=head.classes), head)
         size += each * (USUAL_POSITIONS if head.ragged else 1)
     rows, chunk = default_geometry(size, None)
     if unit_rows is not None:
@@ -186,7 +184,8 @@ class LabelWriter:
             return
         unit, self._unit = self._unit, None
         with unit:
-            if self._in_unit and not unit.commit(extras=self._encoder.evidence.extras()):
+            left = self._encoder.evidence
+            if self._in_unit and not unit.commit(extras=left.extras(), fidelity=left.fidelity()):
                 raise StoreBusy(f"{self._store.root}: another process has committed unit {unit.unit}; append again")
         self._free += 1
         while self._store.committed(self._free):
@@ -232,15 +231,16 @@ class LabelWriter:
         rows = np.arange(self._in_unit, self._in_unit + len(wanted), dtype=np.int64)
         columns: dict[str, NDArray[Any]] = {"key": keys[wanted], "view": views[wanted]}
         encoded = {}
-        for head, (values, lengths) in batches.items():
-            chosen = values[_positions_of(wanted, lengths)]
-            encoded[head] = (self._encoder.encode(head, chosen, rows), chosen)
+        for head, (values, all_lengths) in batches.items():
+            chosen = values[_positions_of(wanted, all_lengths)]
+            lengths = None if all_lengths is None else all_lengths[wanted]
+            encoded[head] = (self._encoder.encode(head, chosen, rows, lengths), chosen, lengths)
             columns |= {f"{head}/{name}": array for name, array in encoded[head][0].arrays.items()}
             if lengths is not None:
-                columns[f"{head}/{LENGTH}"] = lengths[wanted].astype(np.uint32)
+                columns[f"{head}/{LENGTH}"] = lengths.astype(np.uint32)
         self._unit.append(columns)
-        for head, (kept, chosen) in encoded.items():
-            self._encoder.keep(head, kept, chosen, rows)
+        for head, (kept, chosen, lengths) in encoded.items():
+            self._encoder.keep(head, kept, chosen, rows, lengths)
         self._in_unit += len(wanted)
         self.rows += len(wanted)
         self._known.update(_names(columns["key"], columns["view"]))

@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.encodings import Encoded
+from softlabels.encodings import Encoded, draws
+from softlabels.labels import DISTRIBUTIONS, ranges
 from softlabels.store import Descriptor, UnitEvidence
+from softlabels.store.fidelity import measure
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+DRAW_STREAM = 16
+"""Of random words; what chooses rows has others (store.evidence)."""
 
 
 class UnitEncoder:
@@ -30,21 +35,50 @@ class UnitEncoder:
         self._first = unit * descriptor.unit_rows
         self.evidence = UnitEvidence(descriptor, unit)
 
-    def encode(self, head: str, logits: Tensor, rows: NDArray[np.int64]) -> Encoded:
-        """Encode one head's outputs for ``rows`` of the unit; of ragged rows ``logits`` holds all positions.
+    def encode(
+        self, head: str, logits: Tensor, rows: NDArray[np.int64], lengths: NDArray[np.int64] | None = None
+    ) -> Encoded:
+        """Encode one head's outputs for ``rows`` of the unit.
+
+        Args:
+            head: which.
+            logits: (B, *shape, C); of ragged rows all positions, one row after the other.
+            rows: (B,) numbers within the unit.
+            lengths: (B,) positions of each row; None: rows are not ragged.
 
         Raises:
             InvalidLogits: see Encoding.encode; nothing was kept.
         """
         kind = self._descriptor.heads[head]
-        numbers = self._first + (np.zeros(len(logits), np.int64) if kind.ragged else rows)
+        numbers, positions = self._first + rows, None
+        if lengths is not None:
+            numbers, positions = np.repeat(numbers, lengths), ranges(np.zeros(len(lengths), np.int64), lengths)
+        words = draws.words(self._descriptor.seed, numbers, positions, stream=DRAW_STREAM)
         wanted = self.evidence.wants_sums(head)
-        return self._descriptor.encoding(head).encode(logits, kind, numbers, residual=wanted)
+        return self._descriptor.encoding(head).encode(logits, kind, numbers, words=words, residual=wanted)
 
-    def keep(self, head: str, encoded: Encoded, logits: Tensor, rows: NDArray[np.int64]) -> None:
-        """Add what a batch that was encoded says of the unit."""
+    def keep(
+        self,
+        head: str,
+        encoded: Encoded,
+        logits: Tensor,
+        rows: NDArray[np.int64],
+        lengths: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Add what a batch that was encoded says of the unit; arguments as for encode."""
         if encoded.residual is not None:
             self.evidence.add_sums(head, encoded.residual)
-        kept = np.flatnonzero(self.evidence.wants_dense(head, rows))
-        if len(kept):
-            self.evidence.add_dense(head, rows[kept], logits[kept].float().cpu().numpy())
+        items, positions, has_any = np.arange(len(rows)), None, np.ones(len(rows), bool)
+        if lengths is not None:
+            positions, has_any = self.evidence.positions(rows, lengths), lengths > 0
+            items = np.cumsum(lengths) - lengths + positions
+        dense = np.flatnonzero(self.evidence.wants_dense(head, rows) & has_any)
+        if len(dense):
+            where = None if positions is None else positions[dense]
+            self.evidence.add_dense(head, rows[dense], logits[items[dense]].float().cpu().numpy(), where)
+        kind = self._descriptor.heads[head]
+        measured = items[self.evidence.wants_measured(rows) & has_any]
+        if len(measured) and kind.kind in DISTRIBUTIONS:
+            labels = self._descriptor.encoding(head).decode(encoded.arrays, kind).take(measured)
+            found = measure(logits[measured].float().cpu().numpy(), labels, kind.temperatures)
+            self.evidence.add_measured(head, found)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabels.encodings import rows as ragged
 from softlabels.generation.evidence import UnitEncoder
 from softlabels.store import Donors, StoreWriter, UnitWriter
 from softlabels.store.descriptor import OWN_COLUMNS
@@ -124,7 +125,8 @@ class BackgroundWriter:
             while batch is not None and not self._abandoned.is_set():
                 self._append(unit, encoder, batch)
                 if batch.last:
-                    won = unit.commit(extras=encoder.evidence.extras())
+                    left = encoder.evidence
+                    won = unit.commit(extras=left.extras(), fidelity=left.fidelity())
                     (self.committed if won else self.lost).append(batch.unit)
                     return True
                 batch = self._queue.get()
@@ -133,18 +135,20 @@ class BackgroundWriter:
     def _append(self, unit: UnitWriter, encoder: UnitEncoder, batch: LabelledBatch) -> None:
         rows = batch.rows - self._store.descriptor.unit_range(batch.unit).start
         copied = np.zeros(len(rows), bool) if batch.found is None else batch.found >= 0
-        columns: dict[str, NDArray[Any]] = {"key": batch.keys, "view": np.zeros(len(rows), np.uint32)}
-        parts: list[tuple[NDArray[np.bool_], dict[str, NDArray[Any]]]] = []
+        schema = self._store.descriptor.columns()
+        parts: list[tuple[NDArray[np.int64], dict[str, NDArray[Any]]]] = []
         if batch.logits is not None:
-            encoded = encoder.encode(self._head, batch.logits, rows[~copied])
-            encoder.keep(self._head, encoded, batch.logits, rows[~copied])
-            parts.append((~copied, {f"{self._head}/{name}": array for name, array in encoded.arrays.items()}))
+            fresh = np.flatnonzero(~copied)
+            encoded = encoder.encode(self._head, batch.logits, rows[fresh])
+            encoder.keep(self._head, encoded, batch.logits, rows[fresh])
+            parts.append((fresh, {f"{self._head}/{name}": array for name, array in encoded.arrays.items()}))
         if self._donors is not None and batch.found is not None and copied.any():
-            taken = self._donors.columns(batch.found[copied], list(self._store.descriptor.columns()))
+            taken = self._donors.columns(batch.found[copied], list(schema))
             self._donors.add_evidence(encoder.evidence, batch.found[copied], taken, rows[copied])
-            parts.append((copied, {name: array for name, array in taken.items() if name not in OWN_COLUMNS}))
-        for where, arrays in parts:
-            for name, array in arrays.items():
-                whole = columns.setdefault(name, np.empty((len(rows), *array.shape[1:]), array.dtype))
-                whole[where] = array
-        unit.append(columns)
+            taken = {name: array for name, array in taken.items() if name not in OWN_COLUMNS}
+            parts.append((np.flatnonzero(copied), taken))
+        found = parts[0][1]
+        if len(parts) > 1:
+            order = np.argsort(np.concatenate([where for where, _ in parts]))
+            found = ragged.take(ragged.join([arrays for _, arrays in parts]), schema, order)
+        unit.append({"key": batch.keys, "view": np.zeros(len(rows), np.uint32), **found})

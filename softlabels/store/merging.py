@@ -107,9 +107,11 @@ class Donors:
                     evidence.add_sums(head, _spread(labels, prior))
                 if (probe := store.probe(head)) is not None:
                     own = self._row[numbers[mine]]
-                    kept = np.isin(own, probe[0])
+                    kept = np.isin(own, probe.rows)
                     if kept.any():
-                        evidence.add_dense(head, rows[mine[kept]], probe[1][np.searchsorted(probe[0], own[kept])])
+                        at = np.searchsorted(probe.rows, own[kept])
+                        where = None if probe.positions is None else probe.positions[at]
+                        evidence.add_dense(head, rows[mine[kept]], probe.logits[at], where)
 
 
 def _spread(labels: SoftLabels, prior: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,20 @@ def open_store(path: str | Path, *, snapshot: int | None = None, digest: str | N
     if digest is not None and found.digest != digest:
         raise StoreCorrupt(f"{root}: snapshot {found.number} has digest {found.digest}, not {digest} as asked for")
     return Store(root, descriptor, found)
+
+
+class Probe(NamedTuple):
+    """Rows kept dense.
+
+    Attributes:
+        rows: (n,) their numbers, ascending.
+        logits: (n, *shape, C) float32.
+        positions: (n,) of ragged rows, which position of each; None of others.
+    """
+
+    rows: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    positions: NDArray[np.int64] | None
 
 
 class Store:
@@ -214,8 +228,8 @@ class Store:
             raise StoreCorrupt(f"{self.root}: the tail prior of {head!r} is no distribution over {shape[1]} classes")
         return prior
 
-    def probe(self, head: str = "logits") -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
-        """The rows kept dense and their logits, (n,) and (n, C); None where there are none."""
+    def probe(self, head: str = "logits") -> Probe | None:
+        """The rows kept dense; None where there are none."""
         if self.snapshot.probe is None:
             return None
         if self._probe is None:
@@ -223,7 +237,7 @@ class Store:
             self._probe = read_arrays(path, self.snapshot.probe)
         if f"{head}/rows" not in self._probe:
             return None
-        return self._probe[f"{head}/rows"], self._probe[f"{head}/logits"]
+        return Probe(self._probe[f"{head}/rows"], self._probe[f"{head}/logits"], self._probe.get(f"{head}/positions"))
 
     def _reader(self, unit: int) -> UnitReader:
         reader = self._readers.get(unit)

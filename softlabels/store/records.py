@@ -9,11 +9,15 @@ from typing import Any
 
 from softlabels.store import canonical
 from softlabels.store.descriptor import Descriptor
+from softlabels.store.fidelity import Fidelity
 from softlabels.store.layout import ATTEMPT
 from softlabels.store.sink import LARGEST, Range
 
 LIMIT = 64 * 2**10
 """Bytes a record may have."""
+
+MOST_FIDELITY = 16 * 2**10
+"""Of those, how many may say how faithful the labels are."""
 
 HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -35,6 +39,7 @@ class Record:
         descriptor: digest of the store's descriptor.
         teacher: digest of the teacher that was run.
         software: what wrote it.
+        fidelity: of a few rows, by head; those of heads that are no distribution are left out.
         digest: BLAKE3 of the record without this field; the identity of what was committed.
     """
 
@@ -50,6 +55,7 @@ class Record:
     descriptor: str
     teacher: str
     software: str
+    fidelity: Mapping[str, Fidelity] = field(default_factory=dict)
     digest: str = field(default="")
 
     def to_json(self) -> dict[str, Any]:
@@ -69,6 +75,10 @@ class Record:
             "teacher": self.teacher,
             "software": self.software,
         }
+        measured = {head: found.to_json() for head, found in self.fidelity.items()}
+        # A record is small; very many heads and temperatures go without.
+        if measured and len(canonical.to_bytes(measured)) <= MOST_FIDELITY:
+            body["fidelity"] = measured
         return body | {"digest": canonical.digest(body)}
 
 
@@ -98,6 +108,7 @@ def parse_record(data: bytes, unit: int, descriptor: Descriptor) -> Record:
             descriptor=value["descriptor"],
             teacher=value["teacher"],
             software=value["software"],
+            fidelity=_fidelity(value.get("fidelity", {}), descriptor),
             digest=value["digest"],
         )
     except (KeyError, TypeError, AttributeError) as error:
@@ -126,6 +137,13 @@ def _check_geometry(record: Record, unit: int, descriptor: Descriptor) -> None:
         end += piece.size
     if end != record.size or record.size > LARGEST:
         raise ValueError(f"its byte ranges end at {end:,}, its shard at {record.size!r}")
+
+
+def _fidelity(value: Mapping[str, Any], descriptor: Descriptor) -> dict[str, Fidelity]:
+    found = {head: Fidelity.from_json(part) for head, part in dict(value).items()}
+    if not found.keys() <= descriptor.heads.keys():
+        raise ValueError(f"a fidelity of heads {sorted(found)}, which are not the store's")
+    return found
 
 
 def _range(value: Mapping[str, Any], *, rows: int) -> Range:

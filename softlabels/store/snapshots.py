@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import save as save_arrays
 
 from softlabels.errors import StoreCorrupt, StoreIncomplete, StoreNotFound
-from softlabels.store import canonical, evidence, files, layout
+from softlabels.store import canonical, files, layout
 from softlabels.store.descriptor import Descriptor
+from softlabels.store.gathering import gather
 from softlabels.store.records import Record
-from softlabels.store.units import UnitReader, head_arrays, read_record
+from softlabels.store.units import read_record
 from softlabels.store.writing import read_descriptor
 
 LIMIT = 2**20
@@ -95,7 +96,7 @@ def seal(path: str | Path) -> Snapshot:
     if last is not None and last.table == blake3(table).hexdigest():
         return last
     number = 1 if last is None else last.number + 1
-    priors, probe, fidelity = _gather(root, descriptor, found)
+    priors, probe, fidelity = gather(root, descriptor, found)
     body = {
         "format": "softlabels-snapshot",
         "version": 1,
@@ -224,65 +225,6 @@ def _table_bytes(found: list[Record]) -> bytes:
     table = pa.table(columns, schema=TABLE)
     pq.write_table(table, buffer, compression="zstd", use_dictionary=False, write_page_checksum=True)
     return buffer.getvalue()
-
-
-def _gather(
-    root: Path, descriptor: Descriptor, found: list[Record]
-) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]], dict[str, Any]]:
-    """Tail priors, probe and fidelity by head, from the units that carry extras, in their order."""
-    starts = np.cumsum([0] + [record.rows for record in found])
-    sums: dict[str, list[NDArray[Any]]] = {head: [] for head in descriptor.heads}
-    rows: dict[str, list[NDArray[np.int64]]] = {head: [] for head in descriptor.heads}
-    logits: dict[str, list[NDArray[Any]]] = {head: [] for head in descriptor.heads}
-    for record in found:
-        if record.extras is None:
-            continue
-        reader = UnitReader(root, descriptor, record)
-        try:
-            extras = evidence.split_extras(reader.read_extras(), descriptor, record.rows)
-        except ValueError as error:
-            raise StoreCorrupt(f"the extras of unit {record.unit} are damaged: {error}") from error
-        for head, arrays in extras.items():
-            if evidence.PRIOR in arrays and evidence.gathers(descriptor, np.array([record.unit]), len(found))[0]:
-                sums[head].append(arrays[evidence.PRIOR])
-            if evidence.PROBE in arrays:
-                local = arrays[evidence.PROBE_NUMBERS]
-                nominal = record.unit * descriptor.unit_rows + local
-                kept = evidence.probes(descriptor, head, nominal, len(found) * descriptor.unit_rows)
-                kept |= not descriptor.grows
-                rows[head].append(starts[record.unit] + local[kept])
-                logits[head].append(arrays[evidence.PROBE][kept])
-    priors = {head: evidence.tail_prior(parts, descriptor.heads[head].classes) for head, parts in sums.items() if parts}
-    probe: dict[str, NDArray[Any]] = {}
-    fidelity = {}
-    for head, parts in logits.items():
-        if not sum(map(len, parts)):
-            continue
-        kind = descriptor.heads[head]
-        probe[f"{head}/logits"], probe[f"{head}/rows"] = np.concatenate(parts), np.concatenate(rows[head])
-        columns = _columns_of(root, descriptor, found, head, probe[f"{head}/rows"])
-        labels = descriptor.encoding(head).decode(columns, kind, priors.get(head))
-        if measured := evidence.measure_fidelity(probe[f"{head}/logits"], labels, kind.temperatures, kind.kind):
-            fidelity[head] = measured.to_json()
-    return {f"{head}/prior": array for head, array in priors.items()}, probe, fidelity
-
-
-def _columns_of(
-    root: Path, descriptor: Descriptor, found: list[Record], head: str, numbers: NDArray[np.int64]
-) -> dict[str, NDArray[Any]]:
-    """A head's columns of the rows ``numbers``, ascending, read from the shards."""
-    pieces: list[dict[str, NDArray[Any]]] = []
-    names = [name for name in descriptor.columns() if name.startswith(f"{head}/")]
-    starts = np.cumsum([0] + [record.rows for record in found])
-    unit_of = np.searchsorted(starts, numbers, side="right") - 1
-    for unit in np.unique(unit_of):
-        local = numbers[unit_of == unit] - starts[unit]
-        reader = UnitReader(root, descriptor, found[unit])
-        for chunk in np.unique(local // descriptor.chunk_rows):
-            inside = local[local // descriptor.chunk_rows == chunk] - chunk * descriptor.chunk_rows
-            columns = head_arrays(reader.read_chunk(int(chunk), names), head)
-            pieces.append({name: array[inside] for name, array in columns.items()})
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def _put(root: Path, number: int, arrays: dict[str, NDArray[Any]], name: Any) -> str | None:

@@ -23,6 +23,7 @@ from softlabels.encodings import rows as ragged
 from softlabels.errors import InvalidArgument, StoreConflict, StoreCorrupt, StoreError
 from softlabels.store import canonical, files, layout
 from softlabels.store.descriptor import LIMIT, MOST_CHUNK_BYTES, Descriptor, parse_descriptor
+from softlabels.store.fidelity import Fidelity
 from softlabels.store.records import LIMIT as RECORD_LIMIT
 from softlabels.store.records import Record, parse_record
 from softlabels.store.shards import open_writer
@@ -179,11 +180,17 @@ class UnitWriter:
         while self._rows_waiting >= self._descriptor.chunk_rows:
             self._flush(self._descriptor.chunk_rows)
 
-    def commit(self, *, extras: Mapping[str, NDArray[Any]] | None = None) -> bool:
+    def commit(
+        self,
+        *,
+        extras: Mapping[str, NDArray[Any]] | None = None,
+        fidelity: Mapping[str, Fidelity] | None = None,
+    ) -> bool:
         """Make the unit durable and visible; False where another writer has committed it first.
 
         Args:
             extras: arrays that sealing needs (sums for the tail prior, dense rows), kept beside the shard.
+            fidelity: by head, of a few rows; kept in the record.
 
         Raises:
             StoreError: rows are missing, or the disk failed; nothing was committed.
@@ -210,6 +217,7 @@ class UnitWriter:
             footer=footer,
             keys=self._keys.hexdigest(),
             extras=self._write_extras(attempt, extras),
+            fidelity=dict(fidelity or {}),
             descriptor=descriptor.digest,
             teacher=str(descriptor.teacher["digest"] or ""),
             software=f"softlabels {__version__}",

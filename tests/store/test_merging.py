@@ -52,7 +52,7 @@ def test_a_merged_store_is_the_union(tmp_path, halves, digits, sealed, teacher):
     assert sl.verify(tmp_path / "all", deep=True).ok
     # What sealing needs came along: the prior is close to that of all rows, the probe is both stores'.
     np.testing.assert_allclose(store.prior("logits"), sl.open(sealed).prior("logits"), atol=0.03)
-    probe_rows, logits = store.probe()
+    probe_rows, logits, _ = store.probe()
     assert len(probe_rows) > 300
     truth = teacher.logits(digits.inputs(rows[probe_rows])).numpy()
     np.testing.assert_allclose(logits, truth, atol=1e-4)

@@ -82,7 +82,7 @@ def test_the_tail_prior_is_the_mean_residual(sealed, dense_logits):
 
 def test_the_probe_is_dense_and_the_fidelity_is_its_kl(sealed, dense_logits):
     store = sl.open(sealed)
-    rows, logits = store.probe()
+    rows, logits, _ = store.probe()
     assert 200 < len(rows) < 320
     assert (np.diff(rows) > 0).all()
     assert (logits == dense_logits[rows]).all()

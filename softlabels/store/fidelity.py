@@ -1,0 +1,167 @@
+"""How close labels are to the dense logits they came from: numbers that every store carries.
+
+Measured twice: unit by unit on a few rows while their logits are at hand, which shows where in a store something went
+wrong; and when it is sealed on the probe, the rows kept dense, with the tail prior that readers will use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabels.labels import DenseLabels, SoftLabels, SparseLabels, log_softmax
+
+BLOCK = 2**22
+"""Probabilities compared at a time."""
+
+MEANS = ("mass", "top1", "entropy", "error")
+"""Figures that are one number."""
+
+POOR_MASS = 0.9
+POOR_KL = 0.1
+"""Below this listed mass, or above this KL in nats, a person is warned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """How close labels are, on average over some rows.
+
+    Attributes:
+        rows: rows (of ragged ones, positions) measured.
+        kl: KL(p || p^) in nats by temperature, ``{"1": 0.02}``; empty for unbiased labels, whose KL is infinite.
+        mass: the teacher's probability of the classes that were listed, at the first temperature.
+        top1: share of rows whose likeliest class is the teacher's.
+        entropy: of the teacher in nats, at the first temperature.
+        error: squared distance of the distributions, sum of (p^ - p)^2, at the first temperature; the variance of the
+            gradient that unbiased labels give.
+    """
+
+    rows: int
+    kl: dict[str, float]
+    mass: float
+    top1: float
+    entropy: float
+    error: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As records, snapshots and ``inspect`` hold it."""
+        return {
+            "rows": self.rows, "kl": self.kl, "mass": self.mass, "top1": self.top1, "entropy": self.entropy,
+            "error": self.error,
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """From a record, which is untrusted.
+
+        Raises:
+            ValueError: not what ``to_json`` gives.
+        """
+        try:
+            kl = {str(name): _number(part) for name, part in dict(value["kl"]).items()}
+            rows = value["rows"]
+            if type(rows) is not int or rows < 1:
+                raise ValueError(f"{rows!r} rows")
+            return cls(
+                rows=rows, kl=kl, **{name: _number(value[name]) for name in ("mass", "top1", "entropy", "error")}
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{type(error).__name__} {error} where a fidelity is expected") from None
+
+    @property
+    def warning(self) -> str | None:
+        """What is wrong with labels this poor, and what to do; None for good ones."""
+        worst = max(self.kl.values(), default=0.0)
+        if not self.kl or (self.mass >= POOR_MASS and worst <= POOR_KL):
+            return None
+        return (
+            f"these labels list {self.mass:.1%} of the probability and are {worst:.2g} nats from the teacher: list more "
+            "(a larger k, or a smaller P of adaptive:P), or use threshold:TAU, which is right on average; softlabels "
+            "plan shows what each would cost"
+        )
+
+
+def measure(logits: NDArray[np.float32], labels: SoftLabels, temperatures: Sequence[float]) -> Fidelity:
+    """Compare labels with the logits they were made from.
+
+    Args:
+        logits: (n, *shape, C) dense, n above 0.
+        labels: of the same rows, not ragged. Labels that leave classes without probability are measured with a
+            calibrated tail: their KL would be infinite.
+        temperatures: at which to measure the KL; other figures are at the first.
+    """
+    classes = logits.shape[-1]
+    if isinstance(labels, SparseLabels):
+        labels = replace(labels, tail="uniform" if labels.tail == "uniform" else "calibrated")
+    else:
+        labels = replace(labels, values=labels.values.reshape(-1, classes))
+    flat = logits.reshape(-1, classes)
+    is_sample = isinstance(labels, SparseLabels) and labels.unbiased
+    step = max(1, BLOCK // classes)
+    parts = []
+    for start in range(0, len(flat), step):
+        rows = np.arange(start, min(start + step, len(flat)))
+        parts.append(_measure(flat[rows], labels.take(rows), temperatures, is_sample=is_sample))
+    return combine(parts)
+
+
+def combine(parts: Sequence[Fidelity]) -> Fidelity:
+    """The mean over the rows of several."""
+    rows = sum(part.rows for part in parts)
+    mean = {name: sum(getattr(part, name) * part.rows for part in parts) / rows for name in MEANS}
+    kl = {name: sum(part.kl.get(name, 0.0) * part.rows for part in parts) / rows for name in parts[0].kl}
+    return Fidelity(rows=rows, kl=kl, **mean)
+
+
+def _measure(
+    logits: NDArray[np.float32], labels: SoftLabels, temperatures: Sequence[float], *, is_sample: bool
+) -> Fidelity:
+    kl = {}
+    for temperature in () if is_sample else temperatures:
+        log_p = log_softmax(logits, temperature).astype(np.float64)
+        p = np.exp(log_p)
+        with np.errstate(invalid="ignore"):
+            terms = np.where(p > 0, p * (log_p - labels.log_probs(temperature)), 0.0)
+        kl[f"{temperature:g}"] = float(max(terms.sum(axis=-1).mean(), 0.0))
+    log_p = log_softmax(logits, temperatures[0]).astype(np.float64)
+    p = np.exp(log_p)
+    reconstructed = np.exp(labels.log_probs(temperatures[0]).astype(np.float64))
+    mass, likeliest = 1.0, reconstructed.argmax(axis=-1)
+    if isinstance(labels, SparseLabels):
+        listed = np.isfinite(labels.values)
+        mass = float(np.where(listed, np.take_along_axis(p, labels.ids, axis=1), 0.0).sum(axis=1).mean())
+        # Quantising may tie the first two log-probabilities; their order still says which is the likelier.
+        first = labels.values.argmax(axis=1)[:, None] if is_sample else np.zeros((len(labels.ids), 1), np.int64)
+        likeliest = np.take_along_axis(labels.ids, first, axis=1)[:, 0]
+    return Fidelity(
+        rows=len(logits),
+        kl=kl,
+        mass=mass,
+        top1=float((likeliest == logits.argmax(axis=-1)).mean()),
+        entropy=float(-np.where(p > 0, p * log_p, 0.0).sum(axis=-1).mean()),
+        error=float(((reconstructed - p) ** 2).sum(axis=-1).mean()),
+    )
+
+
+def as_rows(labels: SoftLabels, positions: NDArray[np.int64] | None) -> SoftLabels:
+    """Of ragged labels one position of each row, of others the rows themselves.
+
+    Args:
+        labels: of n rows.
+        positions: (n,) a position within each row; None: rows are not ragged.
+    """
+    if positions is None or labels.lengths is None:
+        return labels
+    lengths = labels.lengths.astype(np.int64)
+    flat: DenseLabels | SparseLabels = replace(labels, lengths=None)
+    return flat.take(np.cumsum(lengths) - lengths + positions)
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{value!r} where a number is expected")  # noqa: TRY004  of untrusted content, not of a type
+    return float(value)
