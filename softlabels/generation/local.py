@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from softlabels import models
 from softlabels.errors import InvalidData, StoreIncomplete
 from softlabels.generation.gate import check_teacher
-from softlabels.generation.plan import HEAD, Settings, describe
+from softlabels.generation.plan import HEAD, Settings, describe, settle
 from softlabels.generation.writing import BackgroundWriter, LabelledBatch
 from softlabels.models import Model
 from softlabels.sources import Source, open_source
@@ -142,9 +142,9 @@ def generate(
         StoreConflict: ``out`` holds another store, or something else; or a store to reuse is of another teacher.
     """
     source, model, settings = _prepare(data, teacher, settings, options)
-    descriptor = describe(source, model, settings)
     if settings.gate:
         check_teacher(model, source, classes=model.classes, extra_classes=settings.extra_classes)
+    descriptor = describe(source, model, settle(settings, out))
     donors = Donors([open_store(path) for path in reuse], dict(descriptor.heads), model.digest) if reuse else None
     store = create_or_open(out, descriptor)
     missing = list(store.missing())
@@ -180,9 +180,9 @@ def estimate(
         SoftLabelsError: as generate would.
     """
     source, model, settings = _prepare(data, teacher, settings, options)
-    descriptor = describe(source, model, settings)
     if settings.gate:
         check_teacher(model, source, classes=model.classes, extra_classes=settings.extra_classes)
+    descriptor = describe(source, model, settings)
     rows = np.arange(min(settings.batch_size, len(source)), dtype=np.int64)
     inputs = source.inputs(rows)
     model.logits(inputs)  # the first pass allocates and compiles

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from softlabels import encodings
-from softlabels.errors import InvalidArgument
+import numpy as np
+
+from softlabels import encodings, fidelity
+from softlabels.errors import InvalidArgument, StoreNotFound
 from softlabels.labels import Head
 from softlabels.models import Model
 from softlabels.sources import Source
 from softlabels.store import Descriptor, default_geometry
 from softlabels.store.descriptor import MOST_CHUNKS, OWN_COLUMNS
+from softlabels.store.snapshots import open_root
+
+SAMPLED = 512
+SAMPLED_BYTES = 2**28
+"""Rows the teacher is asked about before an encoding is chosen, and most of their logits."""
 
 HEAD = "logits"
 """Name of the head of a teacher with one output."""
@@ -21,7 +29,8 @@ class Settings:
     """How to label a dataset.
 
     Attributes:
-        encoding: specification (see softlabels.encodings); None: every logit up to 64 classes, else the 32 likeliest.
+        encoding: specification (see softlabels.encodings), or what it is to reach (see softlabels.fidelity.targets);
+            None: every logit up to 64 classes, else the 32 likeliest.
         temperatures: at which the mass of unlisted classes is kept.
         unit_rows: rows committed at a time; None: from the size of a row.
         shard_format: ``zarr`` or ``parquet``.
@@ -60,11 +69,14 @@ def describe(source: Source, teacher: Model, settings: Settings) -> Descriptor:
     classes = teacher.classes
     if settings.encoding is None:
         encoding = encodings.default(classes)
+    elif fidelity.is_target(settings.encoding):
+        reached = fidelity.resolve(settings.encoding, sample_of_teacher(source, teacher, settings))
+        encoding = encodings.parse(reached, classes=classes)
     else:
         encoding = encodings.parse(settings.encoding, classes=classes)
     temperatures = tuple(sorted(set(settings.temperatures)))
     head = Head(encoding=encoding.spec, classes=classes, temperatures=temperatures)
-    row_bytes = sum(column.entry_bytes for column in (*OWN_COLUMNS.values(), *encoding.columns(head).values()))
+    row_bytes = sum(column.entry_bytes for column in OWN_COLUMNS.values()) + encodings.row_bytes(encoding, head)
     unit_rows, chunk_rows = default_geometry(row_bytes, len(source))
     if settings.unit_rows is not None:
         unit_rows = min(settings.unit_rows, len(source))
@@ -79,4 +91,44 @@ def describe(source: Source, teacher: Model, settings: Settings) -> Descriptor:
         shard_format=settings.shard_format,
         codec=settings.codec,
         seed=settings.seed,
+    )
+
+
+def settle(settings: Settings, out: str | Path) -> Settings:
+    """Settings that go on with the store at ``out``: what a target came to when it was made is not decided again."""
+    if not fidelity.is_target(settings.encoding):
+        return settings
+    try:
+        _, descriptor = open_root(out)
+    except StoreNotFound:
+        return settings
+    head = descriptor.heads.get(HEAD)
+    return settings if head is None else replace(settings, encoding=head.encoding)
+
+
+def sample_of_teacher(source: Source, teacher: Model, settings: Settings, *, rows: int = SAMPLED) -> fidelity.Sample:
+    """What the teacher says of a few rows, spread evenly over the data.
+
+    Args:
+        source: the data.
+        teacher: the model that is to label it.
+        settings: temperatures, codec and batch size.
+        rows: how many to ask about, where memory allows.
+
+    Raises:
+        InvalidArgument: the data has too few rows to plan with.
+        InvalidLogits: outputs that are not finite.
+    """
+    count = min(len(source), rows, max(fidelity.FEWEST, SAMPLED_BYTES // (4 * teacher.classes)))
+    numbers = np.unique(np.linspace(0, len(source) - 1, num=count).astype(np.int64))
+    parts = [
+        teacher.logits(source.inputs(numbers[start : start + settings.batch_size])).float().cpu().numpy()
+        for start in range(0, len(numbers), settings.batch_size)
+    ]
+    return fidelity.Sample(
+        logits=np.concatenate(parts),
+        temperatures=tuple(sorted(set(settings.temperatures))),
+        items=len(source),
+        rows=len(source),
+        codec=settings.codec,
     )
