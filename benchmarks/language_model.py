@@ -60,7 +60,8 @@ class Block(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
         self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, L, D)
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, D) to the same."""
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(self.norm1(x)).chunk(3, dim=-1)
         )
@@ -84,6 +85,7 @@ class GPT(nn.Module):
                 nn.init.normal_(weight, std=scale)
 
     def forward(self, ids: Tensor) -> Tensor:
+        """(B, L) token ids to (B, L, D) states."""
         x = self.embedding(ids) + self.positions.weight[: ids.shape[1]]
         for block in self.blocks:
             x = block(x)

@@ -1,0 +1,255 @@
+"""Bytes a row against what is kept, for our encodings and for what people do by hand.
+
+    python benchmarks/fidelity.py [--positions 4096] [--json fidelity.json] [--plot docs/fidelity.svg]
+
+A language model (benchmarks/language_model.py, trained and cached first) and an image classifier of the bundled digits.
+KL(p || p^) is in nats over all classes, the error is E sum (p^ - p)^2, the bias sum |E (p^ - p)|, all in float64 on
+held out rows; tail priors come from other rows. Encoding is timed beside torch.topk(32) and torch.logsumexp of the same
+logits, interleaved, one thread each, medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import language_model
+import numpy as np
+import schemes
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import softlabels as sl
+from softlabels import encodings
+from softlabels.labels import Head
+from softlabels.models import load_run
+from softlabels.sources import open_source
+
+PRIOR_POSITIONS = 16_384
+TIMED_ROWS = 512
+TIMED_RUNS = 9
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scheme, measured."""
+
+    teacher: str
+    scheme: str
+    family: str
+    ours: bool
+    bytes: float
+    ids: float
+    kl: float
+    error: float
+    bias: float
+
+
+def main() -> None:
+    """Measure, print, and keep."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--positions", type=int, default=4096)
+    parser.add_argument("--steps", type=int, default=1500, help="of the language model's training")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    text, others = language_logits(options.steps, options.positions)
+    rows = measure("language model", text, lambda: (part.float() for part in others.split(1024)), language_schemes)
+    images, prior_images = image_logits()
+    rows += measure("image classifier", images, lambda: iter([prior_images]), image_schemes)
+    speeds = time_encoding(text[:TIMED_ROWS])
+    report(rows, speeds, mean_entropy(text))
+    if options.json:
+        found = {"rows": [asdict(row) for row in rows], "goals": goals(rows), "speeds": speeds}
+        options.json.write_text(json.dumps(found | {"entropy": mean_entropy(text)}, indent=2))
+    if options.plot:
+        plot(rows, options.plot)
+
+
+@torch.no_grad()
+def language_logits(steps: int, positions: int) -> tuple[Tensor, Tensor]:
+    """Logits of held-out positions, float32, and of training positions for the prior, float16."""
+    model = language_model.train(steps, 0)
+    train, held_out = language_model.token_files()
+    found = []
+    for tokens, count, seed in ((held_out, positions, 2), (train, PRIOR_POSITIONS, 3)):
+        generator, parts = np.random.default_rng(seed), []
+        while sum(map(len, parts)) < count:
+            ids, _ = language_model.batch(tokens, generator, 4)
+            logits = model.logits(ids).flatten(0, 1)
+            parts.append(logits[torch.from_numpy(generator.permutation(len(logits))[:128])].half())
+        found.append(torch.cat(parts)[:count])
+    return found[0].float(), found[1]
+
+
+def image_logits() -> tuple[Tensor, Tensor]:
+    """Logits of a CNN for the digits' test rows, and for its training rows."""
+    source = open_source("digits")
+    folder = language_model.ROOT / "cache" / "image_teacher"
+    sl.train_teacher(source, "cnn:width=32,depth=2", folder, epochs=20)
+    model = load_run(folder)
+    parts = [torch.cat([model.logits(source.inputs(rows[at : at + 256])) for at in range(0, len(rows), 256)])
+             for rows in (source.split("test"), source.split("train"))]  # fmt: skip
+    return parts[0].float(), parts[1].float()
+
+
+def language_schemes(prior: Callable[[str], np.ndarray | None], classes: int) -> list[schemes.Scheme]:
+    """What is compared for many classes."""
+    mine = [f"topk:{k}:{kept}" for k in (8, 16, 32, 64, 128) for kept in ("f16", "q8", "d4")]
+    mine += [f"adaptive:{least:g}:d4" for least in (0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.0002)]
+    mine += [f"adaptive:{least:g}:d16" for least in (0.002, 0.0005, 0.0002)]
+    unbiased = [f"threshold:{tau:g}" for tau in (0.2, 0.1, 0.05, 0.03, 0.02, 0.01, 0.005)]
+    unbiased += ["sampled:50", "sampled:50:0.8"]
+    return [
+        *(schemes.ours(spec, classes, prior=prior(spec)) for spec in mine + unbiased),
+        *(schemes.by_hand(k) for k in (8, 16, 32, 50, 64, 128, 256)),
+        *(schemes.by_hand(k, renormalised=True) for k in (16, 50)),
+        *(schemes.rs_kd(draws, classes) for draws in (10, 20, 50, 100)),
+        schemes.polynomial(50, 1, schemes.BUDGET, classes),
+        schemes.polynomial(128, 16, schemes.RECOMMENDED, classes),
+    ]
+
+
+def image_schemes(prior: Callable[[str], np.ndarray | None], classes: int) -> list[schemes.Scheme]:
+    """What is compared for ten classes."""
+    mine = ["dense:f16", "dense:q8", *(f"topk:{k}:{kept}" for k in (1, 2, 4) for kept in ("f16", "d4"))]
+    return [
+        *(schemes.ours(spec, classes, prior=prior(spec)) for spec in mine),
+        *(schemes.by_hand(k) for k in (2, 4)),
+        schemes.rs_kd(20, classes),
+    ]
+
+
+def measure(
+    teacher: str, logits: Tensor, others: Callable[[], object], choose: Callable[..., list[schemes.Scheme]]
+) -> list[Row]:
+    """A row a scheme."""
+    classes = logits.shape[1]
+    chosen = choose(lambda spec: schemes.prior_of(spec, others, classes), classes)
+    rows = []
+    for scheme in tqdm(chosen, desc=teacher, mininterval=5):
+        labels, size = scheme.encode(logits, 0)
+        rows.append(Row(teacher, scheme.name, scheme.family, scheme.ours, size, **schemes.figures(logits, labels)))
+    return rows
+
+
+def goals(rows: list[Row]) -> list[dict[str, object]]:
+    """Ours against each of the others: bytes at equal KL (or error), and KL at equal bytes."""
+    found: list[dict[str, object]] = []
+    for family, distance in (("exact", "kl"), ("unbiased", "error")):
+        rivals = [row for row in rows if row.family == family and not row.ours and row.teacher == "language model"]
+        mine = [row for row in rows if row.family == family and row.ours and row.teacher == "language model"]
+        front = _front(mine, distance)
+        for rival in rivals:
+            target = getattr(rival, distance)
+            found.append({
+                "rival": rival.scheme, "bytes": rival.bytes, distance: target,
+                "bytes_ratio": _at(front, distance, "bytes", target) / rival.bytes,
+                f"{distance}_ratio": _at(front, "bytes", distance, rival.bytes) / target,
+            })  # fmt: skip
+    return found
+
+
+def _front(rows: list[Row], distance: str) -> list[Row]:
+    """The rows no other beats in both bytes and distance, by bytes."""
+    front: list[Row] = []
+    for row in sorted(rows, key=lambda row: row.bytes):
+        if not front or getattr(row, distance) < getattr(front[-1], distance):
+            front.append(row)
+    return front
+
+
+def _at(front: list[Row], x: str, y: str, value: float) -> float:
+    """``y`` where the front has ``x`` = value, between its points on logarithmic axes; NaN beyond its ends."""
+    points = sorted((getattr(row, x), getattr(row, y)) for row in front)
+    xs, ys = np.log([p[0] for p in points]), np.log([p[1] for p in points])
+    return float(np.exp(np.interp(np.log(value), xs, ys, left=np.nan, right=np.nan)))
+
+
+def time_encoding(logits: Tensor) -> list[dict[str, object]]:
+    """Milliseconds to encode, beside torch.topk and torch.logsumexp of the same logits."""
+    classes, rows = logits.shape[1], np.arange(len(logits))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    tasks: dict[str, Callable[[], object]] = {
+        "torch.topk(32) + torch.logsumexp": lambda: (logits.topk(32, dim=-1), logits.logsumexp(dim=-1))
+    }
+    for spec in ("topk:32:f16", "topk:32:d4", "adaptive:0.002:d4", "threshold:0.05", "sampled:50"):
+        encoding = encodings.parse(spec, classes=classes)
+        head = Head(encoding=encoding.spec, classes=classes)
+        tasks[encoding.spec] = lambda encoding=encoding, head=head: encoding.encode(logits, head, rows)
+    times: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(TIMED_RUNS):
+        for name, task in tasks.items():
+            began = time.perf_counter()
+            task()
+            times[name].append((time.perf_counter() - began) * 1e3)
+    torch.set_num_threads(threads)
+    medians = {name: statistics.median(found) for name, found in times.items()}
+    bound = medians["torch.topk(32) + torch.logsumexp"]
+    return [{"encoding": name, "ms": found, "ratio": found / bound} for name, found in medians.items()]
+
+
+def mean_entropy(logits: Tensor) -> float:
+    """Nats."""
+    log_p = logits.log_softmax(-1)
+    return float(-(log_p.exp() * log_p).sum(-1).mean())
+
+
+def report(rows: list[Row], speeds: list[dict[str, object]], entropy: float) -> None:
+    """Tables for a person."""
+    print(f"\nmean entropy of the language model: {entropy:.2f} nats\n")
+    for teacher in dict.fromkeys(row.teacher for row in rows):
+        print(f"| {teacher} | bytes | ids | KL | error | bias |\n|---|---:|---:|---:|---:|---:|")
+        for row in sorted((row for row in rows if row.teacher == teacher), key=lambda row: (row.family, row.bytes)):
+            kl = f"{row.kl:.4f}" if np.isfinite(row.kl) and row.family == "exact" else "-"
+            name = row.scheme if row.ours else f"*{row.scheme}*"
+            print(f"| {name} | {row.bytes:.1f} | {row.ids:.1f} | {kl} | {row.error:.1e} | {row.bias:.1e} |")
+        print()
+    print("| ours beside | bytes at equal KL or error | KL or error at equal bytes |\n|---|---:|---:|")
+    for goal in goals(rows):
+        second = goal.get("kl_ratio", goal.get("error_ratio"))
+        print(f"| {goal['rival']} | {goal['bytes_ratio']:.2f} | {second:.2f} |")
+    print("\n| encoding | ms for 512 rows | of topk + logsumexp |\n|---|---:|---:|")
+    for speed in speeds:
+        print(f"| {speed['encoding']} | {speed['ms']:.1f} | {speed['ratio']:.2f} |")
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Bytes against KL and against error, for the language model."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.6))
+    for axis, family, distance, title in (
+        (axes[0], "exact", "kl", "KL to the teacher, nats"), (axes[1], "unbiased", "error", "gradient error"),
+    ):  # fmt: skip
+        groups: dict[str, list[Row]] = {}
+        for row in rows:
+            if row.teacher == "language model" and row.family == family:
+                name = row.scheme.split(":")[0] + (
+                    ":" + row.scheme.split(":")[-1] if row.ours and family == "exact" else ""
+                )
+                groups.setdefault(name if row.ours else row.scheme.split(",")[0].rstrip("0123456789 "), []).append(row)
+        for name, members in groups.items():
+            members.sort(key=lambda row: row.bytes)
+            style = {"marker": "o", "linewidth": 1.6} if members[0].ours else {"marker": "x", "linewidth": 1, "ls": ":"}
+            axis.plot([r.bytes for r in members], [getattr(r, distance) for r in members], label=name, **style)
+        axis.set(xscale="log", yscale="log", xlabel="bytes a token", title=title)
+        axis.grid(visible=True, which="both", alpha=0.2)
+        axis.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()
