@@ -38,6 +38,7 @@ class Head:
             (None,) for tokens whose number differs from row to row (ragged rows).
         temperatures: at which tail masses were captured; the first is the one samples are drawn at.
         tail: the default model of the unlisted mass.
+        codebook: BLAKE3 of the store's file of tail priors to choose from; None: there is none.
     """
 
     encoding: str
@@ -46,6 +47,7 @@ class Head:
     shape: tuple[int | None, ...] = ()
     temperatures: tuple[float, ...] = (1.0,)
     tail: TailModel = "calibrated"
+    codebook: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(HeadKind):
@@ -71,7 +73,7 @@ class Head:
 
     def to_json(self) -> dict[str, object]:
         """This head as the store's descriptor keeps it."""
-        return {
+        told: dict[str, object] = {
             "kind": self.kind,
             "classes": self.classes,
             "shape": list(self.shape),
@@ -79,6 +81,7 @@ class Head:
             "temperatures": list(self.temperatures),
             "tail": self.tail,
         }
+        return told if self.codebook is None else told | {"codebook": self.codebook}
 
 
 @dataclass(frozen=True)
@@ -122,14 +125,17 @@ class SparseLabels:
         classes: C, the number of classes there are.
         ids: (B, K), or (N, K) for the positions of all rows where rows are ragged;
             integer class ids; a row with fewer than K is padded by entries whose value is -inf (their id is 0).
-        values: (B, K) float32 natural log-probabilities at T = 1, normalised over all C classes and descending; for
-            ``unbiased`` labels the log-weights whose exponentials have p_T as expectation, at T = temperatures[0].
+        values: (B, K) float32 natural log-probabilities at T = 1, descending, up to a constant a row: what the tail
+            leaves is theirs; for ``unbiased`` labels the log-weights whose exponentials have p_T as expectation, at
+            T = temperatures[0].
         temperatures: at which ``log_tail`` is known.
         log_tail: (B, len(temperatures)) float32, log of the mass outside the listed classes; -inf where none is.
         tail: the model of that mass.
-        prior: (len(temperatures), C) float32, the tail prior; each row sums to 1 and is nowhere 0. None: uniform.
+        prior: (len(temperatures), C) float32, the tail prior; each row sums to 1 and is nowhere 0. None: uniform. With
+            ``which``, (len(temperatures), M, C), priors to choose from.
         unbiased: the labels are a sample (no tail).
         lengths: (B,) positions of each row, N in all; None unless rows are ragged.
+        which: (B,) the tail prior each row has; None: there is one for all.
     """
 
     classes: int
@@ -141,6 +147,7 @@ class SparseLabels:
     prior: NDArray[np.float32] | None = field(default=None, repr=False)
     unbiased: bool = False
     lengths: NDArray[np.integer] | None = None
+    which: NDArray[np.integer] | None = None
 
     def __len__(self) -> int:
         return len(self.ids if self.lengths is None else self.lengths)
@@ -190,25 +197,29 @@ class SparseLabels:
             out = np.full((len(self.ids), self.classes), -np.inf)
         else:
             prior = self.tail_prior(index)
-            listed_prior = np.where(valid, prior[self.ids], 0.0).sum(axis=1)
+            listed_prior = np.where(valid, np.take_along_axis(prior, self.ids, axis=1), 0.0).sum(axis=1)
             rest = np.maximum(1.0 - listed_prior, np.finfo(np.float64).tiny)
             with np.errstate(divide="ignore"):
-                out = np.log(prior)[None, :] + (self.log_tail[:, index] - np.log(rest))[:, None]
+                out = np.log(prior) + (self.log_tail[:, index] - np.log(rest))[:, None]
         row_of, column = np.nonzero(valid)
         out[rows[row_of, 0], self.ids[row_of, column]] = listed[row_of, column]
         return out.astype(np.float32)
 
     def tail_prior(self, index: int) -> NDArray[np.float64]:
-        """The distribution of unlisted mass at temperatures[index], (C,) float64, for the tail model in use."""
+        """The distribution that unlisted mass follows at temperatures[index], (B, C) float64."""
+        shape = (len(self.ids), self.classes)
         if self.tail == "uniform" or self.prior is None:
-            return np.full(self.classes, 1.0 / self.classes)
-        prior: NDArray[np.float64] = self.prior[index].astype(np.float64)
-        return prior
+            return np.broadcast_to(1.0 / self.classes, shape)
+        prior = self.prior[index].astype(np.float64)
+        return np.broadcast_to(prior, shape) if self.which is None else prior[self.which]
 
     def take(self, rows: NDArray[np.integer]) -> SparseLabels:
         """The labels of ``rows``, in that order."""
         at, lengths = _positions(self.lengths, rows)
-        return replace(self, ids=self.ids[at], values=self.values[at], log_tail=self.log_tail[at], lengths=lengths)
+        which = None if self.which is None else self.which[at]
+        return replace(
+            self, ids=self.ids[at], values=self.values[at], log_tail=self.log_tail[at], lengths=lengths, which=which
+        )
 
 
 SoftLabels = DenseLabels | SparseLabels

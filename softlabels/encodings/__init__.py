@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from softlabels.encodings.codebook import Codebook
 from softlabels.encodings.dense import Dense
 from softlabels.encodings.protocol import Arrays, Column, Encoded, Encoding, row_bytes
 from softlabels.encodings.sampled import Sampled, Threshold
@@ -11,6 +12,7 @@ from softlabels.encodings.topk import Adaptive, TopK
 __all__ = [
     "Adaptive",
     "Arrays",
+    "Codebook",
     "Column",
     "Dense",
     "Encoded",

@@ -19,6 +19,8 @@ from softlabels.labels import DISTRIBUTIONS, DenseLabels, Head
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from softlabels.encodings.codebook import Codebook
+
 RULED_OUT = 255
 """The q8 code of -infinity."""
 
@@ -42,6 +44,11 @@ class Dense:
     def spec(self) -> str:
         """Canonical specification."""
         return f"dense:{self.dtype}"
+
+    @property
+    def priors(self) -> int:
+        """There is no tail."""
+        return 1
 
     @property
     def has_tail(self) -> bool:
@@ -73,6 +80,7 @@ class Dense:
         *,
         words: NDArray[np.uint64] | None = None,
         residual: bool = False,
+        codebook: Codebook | None = None,
     ) -> Encoded:
         """See Encoding.encode.
 

@@ -61,6 +61,13 @@ class Listing:
         summed = to_numpy(torch.stack(residuals)).astype(np.float64) if residuals else None
         return self.logits - normalizer[:, None], torch.stack(tails, dim=-1), summed
 
+    def unlisted_probabilities(self, temperature: float) -> Tensor:
+        """(B, C) float32 probability at ``temperature`` of classes that are not listed, 0 of those that are."""
+        normalizer = torch.logaddexp(
+            (self.logits / temperature).logsumexp(dim=-1), (self.rest / temperature).logsumexp(dim=-1)
+        )
+        return (self.rest / temperature - normalizer[:, None]).exp()
+
 
 def likeliest(values: Tensor, k: int) -> Listing:
     """The ``k`` likeliest classes of each row of (B, C) logits."""

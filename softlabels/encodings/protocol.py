@@ -15,6 +15,8 @@ from softlabels.labels import Head, SoftLabels
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from softlabels.encodings.codebook import Codebook
+
 Arrays = Mapping[str, NDArray[Any]]
 """Columns of one head, (B, *shape) each; entries of ragged ones one after the other."""
 
@@ -68,6 +70,10 @@ class Encoding(Protocol):
     def has_tail(self) -> bool:
         """Whether some mass may go unlisted."""
 
+    @property
+    def priors(self) -> int:
+        """Tail priors of the codebook that rows choose from; 1: there is no codebook."""
+
     def columns(self, head: Head) -> dict[str, Column]:
         """The columns written for ``head``, by name."""
 
@@ -82,6 +88,7 @@ class Encoding(Protocol):
         *,
         words: NDArray[np.uint64] | None = None,
         residual: bool = False,
+        codebook: Codebook | None = None,
     ) -> Encoded:
         """Encode a batch where it is.
 
@@ -91,13 +98,20 @@ class Encoding(Protocol):
             rows: (B,) absolute row numbers, for messages.
             words: (B,) uint64 from which all that is random about an item is drawn (draws.words); None: from ``rows``.
             residual: also give the sum of the unlisted mass.
+            codebook: of encodings with ``priors`` above 1, what to choose from.
 
         Raises:
             InvalidLogits: NaN, +infinity, a row of -infinity alone, or another shape; names the row.
         """
 
     def decode(self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None) -> SoftLabels:
-        """The labels in ``arrays``; ``prior`` is the store's tail prior, (len(temperatures), C), if it has one."""
+        """The labels in ``arrays``.
+
+        Args:
+            arrays: columns of the head.
+            head: what they are.
+            prior: the store's tail prior, (len(temperatures), C), or codebook, (len(temperatures), M, C), if any.
+        """
 
     def check(self, arrays: Arrays, head: Head) -> None:
         """Raise ValueError, saying what is wrong, where values cannot have come from the encoder."""

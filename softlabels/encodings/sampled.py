@@ -36,6 +36,8 @@ from softlabels.labels import Head, SparseLabels
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from softlabels.encodings.codebook import Codebook
+
 OFFSET = 2**40
 """Counter of a row's one uniform offset; those below are class ids or numbers of draws."""
 MOST_LEVELS = 255
@@ -57,6 +59,11 @@ class Sampled:
     def spec(self) -> str:
         """Canonical specification."""
         return f"sampled:{self.draws}" + ("" if self.exponent == 1 else f":{self.exponent:g}")
+
+    @property
+    def priors(self) -> int:
+        """There is no tail."""
+        return 1
 
     @property
     def has_tail(self) -> bool:
@@ -85,6 +92,7 @@ class Sampled:
         *,
         words: NDArray[np.uint64] | None = None,
         residual: bool = False,
+        codebook: Codebook | None = None,
     ) -> Encoded:
         """See Encoding.encode."""
         import torch
@@ -154,6 +162,11 @@ class Threshold:
         return f"threshold:{self.tau:g}:{self.levels}"
 
     @property
+    def priors(self) -> int:
+        """There is no tail."""
+        return 1
+
+    @property
     def has_tail(self) -> bool:
         """Nothing is left out on average."""
         return False
@@ -180,6 +193,7 @@ class Threshold:
         *,
         words: NDArray[np.uint64] | None = None,
         residual: bool = False,
+        codebook: Codebook | None = None,
     ) -> Encoded:
         """See Encoding.encode."""
         import torch

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from softlabels.encodings import log_probs
+from softlabels.encodings.codebook import MOST
 from softlabels.encodings.dense import Dense
 from softlabels.encodings.protocol import Encoding
 from softlabels.encodings.sampled import MOST_LEVELS, Sampled, Threshold
@@ -17,8 +18,8 @@ from softlabels.errors import InvalidArgument
 
 DTYPES = log_probs.NAMES.split("|")
 FORMS = (
-    f"dense[:f32|f16|bf16|q8], topk:K[:{log_probs.NAMES}], adaptive:P[:{log_probs.NAMES}] (P: the least probability "
-    "listed), sampled:N[:EXPONENT], threshold:TAU[:LEVELS]"
+    f"dense[:f32|f16|bf16|q8], topk:K[:{log_probs.NAMES}[:M]], adaptive:P[:{log_probs.NAMES}[:M]] (P: the least "
+    "probability listed; M: tail priors), sampled:N[:EXPONENT], threshold:TAU[:LEVELS]"
 )
 FEW_CLASSES = 64
 """Up to this many classes every logit is kept unless told otherwise."""
@@ -36,8 +37,8 @@ def parse(spec: str, *, classes: int) -> Encoding:
     name, *options = spec.split(":")
     forms: dict[str, tuple[Callable[[str, list[str], int], Encoding], int, int]] = {
         "dense": (_dense, 0, 1),
-        "topk": (_topk, 1, 2),
-        "adaptive": (_adaptive, 1, 2),
+        "topk": (_topk, 1, 3),
+        "adaptive": (_adaptive, 1, 3),
         "sampled": (_sampled, 1, 2),
         "threshold": (_threshold, 1, 2),
     }
@@ -67,11 +68,18 @@ def _topk(spec: str, options: list[str], classes: int) -> Encoding:
     k = _whole(options[0], 1, 2**31)
     if k > classes:
         raise InvalidArgument(f"encoding {spec!r} lists {k} classes a row, but there are {classes}; use 1 to {classes}")
-    return TopK(k, *(_choice(name, DTYPES) for name in options[1:]))
+    return TopK(k, *_kept(options[1:]))
 
 
 def _adaptive(spec: str, options: list[str], classes: int) -> Encoding:
-    return Adaptive(_probability(options[0]), *(_choice(name, DTYPES) for name in options[1:]))
+    return Adaptive(_probability(options[0]), *_kept(options[1:]))
+
+
+def _kept(options: list[str]) -> tuple[str, int] | tuple[str] | tuple[()]:
+    """How log-probabilities are kept, and how many tail priors there are."""
+    if len(options) == 2:
+        return _choice(options[0], DTYPES), _whole(options[1], 1, MOST)
+    return (_choice(options[0], DTYPES),) if options else ()
 
 
 def _sampled(spec: str, options: list[str], classes: int) -> Encoding:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabels.encodings.codebook import Codebook
 from softlabels.encodings.log_probs import ABOVE_ZERO, RULED_OUT, LogProbs, pad, unpad
 from softlabels.encodings.protocol import COUNT, Arrays, Column, Encoded, id_dtype, require_single_distribution
 from softlabels.labels import Head, SparseLabels
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from softlabels.encodings.listing import Listing
 
 
+WHICH = "prior"
+"""The column that says which prior of the codebook a row has."""
+
+
 @dataclass(frozen=True)
 class TopK:
     """The K likeliest classes.
@@ -33,15 +38,17 @@ class TopK:
     Attributes:
         k: how many.
         dtype: how log-probabilities are kept (see LogProbs).
+        priors: of the codebook that rows choose their tail prior from; 1: the store's own for all.
     """
 
     k: int
     dtype: str = "f16"
+    priors: int = 1
 
     @property
     def spec(self) -> str:
         """Canonical specification."""
-        return f"topk:{self.k}:{self.dtype}"
+        return f"topk:{self.k}:{self.dtype}" + (f":{self.priors}" if self.priors > 1 else "")
 
     @property
     def has_tail(self) -> bool:
@@ -56,6 +63,7 @@ class TopK:
             "ids": Column(id_dtype(head.classes), (self.k,)),
             "tail": Column(kept.tail_dtype, (len(head.temperatures),)),
             **kept.columns((self.k,), None),
+            **({WHICH: Column("uint8")} if self.priors > 1 else {}),
         }
 
     def typical_entries(self, head: Head) -> float:
@@ -70,13 +78,17 @@ class TopK:
         *,
         words: NDArray[np.uint64] | None = None,
         residual: bool = False,
+        codebook: Codebook | None = None,
     ) -> Encoded:
         """See Encoding.encode."""
+        return _encode(self.listing(logits, head, rows), self.dtype, head, residual=residual, codebook=codebook)
+
+    def listing(self, logits: Tensor, head: Head, rows: NDArray[np.int64]) -> Listing:
+        """The classes that are listed; see Encoding.encode."""
         from softlabels.encodings.listing import likeliest
         from softlabels.encodings.logits import checked_float
 
-        arrays, summed = _kept(likeliest(checked_float(logits, head, rows), self.k), self.dtype, head, residual)
-        return Encoded(arrays, summed)
+        return likeliest(checked_float(logits, head, rows), self.k)
 
     def decode(self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None) -> SparseLabels:
         """See Encoding.decode."""
@@ -84,7 +96,7 @@ class TopK:
 
     def check(self, arrays: Arrays, head: Head) -> None:
         """Ids and values are what an encoder could have written: see Encoding.check."""
-        _check(arrays, self.dtype, head)
+        _check(arrays, self.dtype, head, self.priors)
         ordered = np.sort(arrays["ids"], axis=1)
         if (ordered[:, 1:] == ordered[:, :-1]).any():
             raise ValueError("a class listed twice in one row")
@@ -97,15 +109,17 @@ class Adaptive:
     Attributes:
         least: the probability.
         dtype: how log-probabilities are kept (see LogProbs).
+        priors: of the codebook that rows choose their tail prior from; 1: the store's own for all.
     """
 
     least: float
     dtype: str = "d4"
+    priors: int = 1
 
     @property
     def spec(self) -> str:
         """Canonical specification."""
-        return f"adaptive:{self.least:g}:{self.dtype}"
+        return f"adaptive:{self.least:g}:{self.dtype}" + (f":{self.priors}" if self.priors > 1 else "")
 
     @property
     def has_tail(self) -> bool:
@@ -121,6 +135,7 @@ class Adaptive:
             "ids": Column(id_dtype(head.classes), per=COUNT),
             "tail": Column(kept.tail_dtype, (len(head.temperatures),)),
             **kept.columns((), COUNT),
+            **({WHICH: Column("uint8")} if self.priors > 1 else {}),
         }
 
     def typical_entries(self, head: Head) -> float:
@@ -135,18 +150,24 @@ class Adaptive:
         *,
         words: NDArray[np.uint64] | None = None,
         residual: bool = False,
+        codebook: Codebook | None = None,
     ) -> Encoded:
         """See Encoding.encode."""
-        from softlabels.encodings.listing import at_least
-        from softlabels.encodings.logits import checked_float
-
-        listing, _ = at_least(checked_float(logits, head, rows), self.least)
-        arrays, summed = _kept(listing, self.dtype, head, residual)
+        listing = self.listing(logits, head, rows)
+        encoded = _encode(listing, self.dtype, head, residual=residual, codebook=codebook)
+        arrays = dict(encoded.arrays)
         counts = listing.counts.cpu().numpy().astype(np.uint16)
         ragged = LogProbs(self.dtype).columns((), COUNT)
         for name in ("ids", *(name for name, column in ragged.items() if column.per)):
             arrays[name] = unpad(arrays[name], counts)
-        return Encoded(arrays | {COUNT: counts}, summed)
+        return Encoded(arrays | {COUNT: counts}, encoded.residual)
+
+    def listing(self, logits: Tensor, head: Head, rows: NDArray[np.int64]) -> Listing:
+        """The classes that are listed; see Encoding.encode."""
+        from softlabels.encodings.listing import at_least
+        from softlabels.encodings.logits import checked_float
+
+        return at_least(checked_float(logits, head, rows), self.least)[0]
 
     def decode(self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None) -> SparseLabels:
         """See Encoding.decode."""
@@ -156,7 +177,7 @@ class Adaptive:
         """Ids and values are what an encoder could have written: see Encoding.check."""
         if (arrays[COUNT] < 1).any():
             raise ValueError("a row without a listed class")
-        _check(self._padded(arrays), self.dtype, head)
+        _check(self._padded(arrays), self.dtype, head, self.priors)
         require_distinct(arrays["ids"], arrays[COUNT])
 
     def _padded(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
@@ -174,12 +195,7 @@ def require_distinct(ids: NDArray[Any], counts: NDArray[np.integer]) -> None:
         raise ValueError("a class listed twice in one row")
 
 
-def _kept(
-    listing: Listing,
-    dtype: str,
-    head: Head,
-    residual: bool,  # noqa: FBT001
-) -> tuple[dict[str, NDArray[Any]], NDArray[np.float64] | None]:
+def _encode(listing: Listing, dtype: str, head: Head, *, residual: bool, codebook: Codebook | None) -> Encoded:
     """The padded arrays of a listing, and the sum of what it leaves."""
     from softlabels.encodings.logits import to_numpy
 
@@ -190,7 +206,9 @@ def _kept(
         "tail": to_numpy(tails).astype(kept.tail_dtype),
         **kept.encode(log_probs),
     }
-    return arrays, summed
+    if codebook is not None:
+        arrays[WHICH] = codebook.choose(listing, head.temperatures[0])
+    return Encoded(arrays, summed)
 
 
 def _labels(arrays: Arrays, dtype: str, head: Head, prior: NDArray[np.float32] | None) -> SparseLabels:
@@ -202,10 +220,11 @@ def _labels(arrays: Arrays, dtype: str, head: Head, prior: NDArray[np.float32] |
         log_tail=arrays["tail"].astype(np.float32),
         tail=head.tail,
         prior=prior,
+        which=arrays.get(WHICH) if prior is not None else None,
     )
 
 
-def _check(arrays: Arrays, dtype: str, head: Head) -> None:
+def _check(arrays: Arrays, dtype: str, head: Head, priors: int) -> None:
     ids, tail = arrays["ids"], arrays["tail"]
     if ids.size and int(ids.max()) >= head.classes:
         raise ValueError(f"class id {int(ids.max())}, but there are {head.classes} classes")
@@ -213,3 +232,5 @@ def _check(arrays: Arrays, dtype: str, head: Head) -> None:
         LogProbs(dtype).check(arrays)
     if np.isnan(tail).any() or (tail > ABOVE_ZERO).any():
         raise ValueError("tail masses that are NaN or above 1")
+    if priors > 1 and arrays[WHICH].size and int(arrays[WHICH].max()) >= priors:
+        raise ValueError(f"tail prior {int(arrays[WHICH].max())}, but there are {priors}")

@@ -1,8 +1,8 @@
 """A few rows of dense logits, and what an encoding makes of them: bytes by the store's own codec, and fidelity.
 
-A tail prior is fitted on some rows and measured on the others (four folds), as the prior of a store is not fitted to the
-rows at hand either. With few rows of many classes it is a rough one, so the KL is an upper estimate: a store sums the
-unlisted probability over up to 256 units. Where rows come from a store, its own prior is taken into the mean.
+A tail prior is fitted on some rows and measured on the others (four folds), as the prior of a store is not fitted to
+the rows at hand either. With few rows of many classes it is a rough one, so the KL is an upper estimate: a store sums
+the unlisted probability over up to 256 units. Where rows come from a store, its own prior is taken into the mean.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from operator import attrgetter
+from typing import TypeGuard
 
 from softlabels.errors import InvalidArgument
 from softlabels.fidelity.planning import PlanRow, measure_row, plan
@@ -26,7 +28,7 @@ MANY_CLASSES = 4096
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 
 
-def is_target(spec: str | None) -> bool:
+def is_target(spec: str | None) -> TypeGuard[str]:
     """Whether ``spec`` says what to reach rather than how."""
     return spec is not None and "=" in spec
 
@@ -37,21 +39,19 @@ def resolve(spec: str, sample: Sample) -> str:
     Raises:
         InvalidArgument: not a target, or one that no encoding reaches; says how near one comes.
     """
-    match = re.fullmatch(r"(auto|adaptive|threshold):([a-z-]+)=([^=]+)", spec)
-    name = (match[1], match[2]) if match else ("", "")
-    if match and name == ("auto", "budget"):
-        return _within(sample, parse_size(match[3]))
-    if match and name in {("auto", "max-kl"), ("adaptive", "kl")}:
-        limit = _positive(spec, match[3])
-        return _closest_kl(sample, limit, only_adaptive=name[0] == "adaptive")
-    if match and name in {("adaptive", "bytes"), ("threshold", "bytes"), ("threshold", "ids")}:
-        limit = _positive(spec, match[3])
-        measured: Callable[[PlanRow], float] = (
-            (lambda row: row.ids) if name[1] == "ids" else lambda row: row.bytes_per_row
-        )
-        found = _bisect(sample, name[0], lambda row: measured(row) <= limit, larger_is_smaller=True)
+    match = re.fullmatch(r"([a-z]+:[a-z-]+)=([^=]+)", spec)
+    name, value = (match[1], match[2]) if match else ("", "")
+    if name == "auto:budget":
+        return _within(sample, parse_size(value))
+    if name in {"auto:max-kl", "adaptive:kl"}:
+        return _closest_kl(sample, _positive(spec, value), only_adaptive=name == "adaptive:kl")
+    if name in {"adaptive:bytes", "threshold:bytes", "threshold:ids"}:
+        limit = _positive(spec, value)
+        family, _, bounded = name.partition(":")
+        measured = attrgetter("ids" if bounded == "ids" else "bytes_per_row")
+        found = _bisect(sample, family, lambda row: measured(row) <= limit, larger_is_smaller=True)
         if found is None:
-            raise InvalidArgument(f"no {name[0]} labels stay within {name[1]}={limit:g} on a sample of these rows")
+            raise InvalidArgument(f"no {family} labels stay within {bounded}={limit:g} on a sample of these rows")
         return found.encoding
     raise InvalidArgument(f"unknown encoding {spec!r}; what an encoding is to reach is one of {FORMS}")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -18,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels import encodings
+from softlabels.encodings import Codebook
 from softlabels.errors import InvalidArgument, StoreBusy, StoreConflict
+from softlabels.generation.codebooks import existing_heads, with_codebook
 from softlabels.generation.evidence import UnitEncoder
 from softlabels.labels import Head, ranges
 from softlabels.sources import as_keys
@@ -45,6 +48,7 @@ def create(
     codec: str = "zstd",
     unit_rows: int | None = None,
     seed: int = 0,
+    pilot: Mapping[str, Tensor | NDArray[Any]] | None = None,
 ) -> LabelWriter:
     """A writer on a store that grows: a new one, or the one at ``path`` if it was created with the same settings.
 
@@ -57,6 +61,8 @@ def create(
         codec: ``zstd`` or ``lz4``.
         unit_rows: rows committed at a time; None: from the size of a row.
         seed: of what is drawn.
+        pilot: by head with an encoding of several tail priors, (n, C) logits of a few thousand rows or positions like
+            those to come; for a new store. The codebook is fitted to them.
 
     Raises:
         InvalidArgument: heads or settings that cannot be meant.
@@ -73,6 +79,12 @@ def create(
         name: replace(head, encoding=encodings.parse(head.encoding, classes=head.classes).spec)
         for name, head in heads.items()
     }
+    codebooks: dict[str, Codebook] = {}
+    existing = existing_heads(path)
+    for name, head in canonical.items():
+        given = partial((pilot or {}).get, name)
+        canonical[name], fitted = with_codebook(head, existing.get(name), given, seed)
+        codebooks |= {} if fitted is None else {name: fitted}
     chunk_rows = 1
     if unit_rows is None or unit_rows > 0:
         unit_rows, chunk_rows = _geometry(canonical, unit_rows)
@@ -87,7 +99,7 @@ def create(
         codec=codec,
         seed=seed,
     )
-    return LabelWriter(create_or_open(path, descriptor))
+    return LabelWriter(create_or_open(path, descriptor, codebooks))
 
 
 def _geometry(heads: Mapping[str, Head], unit_rows: int | None) -> tuple[int, int]:
@@ -227,7 +239,7 @@ class LabelWriter:
     ) -> None:
         if self._unit is None or self._encoder is None:
             self._unit, self._in_unit = self._store.begin(self._free), 0
-            self._encoder = UnitEncoder(self._store.descriptor, self._free)
+            self._encoder = UnitEncoder(self._store.descriptor, self._free, self._store.codebooks)
         rows = np.arange(self._in_unit, self._in_unit + len(wanted), dtype=np.int64)
         columns: dict[str, NDArray[Any]] = {"key": keys[wanted], "view": views[wanted]}
         encoded = {}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.encodings import Encoded, draws
+from softlabels.encodings import Codebook, Encoded, draws
 from softlabels.labels import DISTRIBUTIONS, ranges
 from softlabels.store import Descriptor, UnitEvidence
 from softlabels.store.fidelity import measure
@@ -25,12 +26,14 @@ class UnitEncoder:
     Args:
         descriptor: of the store.
         unit: the unit that is being written.
+        codebooks: of the heads that have one.
 
     Attributes:
         evidence: what the rows that were kept say of the unit.
     """
 
-    def __init__(self, descriptor: Descriptor, unit: int) -> None:
+    def __init__(self, descriptor: Descriptor, unit: int, codebooks: Mapping[str, Codebook]) -> None:
+        self._codebooks = codebooks
         self._descriptor = descriptor
         self._first = unit * descriptor.unit_rows
         self.evidence = UnitEvidence(descriptor, unit)
@@ -55,7 +58,9 @@ class UnitEncoder:
             numbers, positions = np.repeat(numbers, lengths), ranges(np.zeros(len(lengths), np.int64), lengths)
         words = draws.words(self._descriptor.seed, numbers, positions, stream=DRAW_STREAM)
         wanted = self.evidence.wants_sums(head)
-        return self._descriptor.encoding(head).encode(logits, kind, numbers, words=words, residual=wanted)
+        return self._descriptor.encoding(head).encode(
+            logits, kind, numbers, words=words, residual=wanted, codebook=self._codebooks.get(head)
+        )
 
     def keep(
         self,
@@ -79,6 +84,7 @@ class UnitEncoder:
         kind = self._descriptor.heads[head]
         measured = items[self.evidence.wants_measured(rows) & has_any]
         if len(measured) and kind.kind in DISTRIBUTIONS:
-            labels = self._descriptor.encoding(head).decode(encoded.arrays, kind).take(measured)
+            prior = self._codebooks[head].priors if head in self._codebooks else None
+            labels = self._descriptor.encoding(head).decode(encoded.arrays, kind, prior).take(measured)
             found = measure(logits[measured].float().cpu().numpy(), labels, kind.temperatures)
             self.evidence.add_measured(head, found)

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from softlabels import models
 from softlabels.errors import InvalidData, StoreIncomplete
+from softlabels.generation.codebooks import existing_heads
 from softlabels.generation.gate import check_teacher
-from softlabels.generation.plan import HEAD, Settings, describe, settle
+from softlabels.generation.plan import HEAD, Settings, describe
 from softlabels.generation.writing import BackgroundWriter, LabelledBatch
 from softlabels.models import Model
 from softlabels.sources import Source, open_source
@@ -144,9 +145,11 @@ def generate(
     source, model, settings = _prepare(data, teacher, settings, options)
     if settings.gate:
         check_teacher(model, source, classes=model.classes, extra_classes=settings.extra_classes)
-    descriptor = describe(source, model, settle(settings, out))
-    donors = Donors([open_store(path) for path in reuse], dict(descriptor.heads), model.digest) if reuse else None
-    store = create_or_open(out, descriptor)
+    reused_stores = [open_store(path) for path in reuse]
+    existing = existing_heads(out) or (reused_stores[0].heads if reused_stores else {})
+    descriptor, codebooks = describe(source, model, settings, existing)
+    donors = Donors(reused_stores, dict(descriptor.heads), model.digest) if reused_stores else None
+    store = create_or_open(out, descriptor, codebooks or (reused_stores[0].codebooks() if reused_stores else {}))
     missing = list(store.missing())
     reused = 0
     began = time.perf_counter()
@@ -182,7 +185,7 @@ def estimate(
     source, model, settings = _prepare(data, teacher, settings, options)
     if settings.gate:
         check_teacher(model, source, classes=model.classes, extra_classes=settings.extra_classes)
-    descriptor = describe(source, model, settings)
+    descriptor, codebooks = describe(source, model, settings)
     rows = np.arange(min(settings.batch_size, len(source)), dtype=np.int64)
     inputs = source.inputs(rows)
     model.logits(inputs)  # the first pass allocates and compiles
@@ -191,7 +194,7 @@ def estimate(
     logits.sum().item()  # waits for an accelerator
     seconds = time.perf_counter() - began
     with TemporaryDirectory() as folder:
-        store = create_or_open(Path(folder) / "sample", descriptor.for_rows(len(rows)))
+        store = create_or_open(Path(folder) / "sample", descriptor.for_rows(len(rows)), codebooks)
         with BackgroundWriter(store, HEAD) as writer:
             writer.put(LabelledBatch(0, rows, source.keys(0, len(rows)), logits, last=True))
         record = store.record(0)

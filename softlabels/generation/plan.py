@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from softlabels import encodings, fidelity
-from softlabels.errors import InvalidArgument, StoreNotFound
+from softlabels.encodings import Codebook
+from softlabels.encodings.codebook import pilot_rows
+from softlabels.errors import InvalidArgument
+from softlabels.generation.codebooks import with_codebook
 from softlabels.labels import Head
 from softlabels.models import Model
 from softlabels.sources import Source
 from softlabels.store import Descriptor, default_geometry
 from softlabels.store.descriptor import MOST_CHUNKS, OWN_COLUMNS
-from softlabels.store.snapshots import open_root
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SAMPLED = 512
 SAMPLED_BYTES = 2**28
 """Rows the teacher is asked about before an encoding is chosen, and most of their logits."""
+
+PILOT_SHARE = 20
+"""One row in so many is asked about twice where a codebook is fitted."""
 
 HEAD = "logits"
 """Name of the head of a teacher with one output."""
@@ -60,28 +69,35 @@ class Settings:
             raise InvalidArgument(f"unit_rows must be above 0, not {self.unit_rows}")
 
 
-def describe(source: Source, teacher: Model, settings: Settings) -> Descriptor:
-    """The descriptor of the store that labels ``source`` by ``teacher``.
+def describe(
+    source: Source, teacher: Model, settings: Settings, existing: Mapping[str, Head] | None = None
+) -> tuple[Descriptor, dict[str, Codebook]]:
+    """The descriptor of the store that labels ``source`` by ``teacher``, and the codebooks it needs.
+
+    Args:
+        source: the data.
+        teacher: the model.
+        settings: how to label.
+        existing: heads of the store that is gone on with, or of one whose rows are copied: what a target came to, and
+            the codebook, are taken over.
 
     Raises:
         InvalidArgument: an encoding, temperature or codec that cannot be meant for this teacher.
     """
     classes = teacher.classes
-    if settings.encoding is None:
-        encoding = encodings.default(classes)
-    elif fidelity.is_target(settings.encoding):
-        reached = fidelity.resolve(settings.encoding, sample_of_teacher(source, teacher, settings))
-        encoding = encodings.parse(reached, classes=classes)
-    else:
-        encoding = encodings.parse(settings.encoding, classes=classes)
-    temperatures = tuple(sorted(set(settings.temperatures)))
-    head = Head(encoding=encoding.spec, classes=classes, temperatures=temperatures)
+    before = (existing or {}).get(HEAD)
+    spec = settings.encoding
+    if fidelity.is_target(spec):
+        spec = before.encoding if before else fidelity.resolve(spec, sample_of_teacher(source, teacher, settings))
+    encoding = encodings.default(classes) if spec is None else encodings.parse(spec, classes=classes)
+    head = Head(encoding=encoding.spec, classes=classes, temperatures=tuple(sorted(set(settings.temperatures))))
+    head, codebook = with_codebook(head, before, lambda: _pilot(source, teacher, settings, head), settings.seed)
     row_bytes = sum(column.entry_bytes for column in OWN_COLUMNS.values()) + encodings.row_bytes(encoding, head)
     unit_rows, chunk_rows = default_geometry(row_bytes, len(source))
     if settings.unit_rows is not None:
         unit_rows = min(settings.unit_rows, len(source))
         chunk_rows = min(max(chunk_rows, -(-unit_rows // MOST_CHUNKS)), unit_rows)
-    return Descriptor(
+    descriptor = Descriptor(
         rows=len(source),
         unit_rows=unit_rows,
         chunk_rows=chunk_rows,
@@ -92,18 +108,19 @@ def describe(source: Source, teacher: Model, settings: Settings) -> Descriptor:
         codec=settings.codec,
         seed=settings.seed,
     )
+    return descriptor, {} if codebook is None else {HEAD: codebook}
 
 
-def settle(settings: Settings, out: str | Path) -> Settings:
-    """Settings that go on with the store at ``out``: what a target came to when it was made is not decided again."""
-    if not fidelity.is_target(settings.encoding):
-        return settings
-    try:
-        _, descriptor = open_root(out)
-    except StoreNotFound:
-        return settings
-    head = descriptor.heads.get(HEAD)
-    return settings if head is None else replace(settings, encoding=head.encoding)
+def _pilot(source: Source, teacher: Model, settings: Settings, head: Head) -> Iterator[Tensor]:
+    """Logits of rows spread evenly over the data: a twentieth of it, 512 at least, no more than a codebook takes."""
+    count = min(len(source), max(SAMPLED, len(source) // PILOT_SHARE), pilot_rows(head))
+    return _spread_logits(source, teacher, count, settings.batch_size)
+
+
+def _spread_logits(source: Source, teacher: Model, count: int, batch_size: int) -> Iterator[Tensor]:
+    numbers = np.unique(np.linspace(0, len(source) - 1, num=count).astype(np.int64))
+    for start in range(0, len(numbers), batch_size):
+        yield teacher.logits(source.inputs(numbers[start : start + batch_size])).float().cpu()
 
 
 def sample_of_teacher(source: Source, teacher: Model, settings: Settings, *, rows: int = SAMPLED) -> fidelity.Sample:
@@ -120,11 +137,7 @@ def sample_of_teacher(source: Source, teacher: Model, settings: Settings, *, row
         InvalidLogits: outputs that are not finite.
     """
     count = min(len(source), rows, max(fidelity.FEWEST, SAMPLED_BYTES // (4 * teacher.classes)))
-    numbers = np.unique(np.linspace(0, len(source) - 1, num=count).astype(np.int64))
-    parts = [
-        teacher.logits(source.inputs(numbers[start : start + settings.batch_size])).float().cpu().numpy()
-        for start in range(0, len(numbers), settings.batch_size)
-    ]
+    parts = [part.numpy() for part in _spread_logits(source, teacher, count, settings.batch_size)]
     return fidelity.Sample(
         logits=np.concatenate(parts),
         temperatures=tuple(sorted(set(settings.temperatures))),

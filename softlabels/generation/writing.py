@@ -120,7 +120,7 @@ class BackgroundWriter:
     def _write_unit(self, first: LabelledBatch) -> bool:
         """Write and commit the unit that starts with ``first``; False, and no commit, where the batches end before."""
         with self._store.begin(first.unit) as unit:
-            encoder = UnitEncoder(self._store.descriptor, first.unit)
+            encoder = UnitEncoder(self._store.descriptor, first.unit, self._store.codebooks)
             batch: LabelledBatch | None = first
             while batch is not None and not self._abandoned.is_set():
                 self._append(unit, encoder, batch)

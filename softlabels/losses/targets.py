@@ -77,7 +77,8 @@ class SparseTargets:
         p: (n, K) float32, 0 where padded.
         log_p: (n, K) float32, -inf where padded.
         weight: (n,) float32, w: an unlisted class v has probability w pi_v; None: unlisted classes have none.
-        log_pi: (C,) float32, the log of the tail prior; None: uniform.
+        log_pi: (M, C) float32, logs of the tail priors; None: uniform.
+        which: (n,) int64, the prior of each row.
         log_bucket: (n,) float32, log of the mass of all unlisted classes as one outcome; None: they are no outcome.
     """
 
@@ -87,11 +88,12 @@ class SparseTargets:
     log_p: Tensor
     weight: Tensor | None
     log_pi: Tensor | None
+    which: Tensor
     log_bucket: Tensor | None
 
     def rows(self, start: int, stop: int) -> SparseTargets:
         """See Targets.rows."""
-        names = ("ids", "p", "log_p", "weight", "log_bucket")
+        names = ("ids", "p", "log_p", "weight", "which", "log_bucket")
         whole = {name: getattr(self, name) for name in names}
         return replace(self, **{name: part[start:stop] for name, part in whole.items() if part is not None})
 
@@ -102,7 +104,7 @@ class SparseTargets:
         elif self.log_pi is None:
             out = (self.weight.log()[:, None] - math.log(self.classes)).repeat(1, self.classes)
         else:
-            out = self.weight.log()[:, None] + self.log_pi
+            out = self.weight.log()[:, None] + self.log_pi[self.which]
         row, column = self.log_p.isfinite().nonzero(as_tuple=True)
         out[row, self.ids[row, column]] = self.log_p[row, column]
         return out
@@ -118,7 +120,7 @@ class SparseTargets:
             return -(listed + rest)
         if self.weight is None:
             return -listed
-        mean = scaled.mean(dim=-1) if self.log_pi is None else scaled @ self.log_pi.exp()
+        mean = scaled.mean(dim=-1) if self.log_pi is None else self._own(scaled @ self.log_pi.exp().T)
         return -(listed + self.weight * (mean - log_normalizer - _dot(self._pi_listed(), log_q)))
 
     def cross_gradient(self, scaled: Tensor) -> Tensor:
@@ -133,7 +135,9 @@ class SparseTargets:
             return gradient.mul_(self.p.sum(dim=-1, keepdim=True)).scatter_add_(1, self.ids, -self.p)
         weight, pi_listed = self.weight[:, None], self._pi_listed()
         total = self.p.sum(dim=-1, keepdim=True) + weight * (1 - pi_listed.sum(dim=-1, keepdim=True))
-        gradient.mul_(total).sub_(weight * (1 / self.classes if self.log_pi is None else self.log_pi.exp()))
+        gradient.mul_(total).sub_(
+            weight * (1 / self.classes if self.log_pi is None else self.log_pi[self.which].exp_())
+        )
         return gradient.scatter_add_(1, self.ids, weight * pi_listed - self.p)
 
     def entropy(self) -> Tensor:
@@ -147,8 +151,8 @@ class SparseTargets:
         if self.log_pi is None:
             own = -math.log(self.classes) * (1 - pi_listed.sum(dim=-1))
         else:
-            pi = self.log_pi.double().exp()
-            own = (pi * self.log_pi).sum() - _dot(pi_listed, self.log_pi[self.ids].double())
+            each = (self.log_pi.double().exp() * self.log_pi).sum(dim=-1)[self.which]
+            own = each - _dot(pi_listed, self._log_pi_listed(self.log_pi).double())
         mass = self.weight * (1 - pi_listed.sum(dim=-1))
         tail = torch.where(self.weight > 0, mass * self.weight.log() + self.weight * own, 0.0)
         return (-total - tail).float()
@@ -174,7 +178,15 @@ class SparseTargets:
         is_listed = self.log_p.isfinite()
         if self.log_pi is None:
             return is_listed.float() / self.classes
-        return torch.where(is_listed, self.log_pi[self.ids].exp(), 0.0)
+        return torch.where(is_listed, self._log_pi_listed(self.log_pi).exp(), 0.0)
+
+    def _log_pi_listed(self, log_pi: Tensor) -> Tensor:
+        """(n, K) of each row's own prior."""
+        return log_pi[self.which[:, None], self.ids]
+
+    def _own(self, by_prior: Tensor) -> Tensor:
+        """Of (n, M) the entry of each row's own prior."""
+        return by_prior.gather(1, self.which[:, None])[:, 0]
 
 
 def place(labels: SoftLabels, temperature: float, device: torch.device) -> Targets:
@@ -191,6 +203,9 @@ def place(labels: SoftLabels, temperature: float, device: torch.device) -> Targe
     values = torch.as_tensor(labels.values, device=device).float()
     log_tail = torch.as_tensor(labels.log_tail, device=device)[:, index].float()
     log_p, weight, log_pi = values, None, None
+    which = torch.zeros(len(ids), dtype=torch.int64, device=device)
+    if labels.which is not None:
+        which = torch.as_tensor(labels.which, device=device).long()
     if not labels.unbiased:
         scaled = values / temperature
         log_p = scaled - scaled.logsumexp(dim=-1, keepdim=True)
@@ -198,24 +213,24 @@ def place(labels: SoftLabels, temperature: float, device: torch.device) -> Targe
             log_p = log_p + _log1mexp(log_tail)[:, None]
         if labels.tail in {"calibrated", "uniform"}:
             log_pi = _log_prior(labels, index, device)
-            weight = _weight(log_p, ids, log_pi, log_tail, labels.classes)
+            weight = _weight(log_p, ids, log_pi, which, log_tail, labels.classes)
     bucket = log_tail if labels.tail == "bucket" and not labels.unbiased else None
-    return SparseTargets(labels.classes, ids, log_p.exp(), log_p, weight, log_pi, bucket)
+    return SparseTargets(labels.classes, ids, log_p.exp(), log_p, weight, log_pi, which, bucket)
 
 
 def _log_prior(labels: SparseLabels, index: int, device: torch.device) -> Tensor | None:
     if labels.prior is None or labels.tail == "uniform":
         return None
-    return torch.as_tensor(labels.prior[index], device=device).float().log()
+    return torch.as_tensor(labels.prior[index], device=device).float().log().reshape(-1, labels.classes)
 
 
-def _weight(log_p: Tensor, ids: Tensor, log_pi: Tensor | None, log_tail: Tensor, classes: int) -> Tensor:
+def _weight(log_p: Tensor, ids: Tensor, log_pi: Tensor | None, which: Tensor, log_tail: Tensor, classes: int) -> Tensor:
     """The factor exp(r) / (1 - pi(S)) of the prior."""
     is_listed = log_p.isfinite()
     if log_pi is None:
         pi_listed = is_listed.sum(dim=-1).double() / classes
     else:
-        pi_listed = torch.where(is_listed, log_pi[ids].double().exp(), 0.0).sum(dim=-1)
+        pi_listed = torch.where(is_listed, log_pi[which[:, None], ids].double().exp(), 0.0).sum(dim=-1)
     # The prior is nowhere 0, so what is left is 0 only where every class is listed, and then the tail is empty too.
     return (log_tail.double().exp() / (1 - pi_listed).clamp_min(1e-12)).float()
 

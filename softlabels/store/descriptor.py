@@ -6,6 +6,7 @@ two configurations apart. Which rows a unit and a chunk hold follows from it alo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -32,6 +33,10 @@ CHUNK_TARGET = 2**20
 UNIT_TARGET = 64 * 2**20
 MOST_CHUNK_ROWS = 4096
 MOST_UNIT_ROWS = 16_384
+
+CODEBOOK = "codebook"
+KNOWN = (CODEBOOK,)
+"""Features a store may require."""
 
 LENGTH = "length"
 """The column of a ragged head that counts the positions of a row."""
@@ -85,6 +90,12 @@ class Descriptor:
         if not 1 <= len(self.heads) <= MOST_HEADS:
             raise InvalidArgument(f"a store has 1 to {MOST_HEADS} heads, not {len(self.heads)}")
         self._check_sizes()
+        self._check_codebooks()
+
+    def _check_codebooks(self) -> None:
+        for name, head in self.heads.items():
+            if (self.encoding(name).priors > 1) != (head.codebook is not None):
+                raise InvalidArgument(f"head {name!r}: {head.encoding} and codebook {head.codebook} do not go together")
 
     def _check_sizes(self) -> None:
         for name, column in self.columns().items():
@@ -158,7 +169,7 @@ class Descriptor:
         return {
             "format": FORMAT,
             "version": VERSION,
-            "requires": [],
+            "requires": [CODEBOOK] if any(head.codebook for head in self.heads.values()) else [],
             "rows": self.rows,
             "unit_rows": self.unit_rows,
             "chunk_rows": self.chunk_rows,
@@ -196,10 +207,11 @@ def parse_descriptor(data: bytes) -> Descriptor:
     value = canonical.parse(data, LIMIT)
     if value.get("format") != FORMAT:
         raise ValueError(f"its format is {value.get('format')!r}, not {FORMAT!r}")
-    if value.get("version") != VERSION or value.get("requires"):
+    requires = value.get("requires", [])
+    if value.get("version") != VERSION or not isinstance(requires, list) or not all(one in KNOWN for one in requires):
         raise StoreUnsupported(
-            f"the store has format version {value.get('version')!r} and requires {value.get('requires')!r}; this "
-            f"softlabels reads version {VERSION} and no extra features. Upgrade softlabels"
+            f"the store has format version {value.get('version')!r} and requires {requires!r}; this "
+            f"softlabels reads version {VERSION} and {', '.join(KNOWN)}. Upgrade softlabels"
         )
     try:
         heads = {_head_name(name): _head(head) for name, head in value["heads"].items()}
@@ -238,7 +250,14 @@ def _head(value: Mapping[str, Any]) -> Head:
         shape=tuple(value["shape"]),
         temperatures=tuple(float(t) for t in value["temperatures"]),
         tail=value["tail"],
+        codebook=_digest(value.get("codebook")),
     )
+
+
+def _digest(value: Any) -> str | None:
+    if value is not None and not (isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)):
+        raise ValueError(f"{value!r} where a BLAKE3 is expected")
+    return value
 
 
 def _head_name(name: str) -> str:

@@ -85,7 +85,8 @@ class UnitEvidence:
 
     def wants_sums(self, head: str) -> bool:
         """Whether to give the sum of unlisted probability."""
-        return self._gathers and self._descriptor.encoding(head).has_tail
+        chosen = self._descriptor.heads[head].codebook is None
+        return self._gathers and chosen and self._descriptor.encoding(head).has_tail
 
     def wants_dense(self, head: str, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of ``rows`` of the unit to give dense."""

@@ -79,9 +79,9 @@ class Fidelity:
         if not self.kl or (self.mass >= POOR_MASS and worst <= POOR_KL):
             return None
         return (
-            f"these labels list {self.mass:.1%} of the probability and are {worst:.2g} nats from the teacher: list more "
-            "(a larger k, or a smaller P of adaptive:P), or use threshold:TAU, which is right on average; softlabels "
-            "plan shows what each would cost"
+            f"these labels list {self.mass:.1%} of the probability and are {worst:.2g} nats from the teacher: list "
+            "more (a larger k, or a smaller P of adaptive:P), or use threshold:TAU, which is right on average; "
+            "softlabels plan shows what each would cost"
         )
 
 

@@ -13,6 +13,7 @@ from softlabels.encodings import rows as ragged
 from softlabels.errors import StoreCorrupt
 from softlabels.labels import DISTRIBUTIONS, SoftLabels
 from softlabels.store import evidence
+from softlabels.store.codebooks import read_codebook
 from softlabels.store.descriptor import LENGTH, Descriptor
 from softlabels.store.fidelity import as_rows, combine, measure
 from softlabels.store.records import Record
@@ -53,7 +54,7 @@ def gather(
     fidelity = {}
     for head, kind in descriptor.heads.items():
         if kind.kind in DISTRIBUTIONS and (
-            measured := _fidelity(root, descriptor, found, head, probe, priors.get(head))
+            measured := _fidelity(root, descriptor, found, head, probe, _prior(root, descriptor, head, priors))
         ):
             fidelity[head] = measured
     return {f"{head}/prior": array for head, array in priors.items()}, probe, fidelity
@@ -67,6 +68,13 @@ def _evidence_of(root: Path, descriptor: Descriptor, record: Record) -> dict[str
         return evidence.split_extras(extras, descriptor, record.rows)
     except ValueError as error:
         raise StoreCorrupt(f"the extras of unit {record.unit} are damaged: {error}") from error
+
+
+def _prior(
+    root: Path, descriptor: Descriptor, head: str, gathered: dict[str, NDArray[np.float32]]
+) -> NDArray[np.float32] | None:
+    codebook = read_codebook(root, descriptor, head)
+    return gathered.get(head) if codebook is None else codebook.priors
 
 
 def _fidelity(

@@ -12,7 +12,8 @@ DESCRIPTOR = "softlabels.json"
 NUMBERED = re.compile(r"([0-9]{8,12})\.json")
 ATTEMPT = re.compile(r"[0-9a-f]{32}")
 SUFFIX = {"zarr": ".zarr.zip", "parquet": ".parquet"}
-OWN = ("records", "shards", "extras", "snapshots", "probe", "quarantine", files.TEMPORARY)
+CODEBOOKS = "codebooks"
+OWN = ("records", CODEBOOKS, "shards", "extras", "snapshots", "probe", "quarantine", files.TEMPORARY)
 """Directories of a store."""
 
 
@@ -34,6 +35,11 @@ def shard_path(root: Path, unit: int, attempt: str, shard_format: str) -> Path:
 def extras_path(root: Path, unit: int, attempt: str) -> Path:
     """The sums and dense rows of one attempt at ``unit``."""
     return root / "extras" / _shelf(unit) / f"{unit:08d}-{attempt}.safetensors"
+
+
+def codebook_path(root: Path, digest: str) -> Path:
+    """The tail priors that a head's rows choose from."""
+    return root / CODEBOOKS / f"{digest[:32]}.safetensors"
 
 
 def snapshot_path(root: Path, number: int) -> Path:

@@ -158,7 +158,7 @@ def merge(
               "fingerprint": _fingerprint(donors, kept), "rows": len(kept)},
         document=None,
     )  # fmt: skip
-    writer = create_or_open(out, descriptor)
+    writer = create_or_open(out, descriptor, stores[0].codebooks())
     names = list(descriptor.columns())
     for unit in list(writer.missing()):
         numbers = kept[descriptor.unit_range(unit).start : descriptor.unit_range(unit).stop]

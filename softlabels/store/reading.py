@@ -15,10 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabels.encodings import Codebook
 from softlabels.encodings import rows as ragged
 from softlabels.errors import InvalidArgument, StoreCorrupt, StoreNotFound
 from softlabels.labels import Head, SoftLabels
 from softlabels.store import layout
+from softlabels.store.codebooks import read_codebook
 from softlabels.store.descriptor import LENGTH, Descriptor
 from softlabels.store.snapshots import Snapshot, open_root, read_arrays, read_snapshot, read_table
 from softlabels.store.units import UnitReader, head_arrays, native, read_record
@@ -92,6 +94,7 @@ class Store:
         self._first_chunks = np.concatenate([[0], np.cumsum(-(-counts // descriptor.chunk_rows))])
         self._readers: OrderedDict[int, UnitReader] = OrderedDict()
         self._priors: dict[str, NDArray[np.float32]] | None = None
+        self._codebooks: dict[str, Codebook | None] = {}
         self._probe: dict[str, NDArray[Any]] | None = None
 
     @property
@@ -214,7 +217,9 @@ class Store:
         return [name for name in self.descriptor.columns() if name.startswith(f"{head}/")]
 
     def prior(self, head: str) -> NDArray[np.float32] | None:
-        """The tail prior of a head, (len(temperatures), C); None where it has none."""
+        """The tail prior of a head, (T, C) with T temperatures, or its codebook, (T, M, C); None where it has none."""
+        if (codebook := self.codebook(head)) is not None:
+            return codebook.priors
         if self._priors is None:
             digest = self.snapshot.prior
             self._priors = (
@@ -227,6 +232,16 @@ class Store:
         if prior is not None and (prior.shape != shape or not (prior > 0).all()):
             raise StoreCorrupt(f"{self.root}: the tail prior of {head!r} is no distribution over {shape[1]} classes")
         return prior
+
+    def codebook(self, head: str) -> Codebook | None:
+        """The tail priors that a head's rows choose from; None where there is one prior for all."""
+        if head not in self._codebooks:
+            self._codebooks[head] = read_codebook(self.root, self.descriptor, head)
+        return self._codebooks[head]
+
+    def codebooks(self) -> dict[str, Codebook]:
+        """Those of all heads that have one."""
+        return {head: found for head in self.heads if (found := self.codebook(head)) is not None}
 
     def probe(self, head: str = "logits") -> Probe | None:
         """The rows kept dense; None where there are none."""

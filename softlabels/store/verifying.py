@@ -11,6 +11,7 @@ from blake3 import blake3
 
 from softlabels.errors import StoreCorrupt, StoreNotFound
 from softlabels.store import files, layout
+from softlabels.store.codebooks import read_codebook
 from softlabels.store.descriptor import Descriptor
 from softlabels.store.records import Record
 from softlabels.store.snapshots import Snapshot, open_root, read_arrays, read_snapshot, read_table
@@ -179,6 +180,8 @@ def _verify_snapshots(root: Path, descriptor: Descriptor, report: Report) -> dic
         if snapshot.descriptor != descriptor.digest:
             report.bad.append(Problem(None, str(layout.snapshot_path(root, number)), "it is of another store"))
         _verify_kept(root, snapshot)
+        for head in descriptor.heads:
+            read_codebook(root, descriptor, head)
         table = read_table(root, snapshot)
     except (StoreCorrupt, StoreNotFound) as error:
         report.bad.append(Problem(None, str(layout.snapshot_path(root, number)), str(error)))

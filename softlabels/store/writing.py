@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -19,9 +20,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import save as save_arrays
 
 from softlabels import __version__
+from softlabels.encodings import Codebook
 from softlabels.encodings import rows as ragged
 from softlabels.errors import InvalidArgument, StoreConflict, StoreCorrupt, StoreError
 from softlabels.store import canonical, files, layout
+from softlabels.store.codebooks import read_codebook, write_codebook
 from softlabels.store.descriptor import LIMIT, MOST_CHUNK_BYTES, Descriptor, parse_descriptor
 from softlabels.store.fidelity import Fidelity
 from softlabels.store.records import LIMIT as RECORD_LIMIT
@@ -30,8 +33,15 @@ from softlabels.store.shards import open_writer
 from softlabels.store.sink import Sink
 
 
-def create_or_open(path: str | Path, descriptor: Descriptor) -> StoreWriter:
+def create_or_open(
+    path: str | Path, descriptor: Descriptor, codebooks: Mapping[str, Codebook] | None = None
+) -> StoreWriter:
     """A writer on the store at ``path``: a new one, or the one that is there if it is the same.
+
+    Args:
+        path: directory of the store.
+        descriptor: of the store.
+        codebooks: of heads that name one, for a new store.
 
     Raises:
         StoreConflict: another store is there, or something that is no store; says what differs.
@@ -41,12 +51,14 @@ def create_or_open(path: str | Path, descriptor: Descriptor) -> StoreWriter:
     if root.exists() and not root.is_dir():
         raise StoreConflict(f"{root} is a file; name a directory for the store")
     if not existing.exists():
-        others = [name for name in files.list_names(root) if name != files.TEMPORARY]
+        others = [name for name in files.list_names(root) if name not in {files.TEMPORARY, layout.CODEBOOKS}]
         if others:
             raise StoreConflict(
                 f"{root} holds {', '.join(others[:3])} and no store; name an empty or a new directory with --out"
             )
         files.make_directory(root)
+        for codebook in (codebooks or {}).values():
+            write_codebook(root, codebook)
         files.put_if_absent(root, existing, canonical.to_bytes(descriptor.to_json()))
     found = read_descriptor(root)
     if found.work != descriptor.work:
@@ -92,6 +104,12 @@ class StoreWriter:
     def __init__(self, root: Path, descriptor: Descriptor) -> None:
         self.root = root
         self.descriptor = descriptor
+
+    @cached_property
+    def codebooks(self) -> dict[str, Codebook]:
+        """The codebooks of the heads that have one, verified."""
+        found = {head: read_codebook(self.root, self.descriptor, head) for head in self.descriptor.heads}
+        return {head: codebook for head, codebook in found.items() if codebook is not None}
 
     def missing(self) -> Iterator[int]:
         """Units that have no record yet, ascending; not known of a store that grows."""

@@ -1,0 +1,164 @@
+"""A codebook of tail priors: each row says in one byte which of M distributions its unlisted mass follows.
+
+One prior for a whole dataset is right on average and wrong in each context. A few dozen, found by clustering the
+residual distributions of a few thousand rows (k-means in KL: Banerjee, Merugu, Dhillon, Ghosh 2005), tell apart the
+contexts that matter, and the encoder, which sees the row's dense logits, picks the one that costs least. On a language
+model 64 of them halve the KL for less than a byte a token (docs/fidelity.md).
+
+A codebook is fitted once, from a pilot, before the first row is labelled; it is a file of the store, named by its hash
+in the descriptor, so every engine and every resume uses the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabels.errors import InvalidArgument
+from softlabels.labels import Head
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from softlabels.encodings.listing import Listing
+
+MOST = 256
+"""Priors of a codebook: a row's choice is one byte."""
+MOST_BYTES = 2**28
+"""Of a codebook."""
+ROUNDS = 8
+SHARED = 0.03
+"""Share of the mean of all rows in each prior, so that few rows do not make it too sure of itself."""
+UNIFORM_SHARE = 0.01
+"""Of that mean, so that no class has probability 0."""
+PILOT_ROWS = 16_384
+PILOT_BYTES = 2**29
+"""Rows a codebook is fitted to, and most bytes of their residuals in half precision."""
+
+
+@dataclass(frozen=True, eq=False)
+class Codebook:
+    """Tail priors to choose from.
+
+    Attributes:
+        priors: (T, M, C) float32, each row sums to 1 and is nowhere 0; the first temperature decides.
+    """
+
+    priors: NDArray[np.float32] = field(repr=False)
+
+    @cached_property
+    def _log(self) -> Tensor:
+        import torch
+
+        return torch.from_numpy(self.priors[0]).log()
+
+    @cached_property
+    def _by_class(self) -> Tensor:
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(self.priors[0].T))
+
+    def choose(self, listing: Listing, temperature: float) -> NDArray[np.uint8]:
+        """For each row the prior that leaves the least KL, (B,).
+
+        KL_c = const - sum_{v not in S} p_v log pi_c(v) + m log(1 - pi_c(S)), m the unlisted mass.
+        """
+        import torch
+
+        from softlabels.encodings.logits import to_numpy
+
+        rest = listing.unlisted_probabilities(temperature)
+        by_class, log = self._by_class.to(rest.device), self._log.to(rest.device)
+        padding = listing.logits.isneginf()
+        listed = by_class[listing.ids].masked_fill_(padding[:, :, None], 0.0).sum(dim=1)
+        cost = rest.sum(dim=1, keepdim=True) * torch.log1p(-listed.clamp(max=1 - 1e-7)) - rest @ log.T
+        return to_numpy(cost.argmin(dim=1)).astype(np.uint8)
+
+
+class Lists(Protocol):
+    """An encoding that lists classes and leaves a tail."""
+
+    @property
+    def priors(self) -> int:
+        """How many to choose from, M."""
+
+    def listing(self, logits: Tensor, head: Head, rows: NDArray[np.int64]) -> Listing:
+        """The classes that are listed."""
+
+
+def pilot_rows(head: Head) -> int:
+    """How many rows a codebook of this head is fitted to, where there are so many."""
+    return min(PILOT_ROWS, PILOT_BYTES // (2 * head.classes * len(head.temperatures)))
+
+
+def fit(encoding: Lists, head: Head, pilot: Iterable[Tensor], *, seed: int = 0) -> Codebook:
+    """A codebook for rows like those of ``pilot``.
+
+    Args:
+        encoding: of the head.
+        head: what the rows are of.
+        pilot: (n, C) logits each, some thousand rows in all.
+        seed: of where clustering starts.
+
+    Raises:
+        InvalidArgument: too few rows for so many priors.
+        InvalidLogits: logits that are not finite, or of another shape.
+    """
+    import torch
+
+    by_temperature: list[list[Tensor]] = [[] for _ in head.temperatures]
+    priors, rows, most = encoding.priors, 0, pilot_rows(head)
+    for logits in pilot:
+        listing = encoding.listing(logits, head, np.arange(rows, rows + len(logits)))
+        for found, temperature in zip(by_temperature, head.temperatures, strict=True):
+            found.append(listing.unlisted_probabilities(temperature)[: max(0, most - rows)].half().cpu())
+        rows += len(by_temperature[0][-1])
+        if rows >= most:
+            break
+    if rows < 4 * priors:
+        raise InvalidArgument(
+            f"a codebook of {priors} tail priors needs a pilot of {4 * priors} rows or more, not {rows}; ask for fewer "
+            "priors"
+        )
+    first = torch.cat(by_temperature[0])
+    mean = _mixed(first.float().sum(dim=0))
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    chosen = first[torch.randperm(rows, generator=generator)[:priors]].float()
+    centres = 0.5 * chosen / chosen.sum(dim=1, keepdim=True).clamp_min(1e-12) + 0.5 * mean
+    nearest = torch.zeros(rows, dtype=torch.int64)
+    for _ in range(ROUNDS):
+        nearest = torch.cat([(part.float() @ centres.log().T).argmax(dim=1) for part in torch.split(first, 512)])
+        centres = _centres(first, nearest, priors)
+    return Codebook(torch.stack([_centres(torch.cat(found), nearest, priors) for found in by_temperature]).numpy())
+
+
+def _centres(residuals: Tensor, nearest: Tensor, priors: int) -> Tensor:
+    """The mean residual of each cluster, (M, C), with a share of the mean of all."""
+    import torch
+
+    sums = residuals.new_zeros((priors, residuals.shape[1]), dtype=residuals.dtype).float()
+    for part, to in zip(torch.split(residuals, 512), torch.split(nearest, 512), strict=True):
+        sums.index_add_(0, to, part.float())
+    mean = _mixed(sums.sum(dim=0))
+    mass = sums.sum(dim=1, keepdim=True)
+    own = (sums / mass.clamp_min(1e-12)).where(mass > 0, mean)
+    mixed = (1 - SHARED) * own + SHARED * mean
+    return mixed / mixed.sum(dim=1, keepdim=True)
+
+
+def _mixed(sums: Tensor) -> Tensor:
+    share = sums / sums.sum().clamp_min(1e-12)
+    return (1 - UNIFORM_SHARE) * share + UNIFORM_SHARE / len(sums)
+
+
+def check_priors(priors: NDArray[Any], shape: tuple[int, int, int]) -> None:
+    """Raise ValueError unless ``priors`` are the (T, M, C) distributions of a codebook."""
+    if priors.shape != shape or priors.dtype != np.float32:
+        raise ValueError(f"tail priors of shape {priors.shape}, {priors.dtype}, where {shape} in float32 are expected")
+    if not (priors > 0).all() or (np.abs(priors.sum(axis=-1, dtype=np.float64) - 1) > 1e-3).any():
+        raise ValueError("tail priors that are no distributions")
