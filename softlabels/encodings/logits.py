@@ -22,9 +22,7 @@ def checked_float(logits: Tensor, head: Head, rows: NDArray[np.int64]) -> Tensor
     Raises:
         InvalidLogits: another shape, NaN, +infinity, or a row without any finite logit; names the row.
     """
-    expected = (len(rows), *head.position_shape, head.classes)
-    if tuple(logits.shape) != expected:
-        raise InvalidLogits(f"outputs of shape {tuple(logits.shape)} where {expected} was expected")
+    check_shape(logits, head, rows)
     values = logits.detach().float()
     flat = values.flatten(1)
     if bool(flat.sum(dim=1).isfinite().all()):
@@ -41,6 +39,13 @@ def checked_float(logits: Tensor, head: Head, rows: NDArray[np.int64]) -> Tensor
             f"{float(bad[0])}). Look for overflow in half precision or damaged weights; what was committed is kept"
         )
     return values
+
+
+def check_shape(logits: Tensor, head: Head, rows: NDArray[np.int64]) -> None:
+    """Raise InvalidLogits unless there is a logit of each class for each row."""
+    expected = (len(rows), *head.position_shape, head.classes)
+    if tuple(logits.shape) != expected:
+        raise InvalidLogits(f"outputs of shape {tuple(logits.shape)} where {expected} was expected")
 
 
 def to_numpy(tensor: Tensor) -> NDArray[Any]:

@@ -26,7 +26,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.encodings.draws import uniforms
-from softlabels.encodings.draws import words as default_words
 from softlabels.encodings.log_probs import pad, unpad
 from softlabels.encodings.protocol import COUNT, Arrays, Column, Encoded, id_dtype, require_single_distribution
 from softlabels.encodings.topk import require_distinct
@@ -95,17 +94,29 @@ class Sampled:
         codebook: Codebook | None = None,
     ) -> Encoded:
         """See Encoding.encode."""
+        from softlabels.encodings.blocks import in_blocks
+
+        return in_blocks(self._encode_block, logits, head, rows, words=words, residual=residual, codebook=codebook)
+
+    def _encode_block(
+        self,
+        logits: Tensor,
+        head: Head,
+        rows: NDArray[np.int64],
+        words: NDArray[np.uint64],
+        residual: bool,  # noqa: FBT001
+        codebook: Codebook | None,
+    ) -> Encoded:
         import torch
 
         from softlabels.encodings.logits import checked_float, to_numpy
+        from softlabels.encodings.systematic import crossings
 
-        log_p = (checked_float(logits, head, rows) / head.temperatures[0]).log_softmax(dim=-1)
-        proposal = (log_p * self.exponent).log_softmax(dim=-1) if self.exponent != 1 else log_p
-        cumulated = proposal.double().exp().cumsum(dim=-1)
-        words = default_words(0, rows) if words is None else words
-        u = torch.from_numpy(uniforms(words[:, None], np.arange(self.draws)[None, :])).to(log_p.device)
-        # side="right" passes over classes of probability 0, also where u is 0.
-        drawn = torch.searchsorted(cumulated, u * cumulated[:, -1:], side="right").clamp_max(head.classes - 1)
+        scaled = checked_float(logits, head, rows) / head.temperatures[0]
+        tempered = scaled if self.exponent == 1 else scaled * self.exponent
+        weights = (tempered - tempered.amax(dim=-1, keepdim=True)).exp_()
+        u = torch.from_numpy(uniforms(words[:, None], np.arange(self.draws)[None, :])).to(scaled.device)
+        drawn = crossings(weights, u * weights.sum(dim=-1, keepdim=True, dtype=torch.float64))
         ids = np.sort(to_numpy(drawn), axis=1)
         first = np.diff(ids, axis=1, prepend=-1) != 0
         counts = first.sum(axis=1).astype(np.uint16)
@@ -116,9 +127,10 @@ class Sampled:
             "draws": np.diff(places).astype(self.columns(head)["draws"].dtype),
         }
         if self.exponent != 1:
-            row = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(log_p.device)
-            column = torch.from_numpy(ids[first]).to(log_p.device)
-            arrays["weights"] = to_numpy(log_p[row, column] - proposal[row, column])
+            row = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(scaled.device)
+            column = torch.from_numpy(ids[first]).to(scaled.device)
+            normalizers = scaled.logsumexp(dim=-1) - tempered.logsumexp(dim=-1)
+            arrays["weights"] = to_numpy(scaled[row, column] - tempered[row, column] - normalizers[row])
         return Encoded(arrays)
 
     def decode(self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None) -> SparseLabels:
@@ -196,22 +208,35 @@ class Threshold:
         codebook: Codebook | None = None,
     ) -> Encoded:
         """See Encoding.encode."""
+        from softlabels.encodings.blocks import in_blocks
+
+        return in_blocks(self._encode_block, logits, head, rows, words=words, residual=residual, codebook=codebook)
+
+    def _encode_block(
+        self,
+        logits: Tensor,
+        head: Head,
+        rows: NDArray[np.int64],
+        words: NDArray[np.uint64],
+        residual: bool,  # noqa: FBT001
+        codebook: Codebook | None,
+    ) -> Encoded:
         import torch
 
         from softlabels.encodings.listing import at_least
         from softlabels.encodings.logits import checked_float, to_numpy
+        from softlabels.encodings.systematic import crossings
 
         values = checked_float(logits, head, rows) / head.temperatures[0]
-        words = default_words(0, rows) if words is None else words
-        listing, normalizer = at_least(values, self.tau, argmax=False)
-        log_p = listing.logits - normalizer[:, None]
+        listing = at_least(values, self.tau, argmax=False)
+        masses = listing.masses(1.0)
+        log_p = listing.logits - masses.normalizer[:, None]
         # Included at every whole number that u + cumulated inclusion probabilities cross.
-        inclusion = ((listing.rest - normalizer[:, None]).exp() / self.tau).clamp_max(1.0)
-        cumulated = inclusion.cumsum(dim=-1, dtype=torch.float64)
+        inclusion = masses.weights.mul_((masses.scale / self.tau)[:, None]).clamp_(max=1.0)
         u = torch.from_numpy(uniforms(words, np.array([OFFSET]))).to(values.device)
-        drawn_counts = (cumulated[:, -1] + u).floor().long()
-        crossings = torch.arange(1, int(drawn_counts.max()) + 1, device=values.device) - u[:, None]
-        drawn = to_numpy(torch.searchsorted(cumulated, crossings))
+        drawn_counts = (inclusion.sum(dim=-1, dtype=torch.float64) + u).floor().long()
+        targets = torch.arange(1, max(1, int(drawn_counts.max())) + 1, device=values.device) - u[:, None]
+        drawn = to_numpy(crossings(inclusion, targets))
         listed, drawn_many = to_numpy(listing.counts), to_numpy(drawn_counts)
         ids = np.concatenate([to_numpy(listing.ids), drawn], axis=1)
         width = listing.ids.shape[1]

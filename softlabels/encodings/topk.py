@@ -81,6 +81,19 @@ class TopK:
         codebook: Codebook | None = None,
     ) -> Encoded:
         """See Encoding.encode."""
+        from softlabels.encodings.blocks import in_blocks
+
+        return in_blocks(self._encode_block, logits, head, rows, words=words, residual=residual, codebook=codebook)
+
+    def _encode_block(
+        self,
+        logits: Tensor,
+        head: Head,
+        rows: NDArray[np.int64],
+        words: NDArray[np.uint64],
+        residual: bool,  # noqa: FBT001
+        codebook: Codebook | None,
+    ) -> Encoded:
         return _encode(self.listing(logits, head, rows), self.dtype, head, residual=residual, codebook=codebook)
 
     def listing(self, logits: Tensor, head: Head, rows: NDArray[np.int64]) -> Listing:
@@ -153,6 +166,19 @@ class Adaptive:
         codebook: Codebook | None = None,
     ) -> Encoded:
         """See Encoding.encode."""
+        from softlabels.encodings.blocks import in_blocks
+
+        return in_blocks(self._encode_block, logits, head, rows, words=words, residual=residual, codebook=codebook)
+
+    def _encode_block(
+        self,
+        logits: Tensor,
+        head: Head,
+        rows: NDArray[np.int64],
+        words: NDArray[np.uint64],
+        residual: bool,  # noqa: FBT001
+        codebook: Codebook | None,
+    ) -> Encoded:
         listing = self.listing(logits, head, rows)
         encoded = _encode(listing, self.dtype, head, residual=residual, codebook=codebook)
         arrays = dict(encoded.arrays)
@@ -167,7 +193,7 @@ class Adaptive:
         from softlabels.encodings.listing import at_least
         from softlabels.encodings.logits import checked_float
 
-        return at_least(checked_float(logits, head, rows), self.least)[0]
+        return at_least(checked_float(logits, head, rows), self.least)
 
     def decode(self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None) -> SparseLabels:
         """See Encoding.decode."""
