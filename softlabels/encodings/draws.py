@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 GOLDEN = 0x9E3779B97F4A7C15
-_MASK = 2**64 - 1
 
 
 def mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -33,7 +32,7 @@ def words(
         positions: (n,) positions within ragged rows; None: one item a row.
         stream: tells apart what is drawn for unlike purposes.
     """
-    start = mix(np.array([(seed * 2**8 + stream) & _MASK], np.uint64))
+    start = mix(mix(np.array([seed % 2**64], np.uint64)) ^ np.uint64(stream))
     found = mix(start ^ rows.astype(np.uint64))
     return found if positions is None else mix(found ^ positions.astype(np.uint64))
 

@@ -2,8 +2,8 @@
 
 ``f16``: each in half precision. ``q8``: 8 bits each, the row's greatest (``top``) and the step (``scale``) in float16.
 ``d2`` to ``d16``: the number of steps of 1/2 to 1/16 nat down from the one before; descending values take small steps,
-which any compressor packs into one or two bits. A step of D nats costs about D^2/24 nats of KL (docs/fidelity.md). The
-last hold a row's log-probabilities up to a constant, which the tail mass gives back.
+which any compressor packs into one or two bits. A step of D nats costs at most about D^2/24 nats of KL
+(docs/fidelity.md). The last hold a row's log-probabilities up to a constant, which the tail mass gives back.
 
 Arrays here are padded, (B, K); ``pad`` and ``unpad`` go to and from the ragged columns of a store.
 """

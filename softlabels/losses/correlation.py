@@ -111,7 +111,9 @@ class _Correlation(torch.autograd.Function):
 def _pieces(logits: Tensor, targets: Targets, weights: Tensor, temperature: float) -> Any:
     """Student and teacher probabilities of pieces of rows, float64, and which rows take part."""
     for start, stop in pieces(len(logits), logits.shape[1], logits.device):
-        q = (logits[start:stop].double() / temperature).softmax(dim=-1)
+        # A row that takes no part may hold anything, and 0 times NaN is NaN.
+        taking_part = logits[start:stop].double().masked_fill_((weights[start:stop] == 0)[:, None], 0.0)
+        q = (taking_part / temperature).softmax(dim=-1)
         yield q, targets.rows(start, stop).log_probs().double().exp(), weights[start:stop]
 
 

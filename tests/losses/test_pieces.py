@@ -1,0 +1,101 @@
+"""Losses a piece at a time: the same whatever the pieces, in memory that does not grow with rows times classes."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from softlabels import losses
+from softlabels.errors import InvalidArgument
+from softlabels.losses import pieces
+from tests.losses import oracle
+
+
+@pytest.mark.parametrize("loss", [losses.kl, losses.jensen_shannon, losses.dist, losses.dkd])
+def test_the_size_of_a_piece_changes_nothing(loss, monkeypatch):
+    labels, student = oracle.make_labels(0, 300, "adaptive:0.05:d4:4")
+    found = []
+    for elements in (1, 700, 2**20):
+        monkeypatch.setitem(pieces.ELEMENTS, "cpu", elements)
+        leaf = student.float().requires_grad_()
+        value = loss(leaf, labels)
+        value.backward()
+        found.append((value.item(), leaf.grad))
+    for value, gradient in found[1:]:
+        assert value == pytest.approx(found[0][0], rel=1e-6)
+        torch.testing.assert_close(gradient, found[0][1], rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("spec", ["dense:f32", "topk:5:f16", "adaptive:0.05:d4:4", "threshold:0.2"])
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("elements", [300, 2**20])
+def test_a_fused_linear_layer_has_the_value_and_gradients_of_both(spec, with_bias, elements, monkeypatch):
+    monkeypatch.setitem(pieces.ELEMENTS, "cpu", elements)
+    labels, _ = oracle.make_labels(1, 50, spec)
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(2, 3, 8, generator=generator), torch.randn(50, 8, generator=generator)]
+    tensors += [torch.randn(50, generator=generator)] if with_bias else []
+    mask = torch.tensor([[1, 0, 1], [1, 1, 1]])
+    grads = []
+    for fused in (True, False):
+        states, weight, *bias = (tensor.clone().requires_grad_() for tensor in tensors)
+        if fused:
+            loss = losses.linear_kl(states, weight, labels, bias=bias[0] if bias else None, mask=mask)
+        else:
+            logits = torch.nn.functional.linear(states, weight, bias[0] if bias else None)
+            loss = losses.kl(logits, labels, mask=mask)
+        loss.backward()
+        grads.append([loss.detach(), states.grad, weight.grad, *(one.grad for one in bias)])
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_fused_layer_follows_autocast():
+    labels, _ = oracle.make_labels(1, 50, "topk:5:f16")
+    states, weight = torch.randn(6, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = losses.linear_kl(states, weight, labels)
+        expected = losses.kl(torch.nn.functional.linear(states, weight), labels)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-3), "both in bfloat16, added in another order"
+    found.backward()
+    assert states.grad.dtype == weight.grad.dtype == torch.float32
+
+
+def test_a_fused_layer_of_another_width_is_refused():
+    labels, _ = oracle.make_labels(1, 50, "topk:5:f16")
+    with pytest.raises(InvalidArgument, match=r"the student gives \(6, 49\), but the labels have 50 classes"):
+        losses.linear_kl(torch.zeros(6, 8), torch.zeros(49, 8), labels)
+
+
+MEMORY = """
+import resource, sys
+import numpy as np, torch
+from softlabels import losses
+from softlabels.labels import SparseLabels
+
+rows, classes, width = 4096, 40_000, 16
+rng = np.random.default_rng(0)
+labels = SparseLabels(classes, np.tile(np.arange(8), (rows, 1)), np.full((rows, 8), -3.0, np.float32), (1.0,),
+                      np.full((rows, 1), np.log(0.5), np.float32))
+states, weight = torch.randn(rows, width, requires_grad=True), torch.randn(classes, width, requires_grad=True)
+losses.linear_kl(states[:8], weight, labels.take(np.arange(8))).backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+losses.linear_kl(states, weight, labels).backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_a_fused_layer_never_holds_all_logits():
+    """4,096 rows of 40,000 classes are 625 MiB of float32 logits."""
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True, timeout=300)
+    assert int(done.stdout) < 100, f"{done.stdout} MiB"
+
+
+def test_labels_of_ragged_rows_are_matched_by_position():
+    labels, student = oracle.make_labels(2, 17, "topk:5:f16")
+    ragged = type(labels)(**{**vars(labels), "lengths": np.array([2, 0, 4])})
+    assert losses.kl(student, ragged).item() == pytest.approx(losses.kl(student, labels).item())
+    with pytest.raises(InvalidArgument, match="5 rows, but there are labels for 6"):
+        losses.kl(student[:5], ragged)
