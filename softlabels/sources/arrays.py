@@ -7,6 +7,7 @@ compressed ones are read once. Object arrays are refused: loading them would run
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,10 @@ class ArrayBackend:
             listed = ", ".join(f"{name}: {count}" for name, count in lengths.items())
             raise InvalidData(f"{path}: the arrays have unequal numbers of rows ({listed})")
 
+    def __reduce__(self) -> tuple[Callable[[Path, Columns], ArrayBackend], tuple[Path, Columns]]:
+        """Another process opens the file itself."""
+        return open_arrays, (Path(self.where), self._columns)
+
     def __len__(self) -> int:
         return len(self._arrays[self._columns.inputs[0]])
 
@@ -52,6 +57,11 @@ class ArrayBackend:
     def column(self, name: str, rows: NDArray[np.int64]) -> pa.Array:
         """Values of a label, id or split array."""
         return pa.array(self._arrays[name][_as_slice(rows)])
+
+
+def open_arrays(path: Path, columns: Columns) -> ArrayBackend:
+    """The arrays of a file with these roles."""
+    return ArrayBackend(path, read_arrays(path), columns)
 
 
 def _as_slice(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:

@@ -6,6 +6,7 @@ CSV and JSON lines hold no index, so they are read into memory once.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,6 +46,11 @@ class BlockReader:
         self.starts = np.concatenate([[0], np.cumsum(block_rows, dtype=np.int64)]).astype(np.int64)
         self._read_block = read_block
         self._cache: OrderedDict[tuple[int, tuple[str, ...]], pa.Table] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Callable[[Path], BlockReader], tuple[Path]]:
+        """Another process opens the file itself."""
+        return open_reader, (Path(self.where),)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -58,17 +64,18 @@ class BlockReader:
     def block(self, block: int, columns: list[str]) -> pa.Table:
         """One block, from the cache where it is there."""
         name = (block, tuple(columns))
-        if name in self._cache:
-            self._cache.move_to_end(name)
-            return self._cache[name]
-        try:
-            table = self._read_block(block, columns)
-        except (pa.ArrowException, OSError) as error:
-            raise InvalidData(f"{self.where} cannot be read: {error}. Is the file whole?") from error
-        self._cache[name] = table
-        while len(self._cache) > 1 and sum(kept.nbytes for kept in self._cache.values()) > CACHE_BYTES:
-            self._cache.popitem(last=False)
-        return table
+        with self._lock:  # a loader reads on a thread of its own
+            if name in self._cache:
+                self._cache.move_to_end(name)
+                return self._cache[name]
+            try:
+                table = self._read_block(block, columns)
+            except (pa.ArrowException, OSError) as error:
+                raise InvalidData(f"{self.where} cannot be read: {error}. Is the file whole?") from error
+            self._cache[name] = table
+            while len(self._cache) > 1 and sum(kept.nbytes for kept in self._cache.values()) > CACHE_BYTES:
+                self._cache.popitem(last=False)
+            return table
 
     def take(self, rows: NDArray[np.int64], columns: list[str]) -> Iterator[tuple[NDArray[np.int64], pa.Table]]:
         """The rows asked for, block by block: positions in ``rows``, and the table of those rows."""

@@ -95,6 +95,10 @@ class IndexedSource:
         pieces = range(0, len(self), PASS_ROWS)
         self._fingerprint = fingerprint(self._keys[start : start + PASS_ROWS] for start in pieces)
 
+    def __getstate__(self) -> dict[str, object]:
+        """As it is, but for keys in a temporary file, which only this process has."""
+        return self.__dict__ | {"_keys": np.array(self._keys)}
+
     @property
     def spec(self) -> str:
         """What the user typed."""

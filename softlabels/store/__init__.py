@@ -6,6 +6,7 @@ from softlabels.store.evidence import UnitEvidence
 from softlabels.store.merging import Donors, merge
 from softlabels.store.reading import Store, open_store
 from softlabels.store.snapshots import Snapshot, seal
+from softlabels.store.verified import cache_directory
 from softlabels.store.verifying import Problem, Report, describe_store, repair, verify
 from softlabels.store.writing import StoreWriter, UnitWriter, create_or_open
 
@@ -20,6 +21,7 @@ __all__ = [
     "StoreWriter",
     "UnitEvidence",
     "UnitWriter",
+    "cache_directory",
     "collect_garbage",
     "create_or_open",
     "default_geometry",

@@ -143,11 +143,14 @@ def read(path: Path, limit: int) -> bytes:
         return file.read(limit)
 
 
-def read_range(path: Path, offset: int, size: int, *, of: int) -> bytes:
-    """``size`` bytes from ``offset`` of a file that has ``of`` bytes in all.
+def read_range(path: Path, offset: int, into: memoryview, *, of: int) -> None:
+    """Fill ``into`` with the bytes from ``offset`` of a file that has ``of`` bytes in all.
+
+    Read, not mapped: what was hashed must be what is decoded, whatever happens to the file in between, and a mapped
+    file that is cut short kills the process (docs/adr/0008-chunks-are-read-not-mapped.md).
 
     Raises:
-        ValueError: it has another size, or is no regular file.
+        ValueError: it has another size, ends early, or is no regular file.
         FileNotFoundError: it is not there.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -157,11 +160,13 @@ def read_range(path: Path, offset: int, size: int, *, of: int) -> bytes:
             raise ValueError("not a regular file")
         if status.st_size != of:
             raise ValueError(f"it has {status.st_size:,} bytes where {of:,} were committed")
-        pieces = []
-        while size > 0 and (piece := os.pread(descriptor, size, offset)):
-            pieces.append(piece)
-            offset, size = offset + len(piece), size - len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        # Chunks are read in any order: the range at once, and nothing behind it.
+        os.posix_fadvise(descriptor, offset, len(into), os.POSIX_FADV_RANDOM)
+        while len(into):
+            count = os.preadv(descriptor, [into], offset)
+            if count == 0:
+                raise ValueError("it ends before the range does")
+            offset, into = offset + count, into[count:]
     finally:
         os.close(descriptor)
 

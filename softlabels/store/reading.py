@@ -7,7 +7,7 @@ against the table. Needs NumPy, pyarrow, blosc; no torch.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.encodings import Codebook
+from softlabels.encodings import Codebook, Encoding
 from softlabels.encodings import rows as ragged
 from softlabels.errors import InvalidArgument, StoreCorrupt, StoreNotFound
 from softlabels.labels import Head, SoftLabels
@@ -93,9 +93,15 @@ class Store:
         # Number of the first chunk of each unit, and at the end how many there are.
         self._first_chunks = np.concatenate([[0], np.cumsum(-(-counts // descriptor.chunk_rows))])
         self._readers: OrderedDict[int, UnitReader] = OrderedDict()
+        self._encodings: dict[str, Encoding] = {}
+        self._checked: dict[tuple[str, ...] | None, NDArray[np.bool_]] = {}
         self._priors: dict[str, NDArray[np.float32]] | None = None
         self._codebooks: dict[str, Codebook | None] = {}
         self._probe: dict[str, NDArray[Any]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the records read so far, which another process reads again where it needs them."""
+        return self.__dict__ | {"_readers": OrderedDict()}
 
     @property
     def rows(self) -> int:
@@ -134,18 +140,30 @@ class Store:
         sizes[self._first_chunks[1:] - 1] -= full - self._unit_rows
         return sizes
 
-    def read_chunk(self, number: int, columns: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
+    def read_chunk(
+        self, number: int, columns: Iterable[str] | None = None, *, out: Mapping[str, NDArray[Any]] | None = None
+    ) -> dict[str, NDArray[Any]]:
         """Verified columns of one chunk, (rows, *shape) each, (entries, *shape) of ragged ones; all of them for None.
+
+        The bytes are hashed every time. What values they hold follows from that, so those are looked at only the first
+        time that this object reads the chunk with these columns.
 
         Args:
             number: 0 to chunks - 1.
             columns: names such as ``key`` or ``logits/ids``.
+            out: (chunk_rows, *shape) little-endian arrays to decode plain columns into.
 
         Raises:
-            StoreCorrupt: other bytes than were committed; names the file.
+            StoreCorrupt: other bytes than were committed, or values no encoder writes; names the file.
         """
         unit = int(np.searchsorted(self._first_chunks, number, side="right")) - 1
-        return self._reader(unit).read_chunk(number - int(self._first_chunks[unit]), columns)
+        wanted = None if columns is None else tuple(columns)
+        checked = self._checked.setdefault(wanted, np.zeros(self.chunks, np.bool_))
+        found = self._reader(unit).read_chunk(
+            number - int(self._first_chunks[unit]), wanted, out=out, check=not checked[number]
+        )
+        checked[number] = True
+        return found
 
     def keys(self) -> NDArray[np.uint8]:
         """Keys of all rows in order, (rows, 16)."""
@@ -199,11 +217,17 @@ class Store:
         by_chunk = np.argsort(chunk_of, kind="stable")
         return ragged.take(ragged.join(parts), columns, np.argsort(by_chunk))
 
-    def decode(self, columns: dict[str, NDArray[Any]], head: str) -> SoftLabels:
+    def encoding(self, head: str) -> Encoding:
+        """The encoding of a head."""
+        if head not in self._encodings:
+            self._encodings[head] = self.descriptor.encoding(head)
+        return self._encodings[head]
+
+    def decode(self, columns: Mapping[str, NDArray[Any]], head: str) -> SoftLabels:
         """Labels from a head's columns, as read_chunk gives them."""
         arrays = {name: native(array) for name, array in head_arrays(columns, head).items()}
         lengths = arrays.pop(LENGTH, None)
-        labels = self.descriptor.encoding(head).decode(arrays, self.descriptor.heads[head], self.prior(head))
+        labels = self.encoding(head).decode(arrays, self.descriptor.heads[head], self.prior(head))
         return labels if lengths is None else replace(labels, lengths=lengths)
 
     def head_columns(self, head: str) -> list[str]:
@@ -222,16 +246,16 @@ class Store:
             return codebook.priors
         if self._priors is None:
             digest = self.snapshot.prior
-            self._priors = (
-                {}
-                if digest is None
-                else read_arrays(layout.prior_path(self.root, self.snapshot.number, digest), digest)
-            )
-        prior = self._priors.get(f"{head}/prior")
-        shape = (len(self.descriptor.heads[head].temperatures), self.descriptor.heads[head].classes)
-        if prior is not None and (prior.shape != shape or not (prior > 0).all()):
-            raise StoreCorrupt(f"{self.root}: the tail prior of {head!r} is no distribution over {shape[1]} classes")
-        return prior
+            path = layout.prior_path(self.root, self.snapshot.number, digest or "")
+            found = {} if digest is None else read_arrays(path, digest)
+            for name, kind in self.descriptor.heads.items():
+                prior, shape = found.get(f"{name}/prior"), (len(kind.temperatures), kind.classes)
+                if prior is not None and (prior.shape != shape or not (prior > 0).all()):
+                    raise StoreCorrupt(
+                        f"{self.root}: the tail prior of {name!r} is no distribution over {kind.classes} classes"
+                    )
+            self._priors = found
+        return self._priors.get(f"{head}/prior")
 
     def codebook(self, head: str) -> Codebook | None:
         """The tail priors that a head's rows choose from; None where there is one prior for all."""

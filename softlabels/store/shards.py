@@ -58,22 +58,35 @@ class ChunkReader:
         """Whether set_footer is to be called before the first chunk."""
         return self._descriptor.shard_format == "parquet" and self._parquet is None
 
-    def set_footer(self, data: bytes) -> None:
+    def set_footer(self, data: bytes | memoryview) -> None:
         """Take the footer's bytes, verified.
 
         Raises:
             ValueError: it does not describe the chunks it should.
         """
-        self._parquet = parquet_shard.Footer(data, self._columns, self._chunks, self._descriptor.codec)
+        self._parquet = parquet_shard.Footer(bytes(data), self._columns, self._chunks, self._descriptor.codec)
 
-    def read(self, data: bytes, number: int, wanted: list[str]) -> dict[str, NDArray[Any]]:
+    def read(
+        self, data: memoryview, number: int, wanted: list[str], out: Mapping[str, NDArray[Any]] | None = None
+    ) -> dict[str, NDArray[Any]]:
         """Columns of chunk ``number``, and those that count their entries.
+
+        Args:
+            data: the chunk's bytes, verified.
+            number: of the chunk within the shard.
+            wanted: names of columns.
+            out: (chunk_rows, *shape) arrays for plain columns; what is returned are views of them.
 
         Raises:
             ValueError: not what a writer of this store leaves.
         """
         names = rows.with_counts(wanted, self._columns)
-        if self._parquet is not None:
-            return self._parquet.read_chunk(data, number, names)
-        piece = self._chunks[number]
-        return zarr_shard.read_chunk(data, number, piece.rows, self._columns, self._descriptor.chunk_rows, names)
+        piece, room = self._chunks[number], self._descriptor.chunk_rows
+        if self._parquet is None:
+            return zarr_shard.read_chunk(data, number, piece.rows, self._columns, room, names, out=out)
+        found = self._parquet.read_chunk(bytes(data), number, names)
+        for name in found.keys() & (out or {}).keys():
+            view = (out or {})[name][: piece.rows]
+            view[:] = found[name]
+            found[name] = view
+        return found

@@ -5,6 +5,7 @@ Order of the checks (docs/FORMAT.md, section 8): length, BLAKE3, decompression t
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ from softlabels.store.descriptor import LENGTH, Descriptor
 from softlabels.store.records import Record
 from softlabels.store.shards import ChunkReader
 from softlabels.store.sink import Range
+
+KEPT_BYTES = 2**24
+"""A larger chunk's memory is given back at once."""
+
+_THREAD = threading.local()
 
 MEND = "run softlabels repair, then generate again to fill the hole, or fetch the store again"
 
@@ -58,10 +64,23 @@ class UnitReader:
         self.path = layout.shard_path(root, record.unit, record.attempt, descriptor.shard_format)
         self._extras_path = layout.extras_path(root, record.unit, record.attempt)
 
-    def read_chunk(self, number: int, columns: Iterable[str] | None = None) -> dict[str, NDArray[Any]]:
+    def read_chunk(
+        self,
+        number: int,
+        columns: Iterable[str] | None = None,
+        *,
+        out: Mapping[str, NDArray[Any]] | None = None,
+        check: bool = True,
+    ) -> dict[str, NDArray[Any]]:
         """Columns of chunk ``number``, (rows, *shape) each, (entries, *shape) of ragged ones; all of them for None.
 
         Columns that count the entries of wanted ones come with them.
+
+        Args:
+            number: of the chunk within the unit.
+            columns: their names.
+            out: (chunk_rows, *shape) little-endian arrays to decode plain columns into.
+            check: whether to look at the values too, of heads that are read whole. Bytes are always verified.
 
         Raises:
             ShardMissing: the shard is gone.
@@ -71,8 +90,9 @@ class UnitReader:
         try:
             if self._chunks.needs_footer:
                 self._chunks.set_footer(self._verified(self.record.footer))
-            found = self._chunks.read(self._verified(self.record.chunks[number]), number, wanted)
-            self._check(found)
+            found = self._chunks.read(self._verified(self.record.chunks[number]), number, wanted, out)
+            if check:
+                self._check(found)
         except FileNotFoundError as error:
             raise ShardMissing(
                 f"{self.path} is missing, though unit {self.record.unit} is committed; {MEND}"
@@ -81,9 +101,10 @@ class UnitReader:
             raise StoreCorrupt(f"{self.path}, chunk {number} is damaged: {error}; {MEND}") from error
         return found
 
-    def _verified(self, piece: Range) -> bytes:
-        """The bytes of a range, once they are sure to be those that were committed."""
-        data = files.read_range(self.path, piece.offset, piece.size, of=self.record.size)
+    def _verified(self, piece: Range) -> memoryview:
+        """The bytes of a range, once they are sure to be those that were committed; until this thread reads again."""
+        data = _scratch(piece.size)
+        files.read_range(self.path, piece.offset, data, of=self.record.size)
         if blake3(data).hexdigest() != piece.blake3:
             raise ValueError(f"bytes {piece.offset:,} to {piece.offset + piece.size:,} are not what was committed")
         return data
@@ -112,6 +133,16 @@ class UnitReader:
             arrays.pop(LENGTH, None)
             if set(arrays) == set(self._encodings[name].columns(head)):
                 self._encodings[name].check(arrays, head)
+
+
+def _scratch(size: int) -> memoryview:
+    """Memory for ``size`` bytes that this thread uses again: fresh pages for every chunk cost more than its hash."""
+    buffer: bytearray | None = getattr(_THREAD, "buffer", None)
+    if buffer is None or len(buffer) < size:
+        buffer = bytearray(size)
+        if size <= KEPT_BYTES:
+            _THREAD.buffer = buffer
+    return memoryview(buffer)[:size]
 
 
 def head_arrays(columns: Mapping[str, NDArray[Any]], head: str) -> dict[str, NDArray[Any]]:

@@ -103,7 +103,14 @@ class ZarrWriter:
 
 
 def read_chunk(
-    data: bytes | memoryview, number: int, count: int, columns: Mapping[str, Column], chunk_rows: int, wanted: list[str]
+    data: bytes | memoryview,
+    number: int,
+    count: int,
+    columns: Mapping[str, Column],
+    chunk_rows: int,
+    wanted: list[str],
+    *,
+    out: Mapping[str, NDArray[Any]] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """The columns in a chunk's byte range, whose hash has been checked.
 
@@ -114,6 +121,7 @@ def read_chunk(
         columns: of the shard, in order.
         chunk_rows: rows there is room for.
         wanted: the columns to decode, and those that count their entries before them.
+        out: (chunk_rows, *shape) arrays to decode plain columns into.
 
     Returns:
         (count, *shape) arrays by column; (entries, *shape) of ragged ones.
@@ -135,7 +143,8 @@ def read_chunk(
     for name in wanted:
         column = columns[name]
         if column.per is None:
-            found[name] = decode_array(bodies[name], column, chunk_rows)[:count]
+            into = None if out is None else out.get(name)
+            found[name] = decode_array(bodies[name], column, chunk_rows, into)[:count]
             continue
         entries = rows.entries(found, columns, name)
         room = _declared(bodies[name]) // column.entry_bytes
@@ -165,14 +174,22 @@ def encode_array(array: NDArray[Any], codec: str) -> bytes:
     return bytes(body) + struct.pack("<I", google_crc32c.value(bytes(body)))
 
 
-def decode_array(data: bytes | memoryview, column: Column, count: int) -> NDArray[Any]:
+def decode_array(
+    data: bytes | memoryview, column: Column, count: int, into: NDArray[Any] | None = None
+) -> NDArray[Any]:
     """The (count, *shape) array in one Zarr chunk; never more memory than that.
+
+    Args:
+        data: the chunk.
+        column: what it holds.
+        count: entries it must have.
+        into: decode into this array of count entries, rather than into a new one.
 
     Raises:
         ValueError: not blosc, or another size.
     """
-    out = np.empty((count, *column.shape), np.dtype(column.dtype).newbyteorder("<"))
-    body = bytes(data[:-CRC_BYTES])
+    out = np.empty((count, *column.shape), np.dtype(column.dtype).newbyteorder("<")) if into is None else into
+    body = data[:-CRC_BYTES]
     size = _declared(data)
     if size != out.nbytes:
         raise ValueError(f"a compressed array declares {size:,} bytes where {out.nbytes:,} are expected")
