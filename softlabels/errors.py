@@ -71,6 +71,10 @@ class TemperatureNotStored(InvalidArgument):
     """The labels hold no tail mass at this temperature; lists those they hold."""
 
 
+class WorkerDied(SoftLabelsError, RuntimeError):
+    """A worker process of the loader ended without an error of its own: killed, or out of memory."""
+
+
 class StoreError(SoftLabelsError):
     """Base of what goes wrong with a store."""
 

@@ -1,66 +1,65 @@
 """The loader: batches of soft labels, joined to their inputs, in an order that only the seed decides.
 
-A window of chunks is read, verified and decoded by a thread while the batches of the one before are handed out; memory
-is two windows. Every step of every epoch can be reached directly, so resuming costs one window.
+Three stages run beside one another: threads that read, verify and decode chunks; one that takes rows, reads inputs and
+checks that they belong together; and the consumer. Every step of every epoch can be reached directly, on any number of
+ranks and workers, so resuming costs one window.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.encodings import Column
-from softlabels.encodings import rows as ragged
-from softlabels.errors import InvalidArgument, LabelsMisaligned
-from softlabels.labels import SoftLabels
-from softlabels.loading.joining import Join, join
-from softlabels.loading.order import Order, Window
-from softlabels.sources import Source, content_keys
+from softlabels.errors import InvalidArgument
+from softlabels.loading.assembly import Assembler
+from softlabels.loading.background import ahead
+from softlabels.loading.batch import Batch
+from softlabels.loading.cursor import Cursor, Taken, WindowReader, default_threads, joined
+from softlabels.loading.ensemble import Ensemble, stores_of
+from softlabels.loading.feed import Feed
+from softlabels.loading.selection import select
+from softlabels.loading.state import Identity
+from softlabels.loading.steps import Span, Steps
+from softlabels.sources import Source
 from softlabels.store import Store
 
-PLAIN_CHUNK = 4096
-"""Items of a chunk where there is no store whose chunks would say."""
+if TYPE_CHECKING:
+    import torch
 
-
-@dataclass(frozen=True)
-class Batch:
-    """What a student sees in one step.
-
-    Attributes:
-        epoch: 0 and up.
-        step: over all epochs, 0 and up.
-        rows: (B,) rows of the data; of the store, where the loader has no data.
-        inputs: (B, *input_shape); None without data.
-        hard: (B,) hard labels, -1 where a row has none; None without a label column.
-        targets: soft labels by head; empty without a store.
-    """
-
-    epoch: int
-    step: int
-    rows: NDArray[np.int64]
-    inputs: NDArray[np.generic] | None = None
-    hard: NDArray[np.int64] | None = None
-    targets: dict[str, SoftLabels] = field(default_factory=dict)
+GROUP_BYTES = 2**22
+MOST_IN_GROUP = 16
+"""Batches are made in groups of so many bytes, and so many batches, at most."""
 
 
 class Loader:
     """Batches from a store, from data, or from both joined by key.
 
+    Iterating goes from where the loader is to the end of the epoch, then the next time through the next one: a loop
+    that was left early is gone on with, by this object or by one that loads its state. ``epoch`` and ``stream`` reach
+    any step without that memory.
+
     Args:
-        store: where the soft labels are; None: hard labels only.
+        store: where the soft labels are, or an Ensemble; None: hard labels only.
         inputs: the user's data; None: labels alone.
-        batch_size: rows a step; the last of an epoch may have fewer.
+        batch_size: rows a step, over all ranks; the last of an epoch may have fewer.
         seed: of the order.
         shuffle: whether to.
         window: chunks shuffled together; chunks are about 1 MiB.
+        by_length: batch ragged rows of about one length; only whole batches within a window are.
         rows: rows of the data (of the store, without data) to use; None: all.
         check: re-hash inputs as they pass: the first row of each batch (``sample``), ``all``, or ``off``.
+        missing: ``error`` where rows of the data have no label, or ``drop`` those; ``joined`` says which.
+        views: of several augmented versions of an example ``all`` are items, or one is drawn an epoch (``draw``).
+        rank: which share of each batch to hand out.
+        world_size: how many shares there are.
+        last: what becomes of the rows that fill no batch: ``keep``, ``drop``, or fill it up by ``repeat``-ing rows.
+        workers: processes that make batches, for inputs that are slow to read; 0: threads of this one.
+        threads: that read and decode; None: as many as there are cores, at most four.
+        memory: bytes of decoded chunks to hold; two or three windows are held where they fit.
+        device: hand out torch tensors there; None: NumPy arrays.
 
     Raises:
         InvalidArgument: neither store nor data, or sizes that cannot be meant.
@@ -69,163 +68,160 @@ class Loader:
 
     def __init__(
         self,
-        store: Store | None,
+        store: Store | Ensemble | None,
         *,
         inputs: Source | None = None,
         batch_size: int = 256,
         seed: int = 0,
         shuffle: bool = True,
         window: int = 64,
+        by_length: bool = False,
         rows: NDArray[np.int64] | None = None,
         check: str = "sample",
+        missing: str = "error",
+        views: str = "all",
+        rank: int = 0,
+        world_size: int = 1,
+        last: str = "keep",
+        workers: int = 0,
+        threads: int | None = None,
+        memory: int = 2**28,
+        device: str | torch.device | None = None,
     ) -> None:
-        if batch_size < 1 or window < 1:
-            raise InvalidArgument(f"batch_size and window must be above 0, not {batch_size} and {window}")
-        if check not in {"sample", "all", "off"}:
-            raise InvalidArgument(f"check is sample, all or off, not {check!r}")
+        if window < 1 or workers < 0 or (threads is not None and threads < 1):
+            raise InvalidArgument(f"window and threads are above 0, workers at least 0: {window}, {threads}, {workers}")
+        if not 0 <= rank < world_size:
+            raise InvalidArgument(f"rank is 0 to world_size - 1, not {rank} of {world_size}")
         self.store = store
         self.inputs = inputs
         self.batch_size = batch_size
-        self.pairs = self._join(rows)
-        self._columns = [] if store is None else [c for head in store.heads for c in store.head_columns(head)]
-        self._schema = {} if store is None else store.descriptor.columns()
-        self._check = check if inputs is not None and inputs.columns.id is None and store is not None else "off"
-        if len(self.pairs.store_rows) == 0:
-            raise InvalidArgument("there are no rows to load")
-        ends = self._chunk_ends()
-        chunk_of = np.searchsorted(ends, self.pairs.store_rows, side="right")
-        self._chunk_starts = np.concatenate([[0], ends])
-        self.order = Order(np.bincount(chunk_of, minlength=len(ends)), seed=seed, shuffle=shuffle, window=window)
+        self.rank, self.world_size = rank, world_size
+        self.workers = workers
+        self.device = device
+        selected = select(next(iter(stores_of(store)), None), inputs, rows, missing=missing, views=views)
+        self.joined = selected.joined
+        self._assembler = Assembler(store, inputs, check=check, widen=device is None, views=selected.has_views)
+        self.feed = Feed(
+            members=self._assembler.members(),
+            length=selected.length,
+            joined=selected.joined,
+            subset=selected.subset,
+            seed=seed,
+            shuffle=shuffle,
+            window=window,
+            lengths=self._assembler.length_column() if by_length else None,
+            batch=batch_size,
+            memory=memory,
+            threads=threads or (1 if workers else default_threads()),
+        )
+        self.steps = Steps(selected.length, batch_size, last)
+        self.identity = Identity.of(store, inputs, self.feed)
+        self._next = (0, 0)
+        WindowReader(self.feed).close()  # refuses now what could not be held later
 
     def __len__(self) -> int:
         """Steps in an epoch."""
-        return math.ceil(len(self.order) / self.batch_size)
+        return len(self.steps)
 
     def __iter__(self) -> Iterator[Batch]:
-        """One epoch, the first."""
-        return self.epoch(0)
+        """What is left of the epoch: all of it, unless a loop was left early or a state loaded."""
+        epoch, position = self._next
+        for span, batch in self._batches(epoch, position):
+            self._next = self.steps.after(span)
+            yield batch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next iteration be of this epoch: from its beginning, or from where the loader is if it is in it."""
+        if self._next[0] != epoch:
+            self._next = (epoch, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the last batch was handed out, in a few integers, and of which store and order."""
+        return self.identity.state(*self._next)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on behind the last batch handed out when the state was taken; at any number of ranks and workers.
+
+        Raises:
+            InvalidArgument: the state is of another store, selection or order; says what differs.
+        """
+        self._next = self.identity.position(state)
 
     def stream(self, start_step: int = 0) -> Generator[Batch]:
         """Endless batches from ``start_step`` on, epoch after epoch."""
         epoch, index = divmod(start_step, len(self))
-        while True:
-            yield from self.epoch(epoch, index)
-            epoch, index = epoch + 1, 0
+        for _, batch in self._batches(epoch, index * self.batch_size, endless=True):
+            yield batch
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """The batches of one epoch from its ``start``-th on.
 
         Raises:
             StoreCorrupt: bytes in the store are not what was committed.
             LabelsMisaligned: an input is not the one its labels were made from.
+            WorkerDied: a worker process ended.
         """
-        position = start * self.batch_size
-        step = epoch * len(self) + start
-        waiting: list[_Piece] = []
-        have = 0
-        for piece in self._pieces(epoch, position):
-            waiting.append(piece)
-            have += len(piece.items)
-            while have >= self.batch_size:
-                batch, waiting = _take(waiting, self.batch_size, self._schema)
-                have -= self.batch_size
-                yield self._batch(epoch, step, batch)
-                step += 1
-        if have:
-            yield self._batch(epoch, step, _take(waiting, have, self._schema)[0])
+        for _, batch in self._batches(epoch, start * self.batch_size):
+            yield batch
 
-    def _join(self, rows: NDArray[np.int64] | None) -> Join:
-        if self.inputs is None:
-            if self.store is None:
-                raise InvalidArgument("a loader needs a store, data, or both")
-            rows = np.arange(self.store.rows, dtype=np.int64) if rows is None else np.sort(rows)
-            return Join(rows, rows)
-        rows = np.arange(len(self.inputs), dtype=np.int64) if rows is None else np.sort(rows)
-        return Join(rows, rows) if self.store is None else join(self.store, self.inputs, rows)
+    def _batches(self, epoch: int, position: int, *, endless: bool = False) -> Generator[tuple[Span, Batch]]:
+        """Batches with the steps they are of."""
+        made: Generator[Batch]
+        if self.workers:
+            from softlabels.loading.workers import from_workers
 
-    def _chunk_ends(self) -> NDArray[np.int64]:
-        """Where each chunk ends, in rows."""
-        if self.store is not None:
-            return np.cumsum(self.store.chunk_rows())
-        count = len(self.inputs) if self.inputs is not None else 0
-        ends = np.arange(PLAIN_CHUNK, count + PLAIN_CHUNK, PLAIN_CHUNK, dtype=np.int64)
-        return np.minimum(ends, count)
+            made = from_workers(self, epoch, position, endless=endless)
+        else:
+            row_bytes = self._assembler.row_bytes()
+            group = max(1, min(MOST_IN_GROUP, GROUP_BYTES // max(1, row_bytes * self.batch_size)))
+            made = ahead(self.produce(epoch, position, endless=endless), group)
+        try:
+            for span in self.steps.spans(epoch, position, endless=endless):
+                batch = next(made)
+                yield span, batch if self.device is None else _on_device(batch, self.device)
+        finally:
+            made.close()
 
-    def _pieces(self, epoch: int, position: int) -> Iterator[_Piece]:
-        """Decoded windows from ``position`` on, each read while the one before is in use."""
-        with ThreadPoolExecutor(1, thread_name_prefix="softlabels-loader") as pool:
-            ahead = None
-            for window in self.order.windows(epoch, position):
-                coming = pool.submit(self._read_window, window, max(position - window.start, 0))
-                if ahead is not None:
-                    yield ahead.result()
-                ahead = coming
-            if ahead is not None:
-                yield ahead.result()
+    def produce(
+        self, epoch: int, position: int, *, endless: bool = False, worker: int = 0, workers: int = 1
+    ) -> Generator[Batch]:
+        """This rank's batches, made here and now; every ``workers``-th of them, from the ``worker``-th on."""
+        cursor = Cursor(self.feed, epoch, position, endless=endless)
+        length, at = self.steps.length, epoch * self.steps.length + position
+        try:
+            for number, span in enumerate(self.steps.spans(epoch, position, endless=endless)):
+                if number % workers != worker:
+                    continue
+                first, last = span.share(self.rank, self.world_size)
+                inside = min(first, length), min(last, length)
+                cursor.skip(span.epoch * length + inside[0] - at)
+                taken = cursor.take(inside[1] - inside[0])
+                at = span.epoch * length + inside[1]
+                if last > length:
+                    taken = joined([taken, *self._repeated(span.epoch, max(first, length), last)])
+                yield self._assembler.batch(span, taken)
+        finally:
+            cursor.close()
 
-    def _read_window(self, window: Window, skip: int) -> _Piece:
-        items = window.items[skip:]
-        if self.store is None:
-            return _Piece(items, {})
-        rows = self.pairs.store_rows[items]
-        names = [*self._columns, "key"] if self._check != "off" else self._columns
-        read = [self.store.read_chunk(int(chunk), names) for chunk in window.chunks]
-        # Where each chunk's rows begin among those that were read, by chunk.
-        sizes = self._chunk_starts[window.chunks + 1] - self._chunk_starts[window.chunks]
-        offsets = np.concatenate([[0], np.cumsum(sizes)])
-        by_number = np.argsort(window.chunks)
-        chunk_of = np.searchsorted(self._chunk_starts, rows, side="right") - 1
-        place = by_number[np.searchsorted(window.chunks[by_number], chunk_of)]
-        where = offsets[place] + rows - self._chunk_starts[chunk_of]
-        return _Piece(items, ragged.take(ragged.join(read), self._schema, where))
-
-    def _batch(self, epoch: int, step: int, piece: _Piece) -> Batch:
-        targets: dict[str, SoftLabels] = {}
-        if self.store is not None:
-            targets = {head: self.store.decode(piece.columns, head) for head in self.store.heads}
-        if self.inputs is None:
-            return Batch(epoch, step, self.pairs.store_rows[piece.items], targets=targets)
-        source_rows = self.pairs.source_rows[piece.items]
-        inputs = self.inputs.inputs(source_rows)
-        self._check_alignment(inputs, source_rows, piece)
-        return Batch(epoch, step, source_rows, inputs, self.inputs.labels(source_rows), targets)
-
-    def _check_alignment(self, inputs: NDArray[np.generic], source_rows: NDArray[np.int64], piece: _Piece) -> None:
-        if self._check == "off":
-            return
-        count = 1 if self._check == "sample" else len(inputs)
-        wrong = (content_keys(inputs[:count]) != piece.columns["key"][:count]).any(axis=1)
-        if wrong.any():
-            row = int(source_rows[int(wrong.argmax())])
-            raise LabelsMisaligned(
-                f"row {row} of the data is not the input its labels were made from; has the data changed since it was "
-                "opened? Open it again, or generate labels for it"
-            )
+    def _repeated(self, epoch: int, first: int, last: int) -> Iterator[Taken]:
+        """Rows from the epoch's beginning, for positions that go on behind its end."""
+        while first < last:
+            position = first % self.steps.length
+            number = min(last - first, self.steps.length - position)
+            cursor = Cursor(self.feed, epoch, position)
+            yield cursor.take(number)
+            cursor.close()
+            first += number
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """Items in their order with the columns read for them."""
+def _on_device(batch: Batch, device: str | torch.device) -> Batch:
+    import torch
 
-    items: NDArray[np.int64]
-    columns: dict[str, NDArray[Any]]
-
-
-def _take(pieces: list[_Piece], count: int, schema: Mapping[str, Column]) -> tuple[_Piece, list[_Piece]]:
-    """The first ``count`` items of ``pieces`` as one piece, and what is left."""
-    taken, left = [], []
-    for piece in pieces:
-        size = len(piece.items)
-        here = min(count, size)
-        if here:
-            taken.append(_Piece(piece.items[:here], ragged.cut(piece.columns, schema, 0, here)))
-        if here < size:
-            left.append(_Piece(piece.items[here:], ragged.cut(piece.columns, schema, here, size)))
-        count -= here
-    joined = ragged.join([piece.columns for piece in taken])
-    return _Piece(np.concatenate([piece.items for piece in taken]), joined), left
+    if torch.device(device).type == "cpu":
+        return batch.tensors()
+    return batch.pin_memory().to(device, non_blocking=True)
 
 
-def loader(store: Store | None, *, inputs: Source | None = None, **options: Any) -> Loader:
+def loader(store: Store | Ensemble | None, *, inputs: Source | None = None, **options: Any) -> Loader:
     """A Loader; the verb of the design."""
     return Loader(store, inputs=inputs, **options)

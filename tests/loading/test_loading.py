@@ -13,23 +13,7 @@ from softlabels.errors import InvalidArgument, KeyMissing, LabelsMisaligned, Sto
 from softlabels.generation import generate
 from softlabels.loading import Loader, Order
 from softlabels.sources import open_source
-
-
-def reference_order(counts, seed, epoch, window):
-    """The order as docs/adr/0004 words it, with lists: permuted chunks, windows of them shuffled."""
-
-    def permutation(count, stream, number):
-        words = np.random.Philox(np.random.SeedSequence((seed % 2**64, epoch, stream, number))).random_raw(count)
-        return sorted(range(count), key=lambda i: (int(words[i]), i))
-
-    starts = [sum(counts[:i]) for i in range(len(counts))]
-    used = [chunk for chunk in range(len(counts)) if counts[chunk]]
-    chunks = [used[i] for i in permutation(len(used), 0, 0)]
-    order = []
-    for number, first in enumerate(range(0, len(chunks), window)):
-        items = [starts[c] + i for c in chunks[first : first + window] for i in range(counts[c])]
-        order += [items[i] for i in permutation(len(items), 1, number)]
-    return order
+from tests.loading.stores import reference_order
 
 
 @given(

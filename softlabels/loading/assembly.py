@@ -1,0 +1,126 @@
+"""Making a batch of rows: labels from columns, the inputs they belong to, and the check that they do."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabels.errors import InvalidArgument, LabelsMisaligned
+from softlabels.labels import SoftLabels
+from softlabels.loading.batch import Batch
+from softlabels.loading.cursor import Taken
+from softlabels.loading.ensemble import Ensemble, stores_of
+from softlabels.loading.feed import Member
+from softlabels.loading.joining import aligned_rows
+from softlabels.loading.steps import Span
+from softlabels.loading.targets import decode
+from softlabels.sources import Source, content_keys
+from softlabels.store import Store
+
+CHECKS = ("sample", "all", "off")
+
+
+class Assembler:
+    """Makes batches.
+
+    Args:
+        store: where the labels are from; None: no labels.
+        inputs: the data; None: labels alone.
+        check: how many inputs are hashed again.
+        widen: labels to int64 and float32.
+        views: hand out which view each row is.
+
+    Raises:
+        InvalidArgument: an unknown ``check``.
+    """
+
+    def __init__(
+        self, store: Store | Ensemble | None, inputs: Source | None, *, check: str, widen: bool, views: bool
+    ) -> None:
+        if check not in CHECKS:
+            raise InvalidArgument(f"check is {', '.join(CHECKS)}, not {check!r}")
+        self._store = store
+        self._stores = stores_of(store)
+        self._inputs = inputs
+        by_content = inputs is not None and inputs.columns.id is None and store is not None
+        self._check = check if by_content else "off"
+        self._widen = widen
+        self._views = views
+
+    def members(self) -> tuple[Member, ...]:
+        """What is read of each store."""
+        found = []
+        for number, store in enumerate(self._stores):
+            names = [column for head in self._heads() for column in store.head_columns(head)]
+            if number == 0:
+                names += ["key"] * (self._check != "off") + ["view"] * self._views
+            found.append(Member(store, names, aligned_rows(self._stores[0], store) if number else None))
+        return tuple(found)
+
+    def length_column(self) -> str:
+        """The column that counts the positions of ragged rows.
+
+        Raises:
+            InvalidArgument: no head is ragged.
+        """
+        for name, head in self._stores[0].heads.items() if self._stores else ():
+            if head.ragged:
+                return f"{name}/length"
+        raise InvalidArgument("by_length needs a store with ragged rows (a head of shape (None,))")
+
+    def row_bytes(self) -> int:
+        """About the bytes of a row in a batch; ragged columns count for one entry."""
+        inputs = 0
+        if self._inputs is not None:
+            inputs = self._inputs.input_dtype.itemsize * math.prod(self._inputs.input_shape)
+        return inputs + sum(
+            column.entry_bytes for store in self._stores for column in store.descriptor.columns().values()
+        )
+
+    def batch(self, span: Span, taken: Taken) -> Batch:
+        """The batch of some rows of a step.
+
+        Raises:
+            LabelsMisaligned: an input is not the one its labels were made from.
+        """
+        inputs = hard = None
+        if self._inputs is not None and len(taken.source_rows):
+            inputs = self._inputs.inputs(taken.source_rows)
+            hard = self._inputs.labels(taken.source_rows)
+            self._check_alignment(inputs, taken)
+        elif self._inputs is not None:
+            inputs = np.empty((0, *self._inputs.input_shape), self._inputs.input_dtype)
+            hard = None if self._inputs.columns.label is None else np.empty(0, np.int64)
+        return Batch(
+            epoch=span.epoch,
+            step=span.step,
+            rows=taken.source_rows,
+            inputs=inputs,
+            hard=hard,
+            targets={head: self._labels(head, taken) for head in self._heads()},
+            views=taken.columns[0]["view"] if self._views else None,
+            global_rows=span.stop - span.start,
+        )
+
+    def _heads(self) -> list[str]:
+        return list(self._store.heads) if self._store is not None else []
+
+    def _labels(self, head: str, taken: Taken) -> SoftLabels:
+        if isinstance(self._store, Ensemble):
+            parts = [store.decode(columns, head) for store, columns in zip(self._stores, taken.columns, strict=True)]
+            return self._store.combine(parts)
+        return decode(self._stores[0], head, taken.columns[0], widen=self._widen)
+
+    def _check_alignment(self, inputs: NDArray[np.generic], taken: Taken) -> None:
+        if self._check == "off":
+            return
+        count = 1 if self._check == "sample" else len(inputs)
+        wrong = (content_keys(inputs[:count]) != taken.columns[0]["key"][:count]).any(axis=1)
+        if wrong.any():
+            row = int(taken.source_rows[int(wrong.argmax())])
+            raise LabelsMisaligned(
+                f"row {row} of the data is not the input its labels were made from; has the data changed since it was "
+                "opened? Open it again, or generate labels for it"
+            )

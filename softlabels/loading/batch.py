@@ -1,0 +1,98 @@
+"""What a student sees in one step, as NumPy arrays or as torch tensors, and the way between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabels.labels import DenseLabels, SoftLabels
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a student sees in one step.
+
+    With a device, ``inputs``, ``hard`` and the arrays inside ``targets`` are tensors; ids and values then have the
+    dtypes they are stored in, which move half to a third of the bytes, and the losses widen them on the device.
+
+    Attributes:
+        epoch: 0 and up.
+        step: over all epochs, 0 and up.
+        rows: (B,) rows of the data; of the store, where the loader has no data.
+        inputs: (B, *input_shape); None without data.
+        hard: (B,) hard labels, -1 where a row has none; None without a label column.
+        targets: soft labels by head; empty without a store.
+        views: (B,) which augmented version of its input each label is of; None where every input has one.
+        global_rows: rows of this step on all ranks together.
+    """
+
+    epoch: int
+    step: int
+    rows: NDArray[np.int64]
+    inputs: Any = None
+    hard: Any = None
+    targets: Mapping[str, SoftLabels] = field(default_factory=dict)
+    views: NDArray[np.uint32] | None = None
+    global_rows: int = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def tensors(self) -> Batch:
+        """The same with tensors over the same memory."""
+        return self._mapped(as_tensor, with_prior=True)
+
+    def numpy(self) -> Batch:
+        """The same with arrays over the same memory."""
+        return self._mapped(_as_array, with_prior=True)
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory, from which copies to a GPU do not block; DataLoader calls this too."""
+        return self._mapped(lambda value: as_tensor(value).pin_memory(), with_prior=False)
+
+    def to(self, device: str | torch.device, *, non_blocking: bool = False) -> Batch:
+        """The same with tensors on a device. Tail priors stay where they are: losses move them, once a store."""
+        return self._mapped(lambda value: as_tensor(value).to(device, non_blocking=non_blocking), with_prior=False)
+
+    def _mapped(self, change: Callable[[Any], Any], *, with_prior: bool) -> Batch:
+        return replace(
+            self,
+            inputs=None if self.inputs is None else change(self.inputs),
+            hard=None if self.hard is None else change(self.hard),
+            targets={name: _map_labels(labels, change, with_prior) for name, labels in self.targets.items()},
+        )
+
+
+def _map_labels(labels: SoftLabels, change: Callable[[Any], Any], with_prior: bool) -> SoftLabels:  # noqa: FBT001
+    lengths = None if labels.lengths is None else change(labels.lengths)
+    if isinstance(labels, DenseLabels):
+        return replace(labels, values=change(labels.values), lengths=lengths)
+    prior = change(labels.prior) if with_prior and labels.prior is not None else labels.prior
+    return replace(
+        labels,
+        ids=change(labels.ids),
+        values=change(labels.values),
+        log_tail=change(labels.log_tail),
+        lengths=lengths,
+        prior=prior,
+    )
+
+
+def as_tensor(value: Any) -> torch.Tensor:
+    """A tensor over the same memory where that can be written to, else over a copy."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value
+    return torch.from_numpy(value if value.flags.writeable else value.copy())
+
+
+def _as_array(value: Any) -> Any:
+    return value if isinstance(value, np.ndarray) else value.numpy()

@@ -1,0 +1,237 @@
+"""Walking through the rows of a feed in the order of its epochs, windows ahead of whoever asks.
+
+While the rows of one window are taken, the next ones are arranged, read, verified and decoded by a few threads, as far
+as the memory that was granted goes. Every position of every epoch can be reached directly, at the cost of one window.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count, islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabels.encodings import rows as ragged
+from softlabels.errors import InvalidArgument
+from softlabels.loading.feed import Feed
+from softlabels.loading.joining import Pairs, Rows
+from softlabels.loading.order import Order, Window, by_length
+from softlabels.loading.tables import Arrays, Table, Tables, empty_rows
+
+MOST_AHEAD = 2
+"""Windows that are read before they are needed."""
+MOST_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Rows in the order of the epoch.
+
+    Attributes:
+        store_rows: (n,) of the first member; of the data, where there is no store.
+        source_rows: (n,) of the data; the same as store_rows without a join.
+        columns: of each member.
+    """
+
+    store_rows: Rows
+    source_rows: Rows
+    columns: tuple[Arrays, ...]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A window whose rows can be taken.
+
+    Attributes:
+        store_rows: (size,) in order.
+        source_rows: (size,).
+        tables: the chunks, by member.
+        where: (size,) in the table, by member.
+    """
+
+    store_rows: Rows
+    source_rows: Rows
+    tables: tuple[Table, ...]
+    where: tuple[Rows, ...]
+
+    def take(self, positions: slice | NDArray[np.int64]) -> Taken:
+        """Rows by position in the window.
+
+        Raises:
+            StoreCorrupt: bytes in a store are not what was committed.
+        """
+        columns = tuple(table.take(where[positions]) for table, where in zip(self.tables, self.where, strict=True))
+        return Taken(self.store_rows[positions], self.source_rows[positions], columns)
+
+    def release(self) -> None:
+        """Give the memory back."""
+        for table in self.tables:
+            table.release()
+
+
+class WindowReader:
+    """Reads windows of a feed with a few threads.
+
+    Args:
+        feed: what there is.
+
+    Raises:
+        InvalidArgument: a window takes more memory than was granted.
+    """
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+        self._tables = [Tables(member.store, member.names) for member in feed.members]
+        chunks = min(feed.window, max(1, len(feed.chunk_starts()) - 1))
+        size = chunks * sum(tables.chunk_bytes for tables in self._tables)
+        if size > feed.memory:
+            raise InvalidArgument(
+                f"a window of {chunks} chunks takes {size:,} bytes when decoded, but memory is {feed.memory:,}; grant "
+                f"more, or use a smaller window ({max(1, feed.memory * chunks // size)} fits)"
+            )
+        self.most = 1 + min(MOST_AHEAD, feed.memory // max(1, size) - 1)
+        """Windows that fit into memory."""
+        self._pool = ThreadPoolExecutor(feed.threads, thread_name_prefix="softlabels-decode")
+
+    def begin(self, order: Order, window: Window, pairs: Pairs) -> Pending:
+        """Begin to read a window."""
+        arranged = self._pool.submit(order.arrange, window)
+        tables = []
+        for number, (member, made_by) in enumerate(zip(self.feed.members, self._tables, strict=True)):
+            chunks = window.chunks
+            if number:
+                chunks, _ = made_by.chunks_of(member.of(pairs.of_store(arranged.result()[0])))
+            tables.append(made_by.read(chunks, self._pool))
+        return Pending(arranged, window, pairs, tuple(tables))
+
+    def wait(self, pending: Pending) -> Loaded:
+        """The window, as soon as its order is known; its chunks are waited for when rows are taken."""
+        items, places = pending.arranged.result()
+        if self.feed.lengths is not None:
+            lengths = pending.tables[0].columns()[self.feed.lengths]
+            where = self._tables[0].where(pending.window.chunks, places, pending.pairs.of_store(items))
+            order = by_length(pending.window, lengths[where], self.feed.batch, self.feed.seed)
+            items, places = items[order], places[order]
+        rows = pending.pairs.of_store(items)
+        found = []
+        for number, (member, made_by) in enumerate(zip(self.feed.members, self._tables, strict=True)):
+            theirs = member.of(rows)
+            mine = made_by.chunks_of(theirs)[1] if number else places
+            found.append(made_by.where(pending.tables[number].chunks, mine, theirs))
+        return Loaded(rows, pending.pairs.of_source(items), pending.tables, tuple(found))
+
+    def none(self) -> Taken:
+        """No rows at all."""
+        nothing = np.empty(0, np.int64)
+        return Taken(nothing, nothing, tuple(empty_rows(tables.schema) for tables in self._tables))
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A window that is being read."""
+
+    arranged: Future[tuple[Rows, Rows]]
+    window: Window
+    pairs: Pairs
+    tables: tuple[Table, ...]
+
+
+class Cursor:
+    """Hands out rows from a position on, in order. Not to be shared between threads.
+
+    Args:
+        feed: what there is.
+        epoch: to begin in.
+        position: to begin at.
+        endless: go on into the next epochs.
+    """
+
+    def __init__(self, feed: Feed, epoch: int, position: int, *, endless: bool = False) -> None:
+        self._reader = WindowReader(feed)
+        self._coming = _windows(feed, epoch, position, endless=endless)
+        self._ahead: deque[tuple[Pending, int]] = deque()
+        self._now: Loaded | None = None
+        self._at = self._end = 0
+        self._fill()
+
+    def take(self, number: int) -> Taken:
+        """The next rows.
+
+        Raises:
+            StoreCorrupt: bytes in a store are not what was committed.
+        """
+        pieces = []
+        while number > 0:
+            now = self._here()
+            end = min(self._at + number, self._end)
+            pieces.append(now.take(slice(self._at, end)))
+            number -= end - self._at
+            self._at = end
+        return joined(pieces) if pieces else self._reader.none()
+
+    def skip(self, number: int) -> None:
+        """Go on without taking rows."""
+        while number > 0:
+            self._here()
+            step = min(number, self._end - self._at)
+            self._at += step
+            number -= step
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._reader.close()
+
+    def _here(self) -> Loaded:
+        """The window that holds the next row."""
+        if self._now is not None and self._at < self._end:
+            return self._now
+        if self._now is not None:
+            self._now.release()
+            self._now = None
+        self._fill()
+        pending, self._at = self._ahead.popleft()
+        self._now = self._reader.wait(pending)
+        self._end = pending.window.size
+        self._fill()
+        return self._now
+
+    def _fill(self) -> None:
+        """Begin to read as many windows as memory allows."""
+        room = self._reader.most - len(self._ahead) - (self._now is not None)
+        for order, window, pairs, skip in islice(self._coming, max(room, 0)):
+            self._ahead.append((self._reader.begin(order, window, pairs), skip))
+
+
+def _windows(feed: Feed, epoch: int, position: int, *, endless: bool) -> Iterator[tuple[Order, Window, Pairs, int]]:
+    """Windows from a position on, each with the positions of it that come before."""
+    for number in count(epoch):
+        pairs = feed.pairs(number)
+        order = feed.order(pairs)
+        for window in order.windows(number, position):
+            yield order, window, pairs, max(position - window.start, 0)
+        position = 0
+        if not endless:
+            return
+
+
+def joined(pieces: list[Taken]) -> Taken:
+    """Rows one after the other."""
+    if len(pieces) == 1:
+        return pieces[0]
+    columns = tuple(ragged.join(parts) for parts in zip(*(piece.columns for piece in pieces), strict=True))
+    store_rows = np.concatenate([piece.store_rows for piece in pieces])
+    return Taken(store_rows, np.concatenate([piece.source_rows for piece in pieces]), columns)
+
+
+def default_threads() -> int:
+    """As many as there are cores for this process, at most four."""
+    return min(MOST_THREADS, len(os.sched_getaffinity(0)))

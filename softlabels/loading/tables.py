@@ -1,0 +1,145 @@
+"""Decoded chunks side by side, from which rows are taken in any order.
+
+Chunks are read, verified and decoded by threads, which the decoder and the hash let run beside Python, each into its
+slot of arrays that are used again for later windows. Rows are copied out whole batches at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Executor, Future, wait
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabels.encodings import Column
+from softlabels.encodings import rows as ragged
+from softlabels.labels import ranges
+from softlabels.store import Store
+
+Arrays = dict[str, NDArray[Any]]
+
+KEPT = 3
+"""Sets of arrays that are kept for later windows."""
+
+
+class Tables:
+    """Makes tables of one store's chunks, in memory that is used again.
+
+    Args:
+        store: read from.
+        names: of the columns.
+    """
+
+    def __init__(self, store: Store, names: list[str]) -> None:
+        self.store = store
+        self.names = ragged.with_counts(names, store.descriptor.columns())
+        self.schema = {name: store.descriptor.columns()[name] for name in self.names}
+        self.plain = [name for name, column in self.schema.items() if column.per is None]
+        self._room = store.descriptor.chunk_rows
+        self._free: list[Arrays] = []
+        sizes = store.chunk_rows()
+        self.starts = np.concatenate([[0], np.cumsum(sizes)])
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of a full chunk's plain columns when decoded."""
+        return sum(self._room * self.schema[name].entry_bytes for name in self.plain)
+
+    def read(self, chunks: NDArray[np.int64], pool: Executor) -> Table:
+        """Begin to read chunks."""
+        arrays = self._free.pop() if self._free else {}
+        if arrays and len(arrays[self.plain[0]]) < len(chunks) * self._room:
+            arrays = {}
+        if not arrays:
+            arrays = {name: self._empty(name, len(chunks) * self._room) for name in self.plain}
+        slots = [{name: array[slot * self._room : (slot + 1) * self._room] for name, array in arrays.items()}
+                 for slot in range(len(chunks))]  # fmt: skip
+        futures = [pool.submit(self._read, int(chunk), slot) for chunk, slot in zip(chunks, slots, strict=True)]
+        return Table(self, chunks, arrays, futures)
+
+    def where(self, chunks: NDArray[np.int64], places: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where in a table of ``chunks`` the store's ``rows`` are, whose chunks stand at ``places`` of them."""
+        shifts: NDArray[np.int64] = np.arange(len(chunks)) * self._room - self.starts[chunks]
+        return rows + shifts[places]
+
+    def chunks_of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The chunks that hold ``rows``, ascending, and for each row the place of its chunk among them."""
+        chunk_of = np.searchsorted(self.starts, rows, side="right") - 1
+        used = np.zeros(len(self.starts) - 1, np.bool_)
+        used[chunk_of] = True
+        return np.flatnonzero(used), (np.cumsum(used) - 1)[chunk_of]
+
+    def give_back(self, arrays: Arrays) -> None:
+        """Keep arrays for a later table."""
+        if len(self._free) < KEPT:
+            self._free.append(arrays)
+
+    def _empty(self, name: str, count: int) -> NDArray[Any]:
+        column = self.schema[name]
+        return np.empty((count, *column.shape), np.dtype(column.dtype).newbyteorder("<"))
+
+    def _read(self, chunk: int, slot: Arrays) -> Arrays:
+        found = self.store.read_chunk(chunk, self.names, out=slot)
+        # Behind the rows of a chunk that is not full, whatever counts entries must count none.
+        for name in self.plain if len(self.plain) < len(self.names) else ():
+            slot[name][len(found[name]) :] = 0
+        return {name: array for name, array in found.items() if name not in slot}
+
+
+class Table:
+    """Chunks that are being read; made by Tables."""
+
+    def __init__(
+        self, made_by: Tables, chunks: NDArray[np.int64], arrays: Arrays, futures: list[Future[Arrays]]
+    ) -> None:
+        self.chunks = chunks
+        self._made_by = made_by
+        self._arrays = arrays
+        self._futures = futures
+        self._columns: Arrays | None = None
+        self._bounds: dict[str, NDArray[np.int64]] = {}
+
+    def columns(self) -> Arrays:
+        """All columns, once every chunk is there; plain ones have a slot of chunk_rows rows for each chunk.
+
+        Raises:
+            StoreCorrupt: other bytes than were committed.
+        """
+        if self._columns is None:
+            parts = [future.result() for future in self._futures]
+            joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+            self._columns = self._arrays | joined
+        return self._columns
+
+    def take(self, where: NDArray[np.int64]) -> Arrays:
+        """Copies of rows, in their order; see Tables.where."""
+        columns = self.columns()
+        taken = {}
+        for name, column in self._made_by.schema.items():
+            if column.per is None:
+                taken[name] = columns[name].take(where, axis=0)
+            else:
+                bounds = self._bounds_of(column.per)
+                starts = bounds[where]
+                taken[name] = columns[name].take(ranges(starts, bounds[where + 1] - starts), axis=0)
+        return taken
+
+    def release(self) -> None:
+        """Give the memory back, once nothing writes to it any more."""
+        wait([future for future in self._futures if not future.cancel()])
+        self._made_by.give_back(self._arrays)
+
+    def _bounds_of(self, per: str) -> NDArray[np.int64]:
+        """Where each row's entries begin, and at the end how many there are."""
+        if per not in self._bounds:
+            ends = np.concatenate([[0], np.cumsum(self.columns()[per], dtype=np.int64)])
+            outer = self._made_by.schema[per].per
+            self._bounds[per] = ends if outer is None else ends[self._bounds_of(outer)]
+        return self._bounds[per]
+
+
+def empty_rows(schema: Mapping[str, Column]) -> Arrays:
+    """No rows of the columns of ``schema``."""
+    return {name: np.empty((0, *column.shape), column.dtype) for name, column in schema.items()}
