@@ -61,7 +61,7 @@ class _Listed:
         ids: (n, K).
         p: (n, K), 0 where padded.
         valid: (n, K).
-        prior: (C,).
+        prior: (n, C), a view of one row where all share it.
         spread: (n,).
     """
 
@@ -71,17 +71,21 @@ class _Listed:
     prior: Floats
     spread: Floats
 
+    def of(self, ids: NDArray[np.integer]) -> Floats:
+        """The prior of (n, L) classes."""
+        return np.take_along_axis(self.prior, ids, axis=1)
+
 
 def _mean_sparse(parts: Sequence[SparseLabels], weights: Sequence[float], temperature: float) -> SparseLabels:
     first = parts[0]
     members = [_listed(part, temperature) for part in parts]
     weighted = list(zip(weights, members, strict=True))
     # What listing a class adds to what the tail gives it anyway.
-    gains = [w * np.where(m.valid, m.p - m.spread[:, None] * m.prior[m.ids], 0.0) for w, m in weighted]
+    gains = [w * np.where(m.valid, m.p - m.spread[:, None] * m.of(m.ids), 0.0) for w, m in weighted]
     ids, gain, valid = _grouped([m.ids for m in members], gains, [m.valid for m in members], first.classes)
-    p = gain + sum(w * m.spread[:, None] * m.prior[ids] for w, m in weighted)
+    p = gain + sum(w * m.spread[:, None] * m.of(ids) for w, m in weighted)
     p = np.where(valid, p, 0.0)
-    rest = sum(w * m.spread * np.maximum(1 - np.where(valid, m.prior[ids], 0.0).sum(axis=1), 0.0) for w, m in weighted)
+    rest = sum(w * m.spread * np.maximum(1 - np.where(valid, m.of(ids), 0.0).sum(axis=1), 0.0) for w, m in weighted)
     order = np.argsort(-p, axis=1, kind="stable")[:, : max(1, int(valid.sum(axis=1).max(initial=0)))]
     ids, p = np.take_along_axis(ids, order, axis=1), np.take_along_axis(p, order, axis=1)
     with np.errstate(divide="ignore"):
@@ -94,10 +98,21 @@ def _mean_sparse(parts: Sequence[SparseLabels], weights: Sequence[float], temper
         temperatures=(temperature,),
         log_tail=log_tail.astype(np.float32),
         tail="calibrated",
-        prior=sum(np.float64(w) * m.prior for w, m in weighted).astype(np.float32)[None],  # type: ignore[union-attr]
+        prior=_mean_prior(parts, weights, temperature),
         unbiased=first.unbiased,
         lengths=first.lengths,
     )
+
+
+def _mean_prior(parts: Sequence[SparseLabels], weights: Sequence[float], temperature: float) -> NDArray[np.float32]:
+    """The mean of the teachers' tail priors, (1, C); of a codebook the mean of its priors."""
+    total = np.zeros(parts[0].classes)
+    for part, weight in zip(parts, weights, strict=True):
+        prior = np.full((1, part.classes), 1 / part.classes)
+        if part.prior is not None and part.tail != "uniform":
+            prior = part.prior[part.temperature_index(temperature)]
+        total += weight * prior.reshape(-1, part.classes).mean(axis=0, dtype=np.float64)
+    return total.astype(np.float32)[None]
 
 
 def _listed(labels: SparseLabels, temperature: float) -> _Listed:
@@ -109,7 +124,8 @@ def _listed(labels: SparseLabels, temperature: float) -> _Listed:
     if labels.tail == "renormalize" and not labels.unbiased:
         p /= p.sum(axis=1, keepdims=True)
     elif not labels.unbiased:
-        left = np.maximum(1 - np.where(valid, prior[labels.ids], 0.0).sum(axis=1), np.finfo(np.float64).tiny)
+        listed = np.where(valid, np.take_along_axis(prior, labels.ids, axis=1), 0.0).sum(axis=1)
+        left = np.maximum(1 - listed, np.finfo(np.float64).tiny)
         spread = np.exp(labels.log_tail[:, index].astype(np.float64)) / left
     return _Listed(labels.ids, np.where(valid, p, 0.0), valid, prior, spread)
 
@@ -132,33 +148,3 @@ def _grouped(
     out = out.reshape(rows, width)
     real = out < classes
     return np.where(real, out, 0), np.where(real, sums, 0.0), real
-
-
-def join_labels(parts: Sequence[SoftLabels], prior: NDArray[np.float32] | None = None) -> SoftLabels:
-    """Labels of several batches one after the other, all of heads that agree; sparse ones get the tail prior given."""
-    lengths = None
-    if parts[0].lengths is not None:
-        lengths = np.concatenate([part.lengths for part in parts if part.lengths is not None])
-    if isinstance(parts[0], DenseLabels):
-        return DenseLabels(np.concatenate([part.values for part in parts]), parts[0].kind, lengths)
-    sparse = [part for part in parts if isinstance(part, SparseLabels)]
-    width = max(part.ids.shape[1] for part in sparse)
-    return SparseLabels(
-        classes=sparse[0].classes,
-        ids=np.concatenate([_widened(part.ids, width, 0) for part in sparse]),
-        values=np.concatenate([_widened(part.values, width, -np.inf) for part in sparse]),
-        temperatures=sparse[0].temperatures,
-        log_tail=np.concatenate([part.log_tail for part in sparse]),
-        tail=sparse[0].tail,
-        prior=prior,
-        unbiased=sparse[0].unbiased,
-        lengths=lengths,
-    )
-
-
-def _widened(array: NDArray[np.generic], width: int, fill: float) -> NDArray[np.generic]:
-    if array.shape[1] == width:
-        return array
-    out = np.full((len(array), width), fill, array.dtype)
-    out[:, : array.shape[1]] = array
-    return out

@@ -82,6 +82,7 @@ def _map_labels(labels: SoftLabels, change: Callable[[Any], Any], with_prior: bo
         log_tail=change(labels.log_tail),
         lengths=lengths,
         prior=prior,
+        which=None if labels.which is None else change(labels.which),
     )
 
 

@@ -36,6 +36,7 @@ def decode(store: Store, head: str, columns: Mapping[str, NDArray[Any]], *, wide
             tail=kind.tail,
             prior=store.prior(head),
             lengths=lengths,
+            which=columns.get(f"{prefix}which"),
         )
     if isinstance(encoding, Dense) and encoding.dtype in {"f16", "f32"}:
         return DenseLabels(columns[f"{prefix}values"], kind.kind, lengths)

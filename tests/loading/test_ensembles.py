@@ -1,0 +1,113 @@
+"""Several teachers of the same rows: the mean of what they said."""
+
+import numpy as np
+import pytest
+
+from softlabels.errors import InvalidArgument, TemperatureNotStored
+from softlabels.labels import DenseLabels, Head, SparseLabels
+from softlabels.loading import Ensemble, Loader
+from softlabels.loading.averaging import mean_labels
+from softlabels.sources import id_keys
+from tests.loading.stores import random_logits, write_store
+
+CLASSES = 20
+
+
+def store(folder, name, *, seed=0, encoding="topk:4:f16", order=None, rows=150, **head):
+    """Labels of ``rows`` rows by a teacher of its own, in any order."""
+    order = np.arange(rows) if order is None else order
+    logits = random_logits(rows, CLASSES, seed)[order]
+    kind = Head(encoding=encoding, classes=CLASSES, temperatures=(1.0, 2.0), **head)
+    return write_store(folder / name, logits, head=kind, keys=id_keys(order.tolist()), fingerprint=f"{name}")
+
+
+def rowwise(loader):
+    """Reconstructed log-probabilities by row, (rows, C)."""
+    batches = list(loader)
+    order = np.concatenate([batch.rows for batch in batches])
+    found = np.concatenate([batch.targets["logits"].log_probs(TEMPERATURE) for batch in batches])
+    return found[np.argsort(order)]
+
+
+TEMPERATURE = 2.0
+
+
+def test_dense_teachers_are_averaged_exactly(tmp_path):
+    stores = [store(tmp_path, f"s{seed}", seed=seed, encoding="dense:f32") for seed in (1, 2)]
+    loader = Loader(Ensemble(stores, weights=[3, 1], temperature=TEMPERATURE), batch_size=40)
+    p = [np.exp(each.read(np.arange(150)).log_probs(TEMPERATURE)) for each in stores]
+    np.testing.assert_allclose(np.exp(rowwise(loader)), 0.75 * p[0] + 0.25 * p[1], atol=1e-6)
+
+
+def test_sparse_teachers_are_averaged_exactly_where_any_lists_a_class(tmp_path):
+    """And the mass of the rest is exact; only its spread is that of the mean prior. Rows are matched by key."""
+    order = np.random.default_rng(0).permutation(150)
+    stores = [store(tmp_path, "a", seed=1), store(tmp_path, "b", seed=2, order=order, encoding="topk:6:q8")]
+    loader = Loader(Ensemble(stores, weights=[0.3, 0.7], temperature=TEMPERATURE), batch_size=40, window=1)
+    back = np.argsort(order)
+    labels = [stores[0].read(np.arange(150)), stores[1].read(back)]
+    expected = 0.3 * np.exp(labels[0].log_probs(TEMPERATURE)) + 0.7 * np.exp(labels[1].log_probs(TEMPERATURE))
+    found = np.exp(rowwise(loader))
+    listed = np.zeros((150, CLASSES), bool)
+    for each in labels:
+        np.put_along_axis(listed, each.ids, values=True, axis=1)
+    np.testing.assert_allclose(found[listed], expected[listed], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(found.sum(axis=1), 1.0, atol=1e-4)
+    assert (found[~listed] > 0).all()
+
+
+@pytest.mark.parametrize("prior", [None, "shared"])
+def test_with_one_prior_the_whole_mean_is_exact(prior):
+    rng = np.random.default_rng(0)
+    if prior is not None:
+        prior = rng.dirichlet(np.ones(CLASSES))[None].astype(np.float32)
+    parts = []
+    for seed, k in ((1, 3), (2, 5)):
+        p = np.exp(DenseLabels(random_logits(30, CLASSES, seed)).log_probs().astype(np.float64))
+        ids = np.argsort(-p, axis=1)[:, :k]
+        top = np.take_along_axis(p, ids, axis=1)
+        tail = np.log(1 - top.sum(axis=1))[:, None].astype(np.float32)
+        parts.append(SparseLabels(CLASSES, ids, np.log(top).astype(np.float32), (1.0,), tail, prior=prior))
+    mean = mean_labels(parts, [0.5, 0.5], 1.0)
+    expected = sum(0.5 * np.exp(part.log_probs().astype(np.float64)) for part in parts)
+    np.testing.assert_allclose(np.exp(mean.log_probs()), expected, rtol=1e-4)
+    assert (np.diff(mean.values[:, :3], axis=1) <= 0).all(), "descending, as labels are"
+    assert mean.values.shape[1] <= 8
+
+
+def test_one_teacher_alone_is_itself(tmp_path):
+    alone = store(tmp_path, "a")
+    found = rowwise(Loader(Ensemble([alone], temperature=TEMPERATURE), batch_size=40))
+    np.testing.assert_allclose(found, alone.read(np.arange(150)).log_probs(TEMPERATURE), atol=2e-3)
+
+
+def test_dense_and_sparse_teachers_mix(tmp_path):
+    stores = [store(tmp_path, "a", seed=1), store(tmp_path, "b", seed=2, encoding="dense:f16")]
+    found = rowwise(Loader(Ensemble(stores, temperature=TEMPERATURE), batch_size=150))
+    p = [np.exp(each.read(np.arange(150)).log_probs(TEMPERATURE)) for each in stores]
+    np.testing.assert_allclose(np.exp(found), (p[0] + p[1]) / 2, atol=1e-5)
+
+
+def test_numbers_are_averaged_as_numbers(tmp_path):
+    stores = [store(tmp_path, name, seed=seed, encoding="dense:f32", kind="regression")
+              for seed, name in enumerate("ab")]  # fmt: skip
+    batches = list(Loader(Ensemble(stores), batch_size=150, shuffle=False))
+    expected = (random_logits(150, CLASSES, 0) + random_logits(150, CLASSES, 1)) / 2
+    np.testing.assert_allclose(batches[0].targets["logits"].values, expected, atol=1e-6)
+
+
+def test_what_cannot_be_averaged_is_refused(tmp_path):
+    a = store(tmp_path, "a")
+    with pytest.raises(TemperatureNotStored):
+        Ensemble([a], temperature=3.0)
+    with pytest.raises(InvalidArgument, match="weight above 0 for each of its 1 stores"):
+        Ensemble([a], weights=[1, 2])
+    other = write_store(tmp_path / "other", random_logits(150, 7))
+    with pytest.raises(InvalidArgument, match="teachers of an ensemble have the same outputs"):
+        Ensemble([a, other])
+    fewer = store(tmp_path, "fewer", rows=100)
+    with pytest.raises(InvalidArgument, match="has no labels for 50 rows"):
+        Loader(Ensemble([a, fewer]))
+    bucket = a.read([0, 1])
+    with pytest.raises(InvalidArgument, match="bucket"):
+        mean_labels([SparseLabels(**{**bucket.__dict__, "tail": "bucket"})], [1.0], 1.0)
