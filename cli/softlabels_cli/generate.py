@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from softlabels_cli.options import data_options
-from softlabels_cli.output import count, format_bytes, format_seconds, json_option, note, print_json
+from softlabels_cli.output import count, fidelity_lines, format_bytes, format_seconds, json_option, note, print_json
 from softlabels_cli.progress import Progress, quiet_option
+
+if TYPE_CHECKING:
+    from softlabels.generation import Generated
 
 
 @click.command(
@@ -19,7 +23,10 @@ from softlabels_cli.progress import Progress, quiet_option
 @click.option("--teacher", required=True, metavar="MODEL", help="run:DIR, python:MODULE:NAME, ...")
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="STORE", help="Directory of the store.")
 @click.option(
-    "--encoding", metavar="SPEC", help="dense:f16, topk:32, topk:32:q8, ... [dense:f16 to 64 classes, else topk:32]"
+    "--encoding",
+    metavar="SPEC",
+    help="dense:f16, topk:32, adaptive:0.002, threshold:0.05, ... or what it is to reach: auto:max-kl=0.05, "
+    "auto:budget=50GB. [dense:f16 to 64 classes, else topk:32]",
 )
 @click.option(
     "--temperature",
@@ -131,7 +138,14 @@ def command(
         )
     if as_json:
         print_json(made.to_json())
-        return
+    else:
+        _print(made, out, reuse)
+
+
+def _print(made: Generated, out: Path, reuse: tuple[Path, ...]) -> None:
+    """What a person reads of the outcome."""
+    from softlabels.store.fidelity import Fidelity
+
     if made.new_units == 0:
         note("Every unit is there already.")
     if made.reused_rows:
@@ -140,6 +154,11 @@ def command(
         note(f"{count(made.missing_units, 'unit')} still being made by others; then run: softlabels seal {out}")
     click.echo(
         f"{out}: {count(made.rows, 'row')} in {count(made.units, 'unit')}, {format_bytes(made.bytes)} "
-        f"({made.bytes_per_row:.1f} bytes a row); {count(made.new_units, 'unit')} made now in "
+        f"({made.bytes_per_row:.1f} bytes a row, {made.encoding}); {count(made.new_units, 'unit')} made now in "
         f"{format_seconds(made.seconds)}"
     )
+    if made.fidelity is not None:
+        for line in fidelity_lines(made.fidelity):
+            click.echo(line)
+        if (warning := Fidelity.from_json(made.fidelity).warning) is not None:
+            note(f"Warning: {warning}.")

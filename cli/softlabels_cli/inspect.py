@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from softlabels_cli.output import count, format_bytes, json_option, print_json
+from softlabels_cli.output import count, fidelity_lines, format_bytes, json_option, print_json
 
 
 @click.command("inspect", epilog="Example:  softlabels inspect labels --json")
@@ -51,8 +51,9 @@ def _lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("head", f"{name}: {head['kind']}, {head['classes']:,} classes, {head['encoding']}, T = {temperatures}")
         )
         if fidelity := head.get("fidelity"):
-            kl = ", ".join(f"{value:.2g} nats at T = {t}" for t, value in fidelity["kl"].items())
-            lines.append(("", f"KL {kl}; listed mass {fidelity['mass']:.4f}; top-1 kept {fidelity['top1']:.2%}"))
+            lines += [("", line) for line in fidelity_lines(fidelity)]
+            if warning := head["warning"]:
+                lines.append(("", f"Warning: {warning}"))
     return lines
 
 

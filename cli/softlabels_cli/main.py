@@ -21,7 +21,7 @@ from softlabels import __version__
 from softlabels.errors import SoftLabelsError
 
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "The story": ("demo", "train-teacher", "generate", "train-student", "compare"),
+    "The story": ("demo", "train-teacher", "plan", "generate", "train-student", "compare"),
     "A store": ("inspect", "verify", "repair", "seal", "merge", "gc"),
 }
 INTERRUPTED = 130

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import click
 
@@ -30,6 +31,24 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         lines.append("  ".join(cells).rstrip())
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
+
+
+def fidelity_lines(found: Mapping[str, Any]) -> list[str]:
+    """What a person reads of a head's fidelity: on the dense rows, and on rows of every unit."""
+    lines = [_fidelity_line(found, "dense rows")]
+    if units := found.get("units"):
+        lines.append(_fidelity_line(units, "rows of all units"))
+        if (poorest := units["poorest"])["rows"] < units["rows"]:
+            lines[-1] += f"; poorest is unit {poorest['unit']} with listed mass {poorest['mass']:.4f}"
+    return lines
+
+
+def _fidelity_line(found: Mapping[str, Any], measured_on: str) -> str:
+    where = f"({found['rows']:,} {measured_on})"
+    if not found["kl"]:
+        return f"unbiased; error {found.get('error', 0):.2g}; mass of the classes kept {found['mass']:.4f} {where}"
+    kl = ", ".join(f"{value:.2g} nats at T = {t}" for t, value in found["kl"].items())
+    return f"KL {kl}; listed mass {found['mass']:.4f}; top-1 kept {found['top1']:.2%} {where}"
 
 
 def count(number: int, noun: str) -> str:

@@ -7,7 +7,7 @@ the unlisted probability over up to 256 units. Where rows come from a store, its
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,12 @@ class Sample:
     def classes(self) -> int:
         """C."""
         return int(self.logits.shape[1])
+
+    def for_rows(self, rows: int | None) -> Sample:
+        """The same rows, standing for a dataset of another size; None: of the one they are from."""
+        if rows is None:
+            return self
+        return replace(self, items=max(1, round(self.items * rows / self.rows)), rows=rows)
 
     def total_bytes(self, bytes_an_item: float) -> float:
         """Of the dataset's shards: labels and keys."""

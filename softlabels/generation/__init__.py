@@ -2,7 +2,17 @@
 
 from softlabels.generation.appending import LabelWriter, create
 from softlabels.generation.gate import check_teacher
-from softlabels.generation.local import Estimate, Generated, estimate, generate
+from softlabels.generation.local import Estimate, Generated, estimate, generate, sample
 from softlabels.generation.plan import Settings
 
-__all__ = ["Estimate", "Generated", "LabelWriter", "Settings", "check_teacher", "create", "estimate", "generate"]
+__all__ = [
+    "Estimate",
+    "Generated",
+    "LabelWriter",
+    "Settings",
+    "check_teacher",
+    "create",
+    "estimate",
+    "generate",
+    "sample",
+]

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabels import models
 from softlabels.errors import InvalidData, StoreIncomplete
+from softlabels.fidelity import Sample
 from softlabels.generation.codebooks import existing_heads
 from softlabels.generation.gate import check_teacher
-from softlabels.generation.plan import HEAD, Settings, describe
+from softlabels.generation.plan import HEAD, SAMPLED, Settings, describe, sample_of_teacher
 from softlabels.generation.writing import BackgroundWriter, LabelledBatch
 from softlabels.models import Model
 from softlabels.sources import Source, open_source
@@ -59,6 +60,8 @@ class Generated:
         bytes_per_row: the same per row.
         snapshot: digest of the sealed snapshot; None while units are missing.
         reused_rows: rows this run copied from other stores.
+        encoding: of the labels.
+        fidelity: how close they are to the teacher (store.fidelity.Fidelity); None while units are missing.
     """
 
     rows: int
@@ -69,7 +72,9 @@ class Generated:
     bytes: int
     bytes_per_row: float
     snapshot: str | None
+    encoding: str
     reused_rows: int = 0
+    fidelity: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, object]:
         """As ``generate --json`` prints it."""
@@ -212,6 +217,26 @@ def estimate(
     )
 
 
+def sample(
+    data: Source | str | Path, *, teacher: Teacher, settings: Settings | None = None, rows: int = SAMPLED
+) -> Sample:
+    """What a teacher says of a few rows, to plan with.
+
+    Args:
+        data: as for generate.
+        teacher: as for generate.
+        settings: as for generate; its temperatures and codec are planned for.
+        rows: how many to ask about.
+
+    Raises:
+        SoftLabelsError: as generate would.
+    """
+    source, model, settings = _prepare(data, teacher, settings, {})
+    if settings.gate:
+        check_teacher(model, source, classes=model.classes, extra_classes=settings.extra_classes)
+    return sample_of_teacher(source, model, settings, rows=rows)
+
+
 def _prepare(
     data: Source | str | Path, teacher: Teacher, settings: Settings | None, options: dict[str, object]
 ) -> tuple[Source, Model, Settings]:
@@ -268,10 +293,11 @@ def _summary(out: str | Path, descriptor: Descriptor, *, new_units: int, seconds
         missing = sum(1 for _ in writer.missing())
         return Generated(
             rows=0, units=descriptor.units, new_units=new_units, missing_units=missing, seconds=seconds,
-            bytes=0, bytes_per_row=0.0, snapshot=None,
+            bytes=0, bytes_per_row=0.0, snapshot=None, encoding=descriptor.heads[HEAD].encoding,
         )  # fmt: skip
     store = open_store(out)
     return Generated(
         rows=store.rows, units=store.units, new_units=new_units, missing_units=0, seconds=seconds,
         bytes=store.bytes, bytes_per_row=store.bytes_per_row, snapshot=store.snapshot.digest,
+        encoding=store.heads[HEAD].encoding, fidelity=store.snapshot.fidelity.get(HEAD),
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from softlabels.errors import StoreCorrupt, StoreNotFound
 from softlabels.store import files, layout
 from softlabels.store.codebooks import read_codebook
 from softlabels.store.descriptor import Descriptor
+from softlabels.store.fidelity import Fidelity
 from softlabels.store.records import Record
 from softlabels.store.snapshots import Snapshot, open_root, read_arrays, read_snapshot, read_table
 from softlabels.store.units import UnitReader, read_record
@@ -159,8 +160,16 @@ def describe_store(path: str | Path) -> dict[str, Any]:
         "snapshots": len(numbers),
         "quarantined": sum(1 for file in files.walk(root / QUARANTINE) if file.parent.parent.name == "records"),
         "software": _software(root, descriptor, committed),
-        "heads": {name: head.to_json() | {"fidelity": fidelity.get(name)} for name, head in descriptor.heads.items()},
+        "heads": {
+            name: head.to_json() | {"fidelity": fidelity.get(name), "warning": _warning(fidelity.get(name))}
+            for name, head in descriptor.heads.items()
+        },
     }
+
+
+def _warning(fidelity: Mapping[str, Any] | None) -> str | None:
+    """What is wrong with poor labels; snapshots of before the error was measured lack it."""
+    return None if fidelity is None else Fidelity.from_json({"error": 0.0, **fidelity}).warning
 
 
 def _software(root: Path, descriptor: Descriptor, committed: list[int]) -> list[str]:
