@@ -1,7 +1,7 @@
 """Ways to keep what a teacher said, ours and other people's, each as labels and the bytes they take.
 
 Others': top-k as people write it by hand (float16 and uint32 lists in Parquet with zstd), RS-KD at 24 bits an entry
-(arXiv 2503.16870, section 4), and top-k with a polynomial for all but the first values, as DistillKit's README describes
+(arXiv 2503.16870, section 4), and top-k with a polynomial for all but the first values, as DistillKit's README tells
 it (its recommended and its budget configuration, with normalised ranks, which are better conditioned). What they leave
 out is spread evenly, the best that can be done without more information, or dropped where it says ``renormalised``.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from softlabels import encodings
-from softlabels.encodings import draws
+from softlabels.encodings import Adaptive, Codebook, TopK, codebook, draws
 from softlabels.labels import Head, SoftLabels, SparseLabels
 from softlabels.store.evidence import tail_prior
 from softlabels.store.zarr_shard import encode_array
@@ -45,10 +45,32 @@ class Scheme:
     encode: Callable[[Tensor, int], tuple[SoftLabels, float]]
 
 
-def ours(spec: str, classes: int, *, prior: np.ndarray | None = None, seed: int = 0, name: str | None = None) -> Scheme:
+@dataclass(frozen=True)
+class Tail:
+    """What is known of unlisted mass before encoding: the prior a store would gather, or the codebook it would fit."""
+
+    prior: np.ndarray | None = None
+    codebook: Codebook | None = None
+
+
+def tail_of(spec: str, logits: Callable[[], Iterable[Tensor]], classes: int) -> Tail:
+    """The tail of an encoding, from (N, C) logits of other rows."""
+    encoding = encodings.parse(spec, classes=classes)
+    if not isinstance(encoding, TopK | Adaptive):
+        return Tail()
+    head = Head(encoding=encoding.spec, classes=classes, codebook="0" * 64 if encoding.priors > 1 else None)
+    if encoding.priors > 1:
+        book = codebook.fit(encoding, head, logits())
+        return Tail(book.priors, book)
+    sums = (encoding.encode(part, head, np.arange(len(part)), residual=True).residual for part in logits())
+    return Tail(tail_prior((one for one in sums if one is not None), classes))
+
+
+def ours(spec: str, classes: int, *, tail: Tail | None = None, seed: int = 0) -> Scheme:
     """One of softlabels' encodings, compressed by the store's own codec; keys and footers are left out."""
     encoding = encodings.parse(spec, classes=classes)
-    head = Head(encoding=encoding.spec, classes=classes)
+    tail = tail or Tail()
+    head = Head(encoding=encoding.spec, classes=classes, codebook="0" * 64 if tail.codebook else None)
     columns = encoding.columns(head)
 
     def encode(logits: Tensor, first: int) -> tuple[SoftLabels, float]:
@@ -56,25 +78,15 @@ def ours(spec: str, classes: int, *, prior: np.ndarray | None = None, seed: int 
         size, parts = 0, []
         for start in range(0, len(rows), CHUNK):
             piece = rows[start : start + CHUNK]
-            words = draws.words(seed, piece)
-            arrays = encoding.encode(logits[start : start + CHUNK], head, piece, words=words).arrays
+            arrays = encoding.encode(
+                logits[start : start + CHUNK], head, piece, words=draws.words(seed, piece), codebook=tail.codebook
+            ).arrays
             size += sum(len(encode_array(np.ascontiguousarray(arrays[name]), "zstd")) for name in columns)
             parts.append(arrays)
         whole = {name: np.concatenate([part[name] for part in parts]) for name in columns}
-        return encoding.decode(whole, head, prior), size / len(rows)
+        return encoding.decode(whole, head, tail.prior), size / len(rows)
 
-    return Scheme(name or encoding.spec, "exact" if encoding.has_tail else "unbiased", ours=True, encode=encode)
-
-
-def prior_of(spec: str, logits: Callable[[], object], classes: int) -> np.ndarray | None:
-    """The tail prior a store would have, from an iterator of (N, C) logits; None for encodings without a tail."""
-    encoding = encodings.parse(spec, classes=classes)
-    if not encoding.has_tail:
-        return None
-    head = Head(encoding=encoding.spec, classes=classes)
-    return tail_prior(
-        (encoding.encode(part, head, np.arange(len(part)), residual=True).residual for part in logits()), classes
-    )
+    return Scheme(encoding.spec, "exact" if encoding.has_tail else "unbiased", ours=True, encode=encode)
 
 
 def by_hand(k: int, *, renormalised: bool = False) -> Scheme:

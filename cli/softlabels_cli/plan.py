@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 @click.command(
     "plan",
-    epilog="Examples:  softlabels plan labels --max-kl 0.05\n\n"
-    "           softlabels plan digits --teacher run:teacher --budget 50MB",
+    epilog="Example:  softlabels plan labels --max-kl 0.05\n\n"
+    "          softlabels plan digits --teacher run:teacher --budget 50MB",
 )
 @click.argument("source", metavar="STORE|DATA")
 @click.option("--teacher", metavar="MODEL", help="Ask this teacher about a sample of DATA, instead of a store's probe.")
