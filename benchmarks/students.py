@@ -4,7 +4,8 @@
 
 Teacher: benchmarks/language_model.py. Students: two layers, width 128, the same vocabulary, one pass over the same
 sequences of 256 tokens in the same order for a seed, KL at T = 1 alone. Labels are written by sl.create and read by
-sl.loader, so bytes a token are those of real stores; of others' schemes those of benchmarks/schemes.py. Figures are on
+sl.loader, so bytes a token are those of real stores, keys included; of others' schemes those of benchmarks/schemes.py.
+Encodings are given by what they are to cost, and found by softlabels.fidelity on a sample. Figures are on
 held-out text: loss on the true tokens, KL to the teacher, calibration error (15 bins of the top probability), and the
 angle of the gradient to that of the live teacher, for the same student and batches. Each run is cached as it ends in
 cache/students, so an interrupted benchmark goes on; about two hours on two cores.
@@ -31,7 +32,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 import softlabels as sl
-from softlabels import losses
+from softlabels import fidelity, losses
 from softlabels.labels import DenseLabels, SoftLabels
 
 CACHE = language_model.ROOT / "cache" / "students"
@@ -61,6 +62,9 @@ class Student:
 
 
 LIVE, HARD = "live teacher (full KD)", "true tokens alone"
+REFERENCE = Student("threshold, 20 bytes", "threshold:bytes=20")
+SAMPLE, PILOT = 8, 64
+"""Sequences that encodings are chosen by, and that a codebook is fitted to."""
 
 
 def students() -> list[Student]:
@@ -68,13 +72,15 @@ def students() -> list[Student]:
     classes = language_model.VOCABULARY
     return [
         Student(LIVE),
-        Student("threshold, 20 bytes", "threshold:0.055"),
-        Student("RS-KD, 20 bytes", "sampled:10", rival=schemes.rs_kd(10, classes)),
+        REFERENCE,
+        Student("RS-KD, 10 draws", "sampled:10", rival=schemes.rs_kd(10, classes)),
         Student("top-6 by hand, renormalised", "topk:6:f16", "renormalize", schemes.by_hand(6, renormalised=True)),
-        Student("top-10, calibrated tail", "topk:10:d4"),
-        Student("threshold, 10 bytes", "threshold:0.13"),
-        Student("RS-KD, 70 bytes", "sampled:50", rival=schemes.rs_kd(50, classes)),
+        Student("adaptive with codebook, 20 bytes", "adaptive:bytes=20:d4:64"),
         Student(HARD),
+        Student("threshold, 10 bytes", "threshold:bytes=10"),
+        Student("threshold, 40 bytes", "threshold:bytes=40"),
+        Student("RS-KD, 25 draws", "sampled:25", rival=schemes.rs_kd(25, classes)),
+        Student("top-12 by hand, renormalised", "topk:12:f16", "renormalize", schemes.by_hand(12, renormalised=True)),
     ]
 
 
@@ -114,26 +120,50 @@ def sequences(tokens: np.ndarray, count: int) -> np.ndarray:
 
 def store_of(student: Student, teacher: GPT, data: np.ndarray) -> tuple[sl.store.Store, float]:
     """The student's labels and their bytes a token; written once, resumed where interrupted."""
-    spec = str(student.spec)
-    path = CACHE / f"{spec.replace(':', '-')}-{student.tail}-{len(data)}"
+    name = "".join(letter if letter.isalnum() else "-" for letter in f"{student.spec}-{student.tail}-{len(data)}")
     head = sl.Head(
         classes=language_model.VOCABULARY,
         kind="tokens",
         shape=(None,),
-        encoding=spec,
+        encoding=found_encoding(str(student.spec), teacher, data),
         tail=student.tail,  # type: ignore[arg-type]
     )
-    with sl.create(path, heads={"logits": head}, teacher="GPT, 4 layers", unit_rows=64) as writer:
-        for start in tqdm(range(0, len(data), BATCH), desc=f"labels {spec}", mininterval=10):
+    pilot = {"logits": ask(teacher, spread(data, PILOT)).flatten(0, 1)} if head.encoding.endswith(":64") else None
+    with sl.create(CACHE / name, heads={"logits": head}, teacher="GPT, 4 layers", unit_rows=64, pilot=pilot) as writer:
+        for start in tqdm(range(0, len(data), BATCH), desc=f"labels {student.spec}", mininterval=10):
             rows = np.arange(start, min(start + BATCH, len(data)))
             missing = rows[writer.missing([int(row) for row in rows])]
             if len(missing):
                 writer.append([int(row) for row in missing], {"logits": list(ask(teacher, data[missing]))})
-    store = sl.open(path)
+    store = sl.open(CACHE / name)
     if student.rival is None:
         return store, store.bytes / (len(data) * CONTEXT)
     _, size = student.rival.encode(ask(teacher, data[:BATCH]).flatten(0, 1), 0)
     return store, size
+
+
+def found_encoding(spec: str, teacher: GPT, data: np.ndarray) -> str:
+    """What a target comes to on a sample of the teacher; found once."""
+    if not fidelity.is_target(spec):
+        return spec
+    cached = CACHE / "encodings.json"
+    known = json.loads(cached.read_text()) if cached.exists() else {}
+    if spec not in known:
+        sample = fidelity.Sample(
+            logits=ask(teacher, spread(data, SAMPLE)).flatten(0, 1).numpy(),
+            temperatures=(1.0,),
+            items=len(data) * CONTEXT,
+            rows=len(data),
+            kind="tokens",
+        )
+        known[spec] = fidelity.resolve(spec, sample)
+        cached.write_text(json.dumps(known, indent=2))
+    return known[spec]
+
+
+def spread(data: np.ndarray, count: int) -> np.ndarray:
+    """Sequences from all over the data."""
+    return data[np.linspace(0, len(data) - 1, num=count).astype(np.int64)]
 
 
 @torch.no_grad()
@@ -150,7 +180,7 @@ def batches(student: Student, seed: int, teacher: GPT, data: np.ndarray) -> tupl
         # A store that grows keeps rows in the order they were appended, which is that of ``data``.
         return ((batch.rows, batch.targets["logits"]) for batch in loader), size, len(loader)
     # The same order, from any store of these rows.
-    reference, _ = store_of(students()[1], teacher, data)
+    reference, _ = store_of(REFERENCE, teacher, data)
     loader = sl.loader(reference, batch_size=BATCH, seed=seed)
     if student.name == LIVE:
         found = ((b.rows, DenseLabels(ask(teacher, data[b.rows]).flatten(0, 1).numpy())) for b in loader)

@@ -10,6 +10,7 @@ from softlabels.fidelity.sample import Sample
 
 LISTED = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LEAST = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)
+ROWS_A_PRIOR = 64
 DRAWS = (12, 25, 50, 100)
 
 
@@ -80,7 +81,7 @@ def plan(sample: Sample, *, progress: Callable[[int, int], None] | None = None) 
     Raises:
         InvalidLogits: a row of the sample is not finite.
     """
-    specs = candidates(sample.classes)
+    specs = candidates(sample.classes, sample.codebook.priors.shape[1] if sample.codebook else priors_for(sample))
     if sample.encoding is not None and sample.encoding not in specs:
         specs.append(sample.encoding)
     rows, entropy = [], 0.0
@@ -93,16 +94,22 @@ def plan(sample: Sample, *, progress: Callable[[int, int], None] | None = None) 
     return Plan(rows=_mark_fronts(rows), sampled=len(sample.logits), items=sample.items, entropy=entropy)
 
 
-def candidates(classes: int) -> list[str]:
-    """Specifications worth looking at for so many classes."""
+def candidates(classes: int, priors: int = 1) -> list[str]:
+    """Specifications worth looking at for so many classes, and for a codebook of so many tail priors."""
     listed = [k for k in LISTED if k < classes]
     specs = ["dense:f16", "dense:q8", *(f"topk:{k}:{kept}" for k in listed for kept in ("f16", "d4"))]
     if classes > 16:
         specs += [f"adaptive:{least:g}:d4" for least in LEAST]
         specs += [f"adaptive:{least:g}:d16" for least in LEAST if least < 0.01]
+        specs += [f"adaptive:{least:g}:d4:{priors}" for least in LEAST if priors > 1]
         specs += [f"threshold:{tau:g}" for tau in LEAST]
         specs += [f"sampled:{draws}" for draws in DRAWS]
     return specs
+
+
+def priors_for(sample: Sample) -> int:
+    """Tail priors that so many rows are enough to try: none below 1,024 rows, 64 at most."""
+    return min(64, len(sample.logits) // ROWS_A_PRIOR) if len(sample.logits) >= ROWS_A_PRIOR * 16 else 1
 
 
 def measure_row(sample: Sample, spec: str) -> tuple[PlanRow, float]:

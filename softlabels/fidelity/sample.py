@@ -1,8 +1,9 @@
 """A few rows of dense logits, and what an encoding makes of them: bytes by the store's own codec, and fidelity.
 
-A tail prior is fitted on some rows and measured on the others (four folds), as the prior of a store is not fitted to
-the rows at hand either. With few rows of many classes it is a rough one, so the KL is an upper estimate: a store sums
-the unlisted probability over up to 256 units. Where rows come from a store, its own prior is taken into the mean.
+Tail priors and codebooks are fitted on some rows and measured on the others (four folds), as those of a store are not
+fitted to the rows at hand either. With few rows of many classes they are rough, so the KL is an upper estimate: a store
+sums the unlisted probability over up to 256 units, and fits a codebook to thousands of rows. Where rows come from a
+store, its own prior is taken into the mean, and its codebook is used as it is.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels import encodings
+from softlabels.encodings import codebook as codebooks
 from softlabels.errors import InvalidArgument
 from softlabels.labels import DISTRIBUTIONS, Head
 from softlabels.store import open_store
@@ -25,6 +27,7 @@ from softlabels.store.zarr_shard import encode_array
 FOLDS = 4
 FEWEST = 16
 """Rows without which nothing is measured."""
+PILOT_BLOCK = 512
 KEY_BYTES = 16
 """A row's key, which no codec packs; positions of ragged rows share one."""
 
@@ -42,6 +45,7 @@ class Sample:
         kind: of the head.
         prior: (len(temperatures), C) a tail prior known already; None: none is.
         encoding: of the labels that are there already; None: there are none.
+        codebook: of those labels.
     """
 
     logits: NDArray[np.float32]
@@ -52,6 +56,7 @@ class Sample:
     kind: str = "classes"
     prior: NDArray[np.float32] | None = field(default=None, repr=False)
     encoding: str | None = None
+    codebook: encodings.Codebook | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.logits) < FEWEST:
@@ -81,28 +86,52 @@ class Sample:
             InvalidArgument: it cannot be meant for this head.
             InvalidLogits: a row is not finite.
         """
-        import torch
-
         encoding = encodings.parse(spec, classes=self.classes)
         temperatures = self.temperatures if encoding.has_tail else self.temperatures[:1]
         head = Head(encoding=encoding.spec, classes=self.classes, temperatures=temperatures)
-        size, ids, parts, residuals = 0.0, 0, [], []
         folds = np.array_split(np.arange(len(self.logits)), FOLDS)
-        for rows in folds:
-            logits = torch.from_numpy(self.logits[rows])
-            parts.append(encoding.encode(logits, head, rows, residual=encoding.has_tail))
-            residuals.append(parts[-1].residual)
-        columns = encoding.columns(head)
-        for name in columns:
+        parts, priors = self._encode(encoding, head, folds)
+        size, ids = 0.0, 0
+        for name in encoding.columns(head):
             whole = np.concatenate([part.arrays[name] for part in parts])
             size += len(encode_array(np.ascontiguousarray(whole), self.codec))
             ids += whole.size if name == "ids" else 0
         found = []
-        for fold, rows in enumerate(folds):
-            prior = self._prior(residuals, fold, temperatures)
-            labels = encoding.decode(parts[fold].arrays, head, prior)
+        for part, rows, prior in zip(parts, folds, priors, strict=True):
+            labels = encoding.decode(part.arrays, head, prior)
             found.append(measure(self.logits[rows], labels, temperatures))
         return size / len(self.logits), ids / len(self.logits), combine(found)
+
+    def _encode(
+        self, encoding: encodings.Encoding, head: Head, folds: list[NDArray[np.int64]]
+    ) -> tuple[list[encodings.Encoded], list[NDArray[np.float32] | None]]:
+        """The labels of each fold, and the tail priors they are to be read with."""
+        import torch
+
+        parts = []
+        priors: list[NDArray[np.float32] | None] = []
+        for fold, rows in enumerate(folds):
+            codebook = self._codebook(encoding, head, folds, fold)
+            logits = torch.from_numpy(self.logits[rows])
+            parts.append(encoding.encode(logits, head, rows, residual=encoding.has_tail, codebook=codebook))
+            priors.append(None if codebook is None else codebook.priors)
+        if encoding.priors == 1:
+            residuals = [part.residual for part in parts]
+            priors = [self._prior(residuals, fold, head.temperatures) for fold in range(len(folds))]
+        return parts, priors
+
+    def _codebook(
+        self, encoding: encodings.Encoding, head: Head, folds: list[NDArray[np.int64]], fold: int
+    ) -> encodings.Codebook | None:
+        """The store's, or one fitted to the other folds; None: the encoding has none."""
+        import torch
+
+        if encoding.priors == 1 or not isinstance(encoding, encodings.TopK | encodings.Adaptive):
+            return None
+        if self.codebook is not None and self.codebook.priors.shape[1] == encoding.priors:
+            return self.codebook
+        others = np.concatenate([rows for at, rows in enumerate(folds) if at != fold])
+        return codebooks.fit(encoding, head, torch.split(torch.from_numpy(self.logits[others]), PILOT_BLOCK))
 
     def _prior(
         self, residuals: list[NDArray[np.float64] | None], fold: int, temperatures: tuple[float, ...]
@@ -149,4 +178,5 @@ def sample_of_store(path: str | Path, head: str = "logits") -> Sample:
         kind=kind.kind,
         prior=store.prior(head),
         encoding=kind.encoding,
+        codebook=store.codebook(head),
     )

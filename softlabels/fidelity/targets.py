@@ -1,4 +1,4 @@
-"""Encodings by what they are to reach: ``auto:max-kl=0.05``, ``adaptive:bytes=40``, ``threshold:ids=12``.
+"""Encodings by what they are to reach: ``auto:max-kl=0.05``, ``adaptive:bytes=40:d4:64``, ``threshold:ids=12``.
 
 The parameter is found by bisection on a sample of the teacher's logits, to three digits. Fidelity and size are monotone
 in it, but a sample is a sample: what the store reaches is measured again when it is sealed.
@@ -17,8 +17,8 @@ from softlabels.fidelity.planning import PlanRow, measure_row, plan
 from softlabels.fidelity.sample import Sample
 
 FORMS = (
-    "auto:max-kl=NATS, auto:budget=SIZE (such as 50GB), adaptive:kl=NATS, adaptive:bytes=N, threshold:ids=N, "
-    "threshold:bytes=N"
+    "auto:max-kl=NATS, auto:budget=SIZE (such as 50GB), adaptive:kl=NATS, adaptive:bytes=N (both may go on as adaptive "
+    "does, :d4:64), threshold:ids=N, threshold:bytes=N"
 )
 STEPS = 14
 """Of the bisection; the ends are a factor of 50,000 apart."""
@@ -39,17 +39,23 @@ def resolve(spec: str, sample: Sample) -> str:
     Raises:
         InvalidArgument: not a target, or one that no encoding reaches; says how near one comes.
     """
-    match = re.fullmatch(r"([a-z]+:[a-z-]+)=([^=]+)", spec)
-    name, value = (match[1], match[2]) if match else ("", "")
+    match = re.fullmatch(r"([a-z]+:[a-z-]+)=([^=:]+)(?::([^=]+))?", spec)
+    name, value, options = (match[1], match[2], match[3]) if match else ("", "", None)
+    if options is not None and not name.startswith("adaptive:"):
+        raise InvalidArgument(f"{spec!r} goes on after what is to be reached; that is one of {FORMS}")
     if name == "auto:budget":
         return _within(sample, parse_size(value))
     if name in {"auto:max-kl", "adaptive:kl"}:
-        return _closest_kl(sample, _positive(spec, value), only_adaptive=name == "adaptive:kl")
+        limit = _positive(spec, value)
+        kept = ("d4", "d16") if options is None else (options,)
+        return _closest_kl(sample, limit, kept, only_adaptive=name == "adaptive:kl")
     if name in {"adaptive:bytes", "threshold:bytes", "threshold:ids"}:
         limit = _positive(spec, value)
         family, _, bounded = name.partition(":")
         measured = attrgetter("ids" if bounded == "ids" else "bytes_per_row")
-        found = _bisect(sample, family, lambda row: measured(row) <= limit, larger_is_smaller=True)
+        found = _bisect(
+            sample, family, lambda row: measured(row) <= limit, kept=options or "d4", larger_is_smaller=True
+        )
         if found is None:
             raise InvalidArgument(f"no {family} labels stay within {bounded}={limit:g} on a sample of these rows")
         return found.encoding
@@ -89,11 +95,11 @@ def _within(sample: Sample, budget: int) -> str:
     return min(fitting, key=lambda row: row.distance).encoding
 
 
-def _closest_kl(sample: Sample, limit: float, *, only_adaptive: bool) -> str:
+def _closest_kl(sample: Sample, limit: float, kept: tuple[str, ...], *, only_adaptive: bool) -> str:
     """The smallest labels whose KL is at most ``limit``."""
     tuned = [
-        _bisect(sample, "adaptive", lambda row: row.distance <= limit, kept=kept, larger_is_smaller=False)
-        for kept in ("d4", "d16")
+        _bisect(sample, "adaptive", lambda row: row.distance <= limit, kept=options, larger_is_smaller=False)
+        for options in kept
     ]
     fitting = [row for row in tuned if row is not None]
     if not only_adaptive:
@@ -115,7 +121,7 @@ def _bisect(
         sample: to measure on.
         family: ``adaptive`` or ``threshold``; both list less for a larger parameter.
         fits: whether a row is within the target.
-        kept: how adaptive keeps log-probabilities.
+        kept: the rest of adaptive's specification: how log-probabilities are kept, and how many tail priors.
         larger_is_smaller: the target bounds size, so larger parameters fit; else it bounds the KL, so smaller ones do.
     """
 
