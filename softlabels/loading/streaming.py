@@ -14,14 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument
-from softlabels.loading.assembly import Assembler
 from softlabels.loading.background import ahead
 from softlabels.loading.batch import Batch
-from softlabels.loading.cursor import Cursor, Taken, WindowReader, default_threads, joined
-from softlabels.loading.ensemble import Ensemble, stores_of
-from softlabels.loading.feed import Feed
-from softlabels.loading.selection import select
-from softlabels.loading.state import Identity
+from softlabels.loading.ensemble import Ensemble
+from softlabels.loading.items import Examples, Items
 from softlabels.loading.steps import Span, Steps
 from softlabels.sources import Source
 from softlabels.store import Store
@@ -51,7 +47,7 @@ class Loader:
         by_length: batch ragged rows of about one length; only whole batches within a window are.
         rows: rows of the data (of the store, without data) to use; None: all.
         check: re-hash inputs as they pass: the first row of each batch (``sample``), ``all``, or ``off``.
-        missing: ``error`` where rows of the data have no label, or ``drop`` those; ``joined`` says which.
+        missing: ``error`` where rows of the data have no label, or ``drop`` those; ``items.joined`` says which.
         views: of several augmented versions of an example ``all`` are items, or one is drawn an epoch (``draw``).
         rank: which share of each batch to hand out.
         world_size: how many shares there are.
@@ -98,26 +94,24 @@ class Loader:
         self.rank, self.world_size = rank, world_size
         self.workers = workers
         self.device = device
-        selected = select(next(iter(stores_of(store)), None), inputs, rows, missing=missing, views=views)
-        self.joined = selected.joined
-        self._assembler = Assembler(store, inputs, check=check, widen=device is None, views=selected.has_views)
-        self.feed = Feed(
-            members=self._assembler.members(),
-            length=selected.length,
-            joined=selected.joined,
-            subset=selected.subset,
+        self.items: Items = Examples(
+            store,
+            inputs,
+            rows=rows,
+            check=check,
+            missing=missing,
+            views=views,
             seed=seed,
             shuffle=shuffle,
             window=window,
-            lengths=self._assembler.length_column() if by_length else None,
-            batch=batch_size,
+            by_length=by_length,
+            batch_size=batch_size,
             memory=memory,
-            threads=threads or (1 if workers else default_threads()),
+            threads=threads or (1 if workers else None),
+            widen=device is None,
         )
-        self.steps = Steps(selected.length, batch_size, last)
-        self.identity = Identity.of(store, inputs, self.feed)
+        self.steps = Steps(self.items.length, batch_size, last)
         self._next = (0, 0)
-        WindowReader(self.feed).close()  # refuses now what could not be held later
 
     def __len__(self) -> int:
         """Steps in an epoch."""
@@ -137,7 +131,7 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the last batch was handed out, in a few integers, and of which store and order."""
-        return self.identity.state(*self._next)
+        return self.items.identity.state(*self._next)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on behind the last batch handed out when the state was taken; at any number of ranks and workers.
@@ -145,7 +139,7 @@ class Loader:
         Raises:
             InvalidArgument: the state is of another store, selection or order; says what differs.
         """
-        self._next = self.identity.position(state)
+        self._next = self.items.identity.position(state)
 
     def stream(self, start_step: int = 0) -> Generator[Batch]:
         """Endless batches from ``start_step`` on, epoch after epoch."""
@@ -172,7 +166,7 @@ class Loader:
 
             made = from_workers(self, epoch, position, endless=endless)
         else:
-            row_bytes = self._assembler.row_bytes()
+            row_bytes = self.items.row_bytes()
             group = max(1, min(MOST_IN_GROUP, GROUP_BYTES // max(1, row_bytes * self.batch_size)))
             made = ahead(self.produce(epoch, position, endless=endless), group)
         try:
@@ -186,7 +180,7 @@ class Loader:
         self, epoch: int, position: int, *, endless: bool = False, worker: int = 0, workers: int = 1
     ) -> Generator[Batch]:
         """This rank's batches, made here and now; every ``workers``-th of them, from the ``worker``-th on."""
-        cursor = Cursor(self.feed, epoch, position, endless=endless)
+        walk = self.items.walk(epoch, position, endless=endless)
         length, at = self.steps.length, epoch * self.steps.length + position
         try:
             for number, span in enumerate(self.steps.spans(epoch, position, endless=endless)):
@@ -194,23 +188,23 @@ class Loader:
                     continue
                 first, last = span.share(self.rank, self.world_size)
                 inside = min(first, length), min(last, length)
-                cursor.skip(span.epoch * length + inside[0] - at)
-                taken = cursor.take(inside[1] - inside[0])
+                walk.skip(span.epoch * length + inside[0] - at)
+                taken = [walk.take(inside[1] - inside[0])]
                 at = span.epoch * length + inside[1]
                 if last > length:
-                    taken = joined([taken, *self._repeated(span.epoch, max(first, length), last)])
-                yield self._assembler.batch(span, taken)
+                    taken += self._repeated(span.epoch, max(first, length), last)
+                yield self.items.batch(span, taken)
         finally:
-            cursor.close()
+            walk.close()
 
-    def _repeated(self, epoch: int, first: int, last: int) -> Iterator[Taken]:
+    def _repeated(self, epoch: int, first: int, last: int) -> Iterator[Any]:
         """Rows from the epoch's beginning, for positions that go on behind its end."""
         while first < last:
             position = first % self.steps.length
             number = min(last - first, self.steps.length - position)
-            cursor = Cursor(self.feed, epoch, position)
-            yield cursor.take(number)
-            cursor.close()
+            walk = self.items.walk(epoch, position)
+            yield walk.take(number)
+            walk.close()
             first += number
 
 
