@@ -43,6 +43,7 @@ def story(out: Path, seeds: int) -> list[tuple[str, list[str]]]:
         ("The same, keeping every logit, to compare sizes.",
          [*generate, dense, "--encoding", "dense:f16"]),
         ("What is in the store?", ["inspect", labels]),
+        ("What would other encodings cost, and keep?", ["plan", labels]),
         ("Is every byte what was committed?", ["verify", labels]),
         *(("Train a student from the soft labels; the teacher is not needed.",
            ["train-student", labels, "--student", STUDENT, "--data", "digits", "--temperature", "4", *train,
@@ -91,7 +92,7 @@ def _run(arguments: list[str], *, quiet: bool = False, echo: bool = True) -> Non
 
     if echo:
         click.echo(f"$ {shlex.join(['softlabels', *arguments])}")
-    has_progress = arguments[0] in {"generate", "train-teacher", "train-student"}
+    has_progress = arguments[0] in {"generate", "plan", "train-teacher", "train-student"}
     code = cli.main([*arguments, *(["--quiet"] if quiet and has_progress else [])], "softlabels", standalone_mode=False)
     if isinstance(code, int) and code:
         raise click.exceptions.Exit(code)
