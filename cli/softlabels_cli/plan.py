@@ -120,7 +120,7 @@ def _print(found: Plan, *, show_all: bool) -> None:
             row.encoding + (" (this store)" if row.current else ""),
             f"{row.bytes_per_row:.1f}",
             format_bytes(row.bytes_total),
-            "-" if row.kl is None else f"{row.kl:.4f}",
+            "-" if row.kl is None else f"{row.kl:.2g}",
             f"{row.error:.1e}",
             f"{row.mass:.4f}",
             f"{row.ids:.1f}",
@@ -137,7 +137,7 @@ def _print_recommended(sample: Sample, recommended: str, wanted: str | None) -> 
     from softlabels.fidelity.planning import measure_row
 
     row, _ = measure_row(sample, recommended)
-    distance = f"error {row.error:.1e}, right on average" if row.kl is None else f"KL {row.kl:.4f} nats"
+    distance = f"error {row.error:.1e}, right on average" if row.kl is None else f"KL {row.kl:.2g} nats"
     click.echo(
         f"recommended: --encoding {recommended} ({row.bytes_per_row:.1f} bytes a row, "
         f"{format_bytes(row.bytes_total)} in all, {distance}); generate finds it itself with --encoding {wanted}"

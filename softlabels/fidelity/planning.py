@@ -10,7 +10,10 @@ from softlabels.fidelity.sample import Sample
 
 LISTED = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LEAST = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)
-ROWS_A_PRIOR = 64
+ROWS_A_PRIOR = 16
+MOST_PRIORS = 64
+MANY_CLASSES = 512
+"""From here on tails are long enough for a codebook."""
 DRAWS = (12, 25, 50, 100)
 
 
@@ -81,7 +84,7 @@ def plan(sample: Sample, *, progress: Callable[[int, int], None] | None = None) 
     Raises:
         InvalidLogits: a row of the sample is not finite.
     """
-    specs = candidates(sample.classes, sample.codebook.priors.shape[1] if sample.codebook else priors_for(sample))
+    specs = candidates(sample.classes, priors_for(sample))
     if sample.encoding is not None and sample.encoding not in specs:
         specs.append(sample.encoding)
     rows, entropy = [], 0.0
@@ -108,8 +111,10 @@ def candidates(classes: int, priors: int = 1) -> list[str]:
 
 
 def priors_for(sample: Sample) -> int:
-    """Tail priors that so many rows are enough to try: none below 1,024 rows, 64 at most."""
-    return min(64, len(sample.logits) // ROWS_A_PRIOR) if len(sample.logits) >= ROWS_A_PRIOR * 16 else 1
+    """Tail priors worth a try: those of the store's own codebook, or as many as the sample can tell apart."""
+    if sample.codebook is not None:
+        return int(sample.codebook.priors.shape[1])
+    return min(MOST_PRIORS, len(sample.logits) // ROWS_A_PRIOR) if sample.classes >= MANY_CLASSES else 1
 
 
 def measure_row(sample: Sample, spec: str) -> tuple[PlanRow, float]:

@@ -91,8 +91,9 @@ class Sample:
         head = Head(encoding=encoding.spec, classes=self.classes, temperatures=temperatures)
         folds = np.array_split(np.arange(len(self.logits)), FOLDS)
         parts, priors = self._encode(encoding, head, folds)
-        size, ids = 0.0, 0
-        for name in encoding.columns(head):
+        columns = encoding.columns(head)
+        size, ids = 0.0, 0 if "ids" in columns else self.logits.size
+        for name in columns:
             whole = np.concatenate([part.arrays[name] for part in parts])
             size += len(encode_array(np.ascontiguousarray(whole), self.codec))
             ids += whole.size if name == "ids" else 0

@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import TypeGuard
 
 from softlabels.errors import InvalidArgument
-from softlabels.fidelity.planning import PlanRow, measure_row, plan
+from softlabels.fidelity.planning import PlanRow, measure_row, plan, priors_for
 from softlabels.fidelity.sample import Sample
 
 FORMS = (
@@ -47,7 +47,9 @@ def resolve(spec: str, sample: Sample) -> str:
         return _within(sample, parse_size(value))
     if name in {"auto:max-kl", "adaptive:kl"}:
         limit = _positive(spec, value)
-        kept = ("d4", "d16") if options is None else (options,)
+        priors = priors_for(sample)
+        usual = ["d4", "d16", *([f"d4:{priors}", f"d16:{priors}"] if priors > 1 else [])]
+        kept = usual if options is None else [options]
         return _closest_kl(sample, limit, kept, only_adaptive=name == "adaptive:kl")
     if name in {"adaptive:bytes", "threshold:bytes", "threshold:ids"}:
         limit = _positive(spec, value)
@@ -95,7 +97,7 @@ def _within(sample: Sample, budget: int) -> str:
     return min(fitting, key=lambda row: row.distance).encoding
 
 
-def _closest_kl(sample: Sample, limit: float, kept: tuple[str, ...], *, only_adaptive: bool) -> str:
+def _closest_kl(sample: Sample, limit: float, kept: list[str], *, only_adaptive: bool) -> str:
     """The smallest labels whose KL is at most ``limit``."""
     tuned = [
         _bisect(sample, "adaptive", lambda row: row.distance <= limit, kept=options, larger_is_smaller=False)
