@@ -296,7 +296,8 @@ def log1mexp(x: NDArray[np.float64]) -> NDArray[np.float64]:
 def log_softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float32]:
     """Log-softmax of logits/temperature over the last axis, reduced in float64, as float32."""
     scaled = logits.astype(np.float64) / temperature
-    return (scaled - _logsumexp(scaled)[..., None]).astype(np.float32)
+    with np.errstate(over="ignore"):  # what is below the least float32 has no probability
+        return (scaled - _logsumexp(scaled)[..., None]).astype(np.float32)
 
 
 def _logsumexp(x: NDArray[np.float64]) -> NDArray[np.float64]:

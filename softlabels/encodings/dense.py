@@ -27,6 +27,9 @@ RULED_OUT = 255
 LEVELS = 254
 """Codes 0 to 254 divide the range from the row's least to its greatest finite value."""
 
+WIDEST = 1e30
+"""Such a range comes of classes ruled out by float32's least number; nothing would be left of the others."""
+
 
 @dataclass(frozen=True)
 class Dense:
@@ -93,14 +96,15 @@ class Dense:
 
         values = checked_float(logits, head, rows)
         if self.dtype == "q8":
-            return Encoded(_quantize(values))
+            return Encoded(_quantize(values, rows))
         stored = values.to({"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[self.dtype])
         overflow = (stored.isinf() & values.isfinite()).flatten(1).any(dim=1)
         if bool(overflow.any()):
             position = int(overflow.int().argmax())
+            wider = "dense:f32" if self.dtype == "bf16" else "dense:f32 or dense:bf16"
             raise InvalidLogits(
                 f"row {int(rows[position])}: a value of {float(values[position].abs().max()):.6g} is too large for "
-                f"{self.dtype}; use --encoding dense:f32 or dense:bf16"
+                f"{self.dtype}; use --encoding {wider}"
             )
         if self.dtype == "bf16":
             return Encoded({"values_bf16": to_numpy(stored.view(torch.uint16))})
@@ -129,8 +133,12 @@ class Dense:
             raise ValueError("logits with NaN, infinity, or a row without any finite value")
 
 
-def _quantize(values: Tensor) -> dict[str, NDArray[np.generic]]:
-    """Codes, scale and offset of (B, *shape, C) float32: value = offset + scale * code, in 255 equal steps."""
+def _quantize(values: Tensor, rows: NDArray[np.int64]) -> dict[str, NDArray[np.generic]]:
+    """Codes, scale and offset of (B, *shape, C) float32: value = offset + scale * code, in 255 equal steps.
+
+    Raises:
+        InvalidLogits: a row spans more than WIDEST; names it.
+    """
     import torch
 
     from softlabels.encodings.logits import to_numpy
@@ -138,8 +146,14 @@ def _quantize(values: Tensor) -> dict[str, NDArray[np.generic]]:
     finite = values.isfinite()
     low = torch.where(finite, values, torch.inf).amin(dim=-1)
     high = torch.where(finite, values, -torch.inf).amax(dim=-1)
-    # Half the range first: high - low may overflow float32.
-    scale = (high / LEVELS - low / LEVELS).clamp_min(torch.finfo(torch.float32).tiny)
+    span = high - low
+    if bool((span > WIDEST).any()):
+        position = int(span.reshape(len(rows), -1).amax(dim=1).argmax())
+        raise InvalidLogits(
+            f"row {int(rows[position])}: its values span {float(span.max()):.3g}, more than 8 bits can tell apart; use "
+            "--encoding dense:f32, or rule classes out by -infinity"
+        )
+    scale = (span / LEVELS).clamp_min(torch.finfo(torch.float32).tiny)
     codes = ((values / scale[..., None] - (low / scale)[..., None]).round()).clamp(0, LEVELS)
     codes = torch.where(finite, codes, float(RULED_OUT)).to(torch.uint8)
     return {"codes": to_numpy(codes), "scale": to_numpy(scale), "offset": to_numpy(low)}

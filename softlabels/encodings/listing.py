@@ -2,11 +2,13 @@
 
 A listing is padded: (B, K) logits and ids, descending, equal ones by ascending id; a row with fewer than K is filled up
 with entries of logit -inf and id 0. One exponential a class and temperature is all that choosing and the tail cost.
+
+Logits here are relative to the row's greatest: teachers whose logits lie around -10,000, or that rule classes out by
+float32's least number, lose no digits, and nothing overflows.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -44,8 +46,9 @@ class Listing:
     """Listed classes of a batch.
 
     Attributes:
-        values: (B, C) float32, all logits.
-        logits: (B, K) float32, descending; -inf where padded, or where the teacher ruled the class out.
+        values: (B, C) float32, all logits, less the row's greatest.
+        logits: (B, K) float32, those of listed classes, descending; -inf where padded, or where the teacher ruled the
+            class out.
         ids: (B, K) int64, 0 where padded.
         counts: (B,) int64, how many are no padding.
         places: (n,) int64, where in the flattened ``values`` the listed classes are.
@@ -61,24 +64,30 @@ class Listing:
     def masses(self, temperature: float) -> Masses:
         """Where the probability is at ``temperature``."""
         if temperature not in self._known:
-            shift = (self.values.amax(dim=-1) / temperature)[:, None]
-            weights = (self.values / temperature).sub_(shift).exp_()
-            self._known[temperature] = self._masses(temperature, weights, shift)
+            weights = self.values.exp() if temperature == 1 else (self.values / temperature).exp_()
+            self._known[temperature] = self._masses(temperature, weights)
         return self._known[temperature]
 
-    def _masses(self, temperature: float, weights: Tensor, shift: Tensor) -> Masses:
-        """From exp(values / T - shift), which is used up."""
+    def _masses(self, temperature: float, weights: Tensor) -> Masses:
+        """From exp(values / T), which is used up."""
         weights.view(-1).index_fill_(0, self.places, 0.0)
-        rest = weights.sum(dim=-1)
+        rest, shift = weights.sum(dim=-1), weights.new_zeros(len(weights))
         if bool((rest < VANISHING).any()):
             unlisted = (self.values / temperature).view(-1).index_fill(0, self.places, -torch.inf).view_as(weights)
-            shift = unlisted.amax(dim=-1, keepdim=True)
+            shift = unlisted.amax(dim=-1)
             shift = torch.where(shift.isfinite(), shift, 0.0)
-            weights = unlisted.sub_(shift).exp_()
+            weights = unlisted.sub_(shift[:, None]).exp_()
             rest = weights.sum(dim=-1)
-        log_rest = rest.log() + shift[:, 0]
-        normalizer = torch.logaddexp((self.logits / temperature).logsumexp(dim=-1), log_rest)
-        return Masses(normalizer, log_rest - normalizer, weights, (shift[:, 0] - normalizer).exp())
+        log_rest = rest.log() + shift
+        log_listed = (self.logits / temperature).logsumexp(dim=-1)
+        normalizer = torch.logaddexp(log_listed, log_rest)
+        # log(rest / (listed + rest)), to full precision also where hardly anything is listed.
+        log_tail = -torch.nn.functional.softplus(log_listed - log_rest)
+        return Masses(normalizer, log_tail, weights, (shift - normalizer).exp())
+
+    def log_probs(self) -> Tensor:
+        """(B, K) log-probabilities at T = 1 over all classes."""
+        return self.logits - self.masses(1.0).normalizer[:, None]
 
     def measure(
         self, temperatures: tuple[float, ...], *, residual: bool
@@ -96,8 +105,7 @@ class Listing:
         summed = None
         if residual:
             summed = to_numpy(torch.stack([one.scale @ one.weights for one in found])).astype(np.float64)
-        log_probs = self.logits - self.masses(1.0).normalizer[:, None]
-        return log_probs, torch.stack([one.log_tail for one in found], dim=-1), summed
+        return self.log_probs(), torch.stack([one.log_tail for one in found], dim=-1), summed
 
     def unlisted_probabilities(self, temperature: float) -> Tensor:
         """(B, C) float32 probability at ``temperature`` of classes that are not listed, 0 of those that are."""
@@ -108,8 +116,10 @@ class Listing:
 def likeliest(values: Tensor, k: int) -> Listing:
     """The ``k`` likeliest classes of each row of (B, C) logits."""
     top, ids = _descending(*values.topk(k, dim=-1))
+    greatest = top[:, :1]
     starts = torch.arange(len(values), device=values.device)[:, None] * values.shape[1]
-    return Listing(values, top, ids, torch.full((len(values),), k), (ids + starts).flatten())
+    counts = torch.full((len(values),), k)
+    return Listing(values - greatest, top - greatest, ids, counts, (ids + starts).flatten())
 
 
 def at_least(values: Tensor, probability: float, *, argmax: bool = True) -> Listing:
@@ -121,24 +131,24 @@ def at_least(values: Tensor, probability: float, *, argmax: bool = True) -> List
         argmax: list the likeliest class in any case.
     """
     rows, classes = values.shape
-    greatest = values.amax(dim=-1, keepdim=True)
-    weights = (values - greatest).exp_()
-    cutoff = weights.sum(dim=-1, keepdim=True).log_().add_(greatest + math.log(probability))
-    chosen = values >= cutoff
+    values = values - values.amax(dim=-1, keepdim=True)
+    weights = values.exp()
+    cutoff = probability * weights.sum(dim=-1, keepdim=True)
+    chosen = weights >= cutoff
     if argmax:
-        lacking = (greatest < cutoff)[:, 0].nonzero()[:, 0]
+        lacking = (cutoff > 1)[:, 0].nonzero()[:, 0]
         chosen[lacking, values[lacking].argmax(dim=-1)] = True
     places = _true_places(chosen)
     row, column = places // classes, places % classes
     counts = torch.bincount(row, minlength=rows)
-    top = values.new_full((rows, max(1, int(counts.max()))), -torch.inf)
+    top = values.new_full((rows, int(counts.max()) if len(row) else 1), -torch.inf)
     ids = torch.zeros_like(top, dtype=torch.int64)
     within = torch.arange(len(row), device=values.device) - (counts.cumsum(0) - counts)[row]
     top[row, within], ids[row, within] = values.reshape(-1)[places], column
     # Padding keeps its place at the end: nothing that was chosen is -inf.
     top, order = top.sort(dim=-1, descending=True, stable=True)
     listing = Listing(values, top, ids.gather(-1, order), counts, places)
-    listing._known[1.0] = listing._masses(1.0, weights, greatest)  # noqa: SLF001  the exponentials are at hand
+    listing._known[1.0] = listing._masses(1.0, weights)  # noqa: SLF001  the exponentials are at hand
     return listing
 
 

@@ -115,9 +115,8 @@ def _quantize(log_probs: Tensor) -> dict[str, NDArray[Any]]:
     finite = log_probs.isfinite()
     top = log_probs[:, 0].half()
     low = torch.where(finite, log_probs, torch.inf).amin(dim=-1)
-    # float16 holds steps down to 6e-8; the nearest float16 above keeps the last code at or under 254.
-    scale = ((top.float() - low).clamp_min(0) / LEVELS).half()
-    scale = torch.where(scale > 0, scale, torch.finfo(torch.float16).tiny).half()
+    half = torch.finfo(torch.float16)
+    scale = ((top.float() - low) / LEVELS).clamp(half.tiny, half.max).half()
     codes = ((top.float()[:, None] - log_probs) / scale.float()[:, None]).round().clamp(0, LEVELS)
     codes = torch.where(finite, codes, float(RULED_OUT["codes"])).to(torch.uint8)
     return {"codes": to_numpy(codes), "top": to_numpy(top), "scale": to_numpy(scale)}

@@ -109,12 +109,12 @@ class Sampled:
     ) -> Encoded:
         import torch
 
-        from softlabels.encodings.logits import checked_float, to_numpy
+        from softlabels.encodings.logits import to_numpy
         from softlabels.encodings.systematic import crossings
 
-        scaled = checked_float(logits, head, rows) / head.temperatures[0]
+        scaled = _scaled(logits, head, rows)
         tempered = scaled if self.exponent == 1 else scaled * self.exponent
-        weights = (tempered - tempered.amax(dim=-1, keepdim=True)).exp_()
+        weights = tempered.exp()
         u = torch.from_numpy(uniforms(words[:, None], np.arange(self.draws)[None, :])).to(scaled.device)
         drawn = crossings(weights, u * weights.sum(dim=-1, keepdim=True, dtype=torch.float64))
         ids = np.sort(to_numpy(drawn), axis=1)
@@ -224,18 +224,18 @@ class Threshold:
         import torch
 
         from softlabels.encodings.listing import at_least
-        from softlabels.encodings.logits import checked_float, to_numpy
+        from softlabels.encodings.logits import to_numpy
         from softlabels.encodings.systematic import crossings
 
-        values = checked_float(logits, head, rows) / head.temperatures[0]
+        values = _scaled(logits, head, rows)
         listing = at_least(values, self.tau, argmax=False)
         masses = listing.masses(1.0)
-        log_p = listing.logits - masses.normalizer[:, None]
         # Included at every whole number that u + cumulated inclusion probabilities cross.
         inclusion = masses.weights.mul_((masses.scale / self.tau)[:, None]).clamp_(max=1.0)
         u = torch.from_numpy(uniforms(words, np.array([OFFSET]))).to(values.device)
         drawn_counts = (inclusion.sum(dim=-1, dtype=torch.float64) + u).floor().long()
-        targets = torch.arange(1, max(1, int(drawn_counts.max())) + 1, device=values.device) - u[:, None]
+        most = max([1, *drawn_counts.tolist()])
+        targets = torch.arange(1, most + 1, device=values.device) - u[:, None]
         drawn = to_numpy(crossings(inclusion, targets))
         listed, drawn_many = to_numpy(listing.counts), to_numpy(drawn_counts)
         ids = np.concatenate([to_numpy(listing.ids), drawn], axis=1)
@@ -243,7 +243,7 @@ class Threshold:
         is_kept = np.concatenate(
             [np.arange(width) < listed[:, None], np.arange(drawn.shape[1]) < drawn_many[:, None]], axis=1
         )
-        codes = self._codes(to_numpy(log_p), to_numpy(listing.ids), words)
+        codes = self._codes(to_numpy(listing.log_probs()), to_numpy(listing.ids), words)
         return Encoded({
             COUNT: is_kept.sum(axis=1).astype(np.uint16),
             "ids": ids[is_kept].astype(id_dtype(head.classes)),
@@ -280,6 +280,14 @@ class Threshold:
             raise ValueError("more probabilities than classes in a row")
         if arrays["codes"].size and int(arrays["codes"].max()) > self.levels:
             raise ValueError(f"a code above {self.levels}")
+
+
+def _scaled(logits: Tensor, head: Head, rows: NDArray[np.int64]) -> Tensor:
+    """Checked logits over the head's temperature, less the greatest of each row: nothing overflows upwards."""
+    from softlabels.encodings.logits import checked_float
+
+    values = checked_float(logits, head, rows)
+    return (values - values.amax(dim=-1, keepdim=True)).div_(head.temperatures[0])
 
 
 def _sample(counts: NDArray[np.integer], ids: NDArray[Any], values: NDArray[np.float32], head: Head) -> SparseLabels:

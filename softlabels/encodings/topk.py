@@ -229,7 +229,7 @@ def _encode(listing: Listing, dtype: str, head: Head, *, residual: bool, codeboo
     log_probs, tails, summed = listing.measure(head.temperatures, residual=residual)
     arrays = {
         "ids": to_numpy(listing.ids).astype(id_dtype(head.classes)),
-        "tail": to_numpy(tails).astype(kept.tail_dtype),
+        "tail": to_numpy(tails.half() if kept.tail_dtype == "float16" else tails),
         **kept.encode(log_probs),
     }
     if codebook is not None:

@@ -143,7 +143,7 @@ def _measure(
         kl=kl,
         mass=mass,
         top1=float((likeliest == logits.argmax(axis=-1)).mean()),
-        entropy=float(-np.where(p > 0, p * log_p, 0.0).sum(axis=-1).mean()),
+        entropy=float(-(p * np.where(p > 0, log_p, 0.0)).sum(axis=-1).mean()),
         error=float(((reconstructed - p) ** 2).sum(axis=-1).mean()),
     )
 

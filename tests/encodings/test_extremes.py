@@ -1,0 +1,150 @@
+"""Logits as far as float32 goes, ties, masks, one class, no rows, 300,000 classes: every encoding, no warning."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from softlabels import encodings
+from softlabels.encodings import Codebook
+from softlabels.errors import InvalidLogits
+from softlabels.labels import Head, SparseLabels
+from softlabels.store.fidelity import measure
+
+LISTED = ["topk:1:f16", "topk:3:q8", "topk:3:d16", "adaptive:0.01:f16", "adaptive:0.01:q8", "adaptive:1:d2",
+          "adaptive:2e-05:d4", "topk:2:d4:3", "adaptive:0.1:f16:3"]  # fmt: skip
+SAMPLED = ["sampled:5", "sampled:5:0.5", "sampled:5:4", "threshold:0.9", "threshold:0.1", "threshold:0.001"]
+SPECS = ["dense:f32", "dense:bf16", "dense:q8", *LISTED, *SAMPLED]
+MASK = float(np.finfo(np.float32).min)
+"""What many models add where a class is ruled out."""
+
+
+def book(encoding, temperatures, classes):
+    if encoding.priors == 1:
+        return None
+    priors = np.random.default_rng(0).dirichlet(np.ones(classes), (len(temperatures), encoding.priors)) + 1e-9
+    return Codebook((priors / priors.sum(axis=-1, keepdims=True)).astype(np.float32))
+
+
+def labels_of(spec, logits, temperatures=(1.0,)):
+    """Encode, check as readers do, decode."""
+    encoding = encodings.parse(spec, classes=logits.shape[1])
+    kept = temperatures if encoding.has_tail else temperatures[:1]
+    codebook = book(encoding, kept, logits.shape[1])
+    digest = None if codebook is None else "0" * 64
+    head = Head(encoding=encoding.spec, classes=logits.shape[1], temperatures=kept, codebook=digest)
+    encoded = encoding.encode(logits, head, np.arange(len(logits)), residual=encoding.has_tail, codebook=codebook)
+    encoding.check(encoded.arrays, head)
+    return encoding.decode(encoded.arrays, head, None if codebook is None else codebook.priors), encoded, kept
+
+
+def log_softmax64(logits, temperature):
+    scaled = logits.double() / temperature
+    return (scaled - scaled.logsumexp(dim=1, keepdim=True)).numpy()
+
+
+def extreme_logits(kind, seed, classes):
+    noise = torch.randn(4, classes, generator=torch.Generator().manual_seed(seed))
+    masked = torch.rand(4, classes, generator=torch.Generator().manual_seed(seed + 1)) < 0.5
+    masked[:, seed % classes] = False
+    return {
+        "far below 0": 3 * noise - 10_000,
+        "far above 0": 3 * noise + 10_000,
+        "flat, far below 0": 1e-3 * noise - 10_000,
+        "spread out": 10_000 * noise,
+        "all of float32": 1e38 * noise.clamp(-3, 3),
+        "ties": noise.round(),
+        "all equal": torch.zeros(4, classes),
+        "ruled out": (3 * noise - 1000).masked_fill(masked, -torch.inf),
+        "masked by the least number": (3 * noise).masked_fill(masked, MASK),
+        "one-hot": torch.full((4, classes), -torch.inf).index_fill(1, torch.tensor([seed % classes]), -500.0),
+        "bfloat16": (4 * noise).bfloat16(),
+        "float16": (4 * noise).half(),
+    }[kind]
+
+
+KINDS = ["far below 0", "far above 0", "flat, far below 0", "spread out", "all of float32", "ties", "all equal",
+         "ruled out", "masked by the least number", "one-hot", "bfloat16", "float16"]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=6)
+@given(seed=st.integers(0, 2**20), classes=st.sampled_from([3, 50, 257]))
+def test_what_is_listed_and_what_is_left_are_those_of_float64(kind, seed, classes):
+    logits, temperatures = extreme_logits(kind, seed, classes), (1.0, 0.25, 4.0)
+    for spec in LISTED:
+        labels, encoded, _ = labels_of(spec, logits, temperatures)
+        is_listed = np.isfinite(labels.values)
+        mask = np.zeros(logits.shape, bool)
+        mask[np.nonzero(is_listed)[0], labels.ids[is_listed]] = True
+        for index, temperature in enumerate(temperatures):
+            p = np.exp(log_softmax64(logits, temperature))
+            left = np.where(mask, 0.0, p).sum(axis=1)
+            # float16 holds a tail to 2^-11 of itself and to 6e-8.
+            relative = 2e-3 * np.abs(np.log(np.maximum(left, 1e-300))) + 2e-3
+            np.testing.assert_array_less(np.abs(np.exp(labels.log_tail[:, index]) - left), left * relative + 1e-6)
+            assert encoded.residual.shape == (3, classes)
+            expected = np.where(mask, 0.0, p).sum(axis=0)
+            np.testing.assert_allclose(encoded.residual[index], expected, rtol=2e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("spec", SPECS)
+def test_every_fidelity_is_a_finite_number(spec, kind):
+    logits = extreme_logits(kind, 5, 50)
+    too_wide = {
+        ("dense:q8", "all of float32"): "row [0-3]: its values span .* use --encoding dense:f32",
+        ("dense:q8", "masked by the least number"): "row 0: its values span 3.4e.38.* rule classes out by -infinity",
+        ("dense:bf16", "masked by the least number"): "row 0: .* too large for bf16; use --encoding dense:f32$",
+    }
+    if (spec, kind) in too_wide:
+        with pytest.raises(InvalidLogits, match=too_wide[spec, kind]):
+            labels_of(spec, logits)
+        return
+    labels, _, kept = labels_of(spec, logits, (1.0, 2.0))
+    found = measure(logits.float().numpy(), labels, kept).to_json()
+    assert np.isfinite([*found.pop("kl").values(), *found.values()]).all()
+    assert 0 <= found["top1"] <= 1
+    if isinstance(labels, SparseLabels):
+        assert labels.ids.max() < 50
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_no_rows_are_no_rows(spec):
+    labels, encoded, _ = labels_of(spec, torch.zeros(0, 50), (1.0, 2.0))
+    assert len(labels) == 0
+    assert all(len(array) == 0 for array in encoded.arrays.values())
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if not spec.startswith(("topk:3", "topk:2"))])
+@pytest.mark.parametrize("value", [-5000.0, 0.0, 5000.0])
+def test_one_class_has_all_the_probability(spec, value):
+    labels, encoded, _ = labels_of(spec, torch.full((3, 1), value))
+    np.testing.assert_allclose(np.exp(labels.log_probs()), 1.0, rtol=1e-6)
+    assert encoded.residual is None or (encoded.residual == 0).all()
+
+
+@pytest.mark.parametrize("spec", ["topk:1:f16", "topk:3:d4", "adaptive:0.01:f16", "threshold:0.001", "sampled:5"])
+def test_three_hundred_thousand_classes_without_an_opinion(spec):
+    """What is listed has 3e-6 of the mass, less than a step of a logsumexp around -10,000."""
+    logits = 1e-3 * torch.randn(2, 300_000, generator=torch.Generator().manual_seed(0)) - 10_000
+    labels, encoded, kept = labels_of(spec, logits, (1.0, 2.0))
+    assert encoded.arrays["ids"].dtype == np.uint32
+    found = measure(logits.numpy(), labels, kept)
+    if isinstance(labels, SparseLabels) and not labels.unbiased:
+        truth = np.take_along_axis(log_softmax64(logits, 1.0), labels.ids, axis=1)
+        np.testing.assert_allclose(labels.listed_log_probs(), truth, atol=0.02)
+        assert max(found.kl.values()) < 1e-3, "a flat tail is what the uniform prior says"
+    else:
+        assert np.exp(labels.values).sum(axis=1) == pytest.approx(1, abs=2e-3)
+
+
+@pytest.mark.parametrize("spec", ["dense:f16", "topk:2", "adaptive:0.1", "sampled:3", "threshold:0.1"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_name_their_row(spec, value):
+    logits = torch.zeros(3, 8)
+    logits[1, 2] = value
+    encoding = encodings.parse(spec, classes=8)
+    with pytest.raises(InvalidLogits, match="row 101: 1 of 8 values are not finite"):
+        encoding.encode(logits, Head(encoding=encoding.spec, classes=8), np.arange(100, 103))
