@@ -113,6 +113,10 @@ class StoreBusy(StoreError):
     """Another writer holds what this one needs (only where the file system cannot put-if-absent)."""
 
 
+class StorageFailed(StoreError, OSError):
+    """The operating system refused (disk full, read-only, too many open files); nothing is wrong with the store."""
+
+
 class OutcomeUnknown(StoreError):
     """A commit may or may not have happened; nothing was deleted, run the same command again."""
 

@@ -62,15 +62,15 @@ def collect_garbage(path: str | Path, *, delete: bool = False, older_than: float
             found.append(Litter(file, size, reason))
     if delete:
         for litter in found:
-            files.delete(litter.path)
+            files.delete(root, litter.path)
     return found
 
 
 def _unreferenced(root: Path, descriptor: Descriptor) -> Iterator[tuple[Path, str]]:
-    for file in files.walk(root / files.TEMPORARY):
+    for file in files.walk(root, root / files.TEMPORARY):
         if file.suffix != ".lock":
             yield file, "never got a name: a writer died or was stopped"
-    for file in files.walk(root / "quarantine"):
+    for file in files.walk(root, root / "quarantine"):
         yield file, "set aside by repair"
     yield from _attempts(root, descriptor)
     yield from _beside_snapshots(root)
@@ -79,7 +79,7 @@ def _unreferenced(root: Path, descriptor: Descriptor) -> Iterator[tuple[Path, st
 def _attempts(root: Path, descriptor: Descriptor) -> Iterator[tuple[Path, str]]:
     """Shards and extras of attempts that were not committed."""
     for folder in ("shards", "extras"):
-        for file in files.walk(root / folder):
+        for file in files.walk(root, root / folder):
             match = WRITTEN_FOR.fullmatch(file.name)
             if not match:
                 continue
@@ -101,6 +101,6 @@ def _beside_snapshots(root: Path) -> Iterator[tuple[Path, str]]:
         if snapshot.probe is not None:
             named.add(layout.probe_path(root, number, snapshot.probe))
     for folder in ("snapshots", "probe"):
-        for file in files.walk(root / folder):
+        for file in files.walk(root, root / folder):
             if file.suffix in {".parquet", ".safetensors"} and file not in named:
                 yield file, "no snapshot names it: sealing was interrupted"

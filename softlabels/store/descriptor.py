@@ -25,8 +25,10 @@ LIMIT = 2**20
 
 MOST_CHUNKS = 256
 """Chunks of a unit, so that a record stays under 64 KiB."""
-MOST_CHUNK_BYTES = 2**27
-"""Bytes of a decoded column in one chunk."""
+MOST_CHUNK_BYTES = 2**26
+"""Bytes of the columns of one chunk together, decoded; a reader in 256 MB holds them and what it decodes them from."""
+MOST_ENCODED_BYTES = MOST_CHUNK_BYTES * 5 // 4
+"""Bytes of a chunk, or a footer, as stored."""
 MOST_HEADS = 64
 MOST_TEMPERATURES = 64
 CHUNK_TARGET = 2**20
@@ -89,6 +91,7 @@ class Descriptor:
             raise InvalidArgument(f"unknown codec {self.codec!r}; it is zstd or lz4")
         if not 1 <= len(self.heads) <= MOST_HEADS:
             raise InvalidArgument(f"a store has 1 to {MOST_HEADS} heads, not {len(self.heads)}")
+        self._check_names()
         self._check_sizes()
         self._check_codebooks()
 
@@ -98,12 +101,27 @@ class Descriptor:
                 raise InvalidArgument(f"head {name!r}: {head.encoding} and codebook {head.codebook} do not go together")
 
     def _check_sizes(self) -> None:
-        for name, column in self.columns().items():
-            if column.per is None and column.entry_bytes * self.chunk_rows > MOST_CHUNK_BYTES:
+        row = sum(column.entry_bytes for column in self.columns().values() if column.per is None)
+        if row * self.chunk_rows > MOST_CHUNK_BYTES:
+            raise InvalidArgument(
+                f"{self.chunk_rows:,} rows of {row:,} bytes would make {row * self.chunk_rows:,} bytes a chunk, where "
+                f"at most {MOST_CHUNK_BYTES:,} are allowed; use an encoding that keeps less, or fewer rows a chunk"
+            )
+        for name, head in self.heads.items():
+            sums = 8 * head.classes * len(head.temperatures)
+            if self.encoding(name).has_tail and sums > MOST_CHUNK_BYTES:
                 raise InvalidArgument(
-                    f"column {name!r} would have {column.entry_bytes * self.chunk_rows:,} bytes a chunk, where at most "
-                    f"{MOST_CHUNK_BYTES:,} are allowed; use an encoding that keeps less a row"
+                    f"head {name!r}: tails of {head.classes:,} classes at {len(head.temperatures)} temperatures have "
+                    f"{sums:,} bytes, where at most {MOST_CHUNK_BYTES:,} are kept; give fewer temperatures"
                 )
+
+    def _check_names(self) -> None:
+        """A head's name is a path component of shards, so it is kept plain, and apart where case is not told apart."""
+        for name in self.heads:
+            if not name.isidentifier() or not name.isascii() or len(name) > 64 or name in OWN_COLUMNS:
+                raise InvalidArgument(f"the head name {name!r} is not a plain one (letters, digits, underscore)")
+        if len({name.lower() for name in self.heads}) < len(self.heads):
+            raise InvalidArgument(f"head names differ in more than case, not {', '.join(self.heads)}; rename one")
 
     @property
     def grows(self) -> bool:
@@ -214,7 +232,7 @@ def parse_descriptor(data: bytes) -> Descriptor:
             f"softlabels reads version {VERSION} and {', '.join(KNOWN)}. Upgrade softlabels"
         )
     try:
-        heads = {_head_name(name): _head(head) for name, head in value["heads"].items()}
+        heads = {name: _head(head) for name, head in value["heads"].items()}
         descriptor = Descriptor(
             rows=value["rows"],
             unit_rows=value["unit_rows"],
@@ -258,13 +276,6 @@ def _digest(value: Any) -> str | None:
     if value is not None and not (isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)):
         raise ValueError(f"{value!r} where a BLAKE3 is expected")
     return value
-
-
-def _head_name(name: str) -> str:
-    """A head's name is a path component of shards, so it is kept plain."""
-    if not name.isidentifier() or not name.isascii() or len(name) > 64 or name in OWN_COLUMNS:
-        raise ValueError(f"the head name {name!r} is not a plain one (letters, digits, underscore)")
-    return name
 
 
 def default_geometry(row_bytes: float, rows: int | None) -> tuple[int, int]:

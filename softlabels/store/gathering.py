@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from softlabels.encodings import rows as ragged
 from softlabels.errors import StoreCorrupt
 from softlabels.labels import DISTRIBUTIONS, SoftLabels
-from softlabels.store import evidence
+from softlabels.store import evidence, layout
 from softlabels.store.codebooks import read_codebook
+from softlabels.store.damage import MEND, refused
 from softlabels.store.descriptor import LENGTH, Descriptor
 from softlabels.store.fidelity import as_rows, combine, measure
 from softlabels.store.records import Record
@@ -63,11 +64,9 @@ def gather(
 def _evidence_of(root: Path, descriptor: Descriptor, record: Record) -> dict[str, dict[str, NDArray[Any]]]:
     if record.extras is None:
         return {}
-    try:
+    with refused(layout.extras_path(root, record.unit, record.attempt), MEND):
         extras = UnitReader(root, descriptor, record).read_extras()
         return evidence.split_extras(extras, descriptor, record.rows)
-    except ValueError as error:
-        raise StoreCorrupt(f"the extras of unit {record.unit} are damaged: {error}") from error
 
 
 def _prior(

@@ -64,21 +64,21 @@ def probe_path(root: Path, number: int, digest: str) -> Path:
 
 def committed_units(root: Path) -> Iterator[int]:
     """Units that have a record, ascending."""
-    shelves = (name for name in files.list_names(root / "records") if re.fullmatch(r"[0-9]{2,9}", name))
+    shelves = (name for name in files.list_names(root, root / "records") if re.fullmatch(r"[0-9]{2,9}", name))
     for shelf in sorted(shelves, key=int):
-        for unit in sorted(_numbers(root / "records" / shelf)):
+        for unit in sorted(_numbers(root, root / "records" / shelf)):
             if _shelf(unit) == shelf:  # elsewhere nobody would look for it
                 yield unit
 
 
 def snapshot_numbers(root: Path) -> list[int]:
     """Numbers of the snapshots there are, ascending."""
-    return sorted(_numbers(root / "snapshots"))
+    return sorted(_numbers(root, root / "snapshots"))
 
 
-def _numbers(folder: Path) -> Iterator[int]:
+def _numbers(root: Path, folder: Path) -> Iterator[int]:
     """Numbers that name JSON files in a directory, in their one spelling."""
-    for name in files.list_names(folder):
+    for name in files.list_names(root, folder):
         match = NUMBERED.fullmatch(name)
         if match and name == f"{int(match[1]):08d}.json":
             yield int(match[1])

@@ -179,7 +179,8 @@ def _check_alike(store: Store, heads: dict[str, Head], teacher: str | None) -> N
     theirs = store.descriptor.teacher["digest"]
     if theirs != teacher:
         raise StoreConflict(
-            f"{store.root} was made by the teacher {theirs}, not {teacher}; labels of different teachers do not mix"
+            f"{store.root} was made by the teacher {theirs}, not {teacher}; labels of different teachers do not mix: "
+            "name stores of one teacher"
         )
     for name, head in heads.items():
         if (found := store.heads.get(name)) != head:
@@ -203,8 +204,9 @@ def _check_alike_labels(donors: Donors, pairs: NDArray[np.int64]) -> None:
         worst = np.max(apart, axis=0)
         unlike += [ours["key"][index].tobytes().hex() for index in np.flatnonzero(~(worst <= ALIKE))]
     if unlike:
+        roots = [str(one.root) for one in donors.stores]
         raise StoreConflict(
-            f"{len(unlike):,} rows have unlike labels in the stores: key {', '.join(unlike[:NAMED])}"
+            f"{len(unlike):,} rows have unlike labels in {', '.join(roots)}: key {', '.join(unlike[:NAMED])}"
             f"{', ...' if len(unlike) > NAMED else ''}. Was one made with other settings or data? To keep the labels "
             "of the store named first, use --conflicts first"
         )

@@ -157,11 +157,14 @@ class Footer:
         Raises:
             ValueError: pages that are not what a store holds.
         """
-        chunk = self._chunks[number]
+        chunk, total = self._chunks[number], 0
         found: dict[str, NDArray[Any]] = {}
         for name in names:
             start, size = self._places[number][name]
             values = self._values(found, name, chunk.rows)
+            total += values * np.dtype(self._columns[name].dtype).itemsize
+            if total > MOST_CHUNK_BYTES:
+                raise ValueError(f"a chunk holds more than {MOST_CHUNK_BYTES:,} bytes up to column {name!r}")
             _check_pages(data[start : start + size], self._columns[name], values)
             found[name] = self._read(data, number, name, found)
         return found
@@ -177,8 +180,6 @@ class Footer:
             empty += int((found[per] == 0).sum())
             per = self._columns[per].per
         entries = rows.entries(found, self._columns, name)
-        if entries > MOST_CHUNK_BYTES // column.entry_bytes:
-            raise ValueError(f"column {name!r} counts {entries:,} entries in one chunk")
         return entries * int(np.prod(column.shape, dtype=np.int64)) + empty
 
     def _read(self, data: bytes, number: int, name: str, found: Mapping[str, NDArray[Any]]) -> NDArray[Any]:

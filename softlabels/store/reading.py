@@ -22,7 +22,7 @@ from softlabels.labels import Head, SoftLabels
 from softlabels.store import layout
 from softlabels.store.codebooks import read_codebook
 from softlabels.store.descriptor import LENGTH, Descriptor
-from softlabels.store.snapshots import Snapshot, open_root, read_arrays, read_snapshot, read_table
+from softlabels.store.snapshots import Snapshot, open_root, read_prior, read_probe, read_snapshot, read_table
 from softlabels.store.units import UnitReader, head_arrays, native, read_record
 
 READERS_KEPT = 1024
@@ -53,7 +53,10 @@ def open_store(path: str | Path, *, snapshot: int | None = None, digest: str | N
     if found.descriptor != descriptor.digest:
         raise StoreCorrupt(f"{root}: the descriptor is not the one that was sealed; fetch the store again")
     if digest is not None and found.digest != digest:
-        raise StoreCorrupt(f"{root}: snapshot {found.number} has digest {found.digest}, not {digest} as asked for")
+        raise StoreCorrupt(
+            f"{root}: snapshot {found.number} has digest {found.digest}, not {digest} as asked for; fetch the store "
+            "again, or name the snapshot you want"
+        )
     return Store(root, descriptor, found)
 
 
@@ -85,8 +88,8 @@ class Store:
         self.descriptor = descriptor
         self.snapshot = snapshot
         table = read_table(root, snapshot, ["rows", "record"])
-        self._records = table.column("record")  # left to Arrow: as Python strings they would take twice the memory
-        counts = np.asarray(table.column("rows"), dtype=np.int64)
+        self._records = table["record"]  # bytes in one array: as strings they would take twice the memory
+        counts = table["rows"]
         if (counts < 1).any() or (counts > descriptor.unit_rows).any() or counts.sum() != snapshot.rows:
             raise StoreCorrupt(f"{root}: the table of units does not add up to {snapshot.rows} rows; fetch it again")
         self._unit_rows = counts
@@ -245,9 +248,7 @@ class Store:
         if (codebook := self.codebook(head)) is not None:
             return codebook.priors
         if self._priors is None:
-            digest = self.snapshot.prior
-            path = layout.prior_path(self.root, self.snapshot.number, digest or "")
-            found = {} if digest is None else read_arrays(path, digest)
+            found = read_prior(self.root, self.snapshot)
             for name, kind in self.descriptor.heads.items():
                 prior, shape = found.get(f"{name}/prior"), (len(kind.temperatures), kind.classes)
                 if prior is not None and (prior.shape != shape or not (prior > 0).all()):
@@ -269,11 +270,8 @@ class Store:
 
     def probe(self, head: str = "logits") -> Probe | None:
         """The rows kept dense; None where there are none."""
-        if self.snapshot.probe is None:
-            return None
         if self._probe is None:
-            path = layout.probe_path(self.root, self.snapshot.number, self.snapshot.probe)
-            self._probe = read_arrays(path, self.snapshot.probe)
+            self._probe = read_probe(self.root, self.snapshot)
         if f"{head}/rows" not in self._probe:
             return None
         return Probe(self._probe[f"{head}/rows"], self._probe[f"{head}/logits"], self._probe.get(f"{head}/positions"))
@@ -282,7 +280,7 @@ class Store:
         reader = self._readers.get(unit)
         if reader is None:
             record = read_record(self.root, unit, self.descriptor)
-            if record.digest != self._records[unit].as_py():
+            if record.digest != self._records[unit].decode("latin-1"):
                 raise StoreCorrupt(
                     f"unit {unit} of {self.root} is not the one that was sealed; "
                     "run softlabels seal if you made it again"

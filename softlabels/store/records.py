@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from softlabels.store import canonical
-from softlabels.store.descriptor import Descriptor
+from softlabels.store.arrays import LARGEST as LARGEST_ARRAYS
+from softlabels.store.descriptor import MOST_ENCODED_BYTES, Descriptor
 from softlabels.store.fidelity import Fidelity
 from softlabels.store.layout import ATTEMPT
 from softlabels.store.sink import LARGEST, Range
@@ -134,6 +135,8 @@ def _check_geometry(record: Record, unit: int, descriptor: Descriptor) -> None:
     for piece in (*record.chunks, record.footer):
         if piece.offset != end or piece.size == 0:
             raise ValueError("its byte ranges have gaps or overlap")
+        if piece.size > MOST_ENCODED_BYTES:
+            raise ValueError(f"a chunk of {piece.size:,} bytes, where at most {MOST_ENCODED_BYTES:,} are allowed")
         end += piece.size
     if end != record.size or record.size > LARGEST:
         raise ValueError(f"its byte ranges end at {end:,}, its shard at {record.size!r}")
@@ -156,8 +159,8 @@ def _range(value: Mapping[str, Any], *, rows: int) -> Range:
 
 def _extras(value: Mapping[str, Any]) -> tuple[int, str]:
     size = value["size"]
-    if not isinstance(size, int) or isinstance(size, bool) or not 0 < size <= LARGEST:
-        raise ValueError(f"{size!r} where a count of bytes is expected")
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 < size <= LARGEST_ARRAYS:
+        raise ValueError(f"{size!r} bytes of extras, where 1 to {LARGEST_ARRAYS:,} are allowed")
     return size, _hash(value["blake3"])
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from blake3 import blake3
+
+from softlabels.store import files
 
 LARGEST = 2**32 - 1
 """Bytes of a shard: a zip is kept to its plain form."""
@@ -52,7 +55,8 @@ class Sink:
         length = len(memoryview(data).cast("B"))
         if self.size + length > LARGEST:
             raise ValueError("a shard is at most 4 GiB; choose fewer rows a unit with --unit-rows")
-        self._file.write(data)
+        with files.told_apart(Path("a new shard"), writing=True):
+            self._file.write(data)
         self._whole.update(data)
         self._range.update(data)
         self.size += length
@@ -60,7 +64,8 @@ class Sink:
 
     def read(self, offset: int, size: int) -> bytes:
         """Bytes that were written, from ``offset``."""
-        self._file.flush()
+        with files.told_apart(Path("a new shard"), writing=True):
+            self._file.flush()
         return os.pread(self._file.fileno(), size, offset)
 
     def tell(self) -> int:

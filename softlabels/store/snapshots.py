@@ -6,35 +6,25 @@ table of units (which holds each record's digest, which holds each shard's), the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from blake3 import blake3
 from numpy.typing import NDArray
-from safetensors.numpy import save as save_arrays
 
 from softlabels.errors import StoreCorrupt, StoreIncomplete, StoreNotFound
-from softlabels.store import canonical, files, layout
+from softlabels.store import arrays, canonical, files, layout, table
+from softlabels.store.damage import FETCH, MEND, SEAL, refused
 from softlabels.store.descriptor import Descriptor
+from softlabels.store.fidelity import Fidelity
 from softlabels.store.gathering import gather
-from softlabels.store.records import Record
+from softlabels.store.records import HASH, Record
 from softlabels.store.units import read_record
 from softlabels.store.writing import read_descriptor
 
 LIMIT = 2**20
-
-TABLE = pa.schema(
-    [("unit", pa.int64()), ("first_row", pa.int64()), ("rows", pa.int64()), ("attempt", pa.string()),
-     ("size", pa.int64()), ("blake3", pa.string()), ("record", pa.string()), ("keys", pa.string())]
-)  # fmt: skip
-"""Columns of the table of units; ``record`` is the record's digest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +81,9 @@ def seal(path: str | Path) -> Snapshot:
     found = [read_record(root, unit, descriptor) for unit in range(count)]
     for record in found:
         _check_shard_size(root, descriptor, record)
-    table = _table_bytes(found)
+    listed = table.to_bytes(found)
     last = _latest(root)
-    if last is not None and last.table == blake3(table).hexdigest():
+    if last is not None and last.table == blake3(listed).hexdigest():
         return last
     number = 1 if last is None else last.number + 1
     priors, probe, fidelity = gather(root, descriptor, found)
@@ -106,12 +96,12 @@ def seal(path: str | Path) -> Snapshot:
         "rows": sum(record.rows for record in found),
         "units": count,
         "bytes": sum(record.size for record in found),
-        "table": blake3(table).hexdigest(),
+        "table": blake3(listed).hexdigest(),
         "prior": _put(root, number, priors, layout.prior_path),
         "probe": _put(root, number, probe, layout.probe_path),
         "fidelity": fidelity,
     }
-    files.put_if_absent(root, layout.table_path(root, number, str(body["table"])), table)
+    files.put_if_absent(root, layout.table_path(root, number, str(body["table"])), listed)
     document = canonical.to_bytes(body | {"digest": canonical.digest(body)})
     files.put_if_absent(root, layout.snapshot_path(root, number), document)
     return read_snapshot(root, number)
@@ -124,10 +114,7 @@ def open_root(path: str | Path) -> tuple[Path, Descriptor]:
         StoreNotFound: no store there.
     """
     root = Path(path)
-    try:
-        return root, read_descriptor(root)
-    except (FileNotFoundError, NotADirectoryError):
-        raise StoreNotFound(f"{root} is no store of labels (it has no {layout.DESCRIPTOR})") from None
+    return root, read_descriptor(root)
 
 
 def read_snapshot(root: Path, number: int) -> Snapshot:
@@ -138,62 +125,76 @@ def read_snapshot(root: Path, number: int) -> Snapshot:
         StoreCorrupt: it is damaged.
     """
     path = layout.snapshot_path(root, number)
+    with refused(path, SEAL, StoreNotFound):
+        return _parse(files.read(root, path, LIMIT), number)
+
+
+def _parse(data: bytes, number: int) -> Snapshot:
+    value = canonical.parse(data, LIMIT)
+    body = {name: part for name, part in value.items() if name != "digest"}
+    if canonical.digest(body) != value.get("digest"):
+        raise ValueError("its digest does not match its content")
+    if value.get("format") != "softlabels-snapshot" or value.get("version") != 1:
+        raise ValueError(f"its format is {value.get('format')!r}, version {value.get('version')!r}")
     try:
-        value = canonical.parse(files.read(path, LIMIT), LIMIT)
-        body = {name: part for name, part in value.items() if name != "digest"}
-        if canonical.digest(body) != value.get("digest"):
-            raise ValueError("its digest does not match its content")
-        if body["number"] != number:
-            raise ValueError(f"it says it is snapshot {body['number']!r}")
-        if value.get("format") != "softlabels-snapshot" or value.get("version") != 1:
-            raise ValueError(f"its format is {value.get('format')!r}, version {value.get('version')!r}")
-        names = Snapshot.__dataclass_fields__
-        return Snapshot(**{name: value[name] for name in names})
-    except FileNotFoundError:
-        raise StoreNotFound(f"{root} has no snapshot {number}") from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise StoreCorrupt(
-            f"{path} is damaged: {error}; delete it and run softlabels seal, or fetch it again"
-        ) from error
+        found = Snapshot(**{name: value[name] for name in Snapshot.__dataclass_fields__})
+        _check(found, number)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__} {error} where a snapshot says what was sealed") from error
+    return found
 
 
-def read_table(root: Path, snapshot: Snapshot, columns: list[str] | None = None) -> pa.Table:
-    """The table of units of a snapshot, checked; all its columns for None.
+def _check(found: Snapshot, number: int) -> None:
+    """Raise ValueError (or what a value of another type raises) unless a snapshot can be what it says."""
+    if found.number != number:
+        raise ValueError(f"it says it is snapshot {found.number!r}")
+    for count in (found.rows, found.units, found.bytes):
+        if type(count) is not int or not 0 < count < 2**63:
+            raise ValueError(f"{count!r} where a count is expected")
+    if found.units > table.MOST_UNITS:
+        raise ValueError(f"{found.units:,} units, where at most {table.MOST_UNITS:,} are allowed")
+    optional = [digest for digest in (found.previous, found.prior, found.probe) if digest is not None]
+    for digest in (found.descriptor, found.table, *optional):
+        if not HASH.fullmatch(digest):
+            raise ValueError(f"{digest!r} where a BLAKE3 is expected")
+    for measured in found.fidelity.values():
+        units = measured.get("units", measured)
+        for part in (measured, units, units.get("poorest", measured)):
+            Fidelity.from_json({"error": 0.0, **part})  # snapshots of before the error was measured lack it
+
+
+def read_table(
+    root: Path, snapshot: Snapshot, columns: Sequence[str] = tuple(table.COLUMNS)
+) -> dict[str, NDArray[Any]]:
+    """Columns of the table of units of a snapshot, checked; see table.parse.
 
     Raises:
         StoreCorrupt: missing or damaged.
     """
     path = layout.table_path(root, snapshot.number, snapshot.table)
-    try:
-        data = files.read(path, 2**32)
+    with refused(path, SEAL):
+        data = files.read(root, path, table.limit(snapshot.units))
         if blake3(data).hexdigest() != snapshot.table:
             raise ValueError("it is not the table that was sealed")
-        # One thread and no read-ahead: Arrow's thread pools may abort the process when it exits soon after.
-        file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
-        table = file.read(columns, use_threads=False)
-        if file.schema_arrow != TABLE or table.num_rows != snapshot.units:
-            raise ValueError("it does not list the store's units")
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise StoreCorrupt(f"{path} is missing or damaged: {error}; run softlabels seal, or fetch it again") from error
-    return table
+        return table.parse(data, snapshot.units, columns)
 
 
-def read_arrays(path: Path, digest: str) -> dict[str, NDArray[Any]]:
-    """Arrays kept with a snapshot (tail priors, probe), checked.
+def read_prior(root: Path, snapshot: Snapshot) -> dict[str, NDArray[Any]]:
+    """The tail priors kept with a snapshot; none where there are none.
 
     Raises:
         StoreCorrupt: missing or damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load as load_arrays
+    if snapshot.prior is None:
+        return {}
+    return arrays.read(root, layout.prior_path(root, snapshot.number, snapshot.prior), snapshot.prior, FETCH)
 
-    try:
-        data = files.read(path, 2**32)
-        if blake3(data).hexdigest() != digest:
-            raise ValueError("it is not what was sealed")
-        return dict(load_arrays(data))
-    except (OSError, ValueError, SafetensorError) as error:
-        raise StoreCorrupt(f"{path} is missing or damaged: {error}; fetch it again") from None
+
+def read_probe(root: Path, snapshot: Snapshot) -> dict[str, NDArray[Any]]:
+    """The dense rows kept with a snapshot; none where there are none. StoreCorrupt as for read_prior."""
+    if snapshot.probe is None:
+        return {}
+    return arrays.read(root, layout.probe_path(root, snapshot.number, snapshot.probe), snapshot.probe, FETCH)
 
 
 def _latest(root: Path) -> Snapshot | None:
@@ -203,35 +204,16 @@ def _latest(root: Path) -> Snapshot | None:
 
 def _check_shard_size(root: Path, descriptor: Descriptor, record: Record) -> None:
     path = layout.shard_path(root, record.unit, record.attempt, descriptor.shard_format)
-    size = path.stat().st_size if path.is_file() else None
+    size = files.size(path)
     if size != record.size:
         what = "is missing" if size is None else f"has {size:,} bytes where {record.size:,} were committed"
-        raise StoreCorrupt(f"{path} {what}; run softlabels repair, then generate again")
+        raise StoreCorrupt(f"{path} {what}; {MEND}")
 
 
-def _table_bytes(found: list[Record]) -> bytes:
-    rows = [record.rows for record in found]
-    columns = [
-        [record.unit for record in found],
-        list(accumulate([0, *rows[:-1]])),
-        rows,
-        [record.attempt for record in found],
-        [record.size for record in found],
-        [record.blake3 for record in found],
-        [record.digest for record in found],
-        [record.keys for record in found],
-    ]
-    buffer = BytesIO()
-    table = pa.table(columns, schema=TABLE)
-    pq.write_table(table, buffer, compression="zstd", use_dictionary=False, write_page_checksum=True)
-    return buffer.getvalue()
-
-
-def _put(root: Path, number: int, arrays: dict[str, NDArray[Any]], name: Any) -> str | None:
+def _put(root: Path, number: int, found: dict[str, NDArray[Any]], name: Callable[[Path, int, str], Path]) -> str | None:
     """Keep arrays with the snapshot under a name that holds their hash; the hash, or None for no arrays."""
-    if not arrays:
+    if not found:
         return None
-    data = save_arrays({key: np.ascontiguousarray(array) for key, array in arrays.items()})
-    digest = str(blake3(data).hexdigest())
+    data, digest = arrays.to_bytes(found)
     files.put_if_absent(root, name(root, number, digest), data)
     return digest

@@ -6,18 +6,19 @@ Order of the checks (docs/FORMAT.md, section 8): length, BLAKE3, decompression t
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_arrays
 
-from softlabels.errors import ShardMissing, StoreCorrupt
-from softlabels.store import files, layout, records
+from softlabels.encodings import rows as ragged
+from softlabels.encodings.protocol import COUNT
+from softlabels.errors import ShardMissing
+from softlabels.store import arrays, files, layout, records
+from softlabels.store.damage import MEND, refused
 from softlabels.store.descriptor import LENGTH, Descriptor
 from softlabels.store.records import Record
 from softlabels.store.shards import ChunkReader
@@ -26,9 +27,10 @@ from softlabels.store.sink import Range
 KEPT_BYTES = 2**24
 """A larger chunk's memory is given back at once."""
 
-_THREAD = threading.local()
+PADDED = 2**22
+"""Entries checked at a time, rows padded to the longest of them."""
 
-MEND = "run softlabels repair, then generate again to fill the hole, or fetch the store again"
+_THREAD = threading.local()
 
 
 def read_record(root: Path, unit: int, descriptor: Descriptor) -> Record:
@@ -38,12 +40,8 @@ def read_record(root: Path, unit: int, descriptor: Descriptor) -> Record:
         StoreCorrupt: missing, damaged or of another store.
     """
     path = layout.record_path(root, unit)
-    try:
-        return records.parse_record(files.read(path, records.LIMIT), unit, descriptor)
-    except FileNotFoundError as error:
-        raise StoreCorrupt(f"{path} is missing: unit {unit} has no record; {MEND}") from error
-    except (ValueError, OSError) as error:
-        raise StoreCorrupt(f"{path} is damaged: {error}; {MEND}") from error
+    with refused(path, f"unit {unit} has no record; {MEND}"):
+        return records.parse_record(files.read(root, path, records.LIMIT), unit, descriptor)
 
 
 class UnitReader:
@@ -57,6 +55,7 @@ class UnitReader:
 
     def __init__(self, root: Path, descriptor: Descriptor, record: Record) -> None:
         self.record = record
+        self._root = root
         self._descriptor = descriptor
         self._columns = descriptor.columns()
         self._encodings = {name: descriptor.encoding(name) for name in descriptor.heads}
@@ -87,24 +86,18 @@ class UnitReader:
             StoreCorrupt: other bytes than were committed, or values no encoder writes.
         """
         wanted = list(self._columns if columns is None else columns)
-        try:
+        with refused(self.path, MEND, ShardMissing, f", chunk {number}"):
             if self._chunks.needs_footer:
                 self._chunks.set_footer(self._verified(self.record.footer))
             found = self._chunks.read(self._verified(self.record.chunks[number]), number, wanted, out)
             if check:
                 self._check(found)
-        except FileNotFoundError as error:
-            raise ShardMissing(
-                f"{self.path} is missing, though unit {self.record.unit} is committed; {MEND}"
-            ) from error
-        except (ValueError, OSError) as error:
-            raise StoreCorrupt(f"{self.path}, chunk {number} is damaged: {error}; {MEND}") from error
-        return found
+            return found
 
     def _verified(self, piece: Range) -> memoryview:
         """The bytes of a range, once they are sure to be those that were committed; until this thread reads again."""
         data = _scratch(piece.size)
-        files.read_range(self.path, piece.offset, data, of=self.record.size)
+        files.read_range(self._root, self.path, piece.offset, data, of=self.record.size)
         if blake3(data).hexdigest() != piece.blake3:
             raise ValueError(f"bytes {piece.offset:,} to {piece.offset + piece.size:,} are not what was committed")
         return data
@@ -118,21 +111,30 @@ class UnitReader:
         if self.record.extras is None:
             return {}
         size, digest = self.record.extras
-        try:
-            data = files.read(self._extras_path, size)
-            if len(data) != size or blake3(data).hexdigest() != digest:
-                raise ValueError("it is not what was committed")
-            return dict(load_arrays(data))
-        except (OSError, ValueError, SafetensorError) as error:
-            raise StoreCorrupt(f"{self._extras_path} is missing or damaged: {error}; {MEND}") from None
+        return arrays.read(self._root, self._extras_path, digest, MEND, limit=size)
 
     def _check(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Values that no encoder writes: checked for every head that was read whole."""
         for name, head in self._descriptor.heads.items():
-            arrays = head_arrays(columns, name)
-            arrays.pop(LENGTH, None)
-            if set(arrays) == set(self._encodings[name].columns(head)):
-                self._encodings[name].check(arrays, head)
+            found = head_arrays(columns, name)
+            found.pop(LENGTH, None)
+            columns_of_head = self._encodings[name].columns(head)
+            if set(found) == set(columns_of_head):
+                parts = [found]
+                if COUNT in found:
+                    parts = [ragged.cut(found, columns_of_head, *block) for block in _blocks(found[COUNT])]
+                for part in parts:
+                    self._encodings[name].check(part, head)
+
+
+def _blocks(counts: NDArray[np.integer[Any]]) -> Iterator[tuple[int, int]]:
+    """Ranges of rows to check together: checking pads rows to the longest, of which there may be few."""
+    start = 0
+    while start < len(counts):
+        longest = np.maximum.accumulate(counts[start : start + PADDED].astype(np.int64))
+        fits = int((longest * np.arange(1, len(longest) + 1) <= PADDED).sum())
+        yield start, start + max(1, fits)
+        start += max(1, fits)
 
 
 def _scratch(size: int) -> memoryview:

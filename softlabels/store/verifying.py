@@ -9,13 +9,13 @@ from typing import Any
 
 from blake3 import blake3
 
-from softlabels.errors import StoreCorrupt, StoreNotFound
+from softlabels.errors import StorageFailed, StoreCorrupt, StoreNotFound
 from softlabels.store import files, layout
 from softlabels.store.codebooks import read_codebook
 from softlabels.store.descriptor import Descriptor
 from softlabels.store.fidelity import Fidelity
 from softlabels.store.records import Record
-from softlabels.store.snapshots import Snapshot, open_root, read_arrays, read_snapshot, read_table
+from softlabels.store.snapshots import open_root, read_prior, read_probe, read_snapshot, read_table
 from softlabels.store.units import UnitReader, read_record
 from softlabels.store.verified import Ledger
 
@@ -113,11 +113,11 @@ def repair(path: str | Path, report: Report | None = None) -> list[int]:
         record = layout.record_path(root, unit)
         # The record first: from then on the unit is a hole, whatever happens to us.
         if record.exists():
-            files.move(record, root / QUARANTINE / record.relative_to(root))
+            files.move(root, record, root / QUARANTINE / record.relative_to(root))
         shelf = layout.shard_path(root, unit, "", descriptor.shard_format).parent
-        for name in files.list_names(shelf):
+        for name in files.list_names(root, shelf):
             if name.startswith(f"{unit:08d}-"):
-                files.move(shelf / name, root / QUARANTINE / shelf.relative_to(root) / name)
+                files.move(root, shelf / name, root / QUARANTINE / shelf.relative_to(root) / name)
     return damaged
 
 
@@ -135,7 +135,7 @@ def describe_store(path: str | Path) -> dict[str, Any]:
     snapshot = read_snapshot(root, numbers[-1]) if numbers else None
     committed = list(layout.committed_units(root))
     if snapshot is not None:
-        catalogue = pl.DataFrame(pl.from_arrow(read_table(root, snapshot)))
+        catalogue = pl.DataFrame(read_table(root, snapshot, ["rows", "size"]))
     else:
         found = [read_record(root, unit, descriptor) for unit in committed]
         columns = {"rows": [record.rows for record in found], "size": [record.size for record in found]}
@@ -158,7 +158,7 @@ def describe_store(path: str | Path) -> dict[str, Any]:
         "shard": {"format": descriptor.shard_format, "codec": descriptor.codec},
         "grows": descriptor.grows,
         "snapshots": len(numbers),
-        "quarantined": sum(1 for file in files.walk(root / QUARANTINE) if file.parent.parent.name == "records"),
+        "quarantined": sum(1 for file in files.walk(root, root / QUARANTINE) if file.parent.parent.name == "records"),
         "software": _software(root, descriptor, committed),
         "heads": {
             name: head.to_json() | {"fidelity": fidelity.get(name), "warning": _warning(fidelity.get(name))}
@@ -188,21 +188,15 @@ def _verify_snapshots(root: Path, descriptor: Descriptor, report: Report) -> dic
         snapshot = read_snapshot(root, number)
         if snapshot.descriptor != descriptor.digest:
             report.bad.append(Problem(None, str(layout.snapshot_path(root, number)), "it is of another store"))
-        _verify_kept(root, snapshot)
+        read_prior(root, snapshot)
+        read_probe(root, snapshot)
         for head in descriptor.heads:
             read_codebook(root, descriptor, head)
-        table = read_table(root, snapshot)
+        table = read_table(root, snapshot, ["unit", "record"])
     except (StoreCorrupt, StoreNotFound) as error:
         report.bad.append(Problem(None, str(layout.snapshot_path(root, number)), str(error)))
         return {}
-    return dict(zip(table.column("unit").to_pylist(), table.column("record").to_pylist(), strict=True))
-
-
-def _verify_kept(root: Path, snapshot: Snapshot) -> None:
-    if snapshot.prior is not None:
-        read_arrays(layout.prior_path(root, snapshot.number, snapshot.prior), snapshot.prior)
-    if snapshot.probe is not None:
-        read_arrays(layout.probe_path(root, snapshot.number, snapshot.probe), snapshot.probe)
+    return dict(zip(table["unit"].tolist(), (digest.decode("latin-1") for digest in table["record"]), strict=True))
 
 
 def _verify_unit(
@@ -228,7 +222,7 @@ def _verify_unit(
     if ledger is not None and ledger.knows(record, reader.path, deep=deep):
         report.skipped += 1
         return
-    problem = _shard_problem(reader.path, record)
+    problem = _shard_problem(root, reader.path, record)
     if problem is not None:
         report.bad.append(Problem(unit, str(reader.path), problem))
         return
@@ -243,14 +237,16 @@ def _verify_unit(
         ledger.add(record, reader.path, deep=deep)
 
 
-def _shard_problem(path: Path, record: Record) -> str | None:
+def _shard_problem(root: Path, path: Path, record: Record) -> str | None:
     """What is wrong with a shard's bytes; None for nothing."""
     hasher = blake3()
     try:
-        size = files.read_pieces(path, hasher.update)
+        size = files.read_pieces(root, path, hasher.update)
     except FileNotFoundError:
         return "the shard is missing"
-    except OSError as error:
+    except StorageFailed:
+        raise
+    except (ValueError, OSError) as error:
         return f"it cannot be read: {error}"
     if size != record.size:
         return f"it has {size:,} bytes where {record.size:,} were committed"

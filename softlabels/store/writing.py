@@ -7,6 +7,7 @@ for a unit leave one record, and the loser's shard is litter too. Nothing is eve
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -17,14 +18,14 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
-from safetensors.numpy import save as save_arrays
 
 from softlabels import __version__
 from softlabels.encodings import Codebook
 from softlabels.encodings import rows as ragged
-from softlabels.errors import InvalidArgument, StoreConflict, StoreCorrupt, StoreError
-from softlabels.store import canonical, files, layout
+from softlabels.errors import InvalidArgument, StoreConflict, StoreError, StoreNotFound
+from softlabels.store import arrays, canonical, files, layout
 from softlabels.store.codebooks import read_codebook, write_codebook
+from softlabels.store.damage import FETCH, refused
 from softlabels.store.descriptor import LIMIT, MOST_CHUNK_BYTES, Descriptor, parse_descriptor
 from softlabels.store.fidelity import Fidelity
 from softlabels.store.records import LIMIT as RECORD_LIMIT
@@ -51,12 +52,12 @@ def create_or_open(
     if root.exists() and not root.is_dir():
         raise StoreConflict(f"{root} is a file; name a directory for the store")
     if not existing.exists():
-        others = [name for name in files.list_names(root) if name not in {files.TEMPORARY, layout.CODEBOOKS}]
+        others = [name for name in files.list_names(root, root) if name not in {files.TEMPORARY, layout.CODEBOOKS}]
         if others:
             raise StoreConflict(
                 f"{root} holds {', '.join(others[:3])} and no store; name an empty or a new directory with --out"
             )
-        files.make_directory(root)
+        files.make_directory(root, root)
         for codebook in (codebooks or {}).values():
             write_codebook(root, codebook)
         files.put_if_absent(root, existing, canonical.to_bytes(descriptor.to_json()))
@@ -73,17 +74,13 @@ def read_descriptor(root: Path) -> Descriptor:
     """The descriptor of the store at ``root``.
 
     Raises:
-        FileNotFoundError: there is none.
+        StoreNotFound: there is none.
         StoreCorrupt: it is damaged.
         StoreUnsupported: it needs a newer softlabels.
     """
     path = root / layout.DESCRIPTOR
-    try:
-        return parse_descriptor(files.read(path, LIMIT))
-    except FileNotFoundError:
-        raise
-    except (ValueError, OSError) as error:
-        raise StoreCorrupt(f"{path} is damaged: {error}. Fetch it again from where the store came from") from error
+    with refused(path, f"so {root} is no store of labels, or not whole; {FETCH}", StoreNotFound):
+        return parse_descriptor(files.read(root, path, LIMIT))
 
 
 def _difference(found: Descriptor, wanted: Descriptor) -> str:
@@ -139,7 +136,7 @@ class StoreWriter:
             FileNotFoundError: it is not committed.
             ValueError: its record is damaged.
         """
-        data = files.read(layout.record_path(self.root, unit), RECORD_LIMIT)
+        data = files.read(self.root, layout.record_path(self.root, unit), RECORD_LIMIT)
         return parse_record(data, unit, self.descriptor)
 
     def begin(self, unit: int) -> UnitWriter:
@@ -180,8 +177,11 @@ class UnitWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        # What is dropped may fail to be dropped, on a disk that is full; what made us drop it is what to hear of.
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
 
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Add rows: (n, *shape) of every column, in the descriptor's dtypes; (entries, *shape) of ragged ones.
@@ -224,7 +224,9 @@ class UnitWriter:
         footer = self._sink.cut()
         files.sync_and_close(self._file)
         attempt = uuid.uuid4().hex
-        files.publish(self._temporary, layout.shard_path(self._root, self.unit, attempt, descriptor.shard_format))
+        files.publish(
+            self._root, self._temporary, layout.shard_path(self._root, self.unit, attempt, descriptor.shard_format)
+        )
         record = Record(
             unit=self.unit,
             rows=self._rows,
@@ -247,9 +249,9 @@ class UnitWriter:
     def _write_extras(self, attempt: str, extras: Mapping[str, NDArray[Any]] | None) -> tuple[int, str] | None:
         if not extras:
             return None
-        data = save_arrays({name: np.ascontiguousarray(array) for name, array in extras.items()})
+        data, digest = arrays.to_bytes(extras)
         files.put_if_absent(self._root, layout.extras_path(self._root, self.unit, attempt), data)
-        return len(data), blake3(data).hexdigest()
+        return len(data), digest
 
     def _checked(self, columns: Mapping[str, NDArray[Any]]) -> int:
         """Rows in ``columns``, once they are sure to be the store's."""
@@ -270,12 +272,12 @@ class UnitWriter:
         """Write the first ``rows`` waiting rows as a chunk."""
         joined = ragged.join(self._waiting)
         chunk = ragged.cut(joined, self._columns, 0, rows)
-        for name, array in chunk.items():
-            if array.nbytes > MOST_CHUNK_BYTES:
-                raise InvalidArgument(
-                    f"column {name!r} has {array.nbytes:,} bytes in one chunk of {rows} rows, where at most "
-                    f"{MOST_CHUNK_BYTES:,} are allowed; make the store with fewer rows a chunk"
-                )
+        size = sum(array.nbytes for array in chunk.values())
+        if size > MOST_CHUNK_BYTES:
+            raise InvalidArgument(
+                f"{rows} rows have {size:,} bytes, where at most {MOST_CHUNK_BYTES:,} are allowed in one chunk; make "
+                "the store with fewer rows a chunk"
+            )
         self._keys.update(np.ascontiguousarray(chunk["key"]).data)
         self._shard.write_chunk(chunk)
         self._rows_waiting -= rows

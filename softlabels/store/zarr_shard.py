@@ -139,6 +139,9 @@ def read_chunk(
         bodies[name] = body
     if next(members, None) is not None:
         raise ValueError("more than the store's columns")
+    declared = sum(_declared(bodies[name]) for name in wanted)
+    if declared > MOST_CHUNK_BYTES:
+        raise ValueError(f"a chunk declares {declared:,} bytes, where at most {MOST_CHUNK_BYTES:,} are allowed")
     found: dict[str, NDArray[Any]] = {}
     for name in wanted:
         column = columns[name]
@@ -148,7 +151,7 @@ def read_chunk(
             continue
         entries = rows.entries(found, columns, name)
         room = _declared(bodies[name]) // column.entry_bytes
-        if not entries <= room <= MOST_CHUNK_BYTES // column.entry_bytes:
+        if entries > room:
             raise ValueError(f"column {name!r} has room for {room:,} entries where {entries:,} are counted")
         found[name] = decode_array(bodies[name], column, room)[:entries]
     return found

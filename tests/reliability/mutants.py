@@ -27,7 +27,7 @@ from softlabels.errors import SoftLabelsError
 from softlabels.store import canonical, layout
 from softlabels.store.descriptor import parse_descriptor
 from softlabels.store.records import parse_record
-from softlabels.store.snapshots import read_arrays, read_snapshot, read_table
+from softlabels.store.snapshots import read_prior, read_snapshot, read_table
 from softlabels.store.units import UnitReader, read_record
 from tests.reliability import world
 
@@ -128,9 +128,9 @@ class Victim:
         if name == "extras":
             return UnitReader(self.root, self.descriptor, self.record).read_extras()
         if name == "table":
-            return read_table(self.root, self.snapshot).to_pydict()
+            return read_table(self.root, self.snapshot)
         if name == "prior":
-            return read_arrays(self.files["prior"], str(self.snapshot.prior))
+            return read_prior(self.root, self.snapshot)
         return sl.open(self.root).read(range(UNITS * world.UNIT_ROWS)).ids
 
     def rows(self, record: Any) -> dict[str, np.ndarray]:

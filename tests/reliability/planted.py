@@ -61,10 +61,10 @@ def _unsynced_directory(path: Path) -> None:
 def _record_before_shard() -> Iterator[tuple[str, Any]]:
     """The shard gets its name only after the record is there."""
     real_publish, real_put = files.publish, files.put_if_absent
-    waiting: list[tuple[Path, Path]] = []
+    waiting: list[tuple[Path, Path, Path]] = []
 
-    def publish(temporary: Path, target: Path) -> None:
-        waiting.append((temporary, target))
+    def publish(root: Path, temporary: Path, target: Path) -> None:
+        waiting.append((root, temporary, target))
 
     def put(root: Path, target: Path, data: bytes) -> bool:
         won = real_put(root, target, data)
@@ -84,7 +84,7 @@ def _renamed_record(temporary: Path, target: Path) -> bool:
 
 
 def _record_in_place(root: Path, target: Path, data: bytes) -> bool:
-    files.make_directory(target.parent)
+    files.make_directory(root, target.parent)
     try:
         descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:

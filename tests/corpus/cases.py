@@ -1,0 +1,757 @@
+"""Bad input, one case at least for each phrase that concerns a local store; what each must come to.
+
+A case takes a good store, spoils it, and hands back what to call; or it expects nothing but the right rows. Phrases are
+the document's own words, so that the list can be compared with it. Those that need processes and not bytes have tests
+elsewhere: see ELSEWHERE.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+import softlabels as sl
+from softlabels.errors import (
+    ShardMissing,
+    SoftLabelsError,
+    StoreConflict,
+    StoreCorrupt,
+    StoreNotFound,
+    StoreUnsupported,
+)
+from softlabels.labels import Head
+from softlabels.store import canonical, create_or_open, layout, zarr_shard
+from tests.corpus.forging import (
+    CHUNK_ROWS,
+    CLASSES,
+    columns,
+    descriptor,
+    forge,
+    make,
+    read_all,
+    record_of,
+    shard_of,
+    snapshot_of,
+)
+
+Action = Callable[[], object]
+
+ELSEWHERE = {
+    "kill -9 at each system call": "tests/reliability/test_commits.py",
+    "ENOSPC, EDQUOT, EIO, EROFS, EMFILE": "tests/store/test_failing_disk.py, tests/reliability/test_commits.py",
+    "no hard links": "tests/store/test_failing_disk.py",
+    "keys unknown, reordered": "tests/loading/test_loading.py",
+    "worker killed": "tests/loading/test_loading.py",
+    "world size 4 to 3 to 8": "tests/loading/test_positions.py",
+    "cache shared or corrupted between epochs": "tests/store/test_mending.py, tests/loading/test_loading.py",
+}
+"""Phrases that processes, disks and loaders are needed for, and where they are tried."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One bad input.
+
+    Attributes:
+        phrase: of the list.
+        variant: which of several.
+        kind: of the store it starts from.
+        spoil: from the store's directory, what to call.
+        error: what it must raise; None: it must read as before.
+        says: what the message must hold beside the path: the fault.
+    """
+
+    phrase: str
+    variant: str
+    kind: str
+    spoil: Callable[[Path], Action]
+    error: type[SoftLabelsError] | None
+    says: str
+
+    @property
+    def name(self) -> str:
+        """As the test is called."""
+        return f"{self.phrase} ({self.variant or self.kind})"
+
+
+CASES: list[Case] = []
+
+
+def case(
+    phrase: str,
+    error: type[SoftLabelsError] | None = StoreCorrupt,
+    *,
+    says: str = "",
+    kinds: tuple[str, ...] = ("topk-zarr",),
+    variant: str = "",
+) -> Callable[[Callable[[Path], Action | None]], Callable[[Path], Action | None]]:
+    """Register a case for each kind of store; one that hands back nothing is read whole."""
+
+    def register(spoil: Callable[[Path], Action | None]) -> Callable[[Path], Action | None]:
+        def ready(root: Path) -> Action:
+            return spoil(root) or partial(read_all, root)
+
+        for kind in kinds:
+            named = ", ".join(part for part in (variant, kind if len(kinds) > 1 else "") if part)
+            CASES.append(Case(phrase, named, kind, ready, error, says))
+        return spoil
+
+    return register
+
+
+BOTH = ("topk-zarr", "topk-parquet")
+
+
+def file_of(root: Path, what: str) -> Path:
+    """A file of a store by what it is."""
+    sealed = snapshot_of(root)
+    return {
+        "descriptor": root / layout.DESCRIPTOR,
+        "record": layout.record_path(root, 0),
+        "shard": shard_of(root),
+        "snapshot": layout.snapshot_path(root, 1),
+        "table": layout.table_path(root, 1, sealed["table"]),
+        "prior": layout.prior_path(root, 1, str(sealed["prior"])),
+    }[what]
+
+
+FILES = ("descriptor", "record", "shard", "snapshot", "table", "prior")
+
+
+def edit(path: Path, change: Callable[[bytearray], object]) -> None:
+    """Change a file's bytes."""
+    data = bytearray(path.read_bytes())
+    change(data)
+    path.write_bytes(data)
+
+
+# Damage.
+
+
+def edges(data: bytes) -> list[int]:
+    """Where to cut: nothing left, one byte, the middle, one byte short."""
+    return [0, 1, len(data) // 2, len(data) - 1]
+
+
+for _what in FILES:
+    for _edge in range(4):
+
+        @case("truncation at every edge", variant=f"{_what} {_edge}", says="")
+        def _(root: Path, what: str = _what, edge: int = _edge) -> None:
+            path = file_of(root, what)
+            data = path.read_bytes()
+            path.write_bytes(data[: edges(data)[edge]])
+
+
+@case("truncation at every edge", variant="every range of a shard", kinds=BOTH, says="committed")
+def _(root: Path) -> None:
+    path = shard_of(root)
+    path.write_bytes(path.read_bytes()[: record_of(root)["footer"]["offset"]])
+
+
+def flip(data: bytearray) -> None:
+    """One bit in the middle."""
+    data[len(data) // 2] ^= 4
+
+
+@case("flips in payload", kinds=BOTH, says="not what")
+def _(root: Path) -> None:
+    edit(shard_of(root), lambda data: data.__setitem__(300, data[300] ^ 1))
+
+
+@case("flips in index", kinds=("topk-parquet",), says="not what")
+def _(root: Path) -> None:
+    """The footer is Parquet's index; a Zarr shard's is not read."""
+    edit(shard_of(root), lambda data: data.__setitem__(-40, data[-40] ^ 1))
+
+
+for _what in FILES:
+    if _what != "shard":
+
+        @case(f"flips in {_what}", says="")
+        def _(root: Path, what: str = _what) -> None:
+            edit(file_of(root, what), flip)
+
+
+@case("zeroed pages", kinds=BOTH, says="not what")
+def _(root: Path) -> None:
+    edit(shard_of(root), lambda data: data.__setitem__(slice(100, 400), bytes(300)))
+
+
+@case("missing shard", ShardMissing, kinds=BOTH, says="missing")
+def _(root: Path) -> None:
+    shard_of(root).unlink()
+
+
+@case("missing record", says="missing")
+def _(root: Path) -> None:
+    layout.record_path(root, 0).unlink()
+
+
+@case("missing chunk", kinds=BOTH, says="")
+def _(root: Path) -> None:
+    forge(root, record=lambda value: value["chunks"].pop())
+
+
+@case("missing column", says="is expected")
+def _(root: Path) -> None:
+    def without_first(piece: bytes) -> bytes:
+        second = piece.index(zarr_shard.LOCAL_MAGIC, 4)
+        return piece[second:]
+
+    forge(root, chunk=without_first)
+
+
+@case("missing table of units", says="missing")
+def _(root: Path) -> None:
+    file_of(root, "table").unlink()
+
+
+@case("missing snapshot", StoreNotFound, says="not sealed")
+def _(root: Path) -> None:
+    file_of(root, "snapshot").unlink()
+
+
+@case("missing descriptor", StoreNotFound, says="missing")
+def _(root: Path) -> None:
+    file_of(root, "descriptor").unlink()
+
+
+@case("extra files", None, kinds=BOTH)
+def _(root: Path) -> None:
+    (root / "notes.txt").write_text("mine")
+    (root / "records" / "00" / "1.json").write_text("{}")
+    (root / "records" / "00" / "99999999999999.json").write_text("{}")
+    (root / "records" / "junk").mkdir()
+    (root / "shards" / "00" / ("00000000-" + "0" * 32 + ".zarr.zip")).write_bytes(b"litter")
+    (root / "snapshots" / "0000001.json").write_text("{}")
+
+
+@case("shards swapped", kinds=BOTH, says="not what")
+def _(root: Path) -> None:
+    first, second = shard_of(root, 0), shard_of(root, 1)
+    ours, theirs = first.read_bytes(), second.read_bytes()
+    first.write_bytes(theirs)
+    second.write_bytes(ours)
+
+
+@case("records swapped", says="describes unit 1")
+def _(root: Path) -> None:
+    layout.record_path(root, 0).write_bytes(layout.record_path(root, 1).read_bytes())
+
+
+@case("shards or records from another store", variant="record", says="another store")
+def _(root: Path) -> None:
+    other = make(root.parent / "other", "topk-zarr", teacher={"spec": "t", "digest": "other"})
+    layout.record_path(root, 0).write_bytes(layout.record_path(other, 0).read_bytes())
+
+
+@case("shards or records from another store", variant="record and shard made again", says="not the one that was sealed")
+def _(root: Path) -> None:
+    other = make(root.parent / "other", "topk-zarr", spoil=lambda found: found["logits/tail"].fill(-1))
+    name = shard_of(other).name
+    (root / "shards" / "00" / name).write_bytes(shard_of(other).read_bytes())
+    layout.record_path(root, 0).write_bytes(layout.record_path(other, 0).read_bytes())
+
+
+@case("shards or records from another store", variant="descriptor", says="not the one that was sealed")
+def _(root: Path) -> None:
+    other = make(root.parent / "other", "topk-zarr", seed=1)
+    (root / layout.DESCRIPTOR).write_bytes((other / layout.DESCRIPTOR).read_bytes())
+
+
+@case("forged CRC", says="damaged")
+def _(root: Path) -> None:
+    """The zip's and Zarr's checksums fit, and BLAKE3 was recomputed; what is inside declares more than there is."""
+
+    def shorter(piece: bytes) -> bytes:
+        return piece.replace(struct.pack("<I", 4 * 16), struct.pack("<I", 5 * 16), 1)
+
+    forge(root, chunk=shorter)
+
+
+# Paths.
+
+for _name, _path in {
+    "`..`": "../../../../etc/passwd", "absolute": "/etc/passwd", "URL": "https://example.org/x", "`%2e`": "%2e%2e/x",
+    "NUL": "x\x00y",
+}.items():  # fmt: skip
+
+    @case("paths", variant=f"{_name} as attempt", says="cannot name a shard")
+    def _(root: Path, path: str = _path) -> None:
+        forge(root, record=lambda value: value.update(attempt=path))
+
+    @case("paths", variant=f"{_name} as table", says="BLAKE3 is expected")
+    def _(root: Path, path: str = _path) -> None:
+        forge(root, snapshot=lambda value: value.update(table=path))
+
+    @case("paths", variant=f"{_name} as head", says="not a plain one")
+    def _(root: Path, path: str = _path) -> None:
+        forge(root, descriptor=lambda value: value.update(heads={path: value["heads"]["logits"]}))
+
+    @case("paths", variant=f"{_name} as codebook", says="BLAKE3 is expected")
+    def _(root: Path, path: str = _path) -> None:
+        forge(root, descriptor=lambda value: value["heads"]["logits"].update(codebook=path))
+
+
+for _what in FILES:
+
+    @case("links", variant=f"{_what} is a link", says="link")
+    def _(root: Path, what: str = _what) -> None:
+        path = file_of(root, what)
+        path.rename(root.parent / "elsewhere")
+        path.symlink_to(root.parent / "elsewhere")
+
+    @case("FIFO", variant=_what, says="no regular file")
+    def _(root: Path, what: str = _what) -> None:
+        path = file_of(root, what)
+        path.unlink()
+        os.mkfifo(path)
+
+    @case("device", variant=_what, says="")
+    def _(root: Path, what: str = _what) -> None:
+        path = file_of(root, what)
+        path.unlink()
+        path.symlink_to("/dev/zero")
+
+
+for _folder in ("records", "records/00", "shards", "shards/00", "snapshots"):
+
+    @case("links", variant=f"{_folder} is a link", says="symbolic link")
+    def _(root: Path, folder: str = _folder) -> None:
+        (root / folder).rename(root.parent / "elsewhere")
+        (root / folder).symlink_to(root.parent / "elsewhere")
+
+
+@case("links", variant="writing where a directory is a link", says="symbolic link")
+def _(root: Path) -> Action:
+    outside = root.parent / "outside"
+    outside.mkdir()
+    layout.record_path(root, 0).unlink()
+    (root / "shards").rename(root.parent / "moved")
+    (root / "shards").symlink_to(outside)
+
+    def write() -> None:
+        try:
+            with create_or_open(root, descriptor("topk-zarr")).begin(0) as writer:
+                writer.append(columns("topk-zarr", range(6)))
+                writer.commit()
+        finally:
+            assert not list(outside.iterdir())
+
+    return write
+
+
+@case("links", None, variant="a hard link is as good as a copy")
+def _(root: Path) -> None:
+    path = shard_of(root)
+    os.link(path, root.parent / "elsewhere")
+
+
+@case("links", variant="the lock is a link", says="symbolic link")
+def _(root: Path) -> Action:
+    victim = root.parent / "precious"
+    victim.write_text("precious")
+    (root / "tmp" / "appending.lock").symlink_to(victim)
+
+    def append() -> None:
+        try:
+            create_or_open(root, descriptor("topk-zarr")).lock()
+        finally:
+            assert victim.read_text() == "precious"
+
+    return append
+
+
+@case("case collisions", says="differ in more than case")
+def _(root: Path) -> None:
+    def twice(value: dict[str, Any]) -> None:
+        value["heads"] = {"Logits": value["heads"]["logits"], "logits": value["heads"]["logits"]}
+
+    forge(root, descriptor=twice)
+
+
+@case("NFC collisions", says="not a plain one")
+def _(root: Path) -> None:
+    def twice(value: dict[str, Any]) -> None:
+        value["heads"] = dict.fromkeys(("\u00e9", "e\u0301"), value["heads"]["logits"])
+
+    forge(root, descriptor=twice)
+
+
+@case("case collisions", None, variant="files of other case are nobody's")
+def _(root: Path) -> None:
+    record = layout.record_path(root, 0)
+    (record.parent / "00000000.JSON").write_text("{}")
+    shard = shard_of(root)
+    (shard.parent / shard.name.upper()).write_bytes(b"")
+
+
+# Sizes.
+
+
+def declaring(size: int, which: int = 0) -> Callable[[bytes], bytes]:
+    """A chunk whose compressed array number ``which`` says it has ``size`` bytes."""
+
+    def change(piece: bytes) -> bytes:
+        at = 0
+        for _ in range(which):
+            at = piece.index(zarr_shard.LOCAL_MAGIC, at + 4)
+        name_size = struct.unpack_from("<H", piece, at + 26)[0]
+        body = at + zarr_shard.LOCAL_HEADER.size + name_size
+        return piece[: body + 4] + struct.pack("<I", size) + piece[body + 8 :]
+
+    return change
+
+
+@case("decompression bombs", variant="blosc", says="declares")
+def _(root: Path) -> None:
+    forge(root, chunk=declaring(2**31 - 1))
+
+
+@case("decompression bombs", variant="ragged blosc", kinds=("ragged-zarr", "adaptive-zarr"), says="declares")
+def _(root: Path) -> None:
+    forge(root, chunk=declaring(2**31 - 1, 4))
+
+
+@case("decompression bombs", variant="zstd page of Parquet", kinds=("topk-parquet",), says="damaged")
+def _(root: Path) -> None:
+    forge(root, chunk=lambda piece: b"PAR1" + bytes.fromhex("150015feffffff0f") + piece[12:])
+
+
+@case("decompression bombs", variant="table of units", says="page")
+def _(root: Path) -> None:
+    """A page of a column that is read says it has 2 GiB, where it said what two rows take."""
+    data = bytearray(file_of(root, "table").read_bytes())
+    rows = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(2)
+    at = rows.data_page_offset + 3
+    assert data[at] < 0x80
+    data[at : at + 1] = bytes.fromhex("feffffff0f")
+    forge(root, listed=bytes(data))
+
+
+@case("decompression bombs", variant="a table of very many units", says="at most")
+def _(root: Path) -> None:
+    forge(root, snapshot=lambda value: value.update(units=2**40))
+
+
+@case("declared sizes of 2^50", variant="shard", says="")
+def _(root: Path) -> None:
+    forge(root, record=lambda value: value["shard"].update(size=2**50))
+
+
+@case("declared sizes of 2^50", variant="chunk", says="at most")
+def _(root: Path) -> None:
+    """A file with a hole, so that its size is true."""
+
+    def huge(value: dict[str, Any]) -> None:
+        value["chunks"][0]["size"] = 2**31
+
+    forge(root, record=huge)
+    os.truncate(shard_of(root), 2**31 + 1000)
+
+
+@case("declared sizes of 2^50", variant="extras", says="are allowed")
+def _(root: Path) -> Action:
+    forge(root, record=lambda value: value["extras"].update(size=2**50))
+    return partial(sl.seal, root)
+
+
+@case("declared sizes of 2^50", variant="a snapshot of a terabyte", says="at most")
+def _(root: Path) -> None:
+    os.truncate(layout.snapshot_path(root, 1), 2**40)
+
+
+for _shape in ([2**60], [-1], [0], [2**20 - 1] * 4, ["a"], [None, 3], [1.5]):
+
+    @case("shapes 2^60, -1, 0, overflowing products", variant=str(_shape), kinds=("dense-zarr",), says="")
+    def _(root: Path, shape: list[Any] = _shape) -> None:
+        forge(root, descriptor=lambda value: value["heads"]["logits"].update(shape=shape))
+
+
+for _field, _value in (("rows", 2**60), ("rows", -1), ("rows", 0), ("unit_rows", 2**60), ("chunk_rows", 0)):
+
+    @case("shapes 2^60, -1, 0, overflowing products", variant=f"{_field} {_value}", says="")
+    def _(root: Path, field: str = _field, value: int = _value) -> None:
+        forge(root, descriptor=lambda about: about.update({field: value}))
+
+
+for _classes in (0, -1, 2**60, 1.5, "many"):
+
+    @case("shapes 2^60, -1, 0, overflowing products", variant=f"classes {_classes}", says="class")
+    def _(root: Path, classes: Any = _classes) -> None:
+        forge(root, descriptor=lambda about: about["heads"]["logits"].update(classes=classes))
+
+
+# Ragged rows.
+
+
+def lengths(*values: int) -> Callable[[Path], None]:
+    """Say other lengths than the entries have; the real writer is asked for a chunk of its own."""
+
+    def spoil(root: Path) -> None:
+        kind = "ragged-zarr"
+        store = descriptor(kind)
+        found = {name: array[:CHUNK_ROWS] for name, array in columns(kind, range(CHUNK_ROWS)).items()}
+        array = np.array(values, "<u4")
+        body = zarr_shard.encode_array(array, store.codec)
+
+        def change(piece: bytes) -> bytes:
+            at = piece.index(b"logits/length/c/0") + len(b"logits/length/c/0")
+            end = piece.index(zarr_shard.LOCAL_MAGIC, at)
+            header = at - len(b"logits/length/c/0") - zarr_shard.LOCAL_HEADER.size
+            fields = list(zarr_shard.LOCAL_HEADER.unpack_from(piece, header))
+            fields[7] = fields[8] = len(body)
+            name = piece[header + zarr_shard.LOCAL_HEADER.size : at]
+            return piece[:header] + zarr_shard.LOCAL_HEADER.pack(*fields) + name + body + piece[end:]
+
+        assert len(found["logits/length"]) == CHUNK_ROWS
+        forge(root, chunk=change)
+
+    return spoil
+
+
+case("ragged offsets negative", kinds=("ragged-zarr",), says="counted")(lengths(2**32 - 1, 0, 0, 0))
+case("ragged offsets past the end", kinds=("ragged-zarr",), says="counted")(lengths(0, 1, 2, 100))
+case("ragged offsets overlapping", kinds=("ragged-zarr",), says="counted")(lengths(3, 3, 3, 3))
+
+
+@case("ragged offsets falling", kinds=("ragged-parquet",), says="")
+def _(root: Path) -> None:
+    """Parquet's lists come from repetition levels; those of one column say other lists than the lengths."""
+
+    def change(piece: bytes) -> bytes:
+        data = bytearray(piece)
+        for at in range(len(data) - 40, len(data)):
+            data[at] = 0
+        return bytes(data)
+
+    forge(root, chunk=change)
+
+
+# Values.
+
+
+def written(kind: str, name: str, value: Any, at: Any = (0, 0)) -> Callable[[Path], None]:
+    """A store whose writer put ``value`` somewhere in a column: every hash fits."""
+
+    def spoil(root: Path) -> None:
+        import shutil
+
+        shutil.rmtree(root)
+        make(root, kind, spoil=lambda found: found[name].__setitem__(at, value))
+
+    return spoil
+
+
+for _format in ("zarr", "parquet"):
+    _topk, _dense = f"topk-{_format}", f"dense-{_format}"
+    case("NaN", kinds=(_topk,), variant=_topk, says="")(written(_topk, "logits/values", np.nan))
+    case("NaN", kinds=(_dense,), variant=_dense, says="NaN")(written(_dense, "logits/values", np.nan))
+    case("NaN", kinds=(_topk,), variant=f"{_topk}, tail", says="NaN")(written(_topk, "logits/tail", np.nan))
+    case("infinities", kinds=(_topk,), variant=_topk, says="")(written(_topk, "logits/values", np.inf))
+    case("infinities", kinds=(_dense,), variant=_dense, says="infinity")(written(_dense, "logits/values", np.inf))
+    case("all -inf", kinds=(_dense,), variant=_dense, says="finite")(written(_dense, "logits/values", -np.inf, 0))
+    case("all -inf", kinds=(_topk,), variant=_topk, says="")(written(_topk, "logits/values", -np.inf, 0))
+    case("log-probs above 0", kinds=(_topk,), variant=_topk, says="")(written(_topk, "logits/values", 0.5))
+    case("ids past the vocabulary", kinds=(_topk,), variant=_topk, says="class id")(written(_topk, "logits/ids", 300))
+    case("ids 16-bit wrap", kinds=(_topk,), variant=_topk, says="class id 65535")(written(_topk, "logits/ids", 65535))
+    case("ids repeated in a row", kinds=(_topk,), variant=_topk, says="twice")(written(_topk, "logits/ids", 1))
+
+
+# Keys and mixtures.
+
+
+@case("keys repeated with unlike labels", StoreConflict, says="unlike labels")
+def _(root: Path) -> Action:
+    other = make(root.parent / "other", "topk-zarr", spoil=lambda found: found["logits/ids"].__iadd__(7))
+    return partial(sl.merge, [root, other], root.parent / "merged")
+
+
+@case("keys reordered", says="not the one that was sealed")
+def _(root: Path) -> None:
+    """A unit made again with its rows in another order is not the one that was sealed."""
+    other = make(root.parent / "other", "topk-zarr", spoil=lambda found: found.update(key=found["key"][::-1].copy()))
+    (root / "shards" / "00" / shard_of(other).name).write_bytes(shard_of(other).read_bytes())
+    layout.record_path(root, 0).write_bytes(layout.record_path(other, 0).read_bytes())
+
+
+@case("mixed class counts", StoreConflict, says="keeps the head")
+def _(root: Path) -> Action:
+    heads = {"logits": Head(encoding="topk:3:f16", classes=CLASSES + 1)}
+    other = make(root.parent / "other", "topk-zarr", heads=heads, extras=False)
+    return partial(sl.merge, [root, other], root.parent / "merged")
+
+
+@case("mixed temperatures", StoreConflict, says="another store")
+def _(root: Path) -> Action:
+    heads = {"logits": Head(encoding="topk:3:f16", classes=CLASSES, temperatures=(1.0, 2.0))}
+    return partial(create_or_open, root, descriptor("topk-zarr", heads=heads))
+
+
+@case("mixed teachers", StoreConflict, says="labels of different teachers do not mix")
+def _(root: Path) -> Action:
+    other = make(root.parent / "other", "topk-zarr", teacher={"spec": "t", "digest": "other"})
+    return partial(sl.merge, [root, other], root.parent / "merged")
+
+
+@case("logits for probabilities", says="")
+def _(root: Path) -> None:
+    written("topk-zarr", "logits/values", [9.5, 4.0, 1.0], 0)(root)
+
+
+# Documents.
+
+
+def raw(what: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    """Write other bytes for a document."""
+
+    def spoil(root: Path) -> None:
+        path = file_of(root, what)
+        path.write_bytes(change(path.read_bytes()))
+
+    return spoil
+
+
+DOCUMENTS = ("descriptor", "record", "snapshot")
+for _what in DOCUMENTS:
+    case("duplicate JSON keys", variant=_what, says="twice")(raw(_what, lambda data: b'{"version":1,' + data[1:]))
+    case("NaN literals", variant=_what, says="NaN")(raw(_what, lambda data: b'{"a":NaN,' + data[1:]))
+    case("200,000 brackets", variant=_what, says="")(raw(_what, lambda _: b"[" * 200_000))
+    case("200,000 brackets", variant=f"{_what}, within the limit", says="nested too deeply")(
+        raw(_what, lambda _: b'{"a":' + b"[" * 30_000 + b"]" * 30_000 + b"}")
+    )
+    case("bad UTF-8", variant=_what, says="")(raw(_what, lambda data: data[:-2] + b"\xff\xfe"))
+
+    @case("1 GiB JSON", variant=_what, says="at most")
+    def _(root: Path, what: str = _what) -> None:
+        os.truncate(file_of(root, what), 2**30)
+
+
+@case("future format version", StoreUnsupported, says="Upgrade softlabels")
+def _(root: Path) -> None:
+    forge(root, descriptor=lambda value: value.update(version=2))
+
+
+@case("future format version", variant="of a record", says="version 9")
+def _(root: Path) -> None:
+    forge(root, record=lambda value: value.update(version=9))
+
+
+@case("future format version", variant="of a snapshot", says="version 9")
+def _(root: Path) -> None:
+    forge(root, snapshot=lambda value: value.update(version=9))
+
+
+@case("unknown required feature", StoreUnsupported, says="holograms")
+def _(root: Path) -> None:
+    forge(root, descriptor=lambda value: value.update(requires=["holograms"]))
+
+
+# Other people's formats.
+
+
+@case("Zarr v2", says="is expected")
+def _(root: Path) -> None:
+    """Zarr v2 names the chunks of an array 0.0."""
+    forge(root, chunk=lambda piece: piece.replace(b"key/c/0/0", b"key/0.0.0"))
+
+
+@case("pickle filters", None, variant="documents inside a shard are never obeyed")
+def _(root: Path) -> None:
+    def change(piece: bytes) -> bytes:
+        return piece.replace(b'{"name": "crc32c"}', b'{"name": "pickle"}')
+
+    forge(root, footer=change)
+
+
+@case("object arrays", None, variant="documents inside a shard are never obeyed")
+def _(root: Path) -> None:
+    forge(root, footer=lambda piece: piece.replace(b'"data_type": "float16"', b'"data_type": "object0"'))
+
+
+@case("unknown codecs", says="codec")
+def _(root: Path) -> None:
+    forge(root, descriptor=lambda value: value["shard"].update(codec="pickle"))
+
+
+@case("unknown codecs", variant="of a Parquet column", kinds=("topk-parquet",), says="damaged")
+def _(root: Path) -> None:
+    """Given a codec number that it does not know, pyarrow 26.0.1 aborts the process."""
+    forge(root, footer=lambda piece: piece.replace(b"\x15\x0c", b"\x15\x6e"))
+
+
+@case("pickled checkpoints", variant="as extras", says="")
+def _(root: Path) -> Action:
+    import pickle
+
+    record = record_of(root)
+    data = pickle.dumps({"weights": [1.0]})
+    path = layout.extras_path(root, 0, record["attempt"])
+    path.write_bytes(data)
+    forge(root, record=lambda value: value["extras"].update(size=len(data), blake3=_blake3(data)))
+    file_of(root, "snapshot").unlink()
+    return partial(sl.seal, root)
+
+
+@case("pickled checkpoints", variant="as tail prior", says="no arrays")
+def _(root: Path) -> None:
+    import pickle
+
+    data = pickle.dumps({"weights": [1.0]})
+    layout.prior_path(root, 1, _blake3(data)).write_bytes(data)
+    forge(root, snapshot=lambda value: value.update(prior=_blake3(data)))
+
+
+@case("`module:function` tags coming from a store", None, variant="a teacher's name is only a name")
+def _(root: Path) -> None:
+    forge(root, descriptor=lambda value: value["teacher"].update(spec="python:os:abort"))
+
+
+@case("`module:function` tags coming from a store", variant="as encoding", says="os:abort")
+def _(root: Path) -> None:
+    forge(root, descriptor=lambda value: value["heads"]["logits"].update(encoding="python:os:abort"))
+
+
+@case("YAML tags coming from a store", says="")
+def _(root: Path) -> None:
+    (root / layout.DESCRIPTOR).write_text("!!python/object/apply:os.abort []\n")
+
+
+# Snapshots of before.
+
+
+@case("rolled-back signatures", variant="an older snapshot, where the digest is known", says="as asked for")
+def _(root: Path) -> Action:
+    digest = snapshot_of(root)["digest"]
+    forge(root, snapshot=lambda value: value.update(previous="0" * 64))
+    return partial(sl.open, root, digest=digest)
+
+
+@case("foreign signatures", variant="a snapshot of another store", says="not the one that was sealed")
+def _(root: Path) -> None:
+    other = make(root.parent / "other", "topk-zarr", seed=1)
+    for path in (other / "snapshots").iterdir():
+        (root / "snapshots" / path.name).write_bytes(path.read_bytes())
+
+
+@case("stripped signatures", variant="a snapshot without its digest", says="digest")
+def _(root: Path) -> None:
+    value = snapshot_of(root)
+    del value["digest"]
+    file_of(root, "snapshot").write_bytes(canonical.to_bytes(value))
+
+
+def _blake3(data: bytes) -> str:
+    from blake3 import blake3
+
+    return str(blake3(data).hexdigest())

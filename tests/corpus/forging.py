@@ -1,0 +1,183 @@
+"""Small good stores, and what an attacker does to them: change something and recompute every hash that covers it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+
+import softlabels as sl
+from softlabels.labels import Head
+from softlabels.store import Descriptor, canonical, create_or_open, layout, table
+
+ROWS, UNIT_ROWS, CHUNK_ROWS, CLASSES = 12, 6, 4, 300
+KINDS = ("topk-zarr", "topk-parquet", "dense-zarr", "dense-parquet", "ragged-zarr", "ragged-parquet", "adaptive-zarr")
+Change = Callable[[dict[str, Any]], Any]
+
+
+def head_of(kind: str) -> Head:
+    """The one head of a store of this kind."""
+    name = kind.partition("-")[0]
+    encoding = {"dense": "dense:f16", "adaptive": "adaptive:0.01:f16"}.get(name, "topk:3:f16")
+    ragged = name == "ragged"
+    return Head(
+        encoding=encoding, classes=CLASSES, kind="tokens" if ragged else "classes", shape=(None,) if ragged else ()
+    )
+
+
+def descriptor(kind: str, **changes: Any) -> Descriptor:
+    """Of a store of this kind."""
+    fields: dict[str, Any] = {
+        "rows": ROWS, "unit_rows": UNIT_ROWS, "chunk_rows": CHUNK_ROWS, "heads": {"logits": head_of(kind)},
+        "teacher": {"spec": "run:teacher", "digest": "d"}, "data": {"spec": "x.npz", "fingerprint": "f", "rows": ROWS},
+        "shard_format": kind.partition("-")[2],
+    }  # fmt: skip
+    return Descriptor(**fields | changes)
+
+
+def columns(kind: str, rows: range) -> dict[str, np.ndarray]:
+    """What these rows of a store of this kind hold."""
+    numbers = np.arange(rows.start, rows.stop)
+    keys = np.zeros((len(rows), 16), np.uint8)
+    keys[:, 0] = numbers
+    own: dict[str, np.ndarray] = {"key": keys, "view": np.zeros(len(rows), np.uint32)}
+    name, items = kind.partition("-")[0], numbers
+    if name == "dense":
+        own["logits/values"] = np.sin(numbers[:, None] + np.arange(CLASSES)).astype(np.float16)
+        return own
+    if name == "ragged":
+        own["logits/length"] = (numbers % 3).astype(np.uint32)
+        items = np.repeat(numbers, numbers % 3)
+    ids = np.stack([items, items + 1, items + 2], axis=1).astype(np.uint16)
+    values = np.tile(np.array([-0.5, -1.5, -2.5], np.float16), (len(items), 1))
+    own["logits/tail"] = np.full((len(items), 1), -2.0, np.float32)
+    if name == "adaptive":
+        own["logits/count"] = np.full(len(items), 3, np.dtype(descriptor(kind).columns()["logits/count"].dtype))
+        ids, values = ids.reshape(-1), values.reshape(-1)
+    return own | {"logits/ids": ids, "logits/values": values}
+
+
+Rows = Callable[[dict[str, np.ndarray]], Any]
+
+
+def make(root: Path, kind: str, *, spoil: Rows | None = None, extras: bool = True, **changes: Any) -> Path:
+    """A sealed store; ``spoil`` changes the columns of unit 0 before they are written, by the real writer."""
+    store = create_or_open(root, descriptor(kind, **changes))
+    for unit in list(store.missing()):
+        found = columns(kind, store.descriptor.unit_range(unit))
+        if unit == 0 and spoil is not None:
+            spoil(found)
+        with store.begin(unit) as writer:
+            writer.append(found)
+            writer.commit(
+                extras={"logits/prior": np.ones((1, CLASSES), np.float32)} if extras and "dense" not in kind else None
+            )
+    sl.seal(root)
+    return root
+
+
+def read_all(root: Path) -> list[Any]:
+    """Every label of the last snapshot."""
+    store = sl.open(root)
+    store.keys()
+    return [store.read(range(store.rows), head) for head in store.heads]
+
+
+def record_of(root: Path, unit: int = 0) -> dict[str, Any]:
+    """A record as it stands there."""
+    return dict(json.loads(layout.record_path(root, unit).read_bytes()))
+
+
+def shard_of(root: Path, unit: int = 0) -> Path:
+    """The shard of a unit."""
+    return next((root / "shards" / "00").glob(f"{unit:08d}-{record_of(root, unit)['attempt']}*"))
+
+
+def snapshot_of(root: Path) -> dict[str, Any]:
+    """The snapshot as it stands there."""
+    return dict(json.loads(layout.snapshot_path(root, 1).read_bytes()))
+
+
+def signed(body: Mapping[str, Any]) -> bytes:
+    """A document with its digest made anew."""
+    body = {name: value for name, value in body.items() if name != "digest"}
+    return canonical.to_bytes(body | {"digest": canonical.digest(body)})
+
+
+def same(value: dict[str, Any]) -> None:
+    """No change."""
+
+
+def forge(
+    root: Path,
+    *,
+    descriptor: Change = same,
+    record: Change = same,
+    snapshot: Change = same,
+    chunk: Callable[[bytes], bytes] | None = None,
+    footer: Callable[[bytes], bytes] | None = None,
+    listed: bytes | None = None,
+) -> Path:
+    """Change parts of a store (of unit 0 where there are several) and make all hashes over them fit.
+
+    Args:
+        root: of the store.
+        descriptor: changes the descriptor in place.
+        record: changes the record of unit 0 in place.
+        snapshot: changes the snapshot in place.
+        chunk: from the bytes of the first chunk, other ones.
+        footer: from the footer's.
+        listed: bytes to put in the place of the table of units.
+    """
+    about = json.loads((root / layout.DESCRIPTOR).read_bytes())
+    descriptor(about)
+    (root / layout.DESCRIPTOR).write_bytes(canonical.to_bytes(about))
+    if chunk is not None or footer is not None:
+        _rewrite(root, chunk, footer)
+    found = []
+    for path in sorted((root / "records" / "00").iterdir()):
+        value = json.loads(path.read_bytes()) | {"descriptor": canonical.digest(about)}
+        if value["unit"] == 0:
+            record(value)
+        path.write_bytes(signed(value))
+        found.append(json.loads(path.read_bytes()))
+    sealed = snapshot_of(root) | {"descriptor": canonical.digest(about)}
+    data = listed if listed is not None else _listed(found)
+    if data is not None:
+        sealed["table"] = blake3(data).hexdigest()
+        layout.table_path(root, 1, sealed["table"]).write_bytes(data)
+    snapshot(sealed)
+    layout.snapshot_path(root, 1).write_bytes(signed(sealed))
+    return root
+
+
+def _listed(found: list[dict[str, Any]]) -> bytes | None:
+    """The table of records; None where they are too strange to be listed."""
+    try:
+        return table.to_bytes(
+            [SimpleNamespace(**value | value["shard"] | {"blake3": value["shard"]["blake3"]}) for value in found]
+        )  # type: ignore[arg-type, unused-ignore]
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _rewrite(root: Path, chunk: Callable[[bytes], bytes] | None, footer: Callable[[bytes], bytes] | None) -> None:
+    path, value = shard_of(root), record_of(root)
+    data, offset = path.read_bytes(), 0
+    ranges = [*value["chunks"], value["footer"]]
+    pieces = [data[part["offset"] : part["offset"] + part["size"]] for part in ranges]
+    if chunk is not None:
+        pieces[0] = chunk(pieces[0])
+    if footer is not None:
+        pieces[-1] = footer(pieces[-1])
+    for part, piece in zip(ranges, pieces, strict=True):
+        part.update(offset=offset, size=len(piece), blake3=blake3(piece).hexdigest())
+        offset += len(piece)
+    path.write_bytes(b"".join(pieces))
+    value["shard"] = {"size": offset, "blake3": blake3(path.read_bytes()).hexdigest()}
+    layout.record_path(root, 0).write_bytes(signed(value))
