@@ -7,7 +7,7 @@ dropped the pages, so the caller starts over with a new file.
 
 Nothing outside the store is touched: below its root no link is followed, and only regular files are opened. What the
 operating system refuses (full, read-only, too many open files) is told from damage
-(docs/adr/0009-no-links-inside-a-store.md).
+(docs/adr/0011-no-links-inside-a-store.md).
 """
 
 from __future__ import annotations
@@ -287,13 +287,14 @@ def _check_inside(root: Path, folder: Path) -> None:
 
     The root itself may be one: its user has named it.
     """
-    while folder != root:
-        if folder.is_symlink():
+    path, top = os.fspath(folder), len(os.fspath(root))  # as text: every read passes here
+    while len(path) > top:
+        if os.path.islink(path):  # noqa: PTH114
             raise StoreCorrupt(
-                f"{folder} is a symbolic link, and a store's directories are its own; fetch the store again, or copy "
+                f"{path} is a symbolic link, and a store's directories are its own; fetch the store again, or copy "
                 "it with what its links name (cp -rL)"
             )
-        folder = folder.parent
+        path = os.path.dirname(path)  # noqa: PTH120
 
 
 def walk(root: Path, folder: Path) -> Iterator[Path]:

@@ -34,7 +34,7 @@ def random_kills(scale: float) -> Section:
     count = int(10_000 * scale)
     found = kills.run(count, progress=bar("kills", count))
     lines = [
-        ("SIGKILLs, three writers on one store, both forms", f"{found.kills:,}"),
+        ("SIGKILLs, three writers on one store, both forms, three encodings", f"{found.kills:,}"),
         ("units committed", f"{found.units:,}"),
         ("acknowledged units lost", str(found.lost)),
         ("rows twice", str(found.twice)),
@@ -92,7 +92,7 @@ def fuzz(scale: float) -> Section:
     """Mutants of stores in both forms."""
     lines, good = [], True
     for shard_format in ("zarr", "parquet"):
-        found = mutants.run(int(1_000_000 * scale), shard_format, plain=int(10_000 * scale))
+        found = _mutants_of(shard_format, scale)
         accidents, attacks, plain = found["accidents"], found["attacks"], found["plain"]
         untyped = sum(n for part in (accidents, attacks) for name, n in part.items() if name.startswith("untyped"))
         crashes = found["crashes"]
@@ -112,7 +112,22 @@ def fuzz(scale: float) -> Section:
     return "Mutants", lines, good
 
 
-EXPERIMENTS = (random_kills, calls, cuts, races, bugs, fuzz)
+SHARES = {"topk": 0.5, "adaptive": 0.25, "threshold": 0.25}
+
+
+def _mutants_of(shard_format: str, scale: float) -> dict[str, Any]:
+    """Mutants of a store of each kind of labels; top-k also through plain readers."""
+    total: dict[str, Any] = {}
+    for labels, share in SHARES.items():
+        count, plain = int(1_000_000 * scale * share), min(10_000, int(20_000 * scale)) if labels == "topk" else 0
+        report = bar(f"mutants, {shard_format}, {labels}", count)
+        found = mutants.run(count, shard_format, labels, plain=plain, progress=report)
+        memory = max(total.get("memory", 0), found.pop("memory"))
+        total = {name: total[name] + found[name] if total else found[name] for name in found} | {"memory": memory}
+    return total
+
+
+EXPERIMENTS = (random_kills, calls, cuts, races, bugs)
 
 
 def page(sections: list[Section], command: str, seconds: float) -> str:
@@ -135,12 +150,21 @@ def main() -> int:
     """Run, write, and fail where anything was found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the full number of trials")
+    parser.add_argument("--mutants", type=float, help="share of the full number of mutants, if another")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "reliability.md")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     began = time.monotonic()
     sections = [experiment(arguments.scale) for experiment in EXPERIMENTS]
-    command = "make reliability" if arguments.scale == 1 else f"python -m tests.reliability --scale {arguments.scale:g}"
+    share = arguments.scale if arguments.mutants is None else arguments.mutants
+    sections.append(fuzz(share))
+    command = (
+        "make reliability"
+        if arguments.scale == share == 1
+        else f"python -m tests.reliability --scale {arguments.scale:g}"
+    )
+    if share != arguments.scale:
+        command += f" --mutants {share:g}"
     arguments.out.write_text(page(sections, command, time.monotonic() - began))
     if arguments.json:
         figures: dict[str, Any] = {title: {**dict(table), "good": good} for title, table, good in sections}

@@ -51,12 +51,13 @@ def run(
         StoreCorrupt, AssertionError: a committed unit does not hold its only right content.
     """
     rng, found, turn = random.Random(seed), Kills(), 0
-    for shard_format in PACE:
-        world.warm_up(shard_format)  # what is imported late must not be imported anew in every child
+    kinds = [(shard_format, labels) for labels in world.LABELS for shard_format in PACE]
+    for kind in kinds:
+        world.warm_up(*kind)  # what is imported late must not be imported anew in every child
     while found.kills < kills:
         folder = Path(tempfile.mkdtemp(dir=world.TEMPORARY if world.TEMPORARY.is_dir() else None))
         try:
-            _one_store(folder / "store", writers, units, list(PACE)[turn % 2], rng, found)
+            _one_store(folder / "store", writers, units, kinds[turn % len(kinds)], rng, found)
         finally:
             shutil.rmtree(folder)
         turn += 1
@@ -64,13 +65,13 @@ def run(
     return found
 
 
-def _one_store(root: Path, writers: int, units: int, shard_format: str, rng: random.Random, found: Kills) -> None:
-    store = world.open_store(root, units, shard_format)
+def _one_store(root: Path, writers: int, units: int, kind: tuple[str, str], rng: random.Random, found: Kills) -> None:
+    store = world.open_store(root, units, *kind)
     acknowledged: set[int] = set()
     seen: dict[int, bytes] = {}
     while len(seen) < units:
-        running = [_start(root, units, shard_format, rng.random()) for _ in range(writers)]
-        time.sleep(rng.uniform(0.0005, 0.012) * PACE[shard_format])
+        running = [_start(root, units, kind, rng.random()) for _ in range(writers)]
+        time.sleep(rng.uniform(0.0005, 0.012) * PACE[kind[0]])
         for pid, _ in running:
             os.kill(pid, signal.SIGKILL)
         for pid, pipe in running:
@@ -93,14 +94,14 @@ def _one_store(root: Path, writers: int, units: int, shard_format: str, rng: ran
     found.twice += len(rows) - len(np.unique(rows, axis=0))
 
 
-def _start(root: Path, units: int, shard_format: str, luck: float) -> tuple[int, int]:
+def _start(root: Path, units: int, kind: tuple[str, str], luck: float) -> tuple[int, int]:
     """Fork a writer; its process id and the pipe it says its units on."""
     ours, theirs = os.pipe()
     if pid := os.fork():
         os.close(theirs)
         return pid, ours
     try:
-        store = world.open_store(root, units, shard_format)
+        store = world.open_store(root, units, *kind)
         missing = list(store.missing())
         start = int(luck * len(missing))
         for unit in missing[start:] + missing[:start]:

@@ -36,6 +36,10 @@ NASTY: list[Any] = [
     -1, 0, 1, 2**31, 2**53, 2**60, 2**200, 1e308, 0.5, True, None, "", "../../etc/passwd", "/dev/zero", "a" * 5000,
     "\x00", "\x1b[31m", [], {}, [[]], {"a": {}}, "0" * 64, "f" * 64,
 ]  # fmt: skip
+WEIGHTS = {
+    "shard": 60, "record": 20, "extras": 8, "descriptor": 3, "snapshot": 3, "table": 3, "prior": 3, "codebook": 3,
+}  # fmt: skip
+"""How often an accident is to which file."""
 EXTREMES = [0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 2**20, 2**28]
 
 
@@ -97,9 +101,9 @@ def mutate_json(value: dict[str, Any], rng: random.Random) -> dict[str, Any]:
 class Victim:
     """A sealed store on which mutants are tried."""
 
-    def __init__(self, folder: Path, shard_format: str) -> None:
+    def __init__(self, folder: Path, shard_format: str, labels: str) -> None:
         self.root = folder / "store"
-        self.store = world.open_store(self.root, UNITS, shard_format)
+        self.store = world.open_store(self.root, UNITS, shard_format, labels)
         for unit in range(UNITS):
             world.commit(self.store, unit, extras=True)
         sl.seal(self.root)
@@ -118,6 +122,10 @@ class Victim:
             "table": layout.table_path(self.root, number, self.snapshot.table),
             "prior": layout.prior_path(self.root, number, str(self.snapshot.prior)),
         }
+        if codebook := self.descriptor.heads["logits"].codebook:
+            self.files["codebook"] = layout.codebook_path(self.root, codebook)
+        # A codebook takes the place of the store's own prior, and a sample needs none.
+        self.files = {name: path for name, path in self.files.items() if path.exists()}
         self.good = {name: path.read_bytes() for name, path in self.files.items()}
         self.truth = {name: self.read(name) for name in self.files}
 
@@ -131,7 +139,8 @@ class Victim:
             return read_table(self.root, self.snapshot)
         if name == "prior":
             return read_prior(self.root, self.snapshot)
-        return sl.open(self.root).read(range(UNITS * world.UNIT_ROWS)).ids
+        labels = sl.open(self.root).read(range(UNITS * world.UNIT_ROWS))
+        return {"ids": labels.ids, "values": labels.values}
 
     def rows(self, record: Any) -> dict[str, np.ndarray]:
         """All columns of unit 0."""
@@ -141,7 +150,7 @@ class Victim:
 
     def accident(self, rng: random.Random) -> str:
         """Change one file by accident and read; what came of it."""
-        name = rng.choices(list(self.files), [60, 20, 8, 3, 3, 3, 3])[0]
+        name = rng.choices(list(self.files), [WEIGHTS[name] for name in self.files])[0]
         self.files[name].write_bytes(changed := mutate(self.good[name], rng))
         try:
             outcome = _outcome(lambda: self.read(name), self.truth[name])
@@ -247,6 +256,7 @@ def _plain_truth(columns: dict[str, np.ndarray]) -> dict[str, Any]:
 def run(
     count: int,
     shard_format: str,
+    labels: str = "topk",
     *,
     seed: int = 0,
     workers: int = 2,
@@ -262,7 +272,9 @@ def run(
     parts = [(count // workers, 0, seed * 1000 + number) for number in range(workers)]
     # Plain readers may crash; they have a process of their own.
     parts += [(0, plain, seed * 1000 + workers)] if plain else []
-    running = [(*_start(mutants, plainly, shard_format, luck), bool(plainly)) for mutants, plainly, luck in parts]
+    running = [
+        (*_start(mutants, plainly, shard_format, labels, luck), bool(plainly)) for mutants, plainly, luck in parts
+    ]
     total: dict[str, Any] = {name: Counter() for name in ("accidents", "attacks", "plain")}
     total |= {"crashes": 0, "plain crashes": 0, "memory": 0}
     for number, (pid, pipe, plainly) in enumerate(running):
@@ -280,7 +292,7 @@ def run(
     return total
 
 
-def _start(count: int, plain: int, shard_format: str, seed: int) -> tuple[int, int]:
+def _start(count: int, plain: int, shard_format: str, labels: str, seed: int) -> tuple[int, int]:
     ours, theirs = os.pipe()
     if pid := os.fork():
         os.close(theirs)
@@ -288,7 +300,7 @@ def _start(count: int, plain: int, shard_format: str, seed: int) -> tuple[int, i
     status = 1
     try:
         os.close(ours)
-        data = pickle.dumps(_work(count, plain, shard_format, seed))
+        data = pickle.dumps(_work(count, plain, shard_format, labels, seed))
         with os.fdopen(theirs, "wb") as pipe:
             pipe.write(data)
         status = 0
@@ -296,13 +308,13 @@ def _start(count: int, plain: int, shard_format: str, seed: int) -> tuple[int, i
         os._exit(status)
 
 
-def _work(count: int, plain: int, shard_format: str, seed: int) -> dict[str, Any]:
+def _work(count: int, plain: int, shard_format: str, labels: str, seed: int) -> dict[str, Any]:
     import warnings
 
     warnings.simplefilter("ignore")
     folder = Path(tempfile.mkdtemp(dir=world.TEMPORARY if world.TEMPORARY.is_dir() else None))
     try:
-        victim, rng = Victim(folder, shard_format), random.Random(seed)
+        victim, rng = Victim(folder, shard_format, labels), random.Random(seed)
         if plain:
             victim.plainly(random.Random(0))  # imports
         found: dict[str, Any] = {"accidents": Counter(), "attacks": Counter(), "plain": Counter()}

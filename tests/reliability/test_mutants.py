@@ -9,13 +9,14 @@ from tests.reliability import mutants
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.parametrize("labels", ["topk", "adaptive", "threshold"])
 @pytest.mark.parametrize("shard_format", ["zarr", "parquet"])
-def test_no_mutant_crashes_the_reader_or_yields_wrong_labels(shard_format):
-    found = mutants.run(6000, shard_format, seed=1)
+def test_no_mutant_crashes_the_reader_or_yields_wrong_labels(shard_format, labels):
+    found = mutants.run(2400, shard_format, labels, seed=1)
     assert found["crashes"] == 0
     assert set(found["accidents"]) <= {"refused", "same"}, found["accidents"]
     assert set(found["attacks"]) <= {"refused", "same", "other"}, found["attacks"]
-    assert found["accidents"]["refused"] > 1000
+    assert found["accidents"]["refused"] > 800
     assert found["memory"] < 256 * 2**20
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from softlabels.encodings import Codebook, parse
 from softlabels.labels import Head
 from softlabels.store import Descriptor, StoreWriter, create_or_open, layout
+from softlabels.store.codebooks import digest_of
 from softlabels.store.units import UnitReader, read_record
 
 UNIT_ROWS = 6
@@ -17,48 +20,68 @@ CHUNK_ROWS = 4
 TEMPORARY = Path("/dev/shm")  # noqa: S108  memory where there is any: kills and cuts need no disk
 
 
-def descriptor(units: int, shard_format: str = "zarr") -> Descriptor:
+LABELS = {"topk": "topk:3:f16", "adaptive": "adaptive:0.01:f16:2", "threshold": "threshold:0.05"}
+"""What rows hold: three classes each; as many as there are, and a codebook; a sample."""
+CODEBOOK = Codebook(np.stack([np.full((1, 300), 1 / 300), np.arange(1, 301)[None] / 45150], axis=1).astype(np.float32))
+
+
+@functools.cache
+def descriptor(units: int, shard_format: str = "zarr", labels: str = "topk") -> Descriptor:
     """A store of ``units`` units."""
     rows = units * UNIT_ROWS
+    codebook = digest_of(CODEBOOK) if labels == "adaptive" else None
+    spec = parse(LABELS[labels], classes=300).spec
     return Descriptor(
         rows=rows, unit_rows=UNIT_ROWS, chunk_rows=CHUNK_ROWS, shard_format=shard_format, codec="lz4",
-        heads={"logits": Head(encoding="topk:3:f16", classes=300)},
+        heads={"logits": Head(encoding=spec, classes=300, codebook=codebook)},
         teacher={"spec": "t", "digest": "d"}, data={"spec": "x", "fingerprint": "f", "rows": rows},
     )  # fmt: skip
 
 
-def content(unit: int) -> dict[str, np.ndarray]:
+def content(unit: int, labels: str = "topk") -> dict[str, np.ndarray]:
     """The only right content of a unit."""
     rows = np.arange(unit * UNIT_ROWS, (unit + 1) * UNIT_ROWS)
     keys = np.zeros((UNIT_ROWS, 16), np.uint8)
     keys[:, :8] = rows.astype("<u8").view(np.uint8).reshape(-1, 8)
     first = rows % 298
-    return {
-        "key": keys,
-        "view": np.zeros(UNIT_ROWS, np.uint32),
-        "logits/ids": np.stack([first, first + 1, first + 2], axis=1).astype(np.uint16),
-        "logits/values": np.tile(np.array([-0.5, -1.5, -2.5], np.float16), (UNIT_ROWS, 1)),
-        "logits/tail": np.full((UNIT_ROWS, 1), -2.0, np.float32),
-    }
+    own = {"key": keys, "view": np.zeros(UNIT_ROWS, np.uint32)}
+    ids = np.stack([first, first + 1, first + 2], axis=1).astype(np.uint16)
+    values = np.tile(np.array([-0.5, -1.5, -2.5], np.float16), (UNIT_ROWS, 1))
+    tail = np.full((UNIT_ROWS, 1), -2.0, np.float32)
+    if labels == "topk":
+        return own | {"logits/ids": ids, "logits/values": values, "logits/tail": tail}
+    counts = (1 + rows % 3).astype(np.uint16)
+    listed = np.arange(3) < counts[:, None]
+    own |= {"logits/count": counts, "logits/ids": ids[listed]}
+    if labels == "adaptive":
+        return own | {"logits/values": values[listed], "logits/tail": tail, "logits/prior": (rows % 2).astype(np.uint8)}
+    codes = np.tile(np.array([0, 1, 2], np.uint8), (UNIT_ROWS, 1))[np.arange(3) < counts[:, None] - 1]
+    return own | {"logits/listed": counts - 1, "logits/codes": codes}
 
 
 def commit(store: StoreWriter, unit: int, *, extras: bool = False) -> bool:
     """Write and commit a unit as a generator does."""
     with store.begin(unit) as writer:
-        writer.append(content(unit))
+        writer.append(content(unit, labels_of(store.descriptor)))
         kept = {"logits/prior": np.ones((1, 300), np.float32)} if extras else None
         return writer.commit(extras=kept)
 
 
-def open_store(root: Path, units: int, shard_format: str = "zarr") -> StoreWriter:
+def labels_of(store: Descriptor) -> str:
+    """What its rows hold."""
+    return store.heads["logits"].encoding.partition(":")[0]
+
+
+def open_store(root: Path, units: int, shard_format: str = "zarr", labels: str = "topk") -> StoreWriter:
     """The store at ``root``, made where there is none."""
-    return create_or_open(root, descriptor(units, shard_format))
+    codebooks = {"logits": CODEBOOK} if labels == "adaptive" else {}
+    return create_or_open(root, descriptor(units, shard_format, labels), codebooks)
 
 
-def warm_up(shard_format: str) -> None:
+def warm_up(shard_format: str, labels: str = "topk") -> None:
     """Commit and read a unit, so that everything that is loaded late is there."""
     with tempfile.TemporaryDirectory() as folder:
-        store = open_store(Path(folder) / "store", 1, shard_format)
+        store = open_store(Path(folder) / "store", 1, shard_format, labels)
         commit(store, 0, extras=True)
         judge(store.root, store.descriptor)
 
@@ -71,7 +94,7 @@ def judge(root: Path, store: Descriptor, units: Iterable[int] | None = None) -> 
     for unit in committed if units is None else units:
         reader = UnitReader(root, store, read_record(root, unit, store))
         parts = [reader.read_chunk(number) for number in range(len(reader.record.chunks))]
-        for name, expected in content(unit).items():
+        for name, expected in content(unit, labels_of(store)).items():
             if not np.array_equal(np.concatenate([part[name] for part in parts]), expected):
                 raise AssertionError(f"unit {unit} holds other values than it should in {name}")
         reader.read_extras()
