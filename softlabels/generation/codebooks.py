@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from softlabels import encodings
 from softlabels.encodings import codebook
+from softlabels.encodings.codebook import MOST_BYTES
 from softlabels.encodings.topk import Adaptive, TopK
 from softlabels.errors import InvalidArgument, StoreNotFound
 from softlabels.labels import Head
@@ -42,13 +43,20 @@ def with_codebook(head: Head, existing: Head | None, pilot: Pilot, seed: int) ->
         seed: of the store.
 
     Raises:
-        InvalidArgument: no pilot, or too small a one.
+        InvalidArgument: no pilot, or too small a one, or a codebook that would be too large.
     """
     import torch
 
     encoding = encodings.parse(head.encoding, classes=head.classes)
     if not isinstance(encoding, TopK | Adaptive) or encoding.priors == 1:
         return head, None
+    size, most = 4 * encoding.priors * head.classes * len(head.temperatures), MOST_BYTES
+    if size > most:
+        raise InvalidArgument(
+            f"{encoding.spec} needs a codebook of {size:,} bytes for {head.classes:,} classes at "
+            f"{len(head.temperatures)} temperatures, where at most {most:,} are allowed; ask for "
+            f"{most * encoding.priors // size} tail priors or fewer"
+        )
     if existing is not None and existing == replace(head, codebook=existing.codebook):
         return existing, None
     given = pilot()

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels import models
-from softlabels.errors import InvalidData, StoreIncomplete
+from softlabels.errors import InvalidData, StoreConflict, StoreIncomplete
 from softlabels.fidelity import Sample
 from softlabels.generation.codebooks import existing_heads
 from softlabels.generation.gate import check_teacher
@@ -28,7 +28,7 @@ from softlabels.generation.plan import HEAD, SAMPLED, Settings, describe, sample
 from softlabels.generation.writing import BackgroundWriter, LabelledBatch
 from softlabels.models import Model
 from softlabels.sources import Source, open_source
-from softlabels.store import Descriptor, Donors, StoreWriter, create_or_open, open_store, seal
+from softlabels.store import Descriptor, Donors, Store, StoreWriter, create_or_open, open_store, seal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -151,10 +151,8 @@ def generate(
     if settings.gate:
         check_teacher(model, source, classes=model.classes, extra_classes=settings.extra_classes)
     reused_stores = [open_store(path) for path in reuse]
-    existing = existing_heads(out) or (reused_stores[0].heads if reused_stores else {})
-    descriptor, codebooks = describe(source, model, settings, existing)
-    donors = Donors(reused_stores, dict(descriptor.heads), model.digest) if reused_stores else None
-    store = create_or_open(out, descriptor, codebooks or (reused_stores[0].codebooks() if reused_stores else {}))
+    store, donors = _open(out, source, model, settings, reused_stores)
+    descriptor = store.descriptor
     missing = list(store.missing())
     reused = 0
     began = time.perf_counter()
@@ -235,6 +233,23 @@ def sample(
     if settings.gate:
         check_teacher(model, source, classes=model.classes, extra_classes=settings.extra_classes)
     return sample_of_teacher(source, model, settings, rows=rows)
+
+
+def _open(
+    out: str | Path, source: Source, model: Model, settings: Settings, reused: Sequence[Store]
+) -> tuple[StoreWriter, Donors | None]:
+    """The store to write to, a new one or the one there is, and where rows are copied from."""
+    existing = existing_heads(out) or (reused[0].heads if reused else {})
+    descriptor, fitted = describe(source, model, settings, existing)
+    donors = Donors(reused, dict(descriptor.heads), model.digest) if reused else None
+    try:
+        return create_or_open(out, descriptor, fitted or (reused[0].codebooks() if reused else {})), donors
+    except StoreConflict:
+        if not fitted or not existing_heads(out):
+            raise
+    # Who started at the same time and was first has fitted a codebook too; on another machine its last bits differ.
+    descriptor, _ = describe(source, model, settings, existing_heads(out))
+    return create_or_open(out, descriptor), donors
 
 
 def _prepare(

@@ -1,6 +1,7 @@
 """Both forms of a shard hold every encoding, fixed and ragged, and give back exactly what was put in."""
 
 import io
+from dataclasses import replace
 
 import datasets
 import duckdb
@@ -9,19 +10,34 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import zarr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import softlabels as sl
-from softlabels.encodings import parse
+from softlabels.encodings import codebook, parse
 from softlabels.encodings import rows as ragged
 from softlabels.errors import InvalidArgument
 from softlabels.labels import Head, ranges
 from softlabels.store import Descriptor, create_or_open
+from softlabels.store.codebooks import digest_of
 
 FORMATS = ["zarr", "parquet"]
-ENCODINGS = ["dense:f32", "dense:f16", "dense:bf16", "dense:q8", "topk:3:f16", "topk:3:q8", "topk:40:f16"]
+ENCODINGS = ["dense:f32", "dense:f16", "dense:bf16", "dense:q8", "topk:3:f16", "topk:3:q8", "topk:40:f16", "topk:3:d4",
+             "topk:3:d16:4", "topk:2:q8:4", "adaptive:0.05:f16", "adaptive:0.02:q8", "adaptive:0.01:d2",
+             "adaptive:0.9:d4", "adaptive:0.02:d8:4", "adaptive:0.1:f16:4", "sampled:9", "sampled:9:0.7", "sampled:300",
+             "threshold:0.1", "threshold:0.02:255"]  # fmt: skip
 CLASSES = 40
+
+
+def head_of(spec, **options):
+    """A head at two temperatures where the encoding can, with a codebook where it asks for one."""
+    encoding = parse(spec, classes=CLASSES)
+    temperatures = (2.0,) if spec.startswith(("sampled", "threshold")) else (1.0, 2.0)
+    head = Head(encoding=encoding.spec, classes=CLASSES, temperatures=temperatures, **options)
+    if encoding.priors == 1:
+        return head, {}
+    book = codebook.fit(encoding, head, [torch.from_numpy(random_logits(64))])
+    return replace(head, codebook=digest_of(book)), {"logits": book}
 
 
 def describe(shard_format, head, *, rows, unit_rows=7, chunk_rows=3, codec="zstd"):
@@ -31,11 +47,12 @@ def describe(shard_format, head, *, rows, unit_rows=7, chunk_rows=3, codec="zstd
     )  # fmt: skip
 
 
-def encode(logits, head, lengths=None):
+def encode(logits, head, lengths=None, books=None):
     """Columns of all rows, straight from the encoder."""
     encoding = parse(head.encoding, classes=head.classes)
     items = len(logits)
-    arrays = encoding.encode(torch.from_numpy(logits), head, np.arange(items)).arrays
+    book = (books or {}).get("logits")
+    arrays = encoding.encode(torch.from_numpy(logits), head, np.arange(items), codebook=book).arrays
     columns = {f"logits/{name}": array for name, array in arrays.items()}
     count = items if lengths is None else len(lengths)
     columns["key"] = np.random.default_rng(1).integers(0, 256, (count, 16), dtype=np.uint8)
@@ -45,8 +62,8 @@ def encode(logits, head, lengths=None):
     return columns
 
 
-def write(root, descriptor, columns):
-    store = create_or_open(root, descriptor)
+def write(root, descriptor, columns, books=None):
+    store = create_or_open(root, descriptor, books)
     schema = descriptor.columns()
     for unit in store.missing():
         rows = descriptor.unit_range(unit)
@@ -66,47 +83,69 @@ def assert_same(store, columns):
         np.testing.assert_array_equal(found, expected)
 
 
+def assert_decoded_alike(store, columns):
+    """Labels that are read are those that the encoder's own columns decode to."""
+    head = store.heads["logits"]
+    arrays = {name.removeprefix("logits/"): array for name, array in columns.items() if name.startswith("logits/")}
+    lengths = arrays.pop("length", None)
+    expected = parse(head.encoding, classes=head.classes).decode(arrays, head, store.prior("logits"))
+    found = store.read(range(store.rows))
+    np.testing.assert_array_equal(found.values, expected.values)
+    for temperature in head.temperatures:
+        np.testing.assert_array_equal(found.log_probs(temperature), expected.log_probs(temperature))
+    assert (found.lengths is None) == (lengths is None)
+
+
 def random_logits(count):
     logits = np.random.default_rng(count).normal(0, 4, (count, CLASSES)).astype(np.float32)
     logits[: count // 3, 5] = -np.inf
     return logits
 
 
-@pytest.mark.parametrize("codec", ["zstd", "lz4"])
 @pytest.mark.parametrize("shard_format", FORMATS)
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize(
+    ("encoding", "codec"),
+    [*((encoding, "zstd") for encoding in ENCODINGS), *((encoding, "lz4") for encoding in ENCODINGS[::4])],
+)
 def test_fixed_rows_come_back(tmp_path, encoding, shard_format, codec):
-    head = Head(encoding=encoding, classes=CLASSES, temperatures=(1.0, 2.0))
-    columns = encode(random_logits(20), head)
-    store = write(tmp_path / "s", describe(shard_format, head, rows=20, codec=codec), columns)
+    head, books = head_of(encoding)
+    columns = encode(random_logits(20), head, books=books)
+    store = write(tmp_path / "s", describe(shard_format, head, rows=20, codec=codec), columns, books)
     assert_same(store, columns)
+    assert_decoded_alike(store, columns)
     assert sl.verify(tmp_path / "s", deep=True).ok
-    wanted = [19, 0, 7, 7, 3]
-    assert (store.read(wanted).log_probs() == store.read(range(20)).take(np.array(wanted)).log_probs()).all()
+    wanted, temperature = [19, 0, 7, 7, 3], head.temperatures[0]
+    some, everything = store.read(wanted), store.read(range(20))
+    assert (some.log_probs(temperature) == everything.take(np.array(wanted)).log_probs(temperature)).all()
 
 
 @pytest.mark.parametrize("shard_format", FORMATS)
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_ragged_rows_come_back(tmp_path, encoding, shard_format):
-    head = Head(encoding=encoding, classes=CLASSES, kind="tokens", shape=(None,))
+    head, books = head_of(encoding, kind="tokens", shape=(None,))
     lengths = np.array([3, 0, 1, 9, 2, 0, 0, 0, 4, 1, 5, 2, 0, 8, 0, 0, 0, 0, 1, 3])
-    columns = encode(random_logits(int(lengths.sum())), head, lengths)
-    store = write(tmp_path / "s", describe(shard_format, head, rows=20), columns)
+    columns = encode(random_logits(int(lengths.sum())), head, lengths, books)
+    store = write(tmp_path / "s", describe(shard_format, head, rows=20), columns, books)
     assert_same(store, columns)
+    assert_decoded_alike(store, columns)
     assert sl.verify(tmp_path / "s", deep=True).ok
     wanted = np.array([19, 0, 7, 3, 3, 1])
     got, everything = store.read(wanted), store.read(range(20))
     assert len(got) == 6
     assert (got.lengths == lengths[wanted]).all()
-    starts = np.cumsum(lengths) - lengths
-    np.testing.assert_array_equal(got.log_probs(), everything.log_probs()[ranges(starts[wanted], lengths[wanted])])
-    np.testing.assert_array_equal(got.log_probs(), everything.take(wanted).log_probs())
+    starts, temperature = np.cumsum(lengths) - lengths, head.temperatures[0]
+    found = got.log_probs(temperature)
+    np.testing.assert_array_equal(found, everything.log_probs(temperature)[ranges(starts[wanted], lengths[wanted])])
+    np.testing.assert_array_equal(found, everything.take(wanted).log_probs(temperature))
 
 
 @pytest.mark.parametrize("shard_format", FORMATS)
+@pytest.mark.parametrize("encoding", ["topk:2:f16", "adaptive:0.02:d4", "threshold:0.05"])
+@settings(max_examples=12)
 @given(lengths=st.lists(st.integers(0, 6), min_size=1, max_size=15), chunk=st.integers(1, 5), unit=st.integers(5, 9))
-def test_any_lengths_in_any_geometry(tmp_path_factory, shard_format, lengths, chunk, unit):
-    head = Head(encoding="topk:2:f16", classes=CLASSES, kind="tokens", shape=(None,))
+def test_any_lengths_in_any_geometry(tmp_path_factory, shard_format, encoding, lengths, chunk, unit):
+    """Also of rows that are all empty, and of positions that are ragged themselves."""
+    head, _ = head_of(encoding, kind="tokens", shape=(None,))
     lengths = np.array(lengths)
     columns = encode(random_logits(int(lengths.sum())), head, lengths)
     descriptor = describe(shard_format, head, rows=len(lengths), unit_rows=unit, chunk_rows=chunk)
@@ -170,6 +209,46 @@ def test_the_datasets_library_shows_the_labels(parquet_store, tmp_path):
     found = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path), split="train")
     assert found["logits/ids"][:] == columns["logits/ids"].tolist()
     assert found["logits/values"][:] == columns["logits/values"].tolist()
+
+
+@pytest.fixture(scope="module")
+def ragged_columns_store(tmp_path_factory):
+    """Ragged rows of ragged positions in Parquet, and for each row the ids of each position."""
+    head, books = head_of("adaptive:0.02:d8:4", kind="tokens", shape=(None,))
+    lengths = np.array([3, 0, 1, 4, 2])
+    columns = encode(random_logits(10), head, lengths, books)
+    root = tmp_path_factory.mktemp("stores") / "s"
+    write(root, describe("parquet", head, rows=5), columns, books)
+    by_position = np.split(columns["logits/ids"], np.cumsum(columns["logits/count"])[:-1])
+    starts = np.cumsum(lengths) - lengths
+    ids = [[part.tolist() for part in by_position[at : at + n]] for at, n in zip(starts, lengths, strict=True)]
+    priors = np.split(columns["logits/prior"], np.cumsum(lengths)[:-1])
+    return root, ids, [part.tolist() for part in priors]
+
+
+def test_viewers_show_lists_of_lists(ragged_columns_store, tmp_path):
+    import polars as pl
+
+    root, ids, priors = ragged_columns_store
+    files = [str(path) for path in shard_files(root)]
+    frame = pl.concat([pl.read_parquet(path) for path in files])
+    assert frame["logits/ids"].dtype == pl.List(pl.List(pl.UInt8))
+    assert frame["logits/ids"].to_list() == ids
+    assert frame["logits/prior"].to_list() == priors
+    query = 'select "logits/ids", len("logits/ids"), "logits/prior" from read_parquet(?) order by "view"'
+    rows = duckdb.execute(query, [files]).fetchall()
+    assert rows == list(zip(ids, map(len, ids), priors, strict=True))
+    found = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path), split="train")
+    assert found["logits/ids"][:] == ids
+
+
+def test_plain_zarr_shows_which_prior_a_row_has(tmp_path):
+    head, books = head_of("adaptive:0.02:d8:4")
+    columns = encode(random_logits(7), head, books=books)
+    write(tmp_path / "s", describe("zarr", head, rows=7), columns, books)
+    group = zarr.open_group(zarr.storage.ZipStore(shard_files(tmp_path / "s")[0], mode="r"), mode="r")
+    np.testing.assert_array_equal(group["logits/prior"][:], columns["logits/prior"])
+    assert group["logits/steps"].attrs["per"] == group["logits/ids"].attrs["per"] == "logits/count"
 
 
 def test_parquet_pages_carry_checksums_and_no_dictionaries(parquet_store):
