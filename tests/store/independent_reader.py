@@ -2,7 +2,7 @@
 
     python tests/store/independent_reader.py STORE
 
-prints the likeliest class and its log-probability of every row of a ``topk`` store, or the logits of a ``dense`` one.
+prints the first listed class and its probability of every item, or the logits of a ``dense`` store.
 """
 
 import json
@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import zarr
 from blake3 import blake3
+from safetensors.numpy import load as load_arrays
 
 
 def canonical(value):
@@ -35,7 +36,8 @@ def load(path):
 def read_store(root):
     """Columns of all rows of the last snapshot, by name, and the descriptor; ragged ones flat."""
     descriptor, identity = load(root / "softlabels.json")
-    assert (descriptor["format"], descriptor["version"], descriptor["requires"]) == ("softlabels", 1, [])
+    assert (descriptor["format"], descriptor["version"]) == ("softlabels", 1)
+    assert set(descriptor["requires"]) <= {"codebook"}
     snapshot, _ = load(max((root / "snapshots").glob("*.json")))
     assert snapshot["descriptor"] == identity
     table_path = root / "snapshots" / f"{snapshot['number']:08d}-{snapshot['table'][:16]}.parquet"
@@ -59,7 +61,55 @@ def read_store(root):
         parts.append(read_zarr(shard) if suffix == "zarr.zip" else read_parquet(shard))
         assert len(parts[-1]["key"]) == record["rows"]
         assert blake3(np.ascontiguousarray(parts[-1]["key"]).tobytes()).hexdigest() == record["keys"]
+    for name, kind in descriptor["heads"].items():
+        if not kind["encoding"].startswith(("dense", "topk")):  # lists of entries, not of one width
+            for part in parts:
+                part |= {key: part[key].reshape(-1) for key in part if key.startswith(f"{name}/") and "tail" not in key}
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, descriptor
+
+
+def listed(columns, kind, name, index=0):
+    """Section 5: ids and probabilities of each item's listed classes at a temperature of the head."""
+    family, *options = kind["encoding"].split(":")
+    get = {column.partition("/")[2]: array for column, array in columns.items() if column.startswith(f"{name}/")}
+    temperature = kind["temperatures"][index]
+    found, at, at_code = [], 0, 0
+    for item in range(len(get["tail"] if family in {"topk", "adaptive"} else get["count"])):
+        if family == "topk":
+            ids, part = get["ids"][item], lambda column, item=item: get[column][item]
+        else:
+            where = slice(at, at + int(get["count"][item]))
+            ids, part, at = get["ids"][where], lambda column, where=where: get[column][where], where.stop
+        if family == "sampled":
+            p = part("draws") / int(options[0]) * (np.exp(part("weights").astype(float)) if "weights" in get else 1)
+        elif family == "threshold":
+            n, tau = int(get["listed"][item]), float(options[0])
+            p = np.append(tau ** (get["codes"][at_code : at_code + n] / int(options[1])), np.full(len(ids) - n, tau))
+            at_code += n
+        else:
+            with np.errstate(divide="ignore"):
+                p = np.exp(log_probs(options[1], part, get, item) / temperature)
+            p *= -np.expm1(float(get["tail"][item, index])) / p.sum()
+        found.append((ids.astype(int), p))
+    return found
+
+
+def log_probs(kept, part, get, item):
+    """Up to a constant, the table of KEPT."""
+    if kept == "f16":
+        return part("values").astype(float)
+    if kept == "q8":
+        codes = part("codes").astype(float)
+        return np.where(codes == 255, -np.inf, float(get["top"][item]) - float(get["scale"][item]) * codes)
+    steps = part("steps").astype(float)
+    return np.where(steps == 65535, -np.inf, -np.cumsum(np.where(steps == 65535, 0, steps)) / int(kept[1:]))
+
+
+def codebook(root, kind):
+    """Section 3."""
+    data = (root / "codebooks" / f"{kind['codebook'][:32]}.safetensors").read_bytes()
+    assert blake3(data).hexdigest() == kind["codebook"]
+    return load_arrays(data)["priors"]
 
 
 def read_zarr(path):
@@ -74,8 +124,9 @@ def read_zarr(path):
             if (per := array.attrs.get("per")) is None:
                 columns[name] = array[:]
                 continue
-            counts, rows, room = arrays[per][:].astype(int), array.attrs["chunk_rows"], array.chunks[0]
-            sums = [int(counts[start : start + rows].sum()) for start in range(0, len(counts), rows)]
+            room, of_counts = array.chunks[0], arrays[per].chunks[0]
+            counts = arrays[per][:].astype(int)  # what is not filled is zero
+            sums = [int(counts[start : start + of_counts].sum()) for start in range(0, len(counts), of_counts)]
             columns[name] = np.concatenate([array[i * room : i * room + n] for i, n in enumerate(sums)])
     return columns
 
@@ -102,8 +153,8 @@ def read_parquet(path):
 if __name__ == "__main__":
     found, about = read_store(Path(sys.argv[1]))
     name, kind = next(iter(about["heads"].items()))
-    if kind["encoding"].startswith("topk"):
-        for label, value in zip(found[f"{name}/ids"][:, 0], found[f"{name}/values"][:, 0], strict=True):
-            print(int(label), f"{float(value):.4f}", f"{math.exp(value):.4f}")
-    else:
+    if kind["encoding"].startswith("dense"):
         print(found[f"{name}/values"])
+    else:
+        for ids, p in listed(found, kind, name):
+            print(int(ids[0]), f"{p[0]:.4f}", f"{math.log(p[0]):.4f}")

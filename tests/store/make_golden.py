@@ -1,4 +1,4 @@
-"""Write the golden stores, once a format version: ``python -m tests.store.make_golden``; rows there already stay."""
+"""Write the golden stores, once a format version: ``python -m tests.store.make_golden``; stores there already stay."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ def main() -> None:
     topk = sl.Head(classes=CLASSES, encoding="topk:3", temperatures=(1.0, 2.0))
     dense = sl.Head(classes=10, encoding="dense:f16")
     ragged = sl.Head(classes=CLASSES, kind="tokens", encoding="topk:3", shape=(None,))
+    adaptive = sl.Head(classes=CLASSES, kind="tokens", encoding="adaptive:0.02:d4:3", shape=(None,),
+                       temperatures=(1.0, 2.0))  # fmt: skip
+    threshold = sl.Head(classes=CLASSES, encoding="threshold:0.05", temperatures=(2.0,))
     for name, head, values in (
         ("topk-zarr", topk, logits),
         ("topk-parquet", topk, logits),
@@ -28,9 +31,18 @@ def main() -> None:
         ("ragged-zarr", ragged, tokens),
         ("ragged-parquet", ragged, tokens),
         ("appended-zarr", topk, logits),
+        ("adaptive-zarr", adaptive, tokens),
+        ("adaptive-parquet", adaptive, tokens),
+        ("threshold-zarr", threshold, logits),
+        ("threshold-parquet", threshold, logits),
     ):
         form = name.split("-")[1]
-        with sl.create(GOLDEN / name, heads={"logits": head}, teacher="golden", shard_format=form, unit_rows=4) as to:
+        if (GOLDEN / name).exists():
+            continue
+        pilot = {"logits": rng.normal(0, 3, (60, CLASSES)).astype(np.float32)}
+        with sl.create(
+            GOLDEN / name, heads={"logits": head}, teacher="golden", shard_format=form, unit_rows=4, pilot=pilot
+        ) as to:
             steps = (3, 5, 11) if name == "appended-zarr" else (len(values),)
             for start, stop in zip((0, *steps), steps, strict=False):
                 to.append(range(start, stop), {"logits": values[start:stop]})
@@ -40,6 +52,8 @@ def main() -> None:
         parts = {"values": labels.values, "keys": store.keys(), "digest": np.array(store.snapshot.digest)}
         if hasattr(labels, "ids"):
             parts |= {"ids": labels.ids, "tail": labels.log_tail}
+        if getattr(labels, "which", None) is not None:
+            parts |= {"which": labels.which, "priors": store.codebook("logits").priors}
         if labels.lengths is not None:
             parts["lengths"] = labels.lengths
         np.savez(GOLDEN / f"{name}.npz", **parts)

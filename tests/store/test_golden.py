@@ -12,9 +12,11 @@ from tests.store import independent_reader
 
 GOLDEN = Path(__file__).parent / "golden"
 STORES = ["topk-zarr", "topk-parquet", "dense-zarr", "ragged-zarr", "ragged-parquet", "appended-zarr"]
+LATER = ["adaptive-zarr", "adaptive-parquet", "threshold-zarr", "threshold-parquet"]
+"""Of encodings whose columns are ragged."""
 
 
-@pytest.mark.parametrize("name", STORES)
+@pytest.mark.parametrize("name", STORES + LATER)
 def test_a_golden_store_holds_what_it_held(name):
     store = sl.open(GOLDEN / name)
     expected = np.load(GOLDEN / f"{name}.npz")
@@ -25,6 +27,9 @@ def test_a_golden_store_holds_what_it_held(name):
         np.testing.assert_array_equal(labels.log_tail, expected["tail"])
     if "lengths" in expected:
         np.testing.assert_array_equal(labels.lengths, expected["lengths"])
+    if "which" in expected:
+        np.testing.assert_array_equal(labels.which, expected["which"])
+        np.testing.assert_array_equal(store.codebook("logits").priors, expected["priors"])
     np.testing.assert_array_equal(store.keys(), expected["keys"])
     assert store.snapshot.digest == str(expected["digest"])
     assert sl.verify(GOLDEN / name, deep=True).ok
@@ -44,9 +49,30 @@ def test_the_document_is_enough_to_read_one(name):
         np.testing.assert_array_equal(columns["logits/length"], expected["lengths"])
 
 
+@pytest.mark.parametrize("name", LATER)
+def test_the_document_is_enough_to_decode_ragged_columns(name):
+    columns, descriptor = independent_reader.read_store(GOLDEN / name)
+    expected = np.load(GOLDEN / f"{name}.npz")
+    kind = descriptor["heads"]["logits"]
+    labels = sl.open(GOLDEN / name).read(range(sl.open(GOLDEN / name).rows))
+    np.testing.assert_array_equal(columns["key"], expected["keys"])
+    for index, temperature in enumerate(kind["temperatures"]):
+        found = independent_reader.listed(columns, kind, "logits", index)
+        assert len(found) == len(expected["ids"])
+        for item, (ids, p) in enumerate(found):
+            there = np.isfinite(expected["values"][item])
+            np.testing.assert_array_equal(ids, expected["ids"][item][there])
+            np.testing.assert_allclose(p, np.exp(labels.listed_log_probs(temperature)[item][there]), rtol=1e-5)
+    if "which" in expected:
+        np.testing.assert_array_equal(columns["logits/length"], expected["lengths"])
+        np.testing.assert_array_equal(columns["logits/tail"], expected["tail"])
+        np.testing.assert_array_equal(columns["logits/prior"], expected["which"])
+        np.testing.assert_array_equal(independent_reader.codebook(GOLDEN / name, kind), expected["priors"])
+
+
 def test_the_independent_reader_imports_nothing_of_ours_and_is_short():
     path = Path(independent_reader.__file__)
-    assert len(path.read_text().splitlines()) < 125
+    assert len(path.read_text().splitlines()) < 175
     code = (
         f"import sys, runpy\nsys.argv = ['x', {str(GOLDEN / 'topk-zarr')!r}]\n"
         f"runpy.run_path({str(path)!r}, run_name='__main__')\n"
