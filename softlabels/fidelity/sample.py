@@ -170,6 +170,7 @@ def sample_of_store(path: str | Path, head: str = "logits") -> Sample:
     if probe.positions is not None:
         length = [name for name in names if name.endswith("/length")]
         items = sum(int(store.read_chunk(number, length)[length[0]].sum()) for number in range(store.chunks))
+    codebook = store.codebook(head)
     return Sample(
         logits=probe.logits,
         temperatures=kind.temperatures,
@@ -177,7 +178,7 @@ def sample_of_store(path: str | Path, head: str = "logits") -> Sample:
         rows=store.rows,
         codec=store.descriptor.codec,
         kind=kind.kind,
-        prior=store.prior(head),
+        prior=store.prior(head) if codebook is None else None,
         encoding=kind.encoding,
-        codebook=store.codebook(head),
+        codebook=codebook,
     )

@@ -108,8 +108,8 @@ def _closest_kl(sample: Sample, limit: float, kept: list[str], *, only_adaptive:
         fitting += [row for row in plan(sample).rows if row.kl is not None and row.kl <= limit]
     if not fitting:
         raise InvalidArgument(
-            f"no encoding comes within {limit:g} nats of this teacher on a sample of its rows; allow more, or use "
-            "--encoding dense:f32"
+            f"no {'adaptive ' if only_adaptive else ''}encoding comes within {limit:g} nats of this teacher on a sample of "
+            "its rows; allow more, or use --encoding dense:f32"
         )
     return min(fitting, key=lambda row: row.bytes_per_row).encoding
 
@@ -132,7 +132,7 @@ def _bisect(
             sample, f"adaptive:{value:.3g}:{kept}" if family == "adaptive" else f"threshold:{value:.3g}"
         )[0]
 
-    low, high = math.log(max(LOWEST, 0.1 / sample.classes)), math.log(HIGHEST)
+    low, high = math.log(LOWEST), math.log(HIGHEST)
     best = None
     for _ in range(STEPS):
         middle = (low + high) / 2
