@@ -16,7 +16,7 @@ from softlabels.loading.feed import Member
 from softlabels.loading.joining import aligned_rows
 from softlabels.loading.steps import Span
 from softlabels.loading.targets import decode
-from softlabels.sources import Source, content_keys
+from softlabels.sources import Ragged, Source, input_keys
 from softlabels.store import Store
 
 CHECKS = ("sample", "all", "off")
@@ -86,13 +86,10 @@ class Assembler:
             LabelsMisaligned: an input is not the one its labels were made from.
         """
         inputs = hard = None
-        if self._inputs is not None and len(taken.source_rows):
+        if self._inputs is not None:
             inputs = self._inputs.inputs(taken.source_rows)
             hard = self._inputs.labels(taken.source_rows)
             self._check_alignment(inputs, taken)
-        elif self._inputs is not None:
-            inputs = np.empty((0, *self._inputs.input_shape), self._inputs.input_dtype)
-            hard = None if self._inputs.columns.label is None else np.empty(0, np.int64)
         return Batch(
             epoch=span.epoch,
             step=span.step,
@@ -113,11 +110,11 @@ class Assembler:
             return self._store.combine(parts)
         return decode(self._stores[0], head, taken.columns[0], widen=self._widen)
 
-    def _check_alignment(self, inputs: NDArray[np.generic], taken: Taken) -> None:
-        if self._check == "off":
-            return
+    def _check_alignment(self, inputs: NDArray[np.generic] | Ragged, taken: Taken) -> None:
         count = 1 if self._check == "sample" else len(inputs)
-        wrong = (content_keys(inputs[:count]) != taken.columns[0]["key"][:count]).any(axis=1)
+        if self._check == "off" or len(inputs) == 0:
+            return
+        wrong = (input_keys(inputs, count) != taken.columns[0]["key"][:count]).any(axis=1)
         if wrong.any():
             row = int(taken.source_rows[int(wrong.argmax())])
             raise LabelsMisaligned(

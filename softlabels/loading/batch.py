@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.labels import DenseLabels, SoftLabels
+from softlabels.labels import DenseLabels, SoftLabels, ranges
+from softlabels.sources import Ragged, map_arrays
 
 if TYPE_CHECKING:
     import torch
@@ -26,11 +27,13 @@ class Batch:
         epoch: 0 and up.
         step: over all epochs, 0 and up.
         rows: (B,) rows of the data; of the store, where the loader has no data.
-        inputs: (B, *input_shape); None without data.
+        inputs: (B, *input_shape); Ragged for token sequences; for any other dataset what its collation makes; None
+            without data.
         hard: (B,) hard labels, -1 where a row has none; None without a label column.
         targets: soft labels by head; empty without a store.
         views: (B,) which augmented version of its input each label is of; None where every input has one.
         global_rows: rows of this step on all ranks together.
+        parts: (B,) which part of a mixture each row is of; None without one.
     """
 
     epoch: int
@@ -41,9 +44,22 @@ class Batch:
     targets: Mapping[str, SoftLabels] = field(default_factory=dict)
     views: NDArray[np.uint32] | None = None
     global_rows: int = 0
+    parts: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def take(self, order: NDArray[np.int64]) -> Batch:
+        """Some of its rows, in that order; of arrays."""
+        return replace(
+            self,
+            rows=self.rows[order],
+            inputs=_take(self.inputs, order),
+            hard=None if self.hard is None else self.hard[order],
+            targets={name: labels.take(order) for name, labels in self.targets.items()},
+            views=None if self.views is None else self.views[order],
+            parts=None if self.parts is None else self.parts[order],
+        )
 
     def tensors(self) -> Batch:
         """The same with tensors over the same memory."""
@@ -64,7 +80,7 @@ class Batch:
     def _mapped(self, change: Callable[[Any], Any], *, with_prior: bool) -> Batch:
         return replace(
             self,
-            inputs=None if self.inputs is None else change(self.inputs),
+            inputs=map_arrays(self.inputs, change),
             hard=None if self.hard is None else change(self.hard),
             targets={name: _map_labels(labels, change, with_prior) for name, labels in self.targets.items()},
         )
@@ -84,6 +100,13 @@ def _map_labels(labels: SoftLabels, change: Callable[[Any], Any], with_prior: bo
         prior=prior,
         which=None if labels.which is None else change(labels.which),
     )
+
+
+def _take(inputs: Any, order: NDArray[np.int64]) -> Any:
+    if isinstance(inputs, Ragged):
+        starts = np.cumsum(inputs.lengths) - inputs.lengths
+        return Ragged(inputs.values[ranges(starts[order], inputs.lengths[order])], inputs.lengths[order])
+    return map_arrays(inputs, lambda array: array[order])
 
 
 def as_tensor(value: Any) -> torch.Tensor:

@@ -18,6 +18,7 @@ from softlabels.loading.background import ahead
 from softlabels.loading.batch import Batch
 from softlabels.loading.ensemble import Ensemble
 from softlabels.loading.items import Examples, Items
+from softlabels.loading.mixture import MixedItems, Mixture
 from softlabels.loading.steps import Span, Steps
 from softlabels.sources import Source
 from softlabels.store import Store
@@ -38,7 +39,7 @@ class Loader:
     any step without that memory.
 
     Args:
-        store: where the soft labels are, or an Ensemble; None: hard labels only.
+        store: where the soft labels are, or an Ensemble or a Mixture; None: hard labels only.
         inputs: the user's data; None: labels alone.
         batch_size: rows a step, over all ranks; the last of an epoch may have fewer.
         seed: of the order.
@@ -64,7 +65,7 @@ class Loader:
 
     def __init__(
         self,
-        store: Store | Ensemble | None,
+        store: Store | Ensemble | Mixture | None,
         *,
         inputs: Source | None = None,
         batch_size: int = 256,
@@ -94,22 +95,26 @@ class Loader:
         self.rank, self.world_size = rank, world_size
         self.workers = workers
         self.device = device
-        self.items: Items = Examples(
-            store,
-            inputs,
-            rows=rows,
-            check=check,
-            missing=missing,
-            views=views,
-            seed=seed,
-            shuffle=shuffle,
-            window=window,
-            by_length=by_length,
-            batch_size=batch_size,
-            memory=memory,
-            threads=threads or (1 if workers else None),
-            widen=device is None,
-        )
+        options: dict[str, Any] = {
+            "check": check,
+            "missing": missing,
+            "views": views,
+            "seed": seed,
+            "shuffle": shuffle,
+            "window": window,
+            "by_length": by_length,
+            "batch_size": batch_size,
+            "memory": memory,
+            "threads": threads or (1 if workers else None),
+            "widen": device is None,
+        }
+        self.items: Items
+        if isinstance(store, Mixture):
+            if inputs is not None or rows is not None:
+                raise InvalidArgument("the parts of a mixture have inputs and rows of their own; give them there")
+            self.items = MixedItems(store, **options)
+        else:
+            self.items = Examples(store, inputs, rows=rows, **options)
         self.steps = Steps(self.items.length, batch_size, last)
         self._next = (0, 0)
 
@@ -216,6 +221,6 @@ def _on_device(batch: Batch, device: str | torch.device) -> Batch:
     return batch.pin_memory().to(device, non_blocking=True)
 
 
-def loader(store: Store | Ensemble | None, *, inputs: Source | None = None, **options: Any) -> Loader:
+def loader(store: Store | Ensemble | Mixture | None, *, inputs: Source | None = None, **options: Any) -> Loader:
     """A Loader; the verb of the design."""
     return Loader(store, inputs=inputs, **options)

@@ -11,11 +11,29 @@ from softlabels.sources.arrays import ArrayBackend, read_arrays, schema_of
 from softlabels.sources.columns import choose_columns
 from softlabels.sources.distinct import DistinctSource
 from softlabels.sources.keys import as_keys, content_keys, fingerprint, id_keys
+from softlabels.sources.mapped import DatasetSource
 from softlabels.sources.protocol import Columns, Source
 from softlabels.sources.readers import OPENERS, open_reader
+from softlabels.sources.sequences import TokenSource, input_keys
 from softlabels.sources.source import IndexedSource, TableBackend
+from softlabels.sources.structure import Ragged, join_inputs, map_arrays
 
-__all__ = ["Columns", "DistinctSource", "Source", "as_keys", "content_keys", "fingerprint", "id_keys", "open_source"]
+__all__ = [
+    "Columns",
+    "DatasetSource",
+    "DistinctSource",
+    "Ragged",
+    "Source",
+    "TokenSource",
+    "as_keys",
+    "content_keys",
+    "fingerprint",
+    "id_keys",
+    "input_keys",
+    "join_inputs",
+    "map_arrays",
+    "open_source",
+]
 
 BUNDLED = "digits"
 """DATA that travels with the package: the UCI handwritten digits (data/README.md)."""

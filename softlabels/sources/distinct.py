@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -74,8 +76,8 @@ class DistinctSource:
         """Keys of rows start to stop, (n, 16)."""
         return self._source.keys()[self._rows[start:stop]]
 
-    def inputs(self, rows: NDArray[np.int64]) -> NDArray[np.generic]:
-        """Inputs of ``rows``, (n, *input_shape)."""
+    def inputs(self, rows: NDArray[np.int64]) -> Any:
+        """Inputs of ``rows``, as the source gives them."""
         return self._source.inputs(self._rows[rows])
 
     def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:

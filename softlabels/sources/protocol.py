@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +63,8 @@ class Source(Protocol):
     def keys(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
         """Keys of rows start to stop, (n, 16) uint8."""
 
-    def inputs(self, rows: NDArray[np.int64]) -> NDArray[np.generic]:
-        """Inputs of ``rows``, in that order, (n, *input_shape)."""
+    def inputs(self, rows: NDArray[np.int64]) -> Any:
+        """Inputs of ``rows``, in that order, also of none: (n, *input_shape), Ragged, or a structure of arrays."""
 
     def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Hard labels of ``rows``, (n,), -1 where a row has none; None without a label column."""

@@ -143,12 +143,14 @@ class IndexedSource:
 
     def inputs(self, rows: NDArray[np.int64]) -> NDArray[np.generic]:
         """Inputs of ``rows``, (n, *input_shape)."""
-        return self._backend.inputs(rows)
+        return self._backend.inputs(rows) if len(rows) else np.empty((0, *self._shape), self._dtype)
 
     def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Hard labels of ``rows``, -1 where a row has none; None without a label column."""
         if self._columns.label is None:
             return None
+        if len(rows) == 0:
+            return np.empty(0, np.int64)
         values = self._backend.column(self._columns.label, rows)
         if self._names is not None:
             values = pc.index_in(values.cast(pa.string()), pa.array(self._names))
