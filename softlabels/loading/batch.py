@@ -82,11 +82,12 @@ class Batch:
             self,
             inputs=map_arrays(self.inputs, change),
             hard=None if self.hard is None else change(self.hard),
-            targets={name: _map_labels(labels, change, with_prior) for name, labels in self.targets.items()},
+            targets={name: map_labels(labels, change, with_prior=with_prior) for name, labels in self.targets.items()},
         )
 
 
-def _map_labels(labels: SoftLabels, change: Callable[[Any], Any], with_prior: bool) -> SoftLabels:  # noqa: FBT001
+def map_labels(labels: SoftLabels, change: Callable[[Any], Any], *, with_prior: bool = False) -> SoftLabels:
+    """The same labels with every array changed; the tail prior, which is a store's and no batch's, only if asked."""
     lengths = None if labels.lengths is None else change(labels.lengths)
     if isinstance(labels, DenseLabels):
         return replace(labels, values=change(labels.values), lengths=lengths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeAlias
 
 import torch
@@ -62,7 +63,7 @@ def check_classes(student_logits: Tensor, labels: SoftLabels, *, width: int | No
         raise InvalidArgument(
             f"the student gives {(*student_logits.shape[:-1], classes)}, but the labels have {labels.classes} classes"
         )
-    positions = len(labels.ids) if isinstance(labels, SparseLabels) else labels.values[..., 0].size
+    positions = len(labels.ids) if isinstance(labels, SparseLabels) else math.prod(labels.values.shape[:-1])
     if len(student_logits) != positions:
         raise InvalidArgument(f"the student gives {len(student_logits)} rows, but there are labels for {positions}")
 
