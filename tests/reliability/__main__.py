@@ -10,7 +10,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,43 +88,64 @@ def bugs(_: float) -> Section:
     return "Planted bugs", lines, not any("NOT" in line[1] for line in lines)
 
 
-def fuzz(scale: float) -> Section:
-    """Mutants of stores in both forms."""
-    lines, good = [], True
-    for shard_format in ("zarr", "parquet"):
-        found = _mutants_of(shard_format, scale)
-        accidents, attacks, plain = found["accidents"], found["attacks"], found["plain"]
-        untyped = sum(n for part in (accidents, attacks) for name, n in part.items() if name.startswith("untyped"))
-        crashes = found["crashes"]
-        plainly = f"{plain['wrong']:,} of {sum(plain.values()):,}"
-        if found["plain crashes"]:
-            plainly = "not known: its process crashed"
-        lines += [
-            (f"{shard_format}: mutants", f"{sum(accidents.values()) + sum(attacks.values()):,}"),
-            (f"{shard_format}: process crashes", str(crashes)),
-            (f"{shard_format}: wrong labels after an accident", f"{accidents['wrong']} of {sum(accidents.values()):,}"),
-            (f"{shard_format}: exceptions without a type of ours", str(untyped)),
-            (f"{shard_format}: forged with hashes: refused, read", f"{attacks['refused']:,}, {attacks['other']:,}"),
-            (f"{shard_format}: growth of memory", f"{found['memory'] / 2**20:.1f} MiB"),
-            (f"{shard_format}: wrong labels by the plain reader", plainly),
-        ]
-        good &= not (crashes or accidents["wrong"] or untyped) and found["memory"] < 2**28
-    return "Mutants", lines, good
-
-
 SHARES = {"topk": 0.5, "adaptive": 0.25, "threshold": 0.25}
+"""Of the mutants, by what the labels of the store are."""
+ROUNDS = 10
+"""Of mutants; a run that is cut short has counted those it finished."""
 
 
-def _mutants_of(shard_format: str, scale: float) -> dict[str, Any]:
-    """Mutants of a store of each kind of labels; top-k also through plain readers."""
-    total: dict[str, Any] = {}
-    for labels, share in SHARES.items():
-        count, plain = int(1_000_000 * scale * share), min(10_000, int(20_000 * scale)) if labels == "topk" else 0
-        report = bar(f"mutants, {shard_format}, {labels}", count)
-        found = mutants.run(count, shard_format, labels, plain=plain, progress=report)
-        memory = max(total.get("memory", 0), found.pop("memory"))
-        total = {name: total[name] + found[name] if total else found[name] for name in found} | {"memory": memory}
-    return total
+def fuzz(scale: float) -> Iterator[Section]:
+    """Mutants of stores in both forms; what is known after each round."""
+    forms = ("zarr", "parquet")
+    total: dict[str, dict[str, Any]] = {form: {} for form in forms}
+    report = bar("mutants", int(2_000_000 * scale))
+    for turn in range(ROUNDS):
+        for form in forms:
+            for labels, share in SHARES.items():
+                # Plain readers are asked about top-k alone; 10,000 mutants are enough for contrast.
+                plain = int(10_000 * min(scale, 1) / ROUNDS) if labels == "topk" else 0
+                count = int(1_000_000 * scale * share / ROUNDS)
+                _add(total[form], mutants.run(count, form, labels, seed=turn, plain=plain))
+            report(sum(_tried(part) for part in total.values()))
+        lines = [line for form in forms for line in _lines(form, total[form])]
+        yield "Mutants", lines, all(_good(part) for part in total.values())
+
+
+def _add(total: dict[str, Any], found: dict[str, Any]) -> None:
+    for name, value in found.items():
+        if name == "memory":
+            total[name] = max(total.get(name, 0), value)
+        else:
+            total[name] = total[name] + value if name in total else value
+
+
+def _tried(found: dict[str, Any]) -> int:
+    return sum(found["accidents"].values()) + sum(found["attacks"].values()) if found else 0
+
+
+def _untyped(found: dict[str, Any]) -> int:
+    both = found["accidents"] + found["attacks"]
+    return int(sum(count for name, count in both.items() if name.startswith("untyped")))
+
+
+def _good(found: dict[str, Any]) -> bool:
+    return not (found["crashes"] or found["accidents"]["wrong"] or _untyped(found)) and found["memory"] < 2**28
+
+
+def _lines(form: str, found: dict[str, Any]) -> list[tuple[str, str]]:
+    accidents, attacks, plain = found["accidents"], found["attacks"], found["plain"]
+    plainly = f"{plain['wrong']:,} of {sum(plain.values()):,}"
+    if found["plain crashes"]:
+        plainly = f"{plainly}; {found['plain crashes']} processes crashed"
+    return [
+        (f"{form}: mutants", f"{_tried(found):,}"),
+        (f"{form}: process crashes", str(found["crashes"])),
+        (f"{form}: wrong labels after an accident", f"{accidents['wrong']} of {sum(accidents.values()):,}"),
+        (f"{form}: exceptions without a type of ours", str(_untyped(found))),
+        (f"{form}: forged with hashes: refused, read", f"{attacks['refused']:,}, {attacks['other']:,}"),
+        (f"{form}: growth of memory", f"{found['memory'] / 2**20:.1f} MiB"),
+        (f"{form}: wrong labels by the plain reader", plainly),
+    ]
 
 
 EXPERIMENTS = (random_kills, calls, cuts, races, bugs)
@@ -155,17 +176,18 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     began = time.monotonic()
-    sections = [experiment(arguments.scale) for experiment in EXPERIMENTS]
     share = arguments.scale if arguments.mutants is None else arguments.mutants
-    sections.append(fuzz(share))
-    command = (
-        "make reliability"
-        if arguments.scale == share == 1
-        else f"python -m tests.reliability --scale {arguments.scale:g}"
-    )
+    command = "make reliability" if arguments.scale == 1 else f"python -m tests.reliability --scale {arguments.scale:g}"
     if share != arguments.scale:
-        command += f" --mutants {share:g}"
-    arguments.out.write_text(page(sections, command, time.monotonic() - began))
+        command = f"python -m tests.reliability --scale {arguments.scale:g} --mutants {share:g}"
+    sections: list[Section] = []
+    for experiment in EXPERIMENTS:
+        sections.append(experiment(arguments.scale))
+        arguments.out.write_text(page(sections, command, time.monotonic() - began))
+    done = list(sections)
+    for section in fuzz(share):
+        sections = [*done, section]
+        arguments.out.write_text(page(sections, command, time.monotonic() - began))
     if arguments.json:
         figures: dict[str, Any] = {title: {**dict(table), "good": good} for title, table, good in sections}
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
