@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from softlabels.generation.plan import HEAD, SAMPLED, Settings, describe, sample
 from softlabels.generation.writing import BackgroundWriter, LabelledBatch
 from softlabels.models import Model
 from softlabels.sources import Source, open_source
-from softlabels.store import Descriptor, Donors, Store, StoreWriter, create_or_open, open_store, seal
+from softlabels.store import Claims, Descriptor, Donors, Store, StoreWriter, create_or_open, open_store, seal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -156,11 +156,13 @@ def generate(
     missing = list(store.missing())
     reused = 0
     began = time.perf_counter()
-    with BackgroundWriter(store, HEAD, donors) as writer:
+    with store.claims() as claims, BackgroundWriter(store, HEAD, donors) as writer:
         done = len(source) - sum(len(descriptor.unit_range(unit)) for unit in missing)
         if progress is not None:
             progress(done, len(source))
-        for batch, inputs in _fetch_ahead(source, _batches(source, store, missing, settings.batch_size, donors)):
+        for batch, inputs in _fetch_ahead(
+            source, _batches(source, store, _claimed(store, missing, claims), settings.batch_size, donors)
+        ):
             logits = None if inputs is None else model.logits(inputs)
             writer.put(LabelledBatch(batch.unit, batch.rows, batch.keys, logits, batch.last, batch.found))
             done += len(batch.rows)
@@ -270,13 +272,27 @@ def _prepare(
     return source, model.to(settings.device), settings
 
 
+def _claimed(store: StoreWriter, missing: list[int], claims: Claims) -> Iterator[int]:
+    """The units that are still missing when their turn comes, and that no other process on this machine is making.
+
+    What others are at is looked at once more in the end: they may have died. What is not theirs to finish then, such as
+    the unit of a process that was stopped, stays missing.
+    """
+    others = []
+    for unit in missing:
+        if not store.committed(unit):
+            if claims.take(unit):
+                yield unit
+            else:
+                others.append(unit)
+    yield from (unit for unit in others if not store.committed(unit) and claims.take(unit))
+
+
 def _batches(
-    source: Source, store: StoreWriter, units: list[int], batch_size: int, donors: Donors | None
+    source: Source, store: StoreWriter, units: Iterable[int], batch_size: int, donors: Donors | None
 ) -> Iterator[_Batch]:
-    """Batches of the units that are still missing when their turn comes; a batch never spans two units."""
+    """Batches of units; a batch never spans two units."""
     for unit in units:
-        if store.committed(unit):
-            continue
         rows = store.descriptor.unit_range(unit)
         for start in range(rows.start, rows.stop, batch_size):
             stop = min(start + batch_size, rows.stop)

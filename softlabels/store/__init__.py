@@ -3,6 +3,7 @@
 from softlabels.store.collecting import Litter, collect_garbage
 from softlabels.store.descriptor import Descriptor, default_geometry
 from softlabels.store.evidence import UnitEvidence
+from softlabels.store.files import Claims
 from softlabels.store.merging import Donors, merge
 from softlabels.store.reading import Store, open_store
 from softlabels.store.snapshots import Snapshot, seal
@@ -11,6 +12,7 @@ from softlabels.store.verifying import Problem, Report, describe_store, repair, 
 from softlabels.store.writing import StoreWriter, UnitWriter, create_or_open
 
 __all__ = [
+    "Claims",
     "Descriptor",
     "Donors",
     "Litter",

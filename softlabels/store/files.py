@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from softlabels.errors import StorageFailed, StoreBusy, StoreCorrupt
 from softlabels.store import exclusive
@@ -180,27 +180,59 @@ def lock(root: Path, name: str) -> BinaryIO:
         StoreBusy: another process holds it.
         StoreCorrupt: a link or something else is in its place.
     """
-    make_directory(root, root / TEMPORARY)
-    path = root / TEMPORARY / name
-    # Neither followed nor cut short: in a store that somebody else made, this name may lead anywhere.
-    with told_apart(path, writing=True):
-        try:
-            descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise StoreCorrupt(f"{path} is a symbolic link; delete it, and run the same command again") from None
-            raise
-    file = os.fdopen(descriptor, "r+b", buffering=0)
+    file = _open_lock(root, name)
     try:
-        _check_regular(descriptor)
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ValueError as error:
-        file.close()
-        raise StoreCorrupt(f"{path} is {error}; delete it, and run the same command again") from None
     except OSError as error:
         file.close()
         raise StoreBusy(f"{root} is being written by another process; wait for it, or use another directory") from error
     return file
+
+
+class Claims:
+    """What this process is working on, told to others on this machine by locks that end with it.
+
+    A byte of one file stands for each piece of work. Where a file system has no such locks everything may be claimed:
+    work may then be done twice, and is committed once.
+
+    Args:
+        root: of the store.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._file = _open_lock(root, "claims.lock")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def take(self, number: int) -> bool:
+        """Claim a piece of work; False where another process has it."""
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+        except OSError as error:
+            return error.errno not in {errno.EACCES, errno.EAGAIN}
+        return True
+
+
+def _open_lock(root: Path, name: str) -> BinaryIO:
+    make_directory(root, root / TEMPORARY)
+    path = root / TEMPORARY / name
+    # Neither followed nor cut short: in a store that somebody else made, this name may lead anywhere.
+    flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    with told_apart(path, writing=True):
+        try:
+            descriptor = os.open(path, flags, 0o666)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise StoreCorrupt(f"{path} is a symbolic link; delete it, and run the same command again") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise StoreCorrupt(f"{path} is no regular file; delete it, and run the same command again")
+    return os.fdopen(descriptor, "r+b", buffering=0)
 
 
 def read(root: Path, path: Path, limit: int) -> bytes:

@@ -125,6 +125,10 @@ class StoreWriter:
         """
         return files.lock(self.root, "appending.lock")
 
+    def claims(self) -> files.Claims:
+        """Claims on units, so that others on this machine start with another; a context manager."""
+        return files.Claims(self.root)
+
     def committed(self, unit: int) -> bool:
         """Whether ``unit`` has a record now."""
         return layout.record_path(self.root, unit).exists()

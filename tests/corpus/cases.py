@@ -47,6 +47,9 @@ Action = Callable[[], object]
 
 ELSEWHERE = {
     "kill -9 at each system call": "tests/reliability/test_commits.py",
+    "SIGSTOP": "tests/generation/test_processes.py",
+    "two generators on one store": "tests/generation/test_processes.py",
+    "reader during write": "tests/generation/test_processes.py",
     "ENOSPC, EDQUOT, EIO, EROFS, EMFILE": "tests/store/test_failing_disk.py, tests/reliability/test_commits.py",
     "no hard links": "tests/store/test_failing_disk.py",
     "keys unknown, reordered": "tests/loading/test_loading.py",

@@ -1,0 +1,145 @@
+"""Real ``softlabels generate`` processes, ended, stopped, several on one store; rows that teachers see are counted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import softlabels as sl
+from softlabels.store import layout, verify
+
+TOP = Path(sl.__file__).parents[1]
+ROWS, UNIT_ROWS, BATCH = 1797, 200, 50
+PATIENCE = 120.0
+"""Seconds until a process that does nothing is given up; nothing is decided by how long one takes."""
+
+TEACHER = '''
+import os, time
+from pathlib import Path
+import torch
+
+HERE = Path(__file__).parent
+
+seen = 0
+
+def teach(inputs):
+    """Ten classes; notes how many rows it was asked about; above what the file hold says, waits until it is gone."""
+    global seen
+    with (HERE / f"asked-{os.getpid()}").open("a") as told:
+        told.write(f"{len(inputs)}\\n")
+    seen += len(inputs) if len(inputs) > 1 else 0
+    hold = HERE / "hold"
+    while hold.exists() and seen > int(hold.read_text()):
+        time.sleep(0.01)
+    return torch.arange(10.0) + inputs.reshape(len(inputs), -1)[:, :10].float()
+'''
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "counted.py").write_text(TEACHER)
+    return tmp_path
+
+
+def start(place, digits_path):
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(map(str, (TOP, TOP / "cli", place))), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    command = [
+        sys.executable, "-m", "softlabels_cli", "generate", digits_path, "--teacher", "python:counted:teach", "--out",
+        "labels", "--unit-rows", str(UNIT_ROWS), "--batch-size", str(BATCH), "--no-gate", "--json",
+    ]  # fmt: skip
+    return subprocess.Popen(
+        command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_until(condition):
+    """Until something is so; the limit only ends a test that would never end."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it never comes"
+        time.sleep(0.02)
+
+
+def asked(place, process=None):
+    """Rows a teacher (of one process) was asked about, but for the single row that tells its shape."""
+    files = place.glob("asked-*") if process is None else [place / f"asked-{process.pid}"]
+    return sum(int(line) for file in files if file.exists() for line in file.read_text().split() if line != "1")
+
+
+def finish(process, code=0):
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == code, out + err
+    return out, err
+
+
+def units(place):
+    return len(list(layout.committed_units(place / "labels")))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drops_the_unit_at_hand_and_keeps_the_others(place, digits_path, number):
+    (place / "hold").write_text(str(2 * UNIT_ROWS))
+    process = start(place, digits_path)
+    wait_until(lambda: units(place) == 2)
+    wait_until(lambda: asked(place) > 2 * UNIT_ROWS)
+    sent = time.monotonic()
+    process.send_signal(number)
+    _, err = finish(process, 130)
+    assert time.monotonic() - sent < 20, "promised"
+    assert "What was committed is kept" in err
+    assert not [path for path in (place / "labels" / "tmp").iterdir() if path.suffix != ".lock"], "nothing is left"
+    dropped = asked(place) - 2 * UNIT_ROWS
+    (place / "hold").unlink()
+    kept = {path: path.read_bytes() for path in (place / "labels" / "records").rglob("*.json")}
+    made = json.loads(finish(start(place, digits_path))[0])
+    assert (len(kept), made["new_units"]) == (2, 7)
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert asked(place) == ROWS + dropped, "the unit at hand was made again, and nothing else"
+    assert verify(place / "labels", deep=True).ok
+
+
+def test_several_generators_share_the_work(place, digits_path):
+    (place / "hold").write_text("0")
+    running = [start(place, digits_path) for _ in range(3)]
+    wait_until(lambda: all(asked(place, process) for process in running))
+    (place / "hold").unlink()
+    made = [json.loads(finish(process)[0]) for process in running]
+    assert sum(one["new_units"] for one in made) == 9
+    assert asked(place) == ROWS, "no row was labelled twice"
+    assert all(one["new_units"] for one in made)
+    assert verify(place / "labels", deep=True).ok
+
+
+def test_a_stopped_generator_holds_up_its_unit_alone_and_goes_on(place, digits_path):
+    (place / "hold").write_text("0")
+    stopped = start(place, digits_path)
+    wait_until(lambda: asked(place, stopped))
+    stopped.send_signal(signal.SIGSTOP)
+    (place / "hold").unlink()
+    made = json.loads(finish(start(place, digits_path))[0])
+    assert (made["missing_units"], made["snapshot"]) == (1, None)
+    assert verify(place / "labels", deep=True).ok, "what is there can be checked while others write"
+    stopped.send_signal(signal.SIGCONT)
+    assert json.loads(finish(stopped)[0])["missing_units"] == 0
+    assert asked(place) == ROWS
+    assert sl.open(place / "labels").rows == ROWS
+
+
+def test_what_a_killed_generator_had_claimed_is_made_by_another(place, digits_path):
+    (place / "hold").write_text("0")
+    killed = start(place, digits_path)
+    wait_until(lambda: asked(place, killed))
+    other = start(place, digits_path)
+    wait_until(lambda: asked(place, other))
+    killed.kill()
+    killed.communicate()
+    (place / "hold").unlink()
+    assert json.loads(finish(other)[0])["missing_units"] == 0
+    assert sl.open(place / "labels").rows == ROWS
