@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from softlabels_cli.output import count, fidelity_lines, format_bytes, json_option, print_json
+from softlabels_cli.output import count, fidelity_lines, format_bytes, json_option, print_json, printable
 
 
 @click.command("inspect", epilog="Example:  softlabels inspect labels --json")
@@ -23,7 +23,7 @@ def command(*, store: Path, as_json: bool) -> None:
         print_json(found)
         return
     for name, value in _lines(found):
-        click.echo(f"{name:<12}{value}".rstrip())
+        click.echo(printable(f"{name:<12}{value}".rstrip()))
 
 
 def _lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -43,6 +43,11 @@ def _lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("data", _data(data)),
         ("shards", f"{found['shard']['format']}, {found['shard']['codec']}; written by {', '.join(found['software'])}"),
     ]
+    if found["committed"]:
+        lines.append(("made", f"{found['committed']['first']} to {found['committed']['last']}"))
+    if found["holes"]:
+        more = ", ..." if len(found["holes"]) < found["missing_units"] else ""
+        lines.append(("holes", f"units {', '.join(map(str, found['holes']))}{more}: run generate, then seal"))
     if found["quarantined"]:
         lines.append(("quarantine", f"{count(found['quarantined'], 'unit')} set aside by repair"))
     for name, head in found["heads"].items():

@@ -19,6 +19,7 @@ import click
 
 from softlabels import __version__
 from softlabels.errors import SoftLabelsError
+from softlabels_cli.output import printable
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "The story": ("demo", "train-teacher", "plan", "generate", "train-student", "compare"),
@@ -87,7 +88,7 @@ def main(args: list[str] | None = None) -> NoReturn:
     except SoftLabelsError as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {printable(str(error))}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted. What was committed is kept: run the same command again to go on.", err=True)

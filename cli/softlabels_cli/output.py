@@ -16,6 +16,11 @@ def print_json(value: Mapping[str, object]) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def printable(text: str) -> str:
+    """Text without control characters: what a store's maker wrote must not steer a reader's terminal."""
+    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+
+
 def note(message: str) -> None:
     """A line for a person, on stderr."""
     click.echo(message, err=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from softlabels_cli.output import count, json_option, print_json
+from softlabels_cli.output import count, json_option, print_json, printable
 from softlabels_cli.progress import Progress, quiet_option
 
 
@@ -28,7 +28,7 @@ def command(*, store: Path, as_json: bool, quiet: bool) -> None:
         print_json({"quarantined": moved, **report.to_json()})
         return
     for problem in report.bad:
-        click.echo(f"bad: {problem.path}: {problem.problem}")
+        click.echo(printable(f"bad: {problem.path}: {problem.problem}"))
     click.echo(
         f"{store}: {count(len(moved), 'unit')} set aside" + ("; now generate again to fill the holes" if moved else "")
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from softlabels_cli.output import count, json_option, note, print_json
+from softlabels_cli.output import count, json_option, note, print_json, printable
 from softlabels_cli.progress import Progress, quiet_option
 
 FOUND_BAD = 3
@@ -31,7 +31,7 @@ def command(*, store: Path, deep: bool, incremental: bool, as_json: bool, quiet:
     else:
         for problem in report.bad:
             where = f"unit {problem.unit}, " if problem.unit is not None else ""
-            click.echo(f"bad: {where}{problem.path}: {problem.problem}")
+            click.echo(printable(f"bad: {where}{problem.path}: {problem.problem}"))
         verdict = "whole" if report.ok else f"{len(report.bad)} problems"
         skipped = f" ({report.skipped:,} as they were when last verified)" if report.skipped else ""
         click.echo(f"{store}: {count(report.units, 'unit')}{skipped}, {count(report.rows, 'row')}: {verdict}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from softlabels.store.units import UnitReader, read_record
 from softlabels.store.verified import Ledger
 
 QUARANTINE = "quarantine"
+HOLES_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,8 @@ def describe_store(path: str | Path) -> dict[str, Any]:
         "rows": rows,
         "units": len(committed),
         "missing_units": 0 if descriptor.grows else descriptor.units - len(committed),
+        "holes": [] if descriptor.grows else _holes(descriptor.units, committed),
+        "committed": _committed(root, committed),
         "unit_rows": descriptor.unit_rows,
         "unit_bytes": {
             name: catalogue["size"].quantile(q) for name, q in (("min", 0.0), ("median", 0.5), ("max", 1.0))
@@ -165,6 +170,23 @@ def describe_store(path: str | Path) -> dict[str, Any]:
             for name, head in descriptor.heads.items()
         },
     }
+
+
+def _holes(units: int, committed: list[int]) -> list[int]:
+    """The first units that are missing."""
+    there = set(committed)
+    return list(islice((unit for unit in range(units) if unit not in there), HOLES_NAMED))
+
+
+def _committed(root: Path, committed: list[int]) -> dict[str, str] | None:
+    """When the first and the last unit were committed, by the clock of the file system; None where none is."""
+    if not committed:
+        return None
+    # Of many units a few tell; copying a store makes it young again.
+    some = committed[:: max(1, len(committed) // 64)] + committed[-1:]
+    times = [files.age_and_size(layout.record_path(root, unit))[0] for unit in some]
+    first, last = (dt.datetime.fromtimestamp(when, dt.UTC) for when in (min(times), max(times)))
+    return {"first": first.isoformat(timespec="seconds"), "last": last.isoformat(timespec="seconds")}
 
 
 def _warning(fidelity: Mapping[str, Any] | None) -> str | None:

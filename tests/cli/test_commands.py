@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import softlabels as sl
 from softlabels_cli.main import cli, main
+from tests.corpus import forging
 
 TOP = Path(sl.__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{TOP}{os.pathsep}{TOP / 'cli'}", "OMP_NUM_THREADS": "1"}
@@ -256,6 +257,15 @@ def test_debug_shows_where_an_error_was_raised(folder):
     assert "Traceback" in done.stderr
 
 
+def test_what_a_store_says_does_not_steer_the_terminal(tmp_path):
+    forging.make(tmp_path / "s", "topk-zarr", teacher={"spec": "\x1b[2Jevil\x9b<b>", "digest": "d"})
+    said = run("inspect", "s", cwd=tmp_path)
+    assert "\x1b" not in said
+    assert r"\x1b[2Jevil\x9b<b>" in said
+    (tmp_path / "s" / "softlabels.json").write_text('{"\x1b[2J": 1}')
+    assert "\x1b" not in run("inspect", "s", cwd=tmp_path, code=3)
+
+
 def test_a_reader_that_goes_away_is_no_failure(folder):
     command = f"{sys.executable} -m softlabels_cli inspect labels --json | head -c 1"
     done = subprocess.run(
@@ -288,7 +298,7 @@ def test_the_demo_tells_the_whole_story_and_a_second_run_reuses_it(tmp_path):
         line.removeprefix("$ softlabels ") for line in again.stdout.splitlines() if line.startswith("$ softlabels ")
     ]
     assert [line.split()[0] for line in printed] == [
-        "train-teacher", "generate", "generate", "inspect", "verify", "train-student", "train-student",
+        "train-teacher", "generate", "generate", "inspect", "plan", "verify", "train-student", "train-student",
         "train-teacher", "train-teacher", "compare",
     ]  # fmt: skip
     assert "run:demo/student-soft-*" in again.stdout

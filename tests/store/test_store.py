@@ -1,5 +1,6 @@
 """Reading a sealed store: what comes out is what went in, for any rows in any order."""
 
+import os
 import pickle
 
 import numpy as np
@@ -113,6 +114,22 @@ def test_inspect_has_the_agreed_keys(sealed, digits):
     assert found["data"] == {"spec": digits.spec, "fingerprint": digits.fingerprint, "rows": 1797}
     assert found["heads"]["logits"]["fidelity"]["kl"].keys() == {"1", "4"}
     assert found["unit_bytes"]["min"] <= found["unit_bytes"]["median"] <= found["unit_bytes"]["max"]
+
+
+def test_inspect_says_what_is_missing_and_when_the_rest_was_made(tmp_path):
+    store = create_or_open(tmp_path / "s", make_descriptor())
+    assert describe_store(tmp_path / "s")["committed"] is None
+    with store.begin(1) as writer:
+        writer.append({
+            "key": np.zeros((5, 16), np.uint8), "view": np.zeros(5, np.uint32),
+            "logits/ids": np.array([[0, 1]] * 5, np.uint8),
+            "logits/values": np.zeros((5, 2), np.float16) - 1, "logits/tail": np.zeros((5, 1), np.float32) - 2,
+        })  # fmt: skip
+        writer.commit()
+    os.utime(tmp_path / "s" / "records" / "00" / "00000001.json", (86_400, 86_400))
+    found = describe_store(tmp_path / "s")
+    assert (found["missing_units"], found["holes"]) == (1, [0])
+    assert found["committed"] == dict.fromkeys(("first", "last"), "1970-01-02T00:00:00+00:00")
 
 
 def test_rows_and_heads_that_are_not_there_are_named(sealed):
