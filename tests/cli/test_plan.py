@@ -1,0 +1,96 @@
+"""``plan``, and ``generate`` that finds the encoding itself: what was promised is what the store has."""
+
+import json
+
+import pytest
+
+import softlabels as sl
+from softlabels import generation
+from softlabels.store.units import read_record
+from tests.cli.test_commands import run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, digits_path):
+    """A teacher, and a store of its labels."""
+    folder = tmp_path_factory.mktemp("plan")
+    run("train-teacher", digits_path, "--model", "mlp:width=16,depth=1", "--steps", 150, "--out", "teacher", cwd=folder)
+    run("generate", digits_path, "--teacher", "run:teacher", "--encoding", "topk:4", "--out", "labels", cwd=folder)
+    return folder
+
+
+def planned(folder, *arguments):
+    return json.loads(run("plan", *arguments, "--json", cwd=folder))
+
+
+def test_a_store_and_its_teacher_plan_alike(folder, digits_path):
+    of_store = planned(folder, "labels")
+    of_teacher = planned(folder, digits_path, "--teacher", "run:teacher")
+    assert {"encoding", "bytes_per_row", "kl", "top1", "bytes_total", "front"} <= of_store["rows"][0].keys()
+    ours, theirs = ({row["encoding"]: row for row in found["rows"]} for found in (of_store, of_teacher))
+    assert ours.keys() == theirs.keys()
+    assert [name for name, row in ours.items() if row["current"]] == ["topk:4:f16"]
+    for name in ("topk:2:f16", "dense:q8"):
+        assert ours[name]["bytes_per_row"] == pytest.approx(theirs[name]["bytes_per_row"], rel=0.1)
+        assert ours[name]["bytes_total"] == pytest.approx(ours[name]["bytes_per_row"] * 1797, rel=0.01)
+
+
+def test_the_table_shows_the_front_the_store_and_a_picture(folder):
+    shown = run("plan", "labels", "--plot", "plan.svg", "--max-kl", "0.01", cwd=folder)
+    assert "topk:4:f16 (this store)" in shown
+    assert "recommended: --encoding" in shown
+    assert "mean entropy of the teacher" in shown
+    assert (folder / "plan.svg").read_text().startswith("<?xml")
+    assert len(run("plan", "labels", "--all", cwd=folder).splitlines()) > len(shown.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("labels", "--budget", "10 parsecs"), "is no size; write 50GB"),
+        (("labels", "--budget", "1KB"), "no encoding keeps 1,797 rows in 1,000 bytes"),
+        (("labels", "--budget", "1GB", "--max-kl", "1"), "give one of them"),
+        (("labels", "--head", "other"), "no head 'other'; it has logits"),
+        (("nowhere",), "nowhere"),
+        (("labels", "--plot", "plan.gif"), "is no picture"),
+    ],
+)
+def test_wrong_usage_says_what_to_do(folder, arguments, problem):
+    assert problem in run("plan", *arguments, cwd=folder, code=2)
+
+
+def test_a_kl_that_was_asked_for_is_kept_and_goes_on(folder, digits_path):
+    command = ("generate", digits_path, "--teacher", "run:teacher", "--encoding", "auto:max-kl=0.02", "--unit-rows",
+               500, "--out", "close")  # fmt: skip
+    run(*command, cwd=folder)
+    store = sl.open(folder / "close")
+    assert store.snapshot.fidelity["logits"]["kl"]["1"] <= 0.02 * 1.25, "a sample of the rows is not all of them"
+    promised = planned(folder, digits_path, "--teacher", "run:teacher", "--max-kl", 0.02, "--sample", 512)
+    assert store.heads["logits"].encoding == promised["recommended"]
+    (folder / "close" / "records" / "00" / "00000002.json").unlink()
+    assert "1 unit made now" in run(*command, cwd=folder)
+    assert sl.open(folder / "close").heads == store.heads
+
+
+def test_going_on_asks_for_no_sample(folder, digits_path, monkeypatch):
+    """What a target came to is in the store; asking again might give another answer."""
+    monkeypatch.chdir(folder)
+    options = {"teacher": "run:teacher", "out": "size", "encoding": "auto:budget=60KB", "unit_rows": 900}
+    made = generation.generate(digits_path, **options)
+    store = sl.open("size")
+    records = [read_record(store.root, unit, store.descriptor) for unit in range(store.units)]
+    assert 45_000 < sum(chunk.size for record in records for chunk in record.chunks) <= 63_000, "but for the footers"
+    monkeypatch.setattr(generation.plan, "sample_of_teacher", lambda *_, **__: pytest.fail("asked again"))
+    assert generation.generate(digits_path, **options).encoding == made.encoding
+
+
+def test_an_encoding_nobody_knows_lists_those_there_are(folder, digits_path):
+    said = run(
+        "generate", digits_path, "--teacher", "run:teacher", "--encoding", "zip:3", "--out", "x", cwd=folder, code=2
+    )
+    for form in ("dense", "topk:K", "adaptive:P", "sampled:N", "threshold:TAU"):
+        assert form in said
+    said = run("generate", digits_path, "--teacher", "run:teacher", "--encoding", "auto:kl=1", "--out", "x", cwd=folder,
+               code=2)  # fmt: skip
+    assert "auto:max-kl=NATS" in said
+    assert not (folder / "x").exists()

@@ -1,0 +1,145 @@
+"""Every store says how good its labels are: by unit and on the probe, as float64 says, whoever wrote it and how."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+import softlabels as sl
+from softlabels.errors import StoreCorrupt
+from softlabels.generation import generate
+from softlabels.labels import Head
+from softlabels.store import UnitEvidence, describe_store
+from softlabels.store.units import read_record
+
+OPTIONS = {"encoding": "topk:4", "temperatures": (1.0, 4.0), "unit_rows": 400}
+
+
+def log_softmax64(logits, temperature):
+    scaled = logits.astype(np.float64) / temperature
+    return scaled - np.logaddexp.reduce(scaled, axis=-1, keepdims=True)
+
+
+def oracle(logits, k, temperatures, prior=None):
+    """Figures of the k likeliest with the rest as ``prior`` says (evenly for None), from the definition."""
+    kl, order = {}, np.argsort(-logits, axis=1, kind="stable")[:, k:]
+    for index, temperature in enumerate(temperatures):
+        log_p = log_softmax64(logits, temperature)
+        rest = np.take_along_axis(log_p, order, axis=1)
+        pi = np.ones(logits.shape[1]) if prior is None else prior[index].astype(np.float64)
+        share = pi[order] / pi[order].sum(axis=1, keepdims=True)
+        left = np.logaddexp.reduce(rest, axis=1, keepdims=True)
+        kl[f"{temperature:g}"] = (np.exp(rest) * (rest - left - np.log(share))).sum(axis=1).mean()
+    p = np.exp(log_softmax64(logits, temperatures[0]))
+    return {"kl": kl, "mass": 1 - np.take_along_axis(p, order, axis=1).sum(axis=1).mean(), "top1": 1.0,
+            "entropy": -(p * np.log(p)).sum(axis=1).mean()}  # fmt: skip
+
+
+def assert_alike(found, expected, tolerance=2e-3):
+    assert found["kl"].keys() == expected["kl"].keys()
+    for name in found["kl"]:
+        assert found["kl"][name] == pytest.approx(expected["kl"][name], rel=tolerance, abs=2e-6)
+    for name in ("mass", "top1", "entropy"):
+        assert found[name] == pytest.approx(expected[name], rel=tolerance, abs=2e-6)
+
+
+def records_of(root):
+    store = sl.open(root)
+    return [read_record(store.root, unit, store.descriptor) for unit in range(store.units)], store
+
+
+def test_each_unit_measures_a_seeded_sample_of_its_rows(sealed, dense_logits):
+    records, store = records_of(sealed)
+    for record in records:
+        rows = np.arange(record.rows)
+        chosen = rows[UnitEvidence(store.descriptor, record.unit).wants_measured(rows)]
+        found = record.fidelity["logits"]
+        assert found.rows == len(chosen)
+        assert 15 < len(chosen) * 400 / record.rows < 64
+        assert_alike(found.to_json(), oracle(dense_logits[400 * record.unit + chosen], 4, (1.0, 4.0)))
+
+
+def test_sealing_adds_them_up_and_names_the_poorest(sealed):
+    records, store = records_of(sealed)
+    parts = [record.fidelity["logits"] for record in records]
+    units = store.snapshot.fidelity["logits"]["units"]
+    weights = [part.rows for part in parts]
+    assert units["rows"] == sum(weights)
+    for name in ("mass", "top1", "entropy", "error"):
+        expected = np.average([getattr(part, name) for part in parts], weights=weights)
+        assert units[name] == pytest.approx(expected, rel=1e-12)
+    for name in ("1", "4"):
+        assert units["kl"][name] == pytest.approx(np.average([p.kl[name] for p in parts], weights=weights), rel=1e-12)
+    poorest = min(range(len(parts)), key=lambda unit: parts[unit].mass)
+    assert units["poorest"] == {"unit": poorest} | parts[poorest].to_json()
+
+
+def test_the_probe_is_measured_with_the_prior_that_readers_use(sealed, dense_logits):
+    store = sl.open(sealed)
+    probe = store.probe()
+    np.testing.assert_allclose(probe.logits, dense_logits[probe.rows], atol=1e-4)
+    found = store.snapshot.fidelity["logits"]
+    assert found["rows"] == len(probe.rows)
+    assert_alike(found, oracle(probe.logits, 4, (1.0, 4.0), store.prior("logits")))
+
+
+def test_any_batch_size_order_and_resume_measure_the_same(tmp_path, sealed, digits, teacher):
+    root = tmp_path / "s"
+    generate(digits, teacher=teacher, out=root, batch_size=37, **OPTIONS)
+    shutil.rmtree(root / "snapshots")
+    shutil.rmtree(root / "probe")
+    for unit in (0, 3):
+        (root / "records" / "00" / f"{unit:08d}.json").unlink()
+    generate(digits, teacher=teacher, out=root, batch_size=1000, **OPTIONS)
+    (ours, store), (theirs, other) = records_of(root), records_of(sealed)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.fidelity["logits"].rows == b.fidelity["logits"].rows
+        assert_alike(a.fidelity["logits"].to_json(), b.fidelity["logits"].to_json(), 1e-4)
+    np.testing.assert_array_equal(store.probe().rows, other.probe().rows)
+    assert_alike(store.snapshot.fidelity["logits"], other.snapshot.fidelity["logits"], 1e-4)
+
+
+def test_of_ragged_rows_one_position_each_is_kept_and_measured(tmp_path):
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(0, 6, 120)
+    parts = [(3 * rng.standard_normal((n, 30))).astype(np.float32) for n in lengths]
+    head = Head(classes=30, encoding="topk:4:f16", kind="tokens", shape=(None,), temperatures=(1.0, 2.0))
+    with sl.create(tmp_path / "s", heads={"logits": head}, unit_rows=50) as writer:
+        writer.append(range(120), {"logits": parts})
+    store = sl.open(tmp_path / "s")
+    rows, logits, positions = store.probe()
+    assert (positions < lengths[rows]).all()
+    assert len(set(positions.tolist())) > 3
+    np.testing.assert_array_equal(logits, [parts[row][at] for row, at in zip(rows, positions, strict=True)])
+    assert_alike(store.snapshot.fidelity["logits"], oracle(logits, 4, (1.0, 2.0), store.prior("logits")))
+
+
+def test_a_probe_that_is_not_what_was_sealed_is_refused(tmp_path, sealed):
+    root = tmp_path / "s"
+    shutil.copytree(sealed, root)
+    (path,) = (root / "probe").iterdir()
+    path.write_bytes(path.read_bytes()[:-4] + bytes(4))
+    with pytest.raises(StoreCorrupt, match=rf"{path.name} is damaged: it is not what was committed"):
+        sl.open(root).probe()
+    path.unlink()
+    with pytest.raises(StoreCorrupt, match=path.name):
+        sl.open(root).probe()
+
+
+@pytest.mark.parametrize(
+    ("scale", "encoding", "poor"),
+    [(1.0, "topk:2", True), (1.0, "topk:30", False), (12.0, "topk:4", False), (0.0, "topk:2", False),
+     (1.0, "threshold:0.1", False), (1.0, "dense:f16", False)],
+    ids=["few of many", "all", "sure of itself", "no opinion", "a sample", "dense"],
+)  # fmt: skip
+def test_poor_labels_are_warned_of_and_good_ones_are_not(tmp_path, scale, encoding, poor):
+    logits = (scale * 1.5 * np.random.default_rng(0).standard_normal((400, 30))).astype(np.float32)
+    with sl.create(tmp_path / "s", heads={"logits": sl.Head(classes=30, encoding=encoding)}, unit_rows=400) as writer:
+        writer.append(range(400), {"logits": logits})
+    head = describe_store(tmp_path / "s")["heads"]["logits"]
+    if poor:
+        assert "nats from the teacher: list more" in head["warning"]
+        assert "softlabels plan" in head["warning"]
+    else:
+        assert head["warning"] is None
+    assert {"mass", "top1", "entropy", "error", "kl", "units"} <= head["fidelity"].keys()
