@@ -1,4 +1,4 @@
-"""The weighted mean of what several teachers said of the same rows (docs/loading.md, "Several teachers").
+"""The weighted mean of what several teachers said of the same rows (docs/loading.md, "Several stores").
 
 With weights w_m that sum to one the mean is p(v) = sum_m w_m p^_m(v), at one temperature T, p^_m being what teacher m
 said as it is reconstructed, tail included (docs/fidelity.md, eq. 3).

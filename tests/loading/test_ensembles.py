@@ -7,6 +7,7 @@ from softlabels.errors import InvalidArgument, TemperatureNotStored
 from softlabels.labels import DenseLabels, Head, SparseLabels
 from softlabels.loading import Ensemble, Loader
 from softlabels.loading.averaging import mean_labels
+from softlabels.loading.datasets import LabelDataset
 from softlabels.sources import id_keys
 from tests.loading.stores import random_logits, write_store
 
@@ -111,3 +112,37 @@ def test_what_cannot_be_averaged_is_refused(tmp_path):
     bucket = a.read([0, 1])
     with pytest.raises(InvalidArgument, match="bucket"):
         mean_labels([SparseLabels(**{**bucket.__dict__, "tail": "bucket"})], [1.0], 1.0)
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_an_ensemble_has_the_order_and_the_state_of_its_first_store(tmp_path, world_size):
+    order = np.random.default_rng(0).permutation(150)
+    stores = [store(tmp_path, "a", seed=1), store(tmp_path, "b", seed=2, order=order)]
+
+    def load(labels, rank=0, ranks=1):
+        return Loader(labels, batch_size=40, seed=3, window=1, rank=rank, world_size=ranks)
+
+    expected = [batch.rows.tolist() for batch in load(stores[0])]
+    loader = load(Ensemble(stores))
+    states = []
+    for batch, rows in zip(loader, expected, strict=True):
+        assert batch.rows.tolist() == rows
+        states.append(loader.state_dict())
+    for number, state in enumerate(states[:-1], 1):
+        ranks = [load(Ensemble(stores), rank, world_size) for rank in range(world_size)]
+        for each in ranks:
+            each.load_state_dict(state)
+        rest = [np.concatenate([batch.rows for batch in step]).tolist() for step in zip(*ranks, strict=True)]
+        assert rest == expected[number:]
+    for other in (stores[0], Ensemble(stores, weights=[2, 1]), Ensemble(stores, temperature=2.0)):
+        with pytest.raises(InvalidArgument, match="the state is of another store"):
+            load(other).load_state_dict(states[0])
+
+
+def test_items_by_number_are_those_of_the_loader(tmp_path):
+    order = np.random.default_rng(0).permutation(150)
+    ensemble = Ensemble([store(tmp_path, "a", seed=1), store(tmp_path, "b", seed=2, order=order)], temperature=2.0)
+    for batch in Loader(ensemble, batch_size=60):
+        (items,) = LabelDataset(ensemble).__getitems__(batch.rows.tolist())
+        expected = batch.targets["logits"].log_probs(2.0)
+        np.testing.assert_allclose(items.targets["logits"].log_probs(2.0), expected, atol=1e-6)
