@@ -3,7 +3,8 @@
     python docs/examples/huggingface_trainer.py OUT [--steps 20] [--resume]
 
 Everything is made here, small and from nothing: a GPT-2 teacher and student with random weights, and token sequences.
-With --resume the Trainer goes on from its last checkpoint in OUT. Needs transformers and accelerate.
+With --resume the Trainer goes on from its last checkpoint in OUT. torchrun runs it on several processes. Needs
+transformers and accelerate.
 """
 
 from __future__ import annotations
@@ -50,8 +51,6 @@ def label(path: Path, tokens: TokenSource) -> None:
 def train(out: Path, *, steps: int = 20, resume: bool = False, **options: Any) -> Trainer:
     """Label the texts, then train a student from the labels alone."""
     tokens = TokenSource(texts(64))
-    label(out / "labels", tokens)
-    dataset = LabelDataset(sl.open(out / "labels"), inputs=tokens)
     student = gpt2(width=16, seed=1)
     settings = {
         "output_dir": str(out / "student"),
@@ -65,6 +64,10 @@ def train(out: Path, *, steps: int = 20, resume: bool = False, **options: Any) -
         "use_cpu": True,
     }
     arguments = TrainingArguments(**(settings | options))
+    with arguments.main_process_first(local=False):  # one process labels, the others wait
+        if arguments.process_index == 0:
+            label(out / "labels", tokens)
+    dataset = LabelDataset(sl.open(out / "labels"), inputs=tokens)
     # Refuses another vocabulary, and a temperature that was not captured, before the first step.
     ready = trainer_arguments(dataset, student, temperature=2.0, alpha=0.9)
     trainer = Trainer(model=student, args=arguments, train_dataset=dataset, **ready)

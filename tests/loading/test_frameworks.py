@@ -1,6 +1,8 @@
 """Real trainers of other libraries train from labels, resume exactly, and refuse what does not fit."""
 
 import runpy
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -76,6 +78,31 @@ def test_accumulated_gradients_and_workers_are_one_large_batch(trainer, tmp_path
     one = trainer["train"](tmp_path / "one", steps=3, optim="sgd", max_grad_norm=0)
     two = trainer["train"](tmp_path / "two", steps=3, optim="sgd", max_grad_norm=0, **small)
     torch.testing.assert_close(weights(two), weights(one), atol=1e-5, rtol=1e-4)
+
+
+DRIVER = """
+import pathlib, runpy, sys
+import torch
+out = pathlib.Path(sys.argv[2])
+trainer = runpy.run_path(sys.argv[1])["train"](
+    out, steps=2, optim="sgd", max_grad_norm=0, per_device_train_batch_size=4
+)
+if trainer.args.process_index == 0:
+    weights = torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+    torch.save(weights, out / "weights.pt")
+"""
+
+
+def test_two_processes_with_half_the_batch_each_train_the_same_student(trainer, root, tmp_path):
+    """Real ranks of torch.distributed.run: a sum that did not count tokens over both would be off."""
+    (tmp_path / "driver.py").write_text(DRIVER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [tmp_path / "driver.py", root / "docs" / "examples" / "huggingface_trainer.py", tmp_path / "two"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    one = trainer["train"](tmp_path / "one", steps=2, optim="sgd", max_grad_norm=0)
+    theirs = torch.load(tmp_path / "two" / "weights.pt", weights_only=True)
+    torch.testing.assert_close(theirs, weights(one), atol=1e-6, rtol=1e-5)
 
 
 def test_a_trainer_evaluates_with_the_same_loss(whole):
