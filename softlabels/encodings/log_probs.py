@@ -26,6 +26,8 @@ RULED_OUT = {"values": -np.inf, "codes": 255, "steps": 2**16 - 1}
 """What stands for a log-probability of -infinity, by column; padding too."""
 
 LEVELS = 254
+MOST_PADDED = 2**28
+"""Entries of one padded array; a forged row of 65,535 classes among many short ones would ask for terabytes."""
 ABOVE_ZERO = 1e-2
 """How far rounding may lift a log-probability above 0."""
 
@@ -123,11 +125,27 @@ def _quantize(log_probs: Tensor) -> dict[str, NDArray[Any]]:
 
 
 def pad(flat: NDArray[Any], counts: NDArray[np.integer], fill: float = 0) -> NDArray[Any]:
-    """Ragged entries as (B, K), rows filled up with ``fill``; K is the greatest count, at least 1."""
-    width = max(1, int(counts.max())) if len(counts) else 1
+    """Ragged entries as (B, K), rows filled up with ``fill``; K is the greatest count, at least 1.
+
+    Raises:
+        ValueError: see padded_width.
+    """
+    width = padded_width(counts)
     out = np.full((len(counts), width), fill, flat.dtype)
     out[np.arange(width) < counts[:, None]] = flat
     return out
+
+
+def padded_width(counts: NDArray[np.integer]) -> int:
+    """How wide rows of so many entries are when padded, at least 1.
+
+    Raises:
+        ValueError: rows too many and too uneven to lie in memory together.
+    """
+    width = max(1, int(counts.max())) if len(counts) else 1
+    if width * len(counts) > MOST_PADDED:
+        raise ValueError(f"{len(counts):,} rows of up to {width:,} classes, too many to decode at once")
+    return width
 
 
 def unpad(padded: NDArray[Any], counts: NDArray[np.integer]) -> NDArray[Any]:

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.encodings.draws import uniforms
-from softlabels.encodings.log_probs import pad, unpad
+from softlabels.encodings.log_probs import pad, padded_width, unpad
 from softlabels.encodings.protocol import COUNT, Arrays, Column, Encoded, id_dtype, require_single_distribution
 from softlabels.encodings.topk import require_distinct
 from softlabels.errors import InvalidArgument
@@ -304,6 +304,7 @@ def _sample(counts: NDArray[np.integer], ids: NDArray[Any], values: NDArray[np.f
 def _check_ids(ids: NDArray[Any], counts: NDArray[np.integer], head: Head) -> None:
     if ids.size and int(ids.max()) >= head.classes:
         raise ValueError(f"class id {int(ids.max())}, but there are {head.classes} classes")
+    padded_width(counts)
     require_distinct(ids, counts)
 
 

@@ -148,3 +148,25 @@ def test_values_that_are_not_finite_name_their_row(spec, value):
     encoding = encodings.parse(spec, classes=8)
     with pytest.raises(InvalidLogits, match="row 101: 1 of 8 values are not finite"):
         encoding.encode(logits, Head(encoding=encoding.spec, classes=8), np.arange(100, 103))
+
+
+@pytest.mark.parametrize("spec", ["adaptive:0.01:f16", "threshold:0.01", "sampled:40000"])
+def test_a_forged_row_cannot_ask_for_terabytes(spec):
+    """70,000 rows are a few hundred kilobytes, padded to the one of 40,000 classes they are 20 gigabytes."""
+    encoding = encodings.parse(spec, classes=300_000)
+    head = Head(encoding=encoding.spec, classes=300_000)
+    counts = np.ones(70_000, np.uint16)
+    counts[7] = 40_000
+    total = int(counts.sum(dtype=np.int64))
+    arrays = {
+        name: counts
+        if name == "count"
+        else np.zeros((total if column.per else len(counts), *column.shape), column.dtype)
+        for name, column in encoding.columns(head).items()
+    }
+    arrays["ids"][:] = np.concatenate([np.zeros(7), np.arange(40_000), np.zeros(total - 40_007)])
+    if "draws" in arrays:
+        arrays["draws"][:] = np.where(np.arange(total) - 7 < 0, 40_000, 1)
+        arrays["draws"][40_007:] = 40_000
+    with pytest.raises(ValueError, match="70,000 rows of up to 40,000 classes, too many"):
+        encoding.check(arrays, head)
