@@ -135,9 +135,9 @@ def batch(tokens: np.ndarray, generator: np.random.Generator, size: int = BATCH)
     return torch.from_numpy(rows[:, :-1]), torch.from_numpy(rows[:, 1:])
 
 
-def learning_rate(step: int, steps: int, peak: float = PEAK_LR) -> float:
-    """Warm-up over a twentieth of the steps, then a cosine to a tenth."""
-    warm = max(1, steps // 20)
+def learning_rate(step: int, steps: int, peak: float = PEAK_LR, warm_up: float = 0.05) -> float:
+    """Warm-up over a share of the steps, then a cosine to a tenth."""
+    warm = max(1, int(steps * warm_up))
     if step < warm:
         return peak * (step + 1) / warm
     return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))))
