@@ -47,6 +47,13 @@ benchmarks: $(STAMP)  ## Measure what docs/performance.md reports (fifteen minut
 	$(BIN)/python benchmarks/generate.py --json benchmarks/generate.json
 	$(BIN)/python benchmarks/scale.py --json benchmarks/scale.json
 
+peers:  ## Install what benchmarks/readers.py compares with, in cache/peers.
+	$(PYTHON) -m venv cache/peers
+	cache/peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt
+
+readers: $(STAMP)  ## Measure the loader beside a memory-mapped gather and other libraries (ten minutes).
+	$(BIN)/python benchmarks/readers.py --json benchmarks/readers.json
+
 reliability: $(STAMP)  ## Kill, cut, race and mutate stores for half an hour; writes docs/reliability.md.
 	$(BIN)/python -m tests.reliability
 
