@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -295,7 +294,6 @@ def measure(epoch: Callable[[int], Batches], seconds: float) -> dict[str, float]
         "rows_per_s": rows / took,
         "first_batch_s": first,
         "memory_mib": top - before,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "cpu_s_per_million": (time.process_time() - cpu) / rows * 1e6,
     }
 
