@@ -122,16 +122,19 @@ def likeliest(values: Tensor, k: int) -> Listing:
     return Listing(values - greatest, top - greatest, ids, counts, (ids + starts).flatten())
 
 
-def at_least(values: Tensor, probability: float, *, argmax: bool = True) -> Listing:
+def at_least(values: Tensor, probability: float, *, temperature: float = 1.0, argmax: bool = True) -> Listing:
     """The classes of (B, C) logits whose probability is ``probability`` or more.
 
     Args:
         values: the logits.
         probability: above 0.
+        temperature: that the logits are divided by first.
         argmax: list the likeliest class in any case.
     """
     rows, classes = values.shape
     values = values - values.amax(dim=-1, keepdim=True)
+    if temperature != 1:
+        values = values.div_(temperature)
     weights = values.exp()
     cutoff = probability * weights.sum(dim=-1, keepdim=True)
     chosen = weights >= cutoff

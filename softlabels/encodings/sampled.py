@@ -109,10 +109,13 @@ class Sampled:
     ) -> Encoded:
         import torch
 
-        from softlabels.encodings.logits import to_numpy
+        from softlabels.encodings.logits import checked_float, to_numpy
         from softlabels.encodings.systematic import crossings
 
-        scaled = _scaled(logits, head, rows)
+        values = checked_float(logits, head, rows)
+        scaled = values - values.amax(dim=-1, keepdim=True)  # nothing overflows upwards
+        if head.temperatures[0] != 1:
+            scaled = scaled.div_(head.temperatures[0])
         tempered = scaled if self.exponent == 1 else scaled * self.exponent
         weights = tempered.exp()
         u = torch.from_numpy(uniforms(words[:, None], np.arange(self.draws)[None, :])).to(scaled.device)
@@ -224,11 +227,11 @@ class Threshold:
         import torch
 
         from softlabels.encodings.listing import at_least
-        from softlabels.encodings.logits import to_numpy
+        from softlabels.encodings.logits import checked_float, to_numpy
         from softlabels.encodings.systematic import crossings
 
-        values = _scaled(logits, head, rows)
-        listing = at_least(values, self.tau, argmax=False)
+        values = checked_float(logits, head, rows)
+        listing = at_least(values, self.tau, temperature=head.temperatures[0], argmax=False)
         masses = listing.masses(1.0)
         # Included at every whole number that u + cumulated inclusion probabilities cross.
         inclusion = masses.weights.mul_((masses.scale / self.tau)[:, None]).clamp_(max=1.0)
@@ -280,14 +283,6 @@ class Threshold:
             raise ValueError("more probabilities than classes in a row")
         if arrays["codes"].size and int(arrays["codes"].max()) > self.levels:
             raise ValueError(f"a code above {self.levels}")
-
-
-def _scaled(logits: Tensor, head: Head, rows: NDArray[np.int64]) -> Tensor:
-    """Checked logits over the head's temperature, less the greatest of each row: nothing overflows upwards."""
-    from softlabels.encodings.logits import checked_float
-
-    values = checked_float(logits, head, rows)
-    return (values - values.amax(dim=-1, keepdim=True)).div_(head.temperatures[0])
 
 
 def _sample(counts: NDArray[np.integer], ids: NDArray[Any], values: NDArray[np.float32], head: Head) -> SparseLabels:
