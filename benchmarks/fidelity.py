@@ -14,6 +14,7 @@ import argparse
 import functools
 import itertools
 import json
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -252,6 +253,17 @@ def report(rows: list[Row], speeds: list[dict[str, object]], entropy: float, fac
         print(f"| {speed['encoding']} | {speed['ms']:.1f} | {speed['ratio']:.2f} |")
 
 
+def _series(row: Row) -> str:
+    """Which line of the plot a scheme is on."""
+    if not row.ours:
+        return re.sub(r"^top-[0-9]+", "top-k", row.scheme).split(",")[0]
+    family, *options = row.scheme.split(":")
+    if family == "sampled":
+        return family if len(options) == 1 else f"sampled, exponent {options[1]}"
+    priors = f", {options[2]} priors" if len(options) > 2 else ""
+    return f"topk, {options[1]}{priors}" if family == "topk" else family + priors
+
+
 def plot(rows: list[Row], path: Path) -> None:
     """Bytes against KL and against error, for the language model."""
     import matplotlib as mpl
@@ -266,17 +278,14 @@ def plot(rows: list[Row], path: Path) -> None:
         groups: dict[str, list[Row]] = {}
         for row in rows:
             if row.teacher == LANGUAGE and row.family == family:
-                name = row.scheme.split(":")[0] + (
-                    ":" + row.scheme.split(":")[-1] if row.ours and family == "exact" else ""
-                )
-                groups.setdefault(name if row.ours else row.scheme.split(",")[0].rstrip("0123456789 "), []).append(row)
+                groups.setdefault(_series(row), []).append(row)
         for name, members in groups.items():
             members.sort(key=lambda row: row.bytes)
             style = {"marker": "o", "linewidth": 1.6} if members[0].ours else {"marker": "x", "linewidth": 1, "ls": ":"}
             axis.plot([r.bytes for r in members], [getattr(r, distance) for r in members], label=name, **style)
         axis.set(xscale="log", yscale="log", xlabel="bytes a token", title=title)
         axis.grid(visible=True, which="both", alpha=0.2)
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="upper right")
     figure.tight_layout()
     figure.savefig(path)
 
