@@ -49,7 +49,7 @@ benchmarks: $(STAMP)  ## Measure what docs/performance.md reports (fifteen minut
 
 peers:  ## Install what benchmarks/readers.py compares with, in cache/peers.
 	$(PYTHON) -m venv cache/peers
-	cache/peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt
+	cache/peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement benchmarks/peers.txt
 
 readers: $(STAMP)  ## Measure the loader beside a memory-mapped gather and other libraries (ten minutes).
 	$(BIN)/python benchmarks/readers.py --json benchmarks/readers.json
