@@ -90,6 +90,9 @@ trainer = runpy.run_path(sys.argv[1])["train"](
 if trainer.args.process_index == 0:
     weights = torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
     torch.save(weights, out / "weights.pt")
+# Without this, gloo's threads may still run when the interpreter ends, and abort it.
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
 """
 
 
