@@ -64,8 +64,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500, help="of the language model's training")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
+    parser.add_argument("--speeds", action="store_true", help="time the encoders alone; under a minute")
     options = parser.parse_args()
     torch.manual_seed(0)
+    if options.speeds:
+        report_speeds(time_encoding(language_logits(options.steps, TIMED_ROWS)[0][:TIMED_ROWS]))
+        return
     text, others = language_logits(options.steps, options.positions)
     rows, factor = [], sharpening(text)
     for name, by in ((LANGUAGE, factor), (UNTOUCHED, 1.0)):
@@ -248,6 +252,11 @@ def report(rows: list[Row], speeds: list[dict[str, object]], entropy: float, fac
     for goal in goals(rows):
         second = goal.get("kl_ratio", goal.get("error_ratio"))
         print(f"| {goal['teacher']} | {goal['rival']} | {goal['bytes_ratio']:.2f} | {second:.2f} |")
+    report_speeds(speeds)
+
+
+def report_speeds(speeds: list[dict[str, object]]) -> None:
+    """A table of milliseconds."""
     print("\n| encoding | ms for 512 rows | of topk + logsumexp |\n|---|---:|---:|")
     for speed in speeds:
         print(f"| {speed['encoding']} | {speed['ms']:.1f} | {speed['ratio']:.2f} |")
