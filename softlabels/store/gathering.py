@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +88,13 @@ def _fidelity(
     measured: dict[str, Any] = {}
     if f"{head}/rows" in probe:
         columns = _columns_of(root, descriptor, found, head, probe[f"{head}/rows"])
-        lengths, positions = columns.pop(LENGTH, None), probe.get(f"{head}/positions")
+        lengths = columns.pop(LENGTH, None)
         labels: SoftLabels = descriptor.encoding(head).decode(columns, kind, prior)
-        if lengths is not None and positions is not None:
+        if lengths is not None:
+            positions = probe[f"{head}/positions"]
             if (positions >= lengths).any():
-                raise StoreCorrupt(f"the extras of {root} keep positions of {head!r} that its rows do not have")
-            labels = as_rows(replace(labels, lengths=lengths), positions)
+                raise StoreCorrupt(f"the extras of {root} keep positions of {head!r} that its rows lack; {MEND}")
+            labels = as_rows(labels, lengths, positions)
         measured = measure(probe[f"{head}/logits"], labels, kind.temperatures).to_json()
     by_unit = [(record.fidelity[head], record.unit) for record in found if head in record.fidelity]
     if by_unit:

@@ -201,9 +201,6 @@ class _Window(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def seekable(self) -> bool:
-        return True
-
     def tell(self) -> int:
         return self._position
 
@@ -278,21 +275,17 @@ def _from_arrow(
     """The values of a column as one array, once every list has the length it should."""
     array = chunked.combine_chunks() if chunked.num_chunks != 1 else chunked.chunk(0)
     column = columns[name]
-    if len(array) != count or array.null_count:
-        raise ValueError(f"column {name!r} has nulls, or {len(array):,} rows where {count:,} are expected")
+    if len(array) != count:
+        raise ValueError(f"column {name!r} has {len(array):,} rows where {count:,} are expected")
     if name == "key":
         data = np.frombuffer(array.buffers()[1], np.uint8)[array.offset * 16 : (array.offset + count) * 16]
         return data.reshape(count, 16)
     levels: list[NDArray[Any] | int] = [*(found[per] for per in _counts(columns, name)), *column.shape]
     for expected in levels:
         lengths = np.diff(np.asarray(array.offsets))
-        if len(lengths) != np.size(expected) and not isinstance(expected, int):
-            raise ValueError(f"column {name!r} has {len(lengths):,} lists where {np.size(expected):,} are expected")
         if (lengths != expected).any():
             raise ValueError(f"column {name!r} has lists of other lengths than it should")
         array = array.flatten()
-    if array.null_count:
-        raise ValueError(f"column {name!r} has nulls")
     return np.asarray(array).reshape(-1, *column.shape)
 
 

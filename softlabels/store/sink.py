@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from blake3 import blake3
 
+from softlabels.errors import InvalidArgument
 from softlabels.store import files
 
 LARGEST = 2**32 - 1
@@ -50,11 +51,11 @@ class Sink:
         """Append bytes.
 
         Raises:
-            ValueError: the shard would become too large.
+            InvalidArgument: the shard would become too large.
         """
         length = len(memoryview(data).cast("B"))
         if self.size + length > LARGEST:
-            raise ValueError("a shard is at most 4 GiB; choose fewer rows a unit with --unit-rows")
+            raise InvalidArgument("a shard is at most 4 GiB; choose fewer rows a unit with --unit-rows")
         with files.told_apart(Path("a new shard"), writing=True):
             self._file.write(data)
         self._whole.update(data)
@@ -67,10 +68,6 @@ class Sink:
         with files.told_apart(Path("a new shard"), writing=True):
             self._file.flush()
         return os.pread(self._file.fileno(), size, offset)
-
-    def tell(self) -> int:
-        """Bytes so far."""
-        return self.size
 
     def flush(self) -> None:
         """Nothing is held back here; syncing is the store's business."""
