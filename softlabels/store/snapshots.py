@@ -159,8 +159,11 @@ def _check(found: Snapshot, number: int) -> None:
             raise ValueError(f"{digest!r} where a BLAKE3 is expected")
     for measured in found.fidelity.values():
         units = measured.get("units", measured)
-        for part in (measured, units, units.get("poorest", measured)):
+        poorest = units.get("poorest", {"unit": 0, **measured})
+        for part in (measured, units, poorest):
             Fidelity.from_json({"error": 0.0, **part})  # snapshots of before the error was measured lack it
+        if type(poorest["unit"]) is not int:
+            raise ValueError(f"{poorest['unit']!r} where the number of a unit is expected")
 
 
 def read_table(

@@ -162,7 +162,7 @@ def _listed(found: list[dict[str, Any]]) -> bytes | None:
         return table.to_bytes(
             [SimpleNamespace(**value | value["shard"] | {"blake3": value["shard"]["blake3"]}) for value in found]
         )  # type: ignore[arg-type, unused-ignore]
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from softlabels.errors import SoftLabelsError
-from tests.corpus import cases, forging
+from tests.corpus import cases, documents, forging  # noqa: F401  documents adds its cases to the others
 
 MEMORY = 256 * 10**6
 FIX = re.compile(
