@@ -10,7 +10,6 @@ keeps those that the total would have chosen. Of a ragged row one position is ke
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -151,7 +150,11 @@ def _chosen(
 
 def tail_prior(sums: Iterable[NDArray[np.floating[Any]]], classes: int) -> NDArray[np.float32]:
     """The tail prior (len(temperatures), C) from units' sums of unlisted probability, in the order given."""
-    total: NDArray[np.float64] = reduce(np.add, (part.astype(np.float64) for part in sums))
+    total: NDArray[np.float64] | None = None
+    for part in sums:
+        total = part.astype(np.float64) if total is None else total + part
+    if total is None:
+        raise ValueError("no unit carries sums for the tail prior")
     mass = total.sum(axis=1, keepdims=True)
     share = np.divide(total, mass, out=np.full_like(total, 1.0 / classes), where=mass > 0)
     prior: NDArray[np.float32] = ((1 - UNIFORM_SHARE) * share + UNIFORM_SHARE / classes).astype(np.float32)

@@ -18,6 +18,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from softlabels.encodings import Column, rows
+from softlabels.errors import StoreError
 from softlabels.store import thrift
 from softlabels.store.descriptor import MOST_CHUNK_BYTES, Descriptor
 from softlabels.store.sink import Range, Sink
@@ -81,6 +82,17 @@ class ParquetWriter:
     def finish(self) -> list[Range]:
         """See ShardWriter.finish."""
         self._parquet.close()
+        try:
+            self._read_back()
+        except ValueError as error:
+            raise StoreError(
+                f"a new shard does not read back: {error}, so memory, disk or a library is at fault; nothing was "
+                "committed: test the machine, and run the same command again"
+            ) from None
+        return self._chunks
+
+    def _read_back(self) -> None:
+        """Raise ValueError unless the shard holds what was given."""
         end = self._chunks[-1].offset + self._chunks[-1].size
         footer = Footer(
             self._sink.read(end, self._sink.size - end), self._columns, tuple(self._chunks), self._descriptor.codec
@@ -89,8 +101,7 @@ class ParquetWriter:
             found = footer.read_chunk(self._sink.read(chunk.offset, chunk.size), number, list(self._columns))
             for name, expected in self._hashes[number].items():
                 if _hash(found[name]) != expected:
-                    raise ValueError(f"column {name!r} does not survive compression; memory or library is at fault")
-        return self._chunks
+                    raise ValueError(f"column {name!r} has other values")
 
 
 class Footer:

@@ -272,7 +272,7 @@ class Store:
     def probe(self, head: str = "logits") -> Probe | None:
         """The rows kept dense; None where there are none."""
         if self._probe is None:
-            self._probe = read_probe(self.root, self.snapshot)
+            self._probe = read_probe(self.root, self.snapshot, self.descriptor)
         if f"{head}/rows" not in self._probe:
             return None
         return Probe(self._probe[f"{head}/rows"], self._probe[f"{head}/logits"], self._probe.get(f"{head}/positions"))

@@ -214,7 +214,7 @@ def _verify_snapshots(root: Path, descriptor: Descriptor, report: Report) -> dic
         if snapshot.descriptor != descriptor.digest:
             report.bad.append(Problem(None, str(layout.snapshot_path(root, number)), "it is of another store"))
         read_prior(root, snapshot)
-        read_probe(root, snapshot)
+        read_probe(root, snapshot, descriptor)
         for head in descriptor.heads:
             read_codebook(root, descriptor, head)
         table = read_table(root, snapshot, ["unit", "record"])

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 import softlabels as sl
 from softlabels.store import layout
 from tests.corpus.cases import DOCUMENTS, Action, _blake3, case, raw
-from tests.corpus.forging import CLASSES, forge, record_of
+from tests.corpus.forging import CLASSES, SUMS, forge, record_of
 
 for _what in DOCUMENTS:
     case("no JSON object", variant=_what, says="where an object is expected")(raw(_what, lambda _: b"[]"))
@@ -167,11 +167,11 @@ def evidence(root: Path, arrays: dict[str, Any]) -> Action:
     return partial(sl.seal, root)
 
 
-SUMS, DENSE = np.ones((1, CLASSES), np.float32), np.zeros((2, CLASSES), np.float32)
+DENSE = np.zeros((2, CLASSES), np.float32)
 EXTRAS: dict[str, tuple[dict[str, Any], str]] = {
     "another head": ({"x/prior": SUMS}, "does not belong there"),
     "another name": ({"logits/weights": SUMS}, "does not belong there"),
-    "other classes": ({"logits/prior": SUMS[:, 1:]}, "shape (1, 299) where (1, 300) is expected"),
+    "other classes": ({"logits/prior": SUMS[..., 1:]}, "300) is expected"),
     "fewer dense rows than numbers": (
         {"logits/probe": DENSE[1:], "logits/probe_rows": [1, 2]},
         "where (2, 300) is expected",
@@ -205,3 +205,27 @@ for _name, (_arrays, _says) in RAGGED.items():
     @case("evidence that cannot be", variant=f"ragged, {_name}", kinds=("ragged-zarr",), says=_says)
     def _(root: Path, arrays: dict[str, Any] = _arrays) -> Action:
         return evidence(root, {"logits/probe": DENSE, "logits/probe_rows": [1, 2]} | arrays)
+
+
+ROWS = np.array([1, 7])
+PROBES: dict[str, tuple[str, dict[str, Any], str]] = {
+    "another head": ("topk", {"x/rows": ROWS, "x/logits": DENSE}, "belong to nothing"),
+    "no numbers": ("topk", {"logits/logits": DENSE}, "belong to nothing"),
+    "no logits": ("topk", {"logits/rows": ROWS}, "no logits/logits"),
+    "other classes": ("topk", {"logits/rows": ROWS, "logits/logits": DENSE[:, 1:]}, "no logits/logits of shape"),
+    "logits in float64": ("topk", {"logits/rows": ROWS, "logits/logits": DENSE.astype(float)}, "no logits/logits"),
+    "a single number": ("topk", {"logits/rows": np.array(1), "logits/logits": DENSE[:1]}, "no logits/rows of shape"),
+    "rows past the end": ("topk", {"logits/rows": ROWS + 5, "logits/logits": DENSE}, "no ascending rows"),
+    "rows below 0": ("topk", {"logits/rows": ROWS - 2, "logits/logits": DENSE}, "no ascending rows"),
+    "no positions": ("ragged", {"logits/rows": ROWS, "logits/logits": DENSE}, "no logits/positions"),
+}
+for _name, (_kind, _arrays, _says) in PROBES.items():
+
+    @case("a probe that cannot be", variant=_name, kinds=(f"{_kind}-zarr",), says=_says)
+    def _(root: Path, arrays: dict[str, Any] = _arrays) -> Action:
+        data = save(arrays)
+        path = layout.probe_path(root, 1, _blake3(data))
+        path.parent.mkdir()
+        path.write_bytes(data)
+        forge(root, snapshot=changed("probe", to=_blake3(data)))
+        return sl.open(root).probe

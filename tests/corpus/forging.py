@@ -17,6 +17,8 @@ from softlabels.store import Descriptor, canonical, create_or_open, layout, tabl
 
 ROWS, UNIT_ROWS, CHUNK_ROWS, CLASSES = 12, 6, 4, 300
 KINDS = ("topk-zarr", "topk-parquet", "dense-zarr", "dense-parquet", "ragged-zarr", "ragged-parquet", "adaptive-zarr")
+SUMS = np.ones((1, CLASSES), np.float32)
+"""Unlisted probability as a unit of this store may leave it."""
 Change = Callable[[dict[str, Any]], Any]
 
 
@@ -74,9 +76,7 @@ def make(root: Path, kind: str, *, spoil: Rows | None = None, extras: bool = Tru
             spoil(found)
         with store.begin(unit) as writer:
             writer.append(found)
-            writer.commit(
-                extras={"logits/prior": np.ones((1, CLASSES), np.float32)} if extras and "dense" not in kind else None
-            )
+            writer.commit(extras={"logits/prior": SUMS} if extras and "dense" not in kind else None)
     sl.seal(root)
     return root
 
