@@ -46,6 +46,7 @@ class Sink:
         self._file = file
         self._whole, self._range = blake3(), blake3()
         self._start = self.size = 0
+        self._dropped = False
 
     def write(self, data: bytes) -> int:
         """Append bytes.
@@ -54,6 +55,8 @@ class Sink:
             InvalidArgument: the shard would become too large.
         """
         length = len(memoryview(data).cast("B"))
+        if self._dropped:
+            return length
         if self.size + length > LARGEST:
             raise InvalidArgument("a shard is at most 4 GiB; choose fewer rows a unit with --unit-rows")
         with files.told_apart(Path("a new shard"), writing=True):
@@ -68,6 +71,10 @@ class Sink:
         with files.told_apart(Path("a new shard"), writing=True):
             self._file.flush()
         return os.pread(self._file.fileno(), size, offset)
+
+    def drop(self) -> None:
+        """Take no more bytes: pyarrow writes a footer also for a file that was given up, which is closed by then."""
+        self._dropped = True
 
     def flush(self) -> None:
         """Nothing is held back here; syncing is the store's business."""

@@ -54,7 +54,7 @@ def create_or_open(
         raise StoreConflict(f"{root} is a file; name a directory for the store")
     if not existing.exists():
         others = [name for name in files.list_names(root, root) if name not in {files.TEMPORARY, layout.CODEBOOKS}]
-        if others:
+        if others and not existing.exists():  # another writer may have made the store meanwhile
             raise StoreConflict(
                 f"{root} holds {', '.join(others[:3])} and no store; name an empty or a new directory with --out"
             )
@@ -195,6 +195,7 @@ class UnitWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._sink.drop()
         # What is dropped may fail to be dropped, on a disk that is full; what made us drop it is what to hear of.
         with contextlib.suppress(OSError):
             self._file.close()
