@@ -101,6 +101,25 @@ def test_stores_without_rows_kept_dense_merge_too(tmp_path):
     assert sl.verify(tmp_path / "all", deep=True).ok
 
 
+def test_rows_kept_dense_come_along_with_their_rows_alone(tmp_path):
+    """Of the units of a store only the second kept some."""
+    roots = [tmp_path / "a", tmp_path / "b"]
+    for root, apart in zip(roots, (0, 100), strict=True):
+        store = create_or_open(root, forging.descriptor("topk-zarr"))
+        for unit in range(2):
+            found = forging.columns("topk-zarr", store.descriptor.unit_range(unit))
+            found["key"] += np.uint8(apart)
+            dense = np.zeros((1, forging.CLASSES), np.float32) + apart
+            with store.begin(unit) as writer:
+                writer.append(found)
+                writer.commit(extras={"logits/probe": dense, "logits/probe_rows": np.array([3])} if unit else None)
+        sl.seal(root)
+    sl.merge(roots, tmp_path / "all")
+    rows, logits, _ = sl.open(tmp_path / "all").probe()
+    assert rows.tolist() == [9, 12 + 9]
+    assert logits[:, 0].tolist() == [0, 100]
+
+
 def test_a_store_with_a_head_more_does_not_mix(tmp_path):
     first = forging.make(tmp_path / "a", "topk-zarr")
     heads = {"logits": forging.head_of("topk-zarr"), "other": forging.head_of("dense-zarr")}
