@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from softlabels.encodings.logits import to_numpy
+from softlabels.encodings.tail import exposure
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,8 +50,8 @@ class Listing:
     Attributes:
         values: (B, C) float32, all logits.
         greatest: (B, 1) float32, of each row.
-        logits: (B, K) float32, those of listed classes, less the row's greatest, descending; -inf where padded, or where the
-            teacher ruled the class out.
+        logits: (B, K) float32, those of listed classes, less the row's greatest, descending; -inf where padded, or
+            where the teacher ruled the class out.
         ids: (B, K) int64, 0 where padded.
         counts: (B,) int64, how many are no padding.
         places: (n,) int64, where in the flattened ``values`` the listed classes are.
@@ -100,16 +101,19 @@ class Listing:
 
         Args:
             temperatures: at which to measure the unlisted mass.
-            residual: also sum the unlisted probability over the rows.
+            residual: also sum over the rows what the tail prior is made of; see Encoded.
 
         Returns:
-            (B, K) log-probabilities at T = 1 over all classes; (B, T) log of the unlisted mass; (T, C) its sum or None.
+            (B, K) log-probabilities at T = 1 over all classes; (B, T) log of the unlisted mass; (2, T, C) sums or None.
         """
         found = [self.masses(temperature) for temperature in temperatures]
+        log_tails = torch.stack([one.log_tail for one in found], dim=-1)
         summed = None
         if residual:
-            summed = to_numpy(torch.stack([one.scale @ one.weights for one in found])).astype(np.float64)
-        return self.log_probs(), torch.stack([one.log_tail for one in found], dim=-1), summed
+            probability = to_numpy(torch.stack([one.scale @ one.weights for one in found])).astype(np.float64)
+            row, column = np.divmod(to_numpy(self.places), self.values.shape[1])
+            summed = np.stack([probability, exposure(to_numpy(log_tails), row, column, self.values.shape[1])])
+        return self.log_probs(), log_tails, summed
 
     def unlisted_probabilities(self, temperature: float) -> Tensor:
         """(B, C) float32 probability at ``temperature`` of classes that are not listed, 0 of those that are."""
