@@ -75,7 +75,9 @@ def make(root: Path, kind: str, *, spoil: Rows | None = None, extras: bool = Tru
         with store.begin(unit) as writer:
             writer.append(found)
             writer.commit(
-                extras={"logits/prior": np.ones((1, CLASSES), np.float32)} if extras and "dense" not in kind else None
+                extras={"logits/prior": np.ones((2, 1, CLASSES), np.float32)}
+                if extras and "dense" not in kind
+                else None
             )
     sl.seal(root)
     return root
