@@ -20,8 +20,8 @@ from torch import Tensor
 
 from softlabels import encodings
 from softlabels.encodings import Adaptive, Codebook, TopK, codebook, draws
+from softlabels.encodings.tail import tail_prior
 from softlabels.labels import Head, SoftLabels, SparseLabels
-from softlabels.store.evidence import tail_prior
 from softlabels.store.zarr_shard import encode_array
 
 CHUNK = 4096

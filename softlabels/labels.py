@@ -2,7 +2,7 @@
 
 Two kinds cover everything. ``DenseLabels`` holds each value the teacher gave. ``SparseLabels`` holds a few classes a
 row with their log-probabilities, and what is known of the rest: the log of its mass at each captured temperature and
-the dataset's mean residual distribution, the tail prior (docs/fidelity.md). Unbiased samples are sparse labels without
+the dataset's residual distribution, the tail prior (docs/fidelity.md). Unbiased samples are sparse labels without
 a rest: their weights have the full distribution as expectation.
 
 Both are frozen, hold plain arrays, and need neither torch nor a store.

@@ -72,11 +72,12 @@ class Codebook:
 
         from softlabels.encodings.logits import to_numpy
 
-        rest = listing.unlisted_probabilities(temperature)
-        by_class, log = self._by_class.to(rest.device), self._log.to(rest.device)
+        found = listing.masses(temperature)
+        by_class, log = self._by_class.to(found.weights.device), self._log.to(found.weights.device)
         padding = listing.logits.isneginf()
         listed = by_class[listing.ids].masked_fill_(padding[:, :, None], 0.0).sum(dim=1)
-        cost = rest.sum(dim=1, keepdim=True) * torch.log1p(-listed.clamp(max=1 - 1e-7)) - rest @ log.T
+        explained = (found.weights @ log.T) * found.scale[:, None]
+        cost = found.log_tail.exp()[:, None] * torch.log1p(-listed.clamp(max=1 - 1e-7)) - explained
         return to_numpy(cost.argmin(dim=1)).astype(np.uint8)
 
 

@@ -3,8 +3,9 @@
 A listing is padded: (B, K) logits and ids, descending, equal ones by ascending id; a row with fewer than K is filled up
 with entries of logit -inf and id 0. One exponential a class and temperature is all that choosing and the tail cost.
 
-Logits here are relative to the row's greatest: teachers whose logits lie around -10,000, or that rule classes out by
-float32's least number, lose no digits, and nothing overflows.
+Logits are taken relative to the row's greatest: teachers whose logits lie around -10,000, or that rule classes out by
+float32's least number, lose no digits, and nothing overflows. A row of a language model's logits is long, and each pass
+over it, and each fresh page it is written to, costs as much as the exponential: intermediate results are used up.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from softlabels.encodings.logits import to_numpy
+from softlabels.encodings.tail import exposure
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,15 +48,17 @@ class Listing:
     """Listed classes of a batch.
 
     Attributes:
-        values: (B, C) float32, all logits, less the row's greatest.
-        logits: (B, K) float32, those of listed classes, descending; -inf where padded, or where the teacher ruled the
-            class out.
+        values: (B, C) float32, all logits.
+        greatest: (B, 1) float32, of each row.
+        logits: (B, K) float32, those of listed classes, less the row's greatest, descending; -inf where padded, or
+            where the teacher ruled the class out.
         ids: (B, K) int64, 0 where padded.
         counts: (B,) int64, how many are no padding.
         places: (n,) int64, where in the flattened ``values`` the listed classes are.
     """
 
     values: Tensor
+    greatest: Tensor
     logits: Tensor
     ids: Tensor
     counts: Tensor
@@ -64,16 +68,17 @@ class Listing:
     def masses(self, temperature: float) -> Masses:
         """Where the probability is at ``temperature``."""
         if temperature not in self._known:
-            weights = self.values.exp() if temperature == 1 else (self.values / temperature).exp_()
+            weights = relative(self.values, self.greatest, temperature).exp_()
             self._known[temperature] = self._masses(temperature, weights)
         return self._known[temperature]
 
     def _masses(self, temperature: float, weights: Tensor) -> Masses:
-        """From exp(values / T), which is used up."""
+        """From the exponentials of all classes, which are used up."""
         weights.view(-1).index_fill_(0, self.places, 0.0)
         rest, shift = weights.sum(dim=-1), weights.new_zeros(len(weights))
         if bool((rest < VANISHING).any()):
-            unlisted = (self.values / temperature).view(-1).index_fill(0, self.places, -torch.inf).view_as(weights)
+            unlisted = relative(self.values, self.greatest, temperature)
+            unlisted.view(-1).index_fill_(0, self.places, -torch.inf)
             shift = unlisted.amax(dim=-1)
             shift = torch.where(shift.isfinite(), shift, 0.0)
             weights = unlisted.sub_(shift[:, None]).exp_()
@@ -85,9 +90,9 @@ class Listing:
         log_tail = -torch.nn.functional.softplus(log_listed - log_rest)
         return Masses(normalizer, log_tail, weights, (shift - normalizer).exp())
 
-    def log_probs(self) -> Tensor:
-        """(B, K) log-probabilities at T = 1 over all classes."""
-        return self.logits - self.masses(1.0).normalizer[:, None]
+    def log_probs(self, temperature: float = 1.0) -> Tensor:
+        """(B, K) log-probabilities over all classes."""
+        return self.logits / temperature - self.masses(temperature).normalizer[:, None]
 
     def measure(
         self, temperatures: tuple[float, ...], *, residual: bool
@@ -96,21 +101,30 @@ class Listing:
 
         Args:
             temperatures: at which to measure the unlisted mass.
-            residual: also sum the unlisted probability over the rows.
+            residual: also sum over the rows what the tail prior is made of; see Encoded.
 
         Returns:
-            (B, K) log-probabilities at T = 1 over all classes; (B, T) log of the unlisted mass; (T, C) its sum or None.
+            (B, K) log-probabilities at T = 1 over all classes; (B, T) log of the unlisted mass; (2, T, C) sums or None.
         """
         found = [self.masses(temperature) for temperature in temperatures]
+        log_tails = torch.stack([one.log_tail for one in found], dim=-1)
         summed = None
         if residual:
-            summed = to_numpy(torch.stack([one.scale @ one.weights for one in found])).astype(np.float64)
-        return self.log_probs(), torch.stack([one.log_tail for one in found], dim=-1), summed
+            probability = to_numpy(torch.stack([one.scale @ one.weights for one in found])).astype(np.float64)
+            row, column = np.divmod(to_numpy(self.places), self.values.shape[1])
+            summed = np.stack([probability, exposure(to_numpy(log_tails), row, column, self.values.shape[1])])
+        return self.log_probs(), log_tails, summed
 
     def unlisted_probabilities(self, temperature: float) -> Tensor:
         """(B, C) float32 probability at ``temperature`` of classes that are not listed, 0 of those that are."""
         found = self.masses(temperature)
         return found.weights * found.scale[:, None]
+
+
+def relative(values: Tensor, greatest: Tensor, temperature: float) -> Tensor:
+    """(B, C) logits less the row's greatest, over T."""
+    less = values - greatest
+    return less if temperature == 1 else less.div_(temperature)
 
 
 def likeliest(values: Tensor, k: int) -> Listing:
@@ -119,7 +133,7 @@ def likeliest(values: Tensor, k: int) -> Listing:
     greatest = top[:, :1]
     starts = torch.arange(len(values), device=values.device)[:, None] * values.shape[1]
     counts = torch.full((len(values),), k)
-    return Listing(values - greatest, top - greatest, ids, counts, (ids + starts).flatten())
+    return Listing(values, greatest, top - greatest, ids, counts, (ids + starts).flatten())
 
 
 def at_least(values: Tensor, probability: float, *, temperature: float = 1.0, argmax: bool = True) -> Listing:
@@ -132,10 +146,8 @@ def at_least(values: Tensor, probability: float, *, temperature: float = 1.0, ar
         argmax: list the likeliest class in any case.
     """
     rows, classes = values.shape
-    values = values - values.amax(dim=-1, keepdim=True)
-    if temperature != 1:
-        values = values.div_(temperature)
-    weights = values.exp()
+    greatest = values.amax(dim=-1, keepdim=True)
+    weights = relative(values, greatest, temperature).exp_()
     cutoff = probability * weights.sum(dim=-1, keepdim=True)
     chosen = weights >= cutoff
     if argmax:
@@ -147,11 +159,11 @@ def at_least(values: Tensor, probability: float, *, temperature: float = 1.0, ar
     top = values.new_full((rows, int(counts.max()) if len(row) else 1), -torch.inf)
     ids = torch.zeros_like(top, dtype=torch.int64)
     within = torch.arange(len(row), device=values.device) - (counts.cumsum(0) - counts)[row]
-    top[row, within], ids[row, within] = values.reshape(-1)[places], column
+    top[row, within], ids[row, within] = values.reshape(-1)[places] - greatest[row, 0], column
     # Padding keeps its place at the end: nothing that was chosen is -inf.
     top, order = top.sort(dim=-1, descending=True, stable=True)
-    listing = Listing(values, top, ids.gather(-1, order), counts, places)
-    listing._known[1.0] = listing._masses(1.0, weights)  # noqa: SLF001  the exponentials are at hand
+    listing = Listing(values, greatest, top, ids.gather(-1, order), counts, places)
+    listing._known[temperature] = listing._masses(temperature, weights)  # noqa: SLF001  the exponentials are at hand
     return listing
 
 

@@ -51,8 +51,9 @@ class Encoded:
 
     Attributes:
         arrays: the columns, on the CPU.
-        residual: (len(temperatures), C) float64, the sum over rows of p_T where it was not listed, the raw material of
-            the tail prior; None unless asked for, or where the encoding lists everything.
+        residual: (2, len(temperatures), C) float64, the raw material of the tail prior: the sum over rows of p_T where
+            it was not listed, and the sum that would be if each row's unlisted mass were spread evenly, times C; None
+            unless asked for, or where the encoding lists everything.
     """
 
     arrays: dict[str, NDArray[Any]]

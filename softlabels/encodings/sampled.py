@@ -109,17 +109,15 @@ class Sampled:
     ) -> Encoded:
         import torch
 
+        from softlabels.encodings.listing import relative
         from softlabels.encodings.logits import checked_float, to_numpy
-        from softlabels.encodings.systematic import crossings
+        from softlabels.encodings.systematic import crossings, cumulate
 
-        values = checked_float(logits, head, rows)
-        scaled = values - values.amax(dim=-1, keepdim=True)  # nothing overflows upwards
-        if head.temperatures[0] != 1:
-            scaled = scaled.div_(head.temperatures[0])
-        tempered = scaled if self.exponent == 1 else scaled * self.exponent
-        weights = tempered.exp()
-        u = torch.from_numpy(uniforms(words[:, None], np.arange(self.draws)[None, :])).to(scaled.device)
-        drawn = crossings(weights, u * weights.sum(dim=-1, keepdim=True, dtype=torch.float64))
+        values, temperature = checked_float(logits, head, rows), head.temperatures[0]
+        greatest = values.amax(dim=-1, keepdim=True)
+        along = cumulate(relative(values, greatest, temperature / self.exponent).exp_())
+        u = torch.from_numpy(uniforms(words[:, None], np.arange(self.draws)[None, :])).to(values.device)
+        drawn = crossings(along, u * along.total)
         ids = np.sort(to_numpy(drawn), axis=1)
         first = np.diff(ids, axis=1, prepend=-1) != 0
         counts = first.sum(axis=1).astype(np.uint16)
@@ -130,10 +128,11 @@ class Sampled:
             "draws": np.diff(places).astype(self.columns(head)["draws"].dtype),
         }
         if self.exponent != 1:
-            row = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(scaled.device)
-            column = torch.from_numpy(ids[first]).to(scaled.device)
-            normalizers = scaled.logsumexp(dim=-1) - tempered.logsumexp(dim=-1)
-            arrays["weights"] = to_numpy(scaled[row, column] - tempered[row, column] - normalizers[row])
+            row = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(values.device)
+            column = torch.from_numpy(ids[first]).to(values.device)
+            less = (values[row, column] - greatest[row, 0]) / temperature
+            normalizers = relative(values, greatest, temperature).logsumexp(dim=-1) - along.total[:, 0].log()
+            arrays["weights"] = to_numpy((less * (1 - self.exponent) - normalizers[row]).float())
         return Encoded(arrays)
 
     def decode(self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None) -> SparseLabels:
@@ -228,25 +227,26 @@ class Threshold:
 
         from softlabels.encodings.listing import at_least
         from softlabels.encodings.logits import checked_float, to_numpy
-        from softlabels.encodings.systematic import crossings
+        from softlabels.encodings.systematic import STRETCH, crossings, cumulate
 
-        values = checked_float(logits, head, rows)
-        listing = at_least(values, self.tau, temperature=head.temperatures[0], argmax=False)
-        masses = listing.masses(1.0)
-        # Included at every whole number that u + cumulated inclusion probabilities cross.
-        inclusion = masses.weights.mul_((masses.scale / self.tau)[:, None]).clamp_(max=1.0)
-        u = torch.from_numpy(uniforms(words, np.array([OFFSET]))).to(values.device)
-        drawn_counts = (inclusion.sum(dim=-1, dtype=torch.float64) + u).floor().long()
+        values, temperature = checked_float(logits, head, rows), head.temperatures[0]
+        # A class this close to the threshold is kept, as the threshold: none that is drawn can be met twice.
+        listing = at_least(values, self.tau * (1 - 2 * STRETCH), temperature=temperature, argmax=False)
+        masses = listing.masses(temperature)
+        # Included where a multiple of TAU lies within u + its cumulated probability.
+        along, unit = cumulate(masses.weights), self.tau / masses.scale.double()[:, None]
+        u = torch.from_numpy(uniforms(words, np.array([OFFSET]))).to(values.device)[:, None]
+        drawn_counts = (along.total / unit + u).floor().long()[:, 0]
         most = max([1, *drawn_counts.tolist()])
-        targets = torch.arange(1, most + 1, device=values.device) - u[:, None]
-        drawn = to_numpy(crossings(inclusion, targets))
+        targets = (torch.arange(1, most + 1, device=values.device) - u) * unit
+        drawn = to_numpy(crossings(along, targets))
         listed, drawn_many = to_numpy(listing.counts), to_numpy(drawn_counts)
         ids = np.concatenate([to_numpy(listing.ids), drawn], axis=1)
         width = listing.ids.shape[1]
         is_kept = np.concatenate(
             [np.arange(width) < listed[:, None], np.arange(drawn.shape[1]) < drawn_many[:, None]], axis=1
         )
-        codes = self._codes(to_numpy(listing.log_probs()), to_numpy(listing.ids), words)
+        codes = self._codes(to_numpy(listing.log_probs(temperature)), to_numpy(listing.ids), words)
         return Encoded({
             COUNT: is_kept.sum(axis=1).astype(np.uint16),
             "ids": ids[is_kept].astype(id_dtype(head.classes)),

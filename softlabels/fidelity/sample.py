@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from softlabels import encodings
 from softlabels.encodings import codebook as codebooks
+from softlabels.encodings.tail import sums_of, tail_prior
 from softlabels.errors import InvalidArgument
 from softlabels.labels import DISTRIBUTIONS, Head
 from softlabels.store import open_store
-from softlabels.store.evidence import tail_prior
 from softlabels.store.fidelity import Fidelity, combine, measure
 from softlabels.store.zarr_shard import encode_array
 
@@ -142,8 +142,8 @@ class Sample:
         if not sums:
             return None
         if self.prior is not None and len(self.prior) == len(temperatures):
-            mass = sum(part.sum(axis=1, keepdims=True) for part in sums)
-            sums.append(self.prior * mass)
+            probability, exposure = np.sum(sums, axis=0)
+            sums.append(sums_of(self.prior, exposure, probability.sum(axis=1)))
         return tail_prior(sums, self.classes)
 
 

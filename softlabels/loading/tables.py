@@ -37,7 +37,7 @@ class Tables:
         self.names = ragged.with_counts(names, store.descriptor.columns())
         self.schema = {name: store.descriptor.columns()[name] for name in self.names}
         self.plain = [name for name, column in self.schema.items() if column.per is None]
-        self._room = store.descriptor.chunk_rows
+        self.room = store.descriptor.chunk_rows
         self._free: list[Arrays] = []
         sizes = store.chunk_rows()
         self.starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -45,23 +45,23 @@ class Tables:
     @property
     def chunk_bytes(self) -> int:
         """Bytes of a full chunk's plain columns when decoded."""
-        return sum(self._room * self.schema[name].entry_bytes for name in self.plain)
+        return sum(self.room * self.schema[name].entry_bytes for name in self.plain)
 
     def read(self, chunks: NDArray[np.int64], pool: Executor) -> Table:
         """Begin to read chunks."""
         arrays = self._free.pop() if self._free else {}
-        if arrays and len(arrays[self.plain[0]]) < len(chunks) * self._room:
+        if arrays and len(arrays[self.plain[0]]) < len(chunks) * self.room:
             arrays = {}
         if not arrays:
-            arrays = {name: self._empty(name, len(chunks) * self._room) for name in self.plain}
-        slots = [{name: array[slot * self._room : (slot + 1) * self._room] for name, array in arrays.items()}
+            arrays = {name: self._empty(name, len(chunks) * self.room) for name in self.plain}
+        slots = [{name: array[slot * self.room : (slot + 1) * self.room] for name, array in arrays.items()}
                  for slot in range(len(chunks))]  # fmt: skip
         futures = [pool.submit(self._read, int(chunk), slot) for chunk, slot in zip(chunks, slots, strict=True)]
         return Table(self, chunks, arrays, futures)
 
     def where(self, chunks: NDArray[np.int64], places: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where in a table of ``chunks`` the store's ``rows`` are, whose chunks stand at ``places`` of them."""
-        shifts: NDArray[np.int64] = np.arange(len(chunks)) * self._room - self.starts[chunks]
+        shifts: NDArray[np.int64] = np.arange(len(chunks)) * self.room - self.starts[chunks]
         return rows + shifts[places]
 
     def chunks_of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -110,7 +110,9 @@ class Table:
         if self._columns is None:
             parts = [future.result() for future in self._futures]
             joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
-            self._columns = self._arrays | joined
+            # Arrays that served a longer window hold the rest of its rows, which must not be counted.
+            slots = len(self.chunks) * self._made_by.room
+            self._columns = {name: array[:slots] for name, array in self._arrays.items()} | joined
         return self._columns
 
     def take(self, where: NDArray[np.int64]) -> Arrays:

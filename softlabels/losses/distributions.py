@@ -45,7 +45,7 @@ def kl(
 ) -> Tensor:
     """Forward KL from the teacher's labels to the student, KL(p^_T || q_T), mean over rows, in nats.
 
-    In closed form for sparse labels (docs/fidelity.md, eq. 4): no (N, C) target is ever built. The gradient with
+    In closed form for sparse labels (docs/fidelity.md, eq. 7): no (N, C) target is ever built. The gradient with
     respect to the logits is T (q - p^).
 
     Args:

@@ -110,7 +110,7 @@ class SparseTargets:
         return out
 
     def cross(self, scaled: Tensor) -> Tensor:
-        """See Targets.cross: one logsumexp, one product with pi, one gather (docs/fidelity.md, eq. 4)."""
+        """See Targets.cross: one logsumexp, one product with pi, one gather (docs/fidelity.md, eq. 7)."""
         log_normalizer = scaled.logsumexp(dim=-1)
         log_q = scaled.gather(1, self.ids) - log_normalizer[:, None]
         listed = _dot(self.p, log_q)

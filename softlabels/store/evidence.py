@@ -1,6 +1,6 @@
 """What units leave beside their shards so that sealing can say how good the labels are.
 
-Three things per head: in a unit's extras file the sum of the probability its rows did not list (the raw material of the
+Three things per head: in a unit's extras file sums of the probability its rows did not list (the raw material of the
 tail prior), from about 256 units, and a few rows kept dense (the probe), about 256 in all; in its record, the fidelity
 of about 32 of its rows. Which ones follows from the seed and the number of the unit or row: any engine and any resume
 gives the same result. Where the total is not known yet, a unit or row is kept as if it were the last; sealing then
@@ -9,7 +9,7 @@ keeps those that the total would have chosen. Of a ragged row one position is ke
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,6 @@ PROBE_BYTES = 64 * 2**20
 GROWING_PROBE_BYTES = 4 * 2**20
 """At most about this much of dense float32 logits a head, and at least 16 rows; a growing store writes some ten times
 as much until it is sealed."""
-
-UNIFORM_SHARE = 0.01
-"""Of the tail prior, so that no class has probability 0."""
 
 MEASURED_ROWS = 32
 """Of each unit."""
@@ -103,7 +100,7 @@ class UnitEvidence:
         return (uniforms(of, np.zeros(1, np.int64)) * lengths).astype(np.int64)
 
     def add_sums(self, head: str, sums: NDArray[np.float64]) -> None:
-        """Add (T, C) sums of unlisted probability."""
+        """Add (2, T, C) sums of unlisted probability; see Encoded.residual."""
         self._sums[head] = self._sums[head] + sums if head in self._sums else sums
 
     def add_dense(
@@ -148,19 +145,6 @@ def _chosen(
     return np.asarray(uniform * total < most)
 
 
-def tail_prior(sums: Iterable[NDArray[np.floating[Any]]], classes: int) -> NDArray[np.float32]:
-    """The tail prior (len(temperatures), C) from units' sums of unlisted probability, in the order given."""
-    total: NDArray[np.float64] | None = None
-    for part in sums:
-        total = part.astype(np.float64) if total is None else total + part
-    if total is None:
-        raise ValueError("no unit carries sums for the tail prior")
-    mass = total.sum(axis=1, keepdims=True)
-    share = np.divide(total, mass, out=np.full_like(total, 1.0 / classes), where=mass > 0)
-    prior: NDArray[np.float32] = ((1 - UNIFORM_SHARE) * share + UNIFORM_SHARE / classes).astype(np.float32)
-    return prior
-
-
 def split_extras(
     extras: Mapping[str, NDArray[Any]], descriptor: Descriptor, rows: int
 ) -> dict[str, dict[str, NDArray[Any]]]:
@@ -177,7 +161,7 @@ def split_extras(
         kind = descriptor.heads[head]
         count = len(extras.get(f"{head}/{PROBE_NUMBERS}", ()))
         dense = (count, *kind.position_shape, kind.classes)
-        sums = (len(kind.temperatures), kind.classes)
+        sums = (2, len(kind.temperatures), kind.classes)
         shape = {PRIOR: sums, PROBE: dense, PROBE_NUMBERS: (count,), PROBE_POSITIONS: (count,)}[name]
         if array.shape != shape:
             raise ValueError(f"{full_name!r} has shape {array.shape} where {shape} is expected")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.encodings import rows as ragged
+from softlabels.encodings.tail import tail_prior
 from softlabels.errors import StoreCorrupt
 from softlabels.labels import DISTRIBUTIONS, SoftLabels
 from softlabels.store import evidence, layout
@@ -49,7 +50,7 @@ def gather(
                 kept.setdefault(f"{head}/logits", []).append(arrays[evidence.PROBE][chosen])
                 if evidence.PROBE_POSITIONS in arrays:
                     kept.setdefault(f"{head}/positions", []).append(arrays[evidence.PROBE_POSITIONS][chosen])
-    priors = {head: evidence.tail_prior(parts, descriptor.heads[head].classes) for head, parts in sums.items()}
+    priors = {head: tail_prior(parts, descriptor.heads[head].classes) for head, parts in sums.items()}
     probe = {name: np.concatenate(parts) for name, parts in kept.items() if sum(map(len, parts))}
     fidelity = {}
     for head, kind in descriptor.heads.items():

@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
 from softlabels.encodings import rows as ragged
+from softlabels.encodings.tail import exposure, sums_of
 from softlabels.errors import InvalidArgument, StoreConflict
-from softlabels.labels import Head, SoftLabels, SparseLabels, distance
-from softlabels.store.evidence import UNIFORM_SHARE, UnitEvidence
+from softlabels.labels import Head, SparseLabels, distance
+from softlabels.store.evidence import UnitEvidence
 from softlabels.store.reading import Store, open_store
 from softlabels.store.snapshots import Snapshot, seal
 from softlabels.store.writing import create_or_open
@@ -102,7 +103,7 @@ class Donors:
             for head in store.heads:
                 if evidence.wants_sums(head) and (prior := store.prior(head)) is not None:
                     labels = store.decode(ragged.take(columns, schema, mine), head)
-                    evidence.add_sums(head, _spread(labels, prior))
+                    evidence.add_sums(head, _spread(cast("SparseLabels", labels), prior))  # only those have a tail
                 if (probe := store.probe(head)) is not None:
                     own = self._row[numbers[mine]]
                     kept = np.isin(own, probe.rows)
@@ -112,11 +113,11 @@ class Donors:
                         evidence.add_dense(head, rows[mine[kept]], probe.logits[at], where)
 
 
-def _spread(labels: SoftLabels, prior: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(T, C) the mass that rows did not list, spread as their store's prior, without the share given to every class."""
-    share = np.maximum(prior.astype(np.float64) - UNIFORM_SHARE / prior.shape[1], 0) / (1 - UNIFORM_SHARE)
-    mass = np.exp(labels.log_tail.astype(np.float64)).sum(axis=0) if isinstance(labels, SparseLabels) else 0.0
-    return np.asarray(share * np.reshape(mass, (-1, 1)))
+def _spread(labels: SparseLabels, prior: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(2, T, C) sums over rows that did not leave any: what they do not list is spread as their store's prior."""
+    row, place = np.nonzero(np.isfinite(labels.values))
+    seen = exposure(labels.log_tail, row, labels.ids[row, place], labels.classes)
+    return sums_of(prior, seen, np.exp(labels.log_tail.astype(np.float64)).sum(axis=0))
 
 
 def merge(

@@ -17,7 +17,7 @@ from softlabels.store import Descriptor, canonical, create_or_open, layout, tabl
 
 ROWS, UNIT_ROWS, CHUNK_ROWS, CLASSES = 12, 6, 4, 300
 KINDS = ("topk-zarr", "topk-parquet", "dense-zarr", "dense-parquet", "ragged-zarr", "ragged-parquet", "adaptive-zarr")
-SUMS = np.ones((1, CLASSES), np.float32)
+SUMS = np.ones((2, 1, CLASSES), np.float32)
 """Unlisted probability as a unit of this store may leave it."""
 Change = Callable[[dict[str, Any]], Any]
 

@@ -1,13 +1,16 @@
 """Encodings against their dense float64 definitions (docs/fidelity.md, eq. 1 and 2)."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from softlabels import encodings
+from softlabels.encodings import tail
 from softlabels.errors import InvalidArgument, InvalidLogits
 from softlabels.labels import DenseLabels, Head
 
@@ -159,7 +162,7 @@ def test_one_hot_rows_and_ties_list_the_lowest_ids_first():
     np.testing.assert_allclose(np.exp(labels.log_probs(1.0))[1], 1 / 6, rtol=1e-3)
 
 
-def test_the_residual_is_the_sum_of_unlisted_probability():
+def test_the_residual_is_the_sum_of_unlisted_probability_and_of_an_even_spread():
     rng = np.random.default_rng(1)
     logits = (2 * rng.standard_normal((50, 12))).astype(np.float32)
     encoding = encodings.parse("topk:3", classes=12)
@@ -168,7 +171,9 @@ def test_the_residual_is_the_sum_of_unlisted_probability():
     for index, temperature in enumerate((1.0, 2.0)):
         p = np.exp(log_softmax64(logits, temperature))
         np.put_along_axis(p, encoded.arrays["ids"].astype(np.int64), 0.0, axis=1)
-        np.testing.assert_allclose(encoded.residual[index], p.sum(axis=0), rtol=1e-5)
+        np.testing.assert_allclose(encoded.residual[0, index], p.sum(axis=0), rtol=1e-5)
+        even = np.where(p > 0, p.sum(axis=1, keepdims=True) * 12 / 9, 0.0)
+        np.testing.assert_allclose(encoded.residual[1, index], even.sum(axis=0), rtol=1e-5)
 
 
 @pytest.mark.parametrize("spec", ["dense:f32", "dense:q8", "topk:2", "topk:2:q8"])
@@ -232,3 +237,24 @@ def test_values_no_encoder_writes_are_found(damage):
     DAMAGE[damage](arrays)
     with pytest.raises(ValueError, match=r"."):
         encoding.check(arrays, head)
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 2**32 - 1), classes=st.integers(3, 40), scale=st.floats(0.1, 3), shift=st.floats(0, 2),
+    spec=st.sampled_from(["topk:2:f16", "adaptive:0.2:f16"]),
+)  # fmt: skip
+def test_the_tail_prior_is_at_least_as_good_as_an_even_spread(seed, classes, scale, shift, spec):
+    """On the rows it is made of, but for the uniform share that is mixed in."""
+    rng = np.random.default_rng(seed)
+    logits = (scale * rng.standard_normal((60, classes)) + shift * rng.standard_normal(classes)).astype(np.float32)
+    encoding = encodings.parse(spec, classes=classes)
+    head = Head(encoding=encoding.spec, classes=classes)
+    encoded = encoding.encode(torch.from_numpy(logits), head, np.arange(60), residual=True)
+    prior = tail.tail_prior([encoded.residual], classes)
+    p = np.exp(log_softmax64(logits, 1.0))
+    calibrated, uniform = (
+        (p * (np.log(p) - encoding.decode(encoded.arrays, replace(head, tail=model), prior).log_probs())).sum() / 60
+        for model in ("calibrated", "uniform")
+    )
+    assert calibrated <= uniform - np.log(1 - tail.UNIFORM_SHARE) + 1e-4

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from softlabels import encodings
 from softlabels.encodings import draws
-from softlabels.encodings.systematic import crossings
+from softlabels.encodings.systematic import crossings, cumulate
 from softlabels.errors import InvalidArgument
 from softlabels.labels import Head
 
@@ -116,7 +116,7 @@ def test_crossings_are_those_of_a_plain_cumulated_sum(seed, classes, zeros, coun
     weights = np.where(rng.random((4, classes)) < zeros, 0, rng.random((4, classes))).astype(np.float32)
     weights[:, rng.integers(classes)] = 0.5
     targets = rng.random((4, count)) * weights.sum(axis=1, dtype=np.float64)[:, None]
-    found = crossings(torch.from_numpy(weights), torch.from_numpy(targets)).numpy()
+    found = crossings(cumulate(torch.from_numpy(weights)), torch.from_numpy(targets)).numpy()
     cumulated = weights.astype(np.float64).cumsum(axis=1)
     for row in range(4):
         for column in range(count):
@@ -130,7 +130,7 @@ def test_crossings_are_those_of_a_plain_cumulated_sum(seed, classes, zeros, coun
 def test_edges_of_a_crossing_land_on_classes_that_have_a_weight():
     weights = torch.tensor([[0.0, 0.5, 0.0, 0.5, 0.0]])
     targets = torch.tensor([[0.0, 0.5, 0.5 + 1e-12, 1.0, 7.0]], dtype=torch.float64)
-    assert crossings(weights, targets).tolist() == [[1, 1, 3, 3, 3]]
+    assert crossings(cumulate(weights), targets).tolist() == [[1, 1, 3, 3, 3]]
 
 
 def test_three_hundred_thousand_classes():

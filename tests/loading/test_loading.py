@@ -147,3 +147,25 @@ def test_wrong_use_is_refused(sealed, digits):
             Loader(store, inputs=digits, **options)
     with pytest.raises(InvalidArgument, match="a store, data, or both"):
         Loader(None)
+
+
+@pytest.mark.parametrize("encoding", ["topk:3", "adaptive:0.05:d4", "threshold:0.05"])
+def test_windows_of_unlike_lengths_leave_nothing_to_the_next(tmp_path, encoding):
+    """Memory of a window is used again: a shorter one after it must not see what is left of the longer."""
+    rng = np.random.default_rng(3)
+    logits = [rng.normal(0, 3, (int(length), 40)).astype(np.float32) for length in rng.integers(0, 9, 70)]
+    head = sl.Head(classes=40, kind="tokens", encoding=encoding, shape=(None,))
+    with sl.create(tmp_path / "s", heads={"logits": head}, teacher="t", unit_rows=8) as writer:
+        writer.append(range(len(logits)), {"logits": logits})
+    store = sl.open(tmp_path / "s")
+    assert store.descriptor.chunk_rows <= 8
+    for window in (2, 4, 5, 100):
+        seen = []
+        for epoch in range(3):
+            for batch in Loader(store, batch_size=7, seed=1, window=window).epoch(epoch):
+                labels, expected = batch.targets["logits"], store.read(batch.rows)
+                np.testing.assert_array_equal(labels.lengths, expected.lengths)
+                np.testing.assert_array_equal(labels.ids, expected.ids)
+                np.testing.assert_array_equal(labels.values, expected.values)
+                seen.append(batch.rows)
+        assert sorted(np.concatenate(seen)) == sorted(3 * list(range(70)))

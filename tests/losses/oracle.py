@@ -5,6 +5,7 @@ import torch
 
 from softlabels import encodings
 from softlabels.encodings import codebook
+from softlabels.encodings.tail import tail_prior
 from softlabels.labels import DenseLabels, Head, SparseLabels
 
 TEMPERATURES = (1.0, 3.0)
@@ -26,8 +27,7 @@ def make_labels(seed, classes, spec, tail="calibrated", *, scale=2.0):
     book = codebook.fit(encoding, head, [others]) if encoding.priors > 1 else None
     prior = None if book is None else book.priors
     if encoding.has_tail and book is None:
-        residual = encoding.encode(others, head, np.arange(64), residual=True).residual + 1e-9
-        prior = (0.99 * residual / residual.sum(axis=1, keepdims=True) + 0.01 / classes).astype(np.float32)
+        prior = tail_prior([encoding.encode(others, head, np.arange(64), residual=True).residual], classes)
     encoded = encoding.encode(teacher, head, np.arange(ROWS), codebook=book)
     return encoding.decode(encoded.arrays, head, prior), student
 

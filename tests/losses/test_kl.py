@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softlabels import encodings, losses
+from softlabels.encodings.tail import tail_prior
 from softlabels.errors import InvalidArgument, TemperatureNotStored
 from softlabels.labels import DenseLabels, Head, SparseLabels
 
@@ -23,8 +24,7 @@ def make_labels(seed, classes, spec, scale, tail="calibrated"):
     encoded = encoding.encode(teacher, head, np.arange(6), residual=encoding.has_tail)
     prior = None
     if encoded.residual is not None and encoded.residual.sum() > 0:
-        prior = encoded.residual / encoded.residual.sum(axis=1, keepdims=True)
-        prior = (0.99 * prior + 0.01 / classes).astype(np.float32)
+        prior = tail_prior([encoded.residual], classes)
     return encoding.decode(encoded.arrays, head, prior), student
 
 

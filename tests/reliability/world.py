@@ -63,7 +63,7 @@ def commit(store: StoreWriter, unit: int, *, extras: bool = False) -> bool:
     """Write and commit a unit as a generator does."""
     with store.begin(unit) as writer:
         writer.append(content(unit, labels_of(store.descriptor)))
-        kept = {"logits/prior": np.ones((1, 300), np.float32)} if extras else None
+        kept = {"logits/prior": np.ones((2, 1, 300), np.float32)} if extras else None
         return writer.commit(extras=kept)
 
 
