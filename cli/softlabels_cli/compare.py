@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from softlabels_cli.options import data_options
-from softlabels_cli.output import format_bytes, format_table, json_option, print_json
+from softlabels_cli.output import format_bytes, format_table, json_option, print_json, printable
 from softlabels_cli.progress import quiet_option
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def command(
         "labels/row",
         "trained on",
     ]
-    click.echo(format_table(header, [_cells(row) for row in rows]))
+    click.echo(format_table(header, [[printable(cell) for cell in _cells(row)] for row in rows]))
 
 
 def _cells(row: ComparedModel) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from softlabels_cli.output import count, format_bytes, json_option, note, print_json
+from softlabels_cli.output import count, format_bytes, json_option, note, print_json, printable
 
 
 @click.command("gc", epilog="Example:  softlabels gc labels --delete")
@@ -32,7 +32,7 @@ def command(*, store: Path, delete: bool, older_than: float, as_json: bool) -> N
         print_json({"deleted": delete, "files": listed, "bytes": size})
         return
     for litter in found:
-        click.echo(f"{litter.path}  {format_bytes(litter.size)}: {litter.reason}")
+        click.echo(printable(f"{litter.path}  {format_bytes(litter.size)}: {litter.reason}"))
     click.echo(f"{store}: {count(len(found), 'file')}, {format_bytes(size)}{', deleted' if delete and found else ''}")
     if found and not delete:
         note("Nothing was deleted; to do so add --delete.")

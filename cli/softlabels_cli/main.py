@@ -88,7 +88,7 @@ def main(args: list[str] | None = None) -> NoReturn:
     except SoftLabelsError as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        click.echo(f"Error: {printable(str(error))}", err=True)
+        click.echo(f"Error: {printable(str(error), lines=True)}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted. What was committed is kept: run the same command again to go on.", err=True)

@@ -12,13 +12,20 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON o
 
 
 def print_json(value: Mapping[str, object]) -> None:
-    """One JSON document on stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """One JSON document on stdout; what would steer a terminal is escaped, as JSON has it."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    click.echo("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text))
 
 
-def printable(text: str) -> str:
-    """Text without control characters: what a store's maker wrote must not steer a reader's terminal."""
-    return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+def printable(text: str, *, lines: bool = False) -> str:
+    """Text without control characters: what a store's maker wrote must not steer a reader's terminal.
+
+    Args:
+        text: what is to be shown.
+        lines: leave line breaks; without, a name cannot pass for a line of our own.
+    """
+    kept = "\n" if lines else ""
+    return "".join(char if char.isprintable() or char in kept else ascii(char)[1:-1] for char in text)
 
 
 def note(message: str) -> None:
@@ -43,7 +50,7 @@ def fidelity_lines(found: Mapping[str, Any]) -> list[str]:
     lines = [_fidelity_line(found, "dense rows")]
     if units := found.get("units"):
         lines.append(_fidelity_line(units, "rows of all units"))
-        if (poorest := units["poorest"])["rows"] < units["rows"]:
+        if (poorest := units.get("poorest", units))["rows"] < units["rows"]:
             lines[-1] += f"; poorest is unit {poorest['unit']} with listed mass {poorest['mass']:.4f}"
     return lines
 

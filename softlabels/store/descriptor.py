@@ -203,10 +203,12 @@ class Descriptor:
         """What is to be computed: the descriptor without the names people gave to teacher and data.
 
         The same teacher and data may be reached by other paths on another machine; their digests say they are the same.
+        Without a digest the name is all that tells one teacher from another, and stays.
         """
         named = self.to_json()
-        for part in ("teacher", "data"):
-            named[part] = {name: value for name, value in named[part].items() if name != "spec"}
+        for part, digest in (("teacher", "digest"), ("data", "fingerprint")):
+            if named[part][digest] is not None:
+                named[part] = {name: value for name, value in named[part].items() if name != "spec"}
         return named
 
     @property
@@ -252,9 +254,11 @@ def parse_descriptor(data: bytes) -> Descriptor:
 
 def _about(value: Any, digest: str) -> dict[str, Any]:
     """What a store says of its teacher or its data: a digest, and what people call it."""
-    named = value[digest]
-    if named is not None and not isinstance(named, str):
-        raise ValueError(f"the {digest} is {named!r}, not text")
+    named, spec, rows = value[digest], value["spec"], value.get("rows")
+    if not isinstance(spec, str) or (named is not None and not isinstance(named, str)):
+        raise ValueError(f"the {digest} is {named!r}, named {spec!r}, where text is expected")
+    if rows is not None and type(rows) is not int:
+        raise ValueError(f"{rows!r} rows of data")
     return dict(value)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.labels import DenseLabels, SoftLabels, SparseLabels, log_softmax
+from softlabels.labels import SoftLabels, SparseLabels, log_softmax
 
 BLOCK = 2**22
 """Probabilities compared at a time."""
@@ -148,18 +148,15 @@ def _measure(
     )
 
 
-def as_rows(labels: SoftLabels, positions: NDArray[np.int64] | None) -> SoftLabels:
-    """Of ragged labels one position of each row, of others the rows themselves.
+def as_rows(labels: SoftLabels, lengths: NDArray[np.integer[Any]], positions: NDArray[np.int64]) -> SoftLabels:
+    """Of ragged rows one position each.
 
     Args:
-        labels: of n rows.
-        positions: (n,) a position within each row; None: rows are not ragged.
+        labels: of the positions of n rows, one after the other.
+        lengths: (n,) positions of each row.
+        positions: (n,) a position within each row.
     """
-    if positions is None or labels.lengths is None:
-        return labels
-    lengths = labels.lengths.astype(np.int64)
-    flat: DenseLabels | SparseLabels = replace(labels, lengths=None)
-    return flat.take(np.cumsum(lengths) - lengths + positions)
+    return labels.take(np.cumsum(lengths, dtype=np.int64) - lengths + positions)
 
 
 def _number(value: object) -> float:

@@ -226,9 +226,10 @@ def _open_lock(root: Path, name: str) -> BinaryIO:
         try:
             descriptor = os.open(path, flags, 0o666)
         except OSError as error:
-            if error.errno != errno.ELOOP:
+            if error.errno not in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
                 raise
-            raise StoreCorrupt(f"{path} is a symbolic link; delete it, and run the same command again") from None
+            what = f"{path} is a symbolic link, a directory or a socket, and no regular file"
+            raise StoreCorrupt(f"{what}; delete it, and run the same command again") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise StoreCorrupt(f"{path} is no regular file; delete it, and run the same command again")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +52,9 @@ def gather(
                     kept.setdefault(f"{head}/positions", []).append(arrays[evidence.PROBE_POSITIONS][chosen])
     priors = {head: tail_prior(parts, descriptor.heads[head].classes) for head, parts in sums.items()}
     probe = {name: np.concatenate(parts) for name, parts in kept.items() if sum(map(len, parts))}
+    for head in descriptor.heads:  # merged stores bring a probe each
+        keep = evidence.thinned(len(probe.get(f"{head}/rows", ())), evidence.most_probed(descriptor, head))
+        probe |= {name: array[keep] for name, array in probe.items() if name.rpartition("/")[0] == head}
     fidelity = {}
     for head, kind in descriptor.heads.items():
         if kind.kind in DISTRIBUTIONS and (
@@ -90,12 +92,13 @@ def _fidelity(
     measured: dict[str, Any] = {}
     if f"{head}/rows" in probe:
         columns = _columns_of(root, descriptor, found, head, probe[f"{head}/rows"])
-        lengths, positions = columns.pop(LENGTH, None), probe.get(f"{head}/positions")
+        lengths = columns.pop(LENGTH, None)
         labels: SoftLabels = descriptor.encoding(head).decode(columns, kind, prior)
-        if lengths is not None and positions is not None:
+        if lengths is not None:
+            positions = probe[f"{head}/positions"]
             if (positions >= lengths).any():
-                raise StoreCorrupt(f"the extras of {root} keep positions of {head!r} that its rows do not have")
-            labels = as_rows(replace(labels, lengths=lengths), positions)
+                raise StoreCorrupt(f"the extras of {root} keep positions of {head!r} that its rows lack; {MEND}")
+            labels = as_rows(labels, lengths, positions)
         measured = measure(probe[f"{head}/logits"], labels, kind.temperatures).to_json()
     by_unit = [(record.fidelity[head], record.unit) for record in found if head in record.fidelity]
     if by_unit:

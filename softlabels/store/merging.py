@@ -37,29 +37,27 @@ class Donors:
     """Sealed stores to copy rows from.
 
     Args:
-        stores: what to copy from; of several that hold a row, the first.
+        stores: what to copy from, one at least; of several that hold a row, the first.
         heads: what the rows are to hold.
-        teacher: digest of the teacher they must come from.
+        teacher: digest of the teacher they must come from; of one without, what it is called.
 
     Raises:
         StoreConflict: a store of another teacher or of other heads.
     """
 
-    def __init__(self, stores: Sequence[Store], heads: dict[str, Head], teacher: str | None) -> None:
+    def __init__(self, stores: Sequence[Store], heads: dict[str, Head], teacher: str) -> None:
         self.stores = list(stores)
         for store in self.stores:
             _check_alike(store, heads, teacher)
         names = [_names(store) for store in self.stores]
-        joined = np.concatenate(names) if names else np.empty(0, "S20")
+        joined = np.concatenate(names)
         self._which = np.repeat(np.arange(len(names)), [len(part) for part in names])
-        self._row = np.concatenate([np.arange(len(part)) for part in names]) if names else np.empty(0, np.int64)
+        self._row = np.concatenate([np.arange(len(part)) for part in names])
         self._order = np.argsort(joined, kind="stable")
         self._sorted = joined[self._order]
 
     def find(self, keys: NDArray[np.uint8], views: NDArray[np.uint32]) -> NDArray[np.int64]:
         """Number of a row among all the donors', by key and view; -1 for one that nobody holds."""
-        if not len(self._sorted):
-            return np.full(len(keys), -1, np.int64)
         wanted = _joined(keys, views)
         at = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)
         return np.where(self._sorted[at] == wanted, self._order[at], -1)
@@ -147,7 +145,7 @@ def merge(
         raise InvalidArgument(f"merging takes two stores or more, and conflicts=error or first, not {conflicts!r}")
     stores = [open_store(path) for path in paths]
     first = stores[0].descriptor
-    donors = Donors(stores, dict(first.heads), first.teacher["digest"])
+    donors = Donors(stores, dict(first.heads), _named(first.teacher))
     kept, twice = donors.distinct()
     if conflicts == "error":
         _check_alike_labels(donors, twice)
@@ -177,8 +175,13 @@ def merge(
     return seal(out)
 
 
-def _check_alike(store: Store, heads: dict[str, Head], teacher: str | None) -> None:
-    theirs = store.descriptor.teacher["digest"]
+def _named(teacher: Mapping[str, Any]) -> str:
+    """What tells a teacher from others: its digest, or, where it has none, its name."""
+    return str(teacher["spec"] if teacher["digest"] is None else teacher["digest"])
+
+
+def _check_alike(store: Store, heads: dict[str, Head], teacher: str) -> None:
+    theirs = _named(store.descriptor.teacher)
     if theirs != teacher:
         raise StoreConflict(
             f"{store.root} was made by the teacher {theirs}, not {teacher}; labels of different teachers do not mix: "

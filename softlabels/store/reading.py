@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from softlabels.encodings import Codebook, Encoding
 from softlabels.encodings import rows as ragged
+from softlabels.encodings.codebook import check_priors
 from softlabels.errors import InvalidArgument, StoreCorrupt, StoreNotFound
 from softlabels.labels import Head, SoftLabels
 from softlabels.store import layout
 from softlabels.store.codebooks import read_codebook
+from softlabels.store.damage import FETCH, refused
 from softlabels.store.descriptor import LENGTH, Descriptor
 from softlabels.store.snapshots import Snapshot, open_root, read_prior, read_probe, read_snapshot, read_table
 from softlabels.store.units import UnitReader, head_arrays, native, read_record
@@ -250,11 +252,10 @@ class Store:
         if self._priors is None:
             found = read_prior(self.root, self.snapshot)
             for name, kind in self.descriptor.heads.items():
-                prior, shape = found.get(f"{name}/prior"), (len(kind.temperatures), kind.classes)
-                if prior is not None and (prior.shape != shape or not (prior > 0).all()):
-                    raise StoreCorrupt(
-                        f"{self.root}: the tail prior of {name!r} is no distribution over {kind.classes} classes"
-                    )
+                if (prior := found.get(f"{name}/prior")) is not None:
+                    path = layout.prior_path(self.root, self.snapshot.number, str(self.snapshot.prior))
+                    with refused(path, FETCH):
+                        check_priors(np.atleast_1d(prior)[..., None, :], (len(kind.temperatures), 1, kind.classes))
             self._priors = found
         return self._priors.get(f"{head}/prior")
 
@@ -271,7 +272,7 @@ class Store:
     def probe(self, head: str = "logits") -> Probe | None:
         """The rows kept dense; None where there are none."""
         if self._probe is None:
-            self._probe = read_probe(self.root, self.snapshot)
+            self._probe = read_probe(self.root, self.snapshot, self.descriptor)
         if f"{head}/rows" not in self._probe:
             return None
         return Probe(self._probe[f"{head}/rows"], self._probe[f"{head}/logits"], self._probe.get(f"{head}/positions"))

@@ -25,7 +25,7 @@ class ShardWriter(Protocol):
         """Append one chunk, the columns of the descriptor in their dtypes.
 
         Raises:
-            ValueError: what was encoded does not decode to what was given, so it must not be committed.
+            StoreError: what was encoded does not decode to what was given, so it must not be committed.
         """
 
     def finish(self) -> list[Range]:

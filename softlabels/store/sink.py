@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from blake3 import blake3
 
+from softlabels.errors import InvalidArgument
 from softlabels.store import files
 
 LARGEST = 2**32 - 1
@@ -45,16 +46,19 @@ class Sink:
         self._file = file
         self._whole, self._range = blake3(), blake3()
         self._start = self.size = 0
+        self._dropped = False
 
     def write(self, data: bytes) -> int:
         """Append bytes.
 
         Raises:
-            ValueError: the shard would become too large.
+            InvalidArgument: the shard would become too large.
         """
         length = len(memoryview(data).cast("B"))
+        if self._dropped:
+            return length
         if self.size + length > LARGEST:
-            raise ValueError("a shard is at most 4 GiB; choose fewer rows a unit with --unit-rows")
+            raise InvalidArgument("a shard is at most 4 GiB; choose fewer rows a unit with --unit-rows")
         with files.told_apart(Path("a new shard"), writing=True):
             self._file.write(data)
         self._whole.update(data)
@@ -68,9 +72,9 @@ class Sink:
             self._file.flush()
         return os.pread(self._file.fileno(), size, offset)
 
-    def tell(self) -> int:
-        """Bytes so far."""
-        return self.size
+    def drop(self) -> None:
+        """Take no more bytes: pyarrow writes a footer also for a file that was given up, which is closed by then."""
+        self._dropped = True
 
     def flush(self) -> None:
         """Nothing is held back here; syncing is the store's business."""

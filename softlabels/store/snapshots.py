@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
@@ -159,8 +160,11 @@ def _check(found: Snapshot, number: int) -> None:
             raise ValueError(f"{digest!r} where a BLAKE3 is expected")
     for measured in found.fidelity.values():
         units = measured.get("units", measured)
-        for part in (measured, units, units.get("poorest", measured)):
+        poorest = units.get("poorest", {"unit": 0, **measured})
+        for part in (measured, units, poorest):
             Fidelity.from_json({"error": 0.0, **part})  # snapshots of before the error was measured lack it
+        if type(poorest["unit"]) is not int:
+            raise ValueError(f"{poorest['unit']!r} where the number of a unit is expected")
 
 
 def read_table(
@@ -190,11 +194,36 @@ def read_prior(root: Path, snapshot: Snapshot) -> dict[str, NDArray[Any]]:
     return arrays.read(root, layout.prior_path(root, snapshot.number, snapshot.prior), snapshot.prior, FETCH)
 
 
-def read_probe(root: Path, snapshot: Snapshot) -> dict[str, NDArray[Any]]:
+def read_probe(root: Path, snapshot: Snapshot, descriptor: Descriptor) -> dict[str, NDArray[Any]]:
     """The dense rows kept with a snapshot; none where there are none. StoreCorrupt as for read_prior."""
     if snapshot.probe is None:
         return {}
-    return arrays.read(root, layout.probe_path(root, snapshot.number, snapshot.probe), snapshot.probe, FETCH)
+    path = layout.probe_path(root, snapshot.number, snapshot.probe)
+    found = arrays.read(root, path, snapshot.probe, FETCH)
+    with refused(path, FETCH):
+        for head in {name.partition("/")[0] for name in found}:
+            _check_probe(found, head, descriptor, snapshot.rows)
+    return found
+
+
+def _check_probe(found: Mapping[str, NDArray[Any]], head: str, descriptor: Descriptor, rows: int) -> None:
+    """Raise ValueError unless the dense rows of a head are as many as they say, ascending, and of its shape."""
+    kind = descriptor.heads.get(head)
+    numbers = found.get(f"{head}/rows")
+    if kind is None or numbers is None:
+        raise ValueError(f"dense rows of {head!r} that belong to nothing")
+    count = numbers.size
+    expected: dict[str, tuple[tuple[int, ...], type]] = {
+        "rows": ((count,), np.int64), "logits": ((count, *kind.position_shape, kind.classes), np.float32),
+    }  # fmt: skip
+    if kind.ragged:
+        expected["positions"] = ((count,), np.int64)
+    for name, (shape, dtype) in expected.items():
+        array = found.get(f"{head}/{name}")
+        if array is None or array.shape != shape or array.dtype != dtype:
+            raise ValueError(f"no {head}/{name} of shape {shape}")
+    if (np.diff(numbers, prepend=-1, append=rows) <= 0).any():
+        raise ValueError(f"the dense rows of {head!r} are no ascending rows of the store")
 
 
 def _latest(root: Path) -> Snapshot | None:

@@ -23,6 +23,8 @@ from softlabels.store.verified import Ledger
 
 QUARANTINE = "quarantine"
 HOLES_NAMED = 8
+LATEST = 253_402_300_799
+"""The last second of the year 9999, since 1970."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,8 @@ def _committed(root: Path, committed: list[int]) -> dict[str, str] | None:
     # Of many units a few tell; copying a store makes it young again.
     some = committed[:: max(1, len(committed) // 64)] + committed[-1:]
     times = [files.age_and_size(layout.record_path(root, unit))[0] for unit in some]
-    first, last = (dt.datetime.fromtimestamp(when, dt.UTC) for when in (min(times), max(times)))
+    # A file may bear any time; years that have no name are shown as the last or the first one.
+    first, last = (dt.datetime.fromtimestamp(min(max(when, 0), LATEST), dt.UTC) for when in (min(times), max(times)))
     return {"first": first.isoformat(timespec="seconds"), "last": last.isoformat(timespec="seconds")}
 
 
@@ -211,7 +214,7 @@ def _verify_snapshots(root: Path, descriptor: Descriptor, report: Report) -> dic
         if snapshot.descriptor != descriptor.digest:
             report.bad.append(Problem(None, str(layout.snapshot_path(root, number)), "it is of another store"))
         read_prior(root, snapshot)
-        read_probe(root, snapshot)
+        read_probe(root, snapshot, descriptor)
         for head in descriptor.heads:
             read_codebook(root, descriptor, head)
         table = read_table(root, snapshot, ["unit", "record"])

@@ -46,6 +46,7 @@ def create_or_open(
 
     Raises:
         StoreConflict: another store is there, or something that is no store; says what differs.
+        InvalidArgument: a descriptor that no reader would take; nothing was written.
     """
     root = Path(path)
     existing = root / layout.DESCRIPTOR
@@ -53,14 +54,15 @@ def create_or_open(
         raise StoreConflict(f"{root} is a file; name a directory for the store")
     if not existing.exists():
         others = [name for name in files.list_names(root, root) if name not in {files.TEMPORARY, layout.CODEBOOKS}]
-        if others:
+        if others and not existing.exists():  # another writer may have made the store meanwhile
             raise StoreConflict(
                 f"{root} holds {', '.join(others[:3])} and no store; name an empty or a new directory with --out"
             )
+        document = _document(descriptor)
         files.make_directory(root, root)
         for codebook in (codebooks or {}).values():
             write_codebook(root, codebook)
-        files.put_if_absent(root, existing, canonical.to_bytes(descriptor.to_json()))
+        files.put_if_absent(root, existing, document)
     found = read_descriptor(root)
     if found.work != descriptor.work:
         raise StoreConflict(
@@ -81,6 +83,18 @@ def read_descriptor(root: Path) -> Descriptor:
     path = root / layout.DESCRIPTOR
     with refused(path, f"so {root} is no store of labels, or not whole; {FETCH}", StoreNotFound):
         return parse_descriptor(files.read(root, path, LIMIT))
+
+
+def _document(descriptor: Descriptor) -> bytes:
+    """What a new store's descriptor file is to hold, once readers are sure to take it."""
+    try:
+        data = canonical.to_bytes(descriptor.to_json())
+        parse_descriptor(data)
+    except ValueError as error:
+        raise InvalidArgument(
+            f"this descriptor could not be read again: {error}; give teacher and data short names in plain text"
+        ) from None
+    return data
 
 
 def _difference(found: Descriptor, wanted: Descriptor) -> str:
@@ -181,6 +195,7 @@ class UnitWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._sink.drop()
         # What is dropped may fail to be dropped, on a disk that is full; what made us drop it is what to hear of.
         with contextlib.suppress(OSError):
             self._file.close()
@@ -215,7 +230,7 @@ class UnitWriter:
             fidelity: by head, of a few rows; kept in the record.
 
         Raises:
-            StoreError: rows are missing, or the disk failed; nothing was committed.
+            StoreError: rows are missing, the disk failed, or readers would refuse the record; nothing was committed.
         """
         descriptor = self._descriptor
         if self._rows != self._most and not (descriptor.grows and self._rows):
@@ -246,8 +261,14 @@ class UnitWriter:
             teacher=str(descriptor.teacher["digest"] or ""),
             software=f"softlabels {__version__}",
         )
-        data = canonical.to_bytes(record.to_json())
-        parse_record(data, self.unit, descriptor)  # what readers would refuse must not be committed
+        try:
+            data = canonical.to_bytes(record.to_json())
+            parse_record(data, self.unit, descriptor)
+        except ValueError as error:
+            raise StoreError(
+                f"readers would refuse the record of unit {self.unit}: {error}; nothing was committed; give the "
+                "teacher a shorter digest, and a fidelity that is finite"
+            ) from None
         return files.put_if_absent(self._root, layout.record_path(self._root, self.unit), data)
 
     def _write_extras(self, attempt: str, extras: Mapping[str, NDArray[Any]] | None) -> tuple[int, str] | None:

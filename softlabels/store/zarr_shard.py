@@ -25,6 +25,7 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 
 from softlabels.encodings import Column, rows
+from softlabels.errors import StoreError
 from softlabels.store.descriptor import MOST_CHUNK_BYTES, VERSION, Descriptor
 from softlabels.store.sink import Range, Sink
 
@@ -80,7 +81,10 @@ class ZarrWriter:
             full[: len(columns[name])] = columns[name]
             encoded = encode_array(full, self._descriptor.codec)
             if not np.array_equal(decode_array(encoded, column, len(full)).view(np.uint8), full.view(np.uint8)):
-                raise ValueError(f"column {name!r} does not survive compression; memory or library is at fault")
+                raise StoreError(
+                    f"column {name!r} does not survive compression, so memory or a library is at fault; nothing was "
+                    "committed: test the machine, and run the same command again"
+                )
             self._member(f"{name}/{chunk_key(len(self._chunks), column)}", encoded)
         self._chunks.append(self._sink.cut(len(columns["key"])))
 

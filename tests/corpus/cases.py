@@ -235,6 +235,8 @@ def _(root: Path) -> None:
     (root / "records" / "00" / "1.json").write_text("{}")
     (root / "records" / "00" / "99999999999999.json").write_text("{}")
     (root / "records" / "junk").mkdir()
+    (root / "records" / "01").mkdir()
+    (root / "records" / "01" / "00000001.json").write_text("{}")  # units of this shelf begin at 4,096
     (root / "shards" / "00" / ("00000000-" + "0" * 32 + ".zarr.zip")).write_bytes(b"litter")
     (root / "snapshots" / "0000001.json").write_text("{}")
 

@@ -17,6 +17,8 @@ from softlabels.store import Descriptor, canonical, create_or_open, layout, tabl
 
 ROWS, UNIT_ROWS, CHUNK_ROWS, CLASSES = 12, 6, 4, 300
 KINDS = ("topk-zarr", "topk-parquet", "dense-zarr", "dense-parquet", "ragged-zarr", "ragged-parquet", "adaptive-zarr")
+SUMS = np.ones((2, 1, CLASSES), np.float32)
+"""Unlisted probability as a unit of this store may leave it."""
 Change = Callable[[dict[str, Any]], Any]
 
 
@@ -74,11 +76,7 @@ def make(root: Path, kind: str, *, spoil: Rows | None = None, extras: bool = Tru
             spoil(found)
         with store.begin(unit) as writer:
             writer.append(found)
-            writer.commit(
-                extras={"logits/prior": np.ones((2, 1, CLASSES), np.float32)}
-                if extras and "dense" not in kind
-                else None
-            )
+            writer.commit(extras={"logits/prior": SUMS} if extras and "dense" not in kind else None)
     sl.seal(root)
     return root
 
@@ -164,7 +162,7 @@ def _listed(found: list[dict[str, Any]]) -> bytes | None:
         return table.to_bytes(
             [SimpleNamespace(**value | value["shard"] | {"blake3": value["shard"]["blake3"]}) for value in found]
         )  # type: ignore[arg-type, unused-ignore]
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return None
 
 

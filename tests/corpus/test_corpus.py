@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from softlabels.errors import SoftLabelsError
-from tests.corpus import cases, forging
+from tests.corpus import cases, documents, forging, shards  # noqa: F401  two of them add to the cases
 
 MEMORY = 256 * 10**6
 FIX = re.compile(

@@ -165,9 +165,9 @@ def test_topping_up_takes_the_codebook_over(tmp_path, labelled, digits, teacher,
     assert codebook_file(tmp_path / "s").read_bytes() == codebook_file(labelled).read_bytes()
 
 
-def forged(path, priors):
+def forged(path, priors, name="priors"):
     """A codebook in its place, by whoever can also write the descriptor and thus its hash."""
-    root, data = path.parents[1], save({"priors": priors})
+    root, data = path.parents[1], save({name: priors})
     digest = blake3(data).hexdigest()
     document = json.loads((root / "softlabels.json").read_bytes())
     document["heads"]["logits"]["codebook"] = digest
@@ -218,6 +218,8 @@ def test_a_forged_codebook_is_refused_by_what_it_holds(store, priors):
     path = codebook_file(store)
     with pytest.raises(StoreCorrupt, match="tail priors"):
         forged(path, np.ascontiguousarray(priors))
+    with pytest.raises(StoreCorrupt, match=r"it holds \['posteriors'\]; fetch it again"):
+        forged(path, EVEN, "posteriors")
     assert forged(path, EVEN).priors.shape == EVEN.shape, "and only by that"
 
 

@@ -1,19 +1,24 @@
 """The commit protocol: one record a unit whoever races, and nothing half-written is ever visible."""
 
 import errno
+import gc
 import json
 import multiprocessing
 import os
 import signal
 import sys
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import softlabels as sl
-from softlabels.errors import InvalidArgument, StoreCorrupt, StoreError
+from softlabels.errors import InvalidArgument, StoreConflict, StoreCorrupt, StoreError
 from softlabels.labels import Head
-from softlabels.store import Descriptor, create_or_open, files, layout
+from softlabels.store import Descriptor, create_or_open, files, layout, sink, zarr_shard
+from softlabels.store.fidelity import Fidelity
 from softlabels.store.units import UnitReader, read_record
 
 ROWS, UNIT = 120, 10
@@ -113,6 +118,165 @@ def test_the_second_of_two_writers_loses_without_harm(tmp_path):
     assert_whole(tmp_path / "s", [3])
 
 
+@pytest.mark.parametrize("unit", [-1, 12])
+def test_a_unit_that_the_store_does_not_have_is_refused(tmp_path, unit):
+    with pytest.raises(InvalidArgument, match=f"there is no unit {unit}; the store has 12"):
+        create_or_open(tmp_path / "s", descriptor()).begin(unit)
+
+
+def test_a_file_in_the_stores_place_is_left_alone(tmp_path):
+    (tmp_path / "s").write_text("mine")
+    with pytest.raises(StoreConflict, match="s is a file; name a directory"):
+        create_or_open(tmp_path / "s", descriptor())
+    assert (tmp_path / "s").read_text() == "mine"
+
+
+def test_a_store_may_lie_deep_in_folders_that_are_not_there_yet(tmp_path):
+    assert commit(create_or_open(tmp_path / "a" / "b" / "s", descriptor()), 0)
+    assert_whole(tmp_path / "a" / "b" / "s", [0])
+
+
+@pytest.mark.parametrize("names", [{"spec": "x" * 2**20}, {"spec": "\udcff"}, {"spec": None}, {"digest": ["d"]}])
+def test_a_descriptor_that_could_not_be_read_again_is_not_written(tmp_path, names):
+    """Too long, a path that is no text, no text at all: said before there is a store."""
+    with pytest.raises(InvalidArgument, match=r"could not be read again: .*; give teacher and data short names"):
+        create_or_open(tmp_path / "s", replace(descriptor(), teacher={"spec": "t", "digest": "d"} | names))
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_record_that_readers_would_refuse_is_not_committed(tmp_path):
+    """A digest of any length fits a descriptor, but not every record."""
+    named = replace(descriptor(), teacher={"spec": "t", "digest": "d" * 2**16})
+    with pytest.raises(
+        StoreError, match=r"refuse the record of unit 0: .* at most 65,536 are allowed; nothing was comm"
+    ):
+        commit(create_or_open(tmp_path / "s", named), 0)
+    assert list(layout.committed_units(tmp_path / "s")) == []
+
+
+def test_a_fidelity_that_is_no_number_is_not_committed(tmp_path):
+    nothing = Fidelity(rows=1, kl={}, mass=float("nan"), top1=1, entropy=0, error=0)
+    with create_or_open(tmp_path / "s", descriptor()).begin(0) as writer:
+        writer.append(columns(0))
+        with pytest.raises(StoreError, match=r"refuse the record of unit 0: .*; nothing was committed"):
+            writer.commit(fidelity={"logits": nothing})
+    assert list(layout.committed_units(tmp_path / "s")) == []
+
+
+def test_extras_that_readers_would_refuse_are_not_written(tmp_path):
+    store = create_or_open(tmp_path / "s", descriptor())
+    with store.begin(0) as writer:
+        writer.append(columns(0))
+        with pytest.raises(InvalidArgument, match=r"arrays of 134,\d+,\d+ bytes, where at most 134,217,728 are kept"):
+            writer.commit(extras={"logits/probe": np.zeros(2**25, np.float32)})
+    assert list(layout.committed_units(tmp_path / "s")) == []
+    assert commit(store, 0)
+
+
+def test_a_shard_that_would_be_too_large_is_not_committed(tmp_path, monkeypatch):
+    store = create_or_open(tmp_path / "s", descriptor())
+    with monkeypatch.context() as patch:
+        patch.setattr(sink, "LARGEST", 300)  # 4 GiB would take a while
+        with pytest.raises(
+            InvalidArgument, match="a shard is at most 4 GiB; choose fewer rows a unit with --unit-rows"
+        ):
+            commit(store, 0)
+    assert not list((tmp_path / "s" / "tmp").iterdir())
+    assert commit(store, 0)
+
+
+def test_rows_whose_entries_are_too_many_for_a_chunk_are_refused(tmp_path):
+    """Of ragged rows nobody knows beforehand how large they are."""
+    head = Head(encoding="topk:3:f16", classes=3, kind="tokens", shape=(None,))
+    ragged = replace(descriptor(), heads={"logits": head}, rows=1, unit_rows=1, chunk_rows=1)
+    count = 2**23
+    with (
+        create_or_open(tmp_path / "s", ragged).begin(0) as writer,
+        pytest.raises(InvalidArgument, match=r"1 rows have 109,\d+,\d+ bytes, where at most 67,108,864 .* fewer rows"),
+    ):
+        writer.append({
+            "key": np.zeros((1, 16), np.uint8), "view": np.zeros(1, np.uint32),
+            "logits/length": np.full(1, count, np.uint32), "logits/ids": np.zeros((count, 3), np.uint8),
+            "logits/values": np.zeros((count, 3), np.float16), "logits/tail": np.zeros((count, 1), np.float32),
+        })  # fmt: skip
+    assert not list((tmp_path / "s" / "tmp").iterdir())
+
+
+def test_an_array_that_a_library_garbles_is_not_committed(tmp_path, monkeypatch):
+    """Each chunk is decoded and compared before it is written."""
+    store = create_or_open(tmp_path / "s", descriptor())
+    real = zarr_shard.blosc.compress
+
+    def garbled(array, *rest, **options):
+        array = array.copy()
+        array.reshape(-1).view(np.uint8)[-1] ^= 1
+        return real(array, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr_shard.blosc, "compress", garbled)
+        with pytest.raises(StoreError, match=r"column 'key' does not survive compression.*nothing was committed"):
+            commit(store, 0)
+    assert_whole(tmp_path / "s", [])
+    assert commit(store, 0)
+    assert_whole(tmp_path / "s", [0])
+
+
+@pytest.mark.parametrize("by", ["library", "disk"])
+def test_a_parquet_shard_that_does_not_read_back_is_not_committed(tmp_path, monkeypatch, by):
+    """The whole shard is read from the file again before it gets its name."""
+    wide = {"logits": Head(encoding="dense:f32", classes=5000)}
+    store = create_or_open(tmp_path / "s", replace(descriptor(), shard_format="parquet", heads=wide))
+    noise = np.random.default_rng(0).standard_normal((UNIT, 5000)).astype(np.float32)
+    real = pq.ParquetWriter.write_table
+
+    def garbled(self, table, **options):
+        views = pa.array(table["view"].to_numpy() + np.uint32(1))
+        real(self, table.set_column(1, table.schema.field("view"), views), **options)
+
+    with monkeypatch.context() as patch, store.begin(0) as writer:
+        if by == "library":
+            patch.setattr(pq.ParquetWriter, "write_table", garbled)
+        writer.append(columns(0) | {"logits/values": noise})
+        if by == "disk":
+            (file,) = (tmp_path / "s" / "tmp").iterdir()
+            with file.open("r+b") as damaged:
+                damaged.seek(50_000)
+                damaged.write(b"garbage")
+        with pytest.raises(StoreError, match=r"a new shard does not read back: column .*; nothing was committed"):
+            writer.commit()
+    assert list(layout.committed_units(tmp_path / "s")) == []
+    assert not list((tmp_path / "s" / "tmp").iterdir())
+    with store.begin(0) as writer:
+        writer.append(columns(0) | {"logits/values": noise})
+        assert writer.commit()
+
+
+@pytest.mark.parametrize("shard_format", ["zarr", "parquet"])
+def test_dropping_a_unit_is_silent(tmp_path, shard_format):
+    """Pyarrow ends a file that is left half-written, and would say on stderr that there is none."""
+    store = create_or_open(tmp_path / "s", replace(descriptor(), shard_format=shard_format))
+    with store.begin(0) as writer:
+        writer.append(columns(0))
+    del writer
+    gc.collect()  # pytest makes what is said here an error
+    assert not list((tmp_path / "s" / "tmp").iterdir())
+
+
+def test_a_store_that_another_writer_makes_at_this_moment_is_that_store(tmp_path, monkeypatch):
+    """It was not there when we looked, and is when we look for what else is there."""
+    real = files.list_names
+
+    def meanwhile(root, folder):
+        monkeypatch.undo()
+        assert commit(create_or_open(tmp_path / "s", descriptor()), 0)
+        return real(root, folder)
+
+    monkeypatch.setattr(files, "list_names", meanwhile)
+    store = create_or_open(tmp_path / "s", descriptor())
+    assert list(store.missing()) == list(range(1, 12))
+    assert_whole(tmp_path / "s", [0])
+
+
 def race(root, barrier, wins):
     """Commit every unit as fast as possible; one of several processes doing the same."""
     store = create_or_open(root, descriptor())
@@ -123,7 +287,7 @@ def race(root, barrier, wins):
 def test_racing_processes_leave_one_record_a_unit(tmp_path):
     context = multiprocessing.get_context("spawn")
     barrier, wins = context.Barrier(3), context.Queue()
-    workers = [context.Process(target=race, args=(tmp_path / "s", barrier, wins)) for _ in range(3)]
+    workers = [context.Process(target=race, args=(tmp_path / "s", barrier, wins), daemon=True) for _ in range(3)]
     for worker in workers:
         worker.start()
     won = sorted(unit for _ in workers for unit in wins.get(timeout=60))

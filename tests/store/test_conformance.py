@@ -6,6 +6,7 @@ from dataclasses import replace
 import datasets
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -18,7 +19,7 @@ from softlabels.encodings import codebook, parse
 from softlabels.encodings import rows as ragged
 from softlabels.errors import InvalidArgument
 from softlabels.labels import Head, ranges
-from softlabels.store import Descriptor, create_or_open
+from softlabels.store import Descriptor, create_or_open, parquet_shard
 from softlabels.store.codebooks import digest_of
 
 FORMATS = ["zarr", "parquet"]
@@ -263,6 +264,16 @@ def test_parquet_pages_carry_checksums_and_no_dictionaries(parquet_store):
     damaged[column.data_page_offset + column.total_compressed_size - 2] ^= 1
     with pytest.raises(OSError, match="CRC"):
         pq.ParquetFile(io.BytesIO(damaged), page_checksum_verification=True).read(use_threads=False)
+
+
+def test_what_decodes_a_chunk_sees_nothing_before_it():
+    """A footer that led pyarrow elsewhere would come to an error, not to other bytes."""
+    chunk = pa.PythonFile(parquet_shard._Window(b"chunk", 100), mode="r")
+    chunk.seek(100)
+    assert chunk.read(5) == b"chunk"
+    chunk.seek(98)
+    with pytest.raises(OSError, match="a read before the chunk"):
+        chunk.read(4)
 
 
 def test_plain_zarr_shows_ragged_rows(tmp_path):

@@ -1,15 +1,18 @@
 """A machine that refuses is told from a store that is damaged, and nothing that was committed is lost."""
 
 import errno
+import fcntl
 import os
 import resource
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from softlabels.errors import StorageFailed, StoreBusy
+import softlabels as sl
+from softlabels.errors import StorageFailed, StoreBusy, StoreCorrupt
 from softlabels.store import create_or_open, exclusive, files, layout, verify
 from tests.corpus import forging
 
@@ -66,6 +69,39 @@ def test_what_the_system_refuses_while_reading_is_not_taken_for_damage(tmp_path,
     for use in (forging.read_all, verify):
         with pytest.raises(StorageFailed, match="shards"):
             use(root)
+
+
+def test_a_disk_that_cannot_read_a_range_has_lost_it(tmp_path, monkeypatch):
+    """EIO is what a bad sector says: the unit is damaged, and the others are read."""
+    root = forging.make(tmp_path / "s", KIND)
+    lost, real = forging.shard_of(root), os.preadv
+
+    def fail(descriptor, *rest):
+        if os.path.samestat(os.fstat(descriptor), lost.stat()):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(descriptor, *rest)
+
+    monkeypatch.setattr(os, "preadv", fail)
+    with pytest.raises(
+        StoreCorrupt, match=rf"{lost.name}, chunk 0 is damaged: .*Input/output error; run softlabels rep"
+    ):
+        sl.open(root).read([0])
+    assert len(sl.open(root).read(range(6, 12))) == 6
+
+
+def test_a_shard_that_is_cut_short_while_it_is_read_is_damaged(tmp_path, monkeypatch):
+    """Between the look at its size and the read: no bytes of before stand in for those that are gone."""
+    root = forging.make(tmp_path / "s", KIND)
+    shard, real = forging.shard_of(root), os.preadv
+    forging.read_all(root)
+
+    def cut(descriptor, *rest):
+        os.truncate(shard, 40)
+        return real(descriptor, *rest)
+
+    monkeypatch.setattr(os, "preadv", cut)
+    with pytest.raises(StoreCorrupt, match=rf"{shard.name}, chunk 0 is damaged: it ends before the range does"):
+        sl.open(root).read([0])
 
 
 def test_too_many_open_files_for_real(tmp_path):
@@ -151,6 +187,79 @@ def test_where_nothing_is_exclusive_a_second_writer_is_refused(tmp_path, without
         write(root, 0)
     held.close()
     assert write(root, 0)
+
+
+def test_a_lock_file_that_the_system_refuses_is_no_damage(tmp_path, monkeypatch):
+    store = create_or_open(tmp_path / "s", forging.descriptor(KIND))
+    store.lock().close()
+    real = os.open
+
+    def refuse(path, *rest, **options):
+        if str(path).endswith(".lock"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return real(path, *rest, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    for take in (store.lock, store.claims):
+        with pytest.raises(StorageFailed, match=r"\.lock: Read-only file system; make the file system writable"):
+            take()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.mknod(path, stat.S_IFSOCK)],
+                         ids=["FIFO", "directory", "socket"])  # fmt: skip
+def test_what_lies_in_a_locks_place_is_named_and_left(tmp_path, make):
+    store = create_or_open(tmp_path / "s", forging.descriptor(KIND))
+    path = tmp_path / "s" / "tmp" / "claims.lock"
+    make(path)
+    with pytest.raises(StoreCorrupt, match=r"claims\.lock is .*no regular file; delete it"):
+        store.claims()
+    assert path.exists()
+    path.rmdir() if path.is_dir() else path.unlink()
+    with store.claims() as claims:
+        assert claims.take(0)
+
+
+CLAIM = """
+import sys
+from pathlib import Path
+from softlabels.store import Claims
+with Claims(Path(sys.argv[1])) as claims:
+    print(claims.take(3), flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_claim_is_refused_to_others_until_its_process_ends(tmp_path):
+    create_or_open(tmp_path / "s", forging.descriptor(KIND))
+    top = Path(forging.__file__).parents[2]
+    with (
+        files.Claims(tmp_path / "s") as claims,
+        subprocess.Popen(
+            [sys.executable, "-c", CLAIM, tmp_path / "s"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            cwd=top,
+        ) as other,
+    ):  # fmt: skip
+        assert other.stdout.readline() == "True\n"
+        assert not claims.take(3)
+        assert claims.take(2)
+        other.kill()
+        other.wait()
+        assert claims.take(3), "it ended without a word"
+
+
+def test_where_there_are_no_locks_anything_may_be_claimed(tmp_path, monkeypatch):
+    """Work may then be done twice; it is committed once."""
+    store = create_or_open(tmp_path / "s", forging.descriptor(KIND))
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    with store.claims() as one, store.claims() as other:
+        assert one.take(0)
+        assert other.take(0)
+    assert write(tmp_path / "s", 0)
+    assert not write(tmp_path / "s", 0)
 
 
 def test_a_system_that_lacks_renameat2_or_fails_it_says_so(tmp_path, monkeypatch):

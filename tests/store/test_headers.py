@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softlabels.store import table, thrift
+from tests.corpus import headers
 
 
 @pytest.mark.parametrize(
@@ -116,3 +117,11 @@ def test_a_page_that_is_damaged_is_refused():
     data[start + 4 : start + 8] = b"\xff" * 4
     with pytest.raises(ValueError, match="damaged"):
         table.parse(bytes(data), 3, ["rows"])
+
+
+def test_a_column_with_fewer_values_than_its_rows_is_refused():
+    data = table.to_bytes(records(3))
+    size = int.from_bytes(data[-8:-4], "little")
+    more = headers.footer(lambda fields: fields[4].value[0].update({3: headers.Field(headers.I64, 4)}))
+    with pytest.raises(ValueError, match="a column with other rows than it says"):
+        table.parse(data[: -8 - size] + more(data[-8 - size :]), 4, ["rows"])

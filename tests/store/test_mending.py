@@ -10,6 +10,7 @@ import softlabels as sl
 from softlabels.errors import InvalidArgument, StoreCorrupt
 from softlabels.labels import Head
 from softlabels.store import Descriptor, collect_garbage, create_or_open, files, repair, verify
+from tests.corpus import forging
 
 DAY = 86_400
 
@@ -84,6 +85,33 @@ def test_what_nothing_refers_to_is_listed_and_deleted_only_where_asked(store):
     assert verify(root, deep=True).ok
     assert sl.open(root).rows == 40
     assert collect_garbage(root, older_than=0) == []
+
+
+def test_what_is_nobodys_garbage_is_left(store):
+    """Locks, files of other names, what is no file, and all that snapshots name, also those of before."""
+    root = store.root
+    store.lock().close()
+    os.mkfifo(root / "tmp" / "pipe")
+    (root / "shards" / "00" / "mine.zip").write_text("mine")
+    shard = next((root / "shards").rglob("00000001-*"))
+    shard.write_bytes(b"damaged")
+    assert repair(root) == [1]
+    assert commit(store, 1)
+    sl.seal(root)
+    age(root, 8)
+    found = [litter.path.relative_to(root).parts[0] for litter in collect_garbage(root, delete=True)]
+    assert set(found) == {"quarantine", "extras"}, "the unit that was set aside, and what it left for sealing"
+    assert sl.open(root).probe().rows.tolist() == sl.open(root, snapshot=1).probe().rows.tolist() == [2, 12, 22, 32]
+    assert (root / "tmp" / "appending.lock").exists()
+    assert (root / "shards" / "00" / "mine.zip").read_text() == "mine"
+
+
+def test_tail_priors_and_snapshots_without_a_probe_are_no_garbage(tmp_path):
+    root = forging.make(tmp_path / "s", "topk-zarr")
+    prior = sl.open(root).prior("logits")
+    age(root, 8)
+    assert collect_garbage(root, delete=True) == []
+    np.testing.assert_array_equal(sl.open(root).prior("logits"), prior)
 
 
 def test_garbage_is_not_guessed_at_where_a_record_is_damaged(store):

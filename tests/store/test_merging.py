@@ -10,6 +10,8 @@ from softlabels import models
 from softlabels.errors import InvalidArgument, StoreConflict, StoreNotFound
 from softlabels.generation import generate
 from softlabels.sources import DistinctSource, open_source
+from softlabels.store import create_or_open
+from tests.corpus import forging
 
 OPTIONS = {"encoding": "topk:4", "temperatures": (1.0, 4.0), "unit_rows": 300}
 
@@ -85,6 +87,66 @@ def test_stores_of_other_teachers_or_heads_do_not_mix(tmp_path, halves, digits_p
         sl.merge([halves[0]], tmp_path / "all")
     with pytest.raises(StoreNotFound):
         sl.merge([halves[0], tmp_path / "nowhere"], tmp_path / "all")
+
+
+def test_stores_without_rows_kept_dense_merge_too(tmp_path):
+    """Of what their rows did not list the prior tells, without a probe."""
+    first = forging.make(tmp_path / "a", "topk-zarr")
+    other = forging.make(tmp_path / "b", "topk-zarr", spoil=lambda found: found["key"].__iadd__(100))
+    sl.merge([first, other], tmp_path / "all")
+    merged = sl.open(tmp_path / "all")
+    assert merged.rows == 12 + 6, "the first unit has other keys"
+    assert merged.probe() is None
+    np.testing.assert_allclose(merged.prior("logits"), sl.open(first).prior("logits"), rtol=1e-5)
+    assert sl.verify(tmp_path / "all", deep=True).ok
+
+
+def test_rows_kept_dense_come_along_with_their_rows_alone(tmp_path):
+    """Of the units of a store only the second kept some."""
+    roots = [tmp_path / "a", tmp_path / "b"]
+    for root, apart in zip(roots, (0, 100), strict=True):
+        store = create_or_open(root, forging.descriptor("topk-zarr"))
+        for unit in range(2):
+            found = forging.columns("topk-zarr", store.descriptor.unit_range(unit))
+            found["key"] += np.uint8(apart)
+            dense = np.zeros((1, forging.CLASSES), np.float32) + apart
+            with store.begin(unit) as writer:
+                writer.append(found)
+                writer.commit(extras={"logits/probe": dense, "logits/probe_rows": np.array([3])} if unit else None)
+        sl.seal(root)
+    sl.merge(roots, tmp_path / "all")
+    rows, logits, _ = sl.open(tmp_path / "all").probe()
+    assert rows.tolist() == [9, 12 + 9]
+    assert logits[:, 0].tolist() == [0, 100]
+
+
+def test_a_store_with_a_head_more_does_not_mix(tmp_path):
+    first = forging.make(tmp_path / "a", "topk-zarr")
+    heads = {"logits": forging.head_of("topk-zarr"), "other": forging.head_of("dense-zarr")}
+    store = create_or_open(tmp_path / "b", forging.descriptor("topk-zarr", heads=heads))
+    for unit in range(2):
+        rows = store.descriptor.unit_range(unit)
+        dense = forging.columns("dense-zarr", rows)["logits/values"]
+        with store.begin(unit) as writer:
+            writer.append(forging.columns("topk-zarr", rows) | {"other/values": dense})
+            writer.commit()
+    sl.seal(tmp_path / "b")
+    with pytest.raises(StoreConflict, match=r"b has the heads \['logits', 'other'\], not \['logits'\]"):
+        sl.merge([first, tmp_path / "b"], tmp_path / "all")
+    assert not (tmp_path / "all").exists()
+
+
+def test_teachers_that_nothing_names_but_people_do_not_mix(tmp_path):
+    """Without a digest, what a teacher is called is all that tells it from another."""
+    first, other, again = (
+        forging.make(tmp_path / name, "topk-zarr", teacher={"spec": spec, "digest": None})
+        for name, spec in (("a", "llama"), ("b", "qwen"), ("c", "llama"))
+    )
+    with pytest.raises(StoreConflict, match="made by the teacher qwen, not llama; labels of different teachers"):
+        sl.merge([first, other], tmp_path / "all")
+    assert sl.merge([first, again], tmp_path / "all").rows == 12
+    with pytest.raises(StoreConflict, match=r"holds another store: its teacher is .*llama"):
+        create_or_open(first, forging.descriptor("topk-zarr", teacher={"spec": "qwen", "digest": None}))
 
 
 def test_topping_up_asks_the_teacher_about_new_rows_alone(tmp_path, digits_path, teacher, digits, sealed, monkeypatch):

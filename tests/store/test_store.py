@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +22,18 @@ from softlabels.errors import (
 )
 from softlabels.generation import generate
 from softlabels.labels import Head
-from softlabels.store import Descriptor, canonical, create_or_open, default_geometry, describe_store
+from softlabels.store import (
+    Descriptor,
+    canonical,
+    create_or_open,
+    default_geometry,
+    describe_store,
+    layout,
+    reading,
+    units,
+)
 from softlabels.store.evidence import gathers, probes
+from tests.corpus import forging
 
 
 def expected_labels(logits, spec, temperatures=(1.0, 4.0)):
@@ -226,3 +238,56 @@ def test_what_a_growing_store_keeps_holds_what_the_total_would_choose():
     assert not (final & ~kept).any()
     assert 200 < final.sum() < 320
     assert kept.sum() < 256 * (2 + np.log(10**5 / 256))
+
+
+def test_a_store_that_grows_does_not_know_how_long_it_will_be(tmp_path):
+    growing = make_descriptor(rows=None)
+    with pytest.raises(InvalidArgument, match="as many units as are committed"):
+        _ = growing.units
+    with pytest.raises(InvalidArgument, match="rows of a unit that is appended are in its record"):
+        growing.unit_range(0)
+    create_or_open(tmp_path / "s", growing)
+    with pytest.raises(StoreIncomplete, match="has no rows yet; append some, then seal"):
+        sl.seal(tmp_path / "s")
+
+
+def test_a_descriptor_for_other_rows_keeps_its_chunks_where_it_can():
+    few, many = make_descriptor().for_rows(3), make_descriptor().for_rows(9)
+    assert (few.rows, few.unit_rows, few.chunk_rows) == (3, 3, 3)
+    assert (many.rows, many.unit_rows, many.chunk_rows) == (9, 9, 5)
+
+
+def test_of_very_many_units_only_the_last_records_stay_in_memory(sealed, monkeypatch):
+    monkeypatch.setattr(reading, "READERS_KEPT", 2)
+    store = sl.open(sealed)
+    whole = store.read(range(1797))
+    assert len(store._readers) == 2
+    np.testing.assert_array_equal(store.read([0, 1796]).ids, whole.ids[[0, 1796]])
+
+
+def test_the_memory_of_a_large_chunk_is_given_back(tmp_path):
+    """20 MB that do not compress: read, and not held on to by the thread that read them."""
+    values = np.random.default_rng(0).standard_normal((5, 2**20)).astype(np.float32)
+    root = tmp_path / "s"
+    store = create_or_open(root, make_descriptor(rows=5, heads={"logits": Head(encoding="dense:f32", classes=2**20)}))
+    with store.begin(0) as writer:
+        writer.append({
+            "key": np.zeros((5, 16), np.uint8), "view": np.zeros(5, np.uint32), "logits/values": values,
+        })  # fmt: skip
+        writer.commit()
+    sl.seal(root)
+    assert next((root / "shards").rglob("*.zip")).stat().st_size > units.KEPT_BYTES
+    np.testing.assert_array_equal(sl.open(root).read([4]).values[0], values[4])
+    assert len(getattr(units._THREAD, "buffer", b"")) <= units.KEPT_BYTES
+
+
+def test_a_store_made_in_a_year_without_a_name_can_be_inspected():
+    """Any program may set a file's time; memory file systems keep what disks cut off."""
+    memory = Path("/dev/shm")  # noqa: S108  it keeps any time
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        root = forging.make(Path(folder) / "s", "dense-zarr")
+        os.utime(layout.record_path(root, 0), (-(2**40), -(2**40)))
+        os.utime(layout.record_path(root, 1), (2**40, 2**40))
+        made = describe_store(root)["committed"]
+    assert made["first"] <= "1970-01-01T00:00:00+00:00"
+    assert made["last"] <= "9999-12-31T23:59:59+00:00"

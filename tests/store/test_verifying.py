@@ -1,0 +1,146 @@
+"""Verifying names every damaged file and goes on behind it; repairing sets its unit aside and touches no other."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+import softlabels as sl
+from softlabels.errors import StoreCorrupt
+from softlabels.store import canonical, create_or_open, layout, repair, verify
+from tests.corpus import forging
+
+KIND = "topk-zarr"
+
+
+@pytest.fixture
+def root(tmp_path):
+    return forging.make(tmp_path / "s", KIND)
+
+
+def extras_of(root, unit):
+    return layout.extras_path(root, unit, forging.record_of(root, unit)["attempt"])
+
+
+def fifo(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "record cut short": (lambda root: layout.record_path(root, 0), lambda path: os.truncate(path, 9), "is damaged"),
+    "record gone": (lambda root: layout.record_path(root, 0), lambda path: path.unlink(), "the record is missing"),
+    "shard gone": (forging.shard_of, lambda path: path.unlink(), "the shard is missing"),
+    "shard cut short": (forging.shard_of, lambda path: os.truncate(path, 99), "has 99 bytes where"),
+    "shard flipped": (forging.shard_of, flip, "not what was committed"),
+    "shard a FIFO": (forging.shard_of, fifo, "cannot be read: a directory, FIFO or device"),
+    "extras gone": (lambda root: extras_of(root, 0), lambda path: path.unlink(), "is missing"),
+    "extras flipped": (lambda root: extras_of(root, 0), flip, "not what was committed"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_unit_is_named_set_aside_and_made_again(root, kind):
+    find, spoil, says = DAMAGE[kind]
+    path = find(root)
+    spoil(path)
+    seen = []
+    report = verify(root, progress=lambda done, total: seen.append((done, total)))
+    assert not report.ok
+    assert [problem.unit for problem in report.bad] == [0]
+    named = str(report.bad[0].path) + report.bad[0].problem
+    assert path.name in named
+    assert says in named
+    assert seen[-1][0] == seen[-1][1] > 0, "it goes on to the last"
+    assert report.to_json()["bad"] == [{"unit": 0, "path": report.bad[0].path, "problem": report.bad[0].problem}]
+    other = forging.shard_of(root, 1).read_bytes()
+    assert repair(root, report) == [0]
+    assert not layout.record_path(root, 0).exists()
+    store = create_or_open(root, forging.descriptor(KIND))
+    assert list(store.missing()) == [0]
+    with store.begin(0) as writer:
+        writer.append(forging.columns(KIND, range(6)))
+        assert writer.commit(extras={"logits/prior": forging.SUMS})
+    sl.seal(root)
+    assert verify(root, deep=True).ok
+    assert len(forging.read_all(root)[0]) == forging.ROWS
+    assert forging.shard_of(root, 1).read_bytes() == other, "the other unit is as it was"
+
+
+def test_values_no_encoder_writes_are_found_only_by_a_deep_look(tmp_path):
+    root = forging.make(tmp_path / "s", KIND, spoil=lambda found: found["logits/ids"].fill(7))
+    assert verify(root).ok
+    (problem,) = verify(root, deep=True).bad
+    assert (problem.unit, problem.path) == (0, str(forging.shard_of(root)))
+    assert "twice" in problem.problem
+
+
+def test_a_unit_made_again_since_sealing_is_not_what_was_sealed(root):
+    other = forging.make(root.parent / "other", KIND, spoil=lambda found: found["logits/tail"].fill(-1))
+    shutil.copy(forging.shard_of(other), forging.shard_of(root).parent)
+    shutil.copy(extras_of(other, 0), extras_of(root, 0).parent)
+    shutil.copy(layout.record_path(other, 0), layout.record_path(root, 0))
+    (problem,) = verify(root).bad
+    assert (problem.unit, problem.problem) == (0, "it is not the record that was sealed")
+    sl.seal(root)
+    assert verify(root, deep=True).ok, "sealed again, it is"
+
+
+def test_a_descriptor_of_another_store_fits_no_snapshot_and_no_record(root):
+    document = forging.descriptor(KIND).to_json() | {"seed": 1}
+    (root / layout.DESCRIPTOR).write_bytes(canonical.to_bytes(document))
+    problems = verify(root).bad
+    assert [problem.unit for problem in problems] == [None, 0, 1]
+    assert problems[0].problem == "it is of another store"
+    assert "another store (digest of the descriptor)" in problems[1].problem
+
+
+@pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: os.truncate(path, 99)])
+def test_sealing_refuses_a_shard_that_is_gone_or_cut_short(root, spoil):
+    layout.snapshot_path(root, 1).unlink()
+    path = forging.shard_of(root)
+    spoil(path)
+    with pytest.raises(StoreCorrupt, match=rf"{path.name} (is missing|has 99 bytes where .*); run softlabels repair"):
+        sl.seal(root)
+    assert layout.snapshot_numbers(root) == []
+
+
+def test_a_shard_that_is_gone_is_not_taken_for_verified(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert verify(root, incremental=True).ok
+    forging.shard_of(root).unlink()
+    report = verify(root, incremental=True)
+    assert [problem.problem for problem in report.bad] == ["the shard is missing"]
+    assert report.skipped == 1
+
+
+def test_labels_kept_whole_need_no_prior_and_may_leave_no_probe(tmp_path):
+    """Without a tail there is no prior, and without rows kept dense nothing to measure labels by."""
+    root = forging.make(tmp_path / "s", "dense-zarr")
+    store = sl.open(root)
+    assert store.probe() is None
+    assert store.prior("logits") is None
+    assert store.snapshot.fidelity == {}
+
+
+def test_a_head_without_dense_rows_has_no_probe(tmp_path):
+    """Of two heads one left rows dense."""
+    root = tmp_path / "s"
+    heads = {"logits": forging.head_of("dense-zarr"), "other": forging.head_of("dense-zarr")}
+    store = create_or_open(root, forging.descriptor("dense-zarr", heads=heads))
+    for unit in range(2):
+        found = forging.columns("dense-zarr", store.descriptor.unit_range(unit))
+        dense = found["logits/values"][2:4].astype(np.float32)
+        with store.begin(unit) as writer:
+            writer.append(found | {"other/values": found["logits/values"]})
+            writer.commit(extras={"logits/probe": dense, "logits/probe_rows": np.array([2, 3])})
+    sl.seal(root)
+    assert sl.open(root).probe("logits").rows.tolist() == [2, 3, 8, 9]
+    assert sl.open(root).probe("other") is None
