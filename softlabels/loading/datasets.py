@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 from softlabels.errors import InvalidArgument
 from softlabels.loading.batch import Batch
-from softlabels.loading.chunks import Chunks
+from softlabels.loading.chunks import chunks
 from softlabels.loading.combining import join_batches
 from softlabels.loading.cursor import Taken
 from softlabels.loading.ensemble import Ensemble
@@ -88,7 +88,7 @@ class LabelDataset(Dataset[Batch]):
         self.inputs = inputs
         self._items = Examples(store, inputs, rows=rows, window=1, **options)  # type: ignore[arg-type]
         members = self._items.feed.members
-        self._chunks = [Chunks(member.store, member.names, memory // len(members)) for member in members]
+        self._chunks = [chunks(member.store, member.names, memory // len(members)) for member in members]
         self._home = Home()
         # Shared with worker processes, so that those that live on learn of a new epoch.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
@@ -123,7 +123,7 @@ class LabelDataset(Dataset[Batch]):
         items = numbers if order is None else order[numbers]
         rows = pairs.of_store(items)
         members = self._items.feed.members
-        columns = tuple(chunks.take(member.of(rows)) for member, chunks in zip(members, self._chunks, strict=True))
+        columns = tuple(held.take(member.of(rows)) for member, held in zip(members, self._chunks, strict=True))
         taken = Taken(rows, pairs.of_source(items), columns)
         return [self._items.batch(Span(epoch, 0, 0, len(items)), [taken])]
 
