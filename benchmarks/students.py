@@ -80,6 +80,8 @@ def students() -> list[Student]:
         Student("adaptive with codebook, 20 bytes", "adaptive:bytes=20:d4:64"),
         Student(HARD),
         Student("threshold, 10 bytes", "threshold:bytes=10"),
+        Student("threshold, 40 bytes", "threshold:bytes=40"),
+        Student("adaptive with codebook, 40 bytes", "adaptive:bytes=40:d4:64"),
     ]
 
 
@@ -277,9 +279,7 @@ def gradient(model: GPT, data: np.ndarray, labels: SoftLabels | None) -> Tensor:
 
 def report(rows: list[dict]) -> None:
     """A table: means over seeds and standard deviations; of the loss also what it is above full KD, seed by seed."""
-    print(
-        "\n| labels | bytes a token | loss | above full KD | KL to the teacher | agreement | calibration error | angle |"
-    )
+    print("\n| labels | bytes a token | loss | above full KD | KL to teacher | agreement | calibration error | angle |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     live = {row["seed"]: row["loss"] for row in rows if row["scheme"] == LIVE}
     for name in dict.fromkeys(row["scheme"] for row in rows):
