@@ -26,6 +26,7 @@ from softlabels.loading.joining import Pairs, Rows
 from softlabels.loading.order import Order
 from softlabels.loading.steps import Span
 from softlabels.loading.streaming import Loader
+from softlabels.loading.workers import import_once
 from softlabels.sources import Source
 from softlabels.store import Store
 
@@ -90,6 +91,7 @@ class LabelDataset(Dataset[Batch]):
         members = self._items.feed.members
         self._chunks = [chunks(member.store, member.names, memory // len(members)) for member in members]
         self._home = Home()
+        import_once()
         # Shared with worker processes, so that those that live on learn of a new epoch.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._paired: tuple[int, Pairs, Rows | None] | None = None
@@ -207,6 +209,7 @@ class LabelStream(IterableDataset[Batch]):
         super().__init__()
         self._loader = loader
         self._home = Home()
+        import_once()
         self._epoch = torch.full((1,), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
