@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     "--encoding",
     metavar="SPEC",
     help="dense:f16, topk:32, adaptive:0.002, threshold:0.05, ... or what it is to reach: auto:max-kl=0.05, "
-    "auto:budget=50GB. [dense:f16 to 64 classes, else topk:32]",
+    "auto:budget=50GB. [dense:f16 to 64 classes, topk:32 below 4,096, then threshold:0.05, or adaptive:0.005 "
+    "at several temperatures]",
 )
 @click.option(
     "--temperature",

@@ -6,10 +6,11 @@ from softlabels.encodings.codebook import Codebook
 from softlabels.encodings.dense import Dense
 from softlabels.encodings.protocol import Arrays, Column, Encoded, Encoding, row_bytes
 from softlabels.encodings.sampled import Sampled, Threshold
-from softlabels.encodings.specification import default, parse
+from softlabels.encodings.specification import MANY_CLASSES, default, parse
 from softlabels.encodings.topk import Adaptive, TopK
 
 __all__ = [
+    "MANY_CLASSES",
     "Adaptive",
     "Arrays",
     "Codebook",

@@ -23,6 +23,8 @@ FORMS = (
 )
 FEW_CLASSES = 64
 """Up to this many classes every logit is kept unless told otherwise."""
+MANY_CLASSES = 4096
+"""From here on labels of a language model are meant, which are best unbiased."""
 LEAST = 2e-5
 """The least probability a threshold may have: a row lists at most 1 / LEAST classes, which 16 bits count."""
 MOST_DRAWS = 2**16 - 1
@@ -55,9 +57,21 @@ def parse(spec: str, *, classes: int) -> Encoding:
         raise InvalidArgument(f"the encoding {spec!r} cannot be meant ({error}); it is one of {FORMS}") from None
 
 
-def default(classes: int) -> Encoding:
-    """Every logit in half precision for a few classes, else the 32 likeliest."""
-    return Dense("f16") if classes <= FEW_CLASSES else TopK(32)
+def default(classes: int, temperatures: int = 1) -> Encoding:
+    """What labels are kept as where nobody says: chosen by training students (docs/fidelity.md, section 8).
+
+    Every logit in half precision for a few classes; the 32 likeliest for hundreds; for a vocabulary a sample that is
+    right on average, or, at several temperatures, the classes that have a say.
+
+    Args:
+        classes: of the head.
+        temperatures: how many there are.
+    """
+    if classes <= FEW_CLASSES:
+        return Dense("f16")
+    if classes < MANY_CLASSES:
+        return TopK(32)
+    return Threshold(0.05, Threshold.usual_levels(0.05)) if temperatures == 1 else Adaptive(0.005)
 
 
 def _dense(spec: str, options: list[str], classes: int) -> Encoding:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import TypeGuard
 
+from softlabels import encodings
 from softlabels.errors import InvalidArgument
 from softlabels.fidelity.planning import PlanRow, measure_row, plan, priors_for
 from softlabels.fidelity.sample import Sample
@@ -23,8 +24,6 @@ FORMS = (
 STEPS = 14
 """Of the bisection; the ends are a factor of 50,000 apart."""
 LOWEST, HIGHEST = 2e-5, 0.9
-MANY_CLASSES = 4096
-"""From here on labels of a language model are meant, and a budget is best spent on unbiased ones (docs/fidelity.md)."""
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 
 
@@ -81,7 +80,7 @@ def parse_size(text: str) -> int:
 def _within(sample: Sample, budget: int) -> str:
     """The most faithful encoding whose store stays within ``budget`` bytes."""
     table = plan(sample)
-    unbiased = sample.classes >= MANY_CLASSES
+    unbiased = sample.classes >= encodings.MANY_CLASSES
     fitting = [row for row in table.rows if row.bytes_total <= budget]
     family = "threshold" if unbiased else "adaptive"
     tuned = _bisect(sample, family, lambda row: row.bytes_total <= budget, larger_is_smaller=True)

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from softlabels import encodings
 from softlabels.encodings import Codebook
 from softlabels.errors import InvalidArgument, StoreBusy, StoreConflict
-from softlabels.generation.codebooks import existing_heads, with_codebook
 from softlabels.generation.evidence import UnitEncoder
+from softlabels.generation.pilot import USUAL_POSITIONS, existing_heads, found_encoding, with_codebook
 from softlabels.labels import Head, ranges
 from softlabels.sources import as_keys
 from softlabels.store import Descriptor, Snapshot, StoreWriter, UnitWriter, create_or_open, default_geometry, seal
@@ -31,9 +31,6 @@ from softlabels.store.units import UnitReader
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-USUAL_POSITIONS = 1024
-"""Positions a ragged row is taken to have when units are sized."""
 
 Outputs = Mapping[str, "Tensor | NDArray[Any] | Sequence[Tensor | NDArray[Any]]"]
 
@@ -54,15 +51,16 @@ def create(
 
     Args:
         path: directory of the store.
-        heads: outputs of the teacher, by name, e.g. ``{"logits": Head(classes=1000, encoding="topk:32")}``.
+        heads: outputs of the teacher, by name, e.g. ``{"logits": Head(classes=1000, encoding="topk:32")}``. An encoding
+            may say what is to be reached, as for generate (``threshold:bytes=20``); the pilot decides how.
         teacher: what you call the teacher.
         teacher_digest: names its weights, where you have such a name.
         shard_format: ``zarr`` or ``parquet``.
         codec: ``zstd`` or ``lz4``.
         unit_rows: rows committed at a time; None: from the size of a row.
         seed: of what is drawn.
-        pilot: by head with an encoding of several tail priors, (n, C) logits of a few thousand rows or positions like
-            those to come; for a new store. The codebook is fitted to them.
+        pilot: by head with an encoding of several tail priors or one that says what is to be reached, (n, C) logits of
+            a few thousand rows or positions like those to come; for a new store.
 
     Raises:
         InvalidArgument: heads or settings that cannot be meant.
@@ -75,15 +73,13 @@ def create(
         ...         todo = writer.missing(ids)
         ...         writer.append(ids[todo], {"logits": model(images[todo])})
     """
-    canonical = {
-        name: replace(head, encoding=encodings.parse(head.encoding, classes=head.classes).spec)
-        for name, head in heads.items()
-    }
+    canonical: dict[str, Head] = {}
     codebooks: dict[str, Codebook] = {}
     existing = existing_heads(path)
-    for name, head in canonical.items():
+    for name, head in heads.items():
         given = partial((pilot or {}).get, name)
-        canonical[name], fitted = with_codebook(head, existing.get(name), given, seed)
+        found = replace(head, encoding=found_encoding(head, existing.get(name), given, codec))
+        canonical[name], fitted = with_codebook(found, existing.get(name), given, seed)
         codebooks |= {} if fitted is None else {name: fitted}
     chunk_rows = 1
     if unit_rows is None or unit_rows > 0:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.encodings import Codebook, Encoded, draws
+from softlabels.encodings import rows as ragged
 from softlabels.labels import DISTRIBUTIONS, ranges
 from softlabels.store import Descriptor, UnitEvidence
 from softlabels.store.fidelity import measure
@@ -85,6 +86,8 @@ class UnitEncoder:
         measured = items[self.evidence.wants_measured(rows) & has_any]
         if len(measured) and kind.kind in DISTRIBUTIONS:
             prior = self._codebooks[head].priors if head in self._codebooks else None
-            labels = self._descriptor.encoding(head).decode(encoded.arrays, kind, prior).take(measured)
+            encoding = self._descriptor.encoding(head)
+            # Taken before they are decoded: a batch of uneven rows, padded to the longest, may not fit into memory.
+            labels = encoding.decode(ragged.take(encoded.arrays, encoding.columns(kind), measured), kind, prior)
             found = measure(logits[measured].float().cpu().numpy(), labels, kind.temperatures)
             self.evidence.add_measured(head, found)

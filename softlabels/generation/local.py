@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from softlabels import models
 from softlabels.errors import InvalidData, StoreConflict, StoreIncomplete
 from softlabels.fidelity import Sample
-from softlabels.generation.codebooks import existing_heads
 from softlabels.generation.gate import check_teacher
+from softlabels.generation.pilot import existing_heads
 from softlabels.generation.plan import HEAD, SAMPLED, Settings, describe, sample_of_teacher
 from softlabels.generation.writing import BackgroundWriter, LabelledBatch
 from softlabels.models import Model

@@ -12,7 +12,7 @@ from softlabels import encodings, fidelity
 from softlabels.encodings import Codebook
 from softlabels.encodings.codebook import pilot_rows
 from softlabels.errors import InvalidArgument
-from softlabels.generation.codebooks import with_codebook
+from softlabels.generation.pilot import with_codebook
 from softlabels.labels import Head
 from softlabels.models import Model
 from softlabels.sources import Source
@@ -89,8 +89,9 @@ def describe(
     spec = settings.encoding
     if fidelity.is_target(spec):
         spec = before.encoding if before else fidelity.resolve(spec, sample_of_teacher(source, teacher, settings))
-    encoding = encodings.default(classes) if spec is None else encodings.parse(spec, classes=classes)
-    head = Head(encoding=encoding.spec, classes=classes, temperatures=tuple(sorted(set(settings.temperatures))))
+    temperatures = tuple(sorted(set(settings.temperatures)))
+    encoding = encodings.default(classes, len(temperatures)) if spec is None else encodings.parse(spec, classes=classes)
+    head = Head(encoding=encoding.spec, classes=classes, temperatures=temperatures)
     head, codebook = with_codebook(head, before, lambda: _pilot(source, teacher, settings, head), settings.seed)
     row_bytes = sum(column.entry_bytes for column in OWN_COLUMNS.values()) + encodings.row_bytes(encoding, head)
     unit_rows, chunk_rows = default_geometry(row_bytes, len(source))

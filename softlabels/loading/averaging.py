@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +62,7 @@ class _Listed:
         ids: (n, K).
         p: (n, K), 0 where padded.
         valid: (n, K).
-        prior: (n, C), a view of one row where all share it.
+        prior: (n, C), or (1, C) where all rows share one.
         spread: (n,).
     """
 
@@ -73,7 +74,12 @@ class _Listed:
 
     def of(self, ids: NDArray[np.integer]) -> Floats:
         """The prior of (n, L) classes."""
-        return np.take_along_axis(self.prior, ids, axis=1)
+        return _prior_of(self.prior, ids)
+
+
+def _prior_of(prior: Floats, ids: NDArray[np.integer]) -> Floats:
+    # One row for all is a plain gather, five times faster than one along an axis.
+    return prior[0].take(ids) if len(prior) == 1 else np.take_along_axis(prior, ids, axis=1)
 
 
 def _mean_sparse(parts: Sequence[SparseLabels], weights: Sequence[float], temperature: float) -> SparseLabels:
@@ -83,14 +89,17 @@ def _mean_sparse(parts: Sequence[SparseLabels], weights: Sequence[float], temper
     # What listing a class adds to what the tail gives it anyway.
     gains = [w * np.where(m.valid, m.p - m.spread[:, None] * m.of(m.ids), 0.0) for w, m in weighted]
     ids, gain, valid = _grouped([m.ids for m in members], gains, [m.valid for m in members], first.classes)
-    p = gain + sum(w * m.spread[:, None] * m.of(ids) for w, m in weighted)
+    p, rest = gain, np.zeros(len(ids))
+    for weight, member in weighted:
+        prior = member.of(ids)
+        p = p + weight * member.spread[:, None] * prior
+        rest += weight * member.spread * np.maximum(1 - np.where(valid, prior, 0.0).sum(axis=1), 0.0)
     p = np.where(valid, p, 0.0)
-    rest = sum(w * m.spread * np.maximum(1 - np.where(valid, m.of(ids), 0.0).sum(axis=1), 0.0) for w, m in weighted)
-    order = np.argsort(-p, axis=1, kind="stable")[:, : max(1, int(valid.sum(axis=1).max(initial=0)))]
-    ids, p = np.take_along_axis(ids, order, axis=1), np.take_along_axis(p, order, axis=1)
+    order = _descending(p)[:, : max(1, int(valid.sum(axis=1).max(initial=0)))]
+    ids, p = _along(ids, order), _along(p, order)
     with np.errstate(divide="ignore"):
         values = np.log(p) * (1.0 if first.unbiased else temperature)
-        log_tail = np.log(np.asarray(rest))[:, None]
+        log_tail = np.log(rest)[:, None]
     return SparseLabels(
         classes=first.classes,
         ids=np.where(p > 0, ids, 0),
@@ -120,11 +129,12 @@ def _listed(labels: SparseLabels, temperature: float) -> _Listed:
     p = np.exp(labels.listed_log_probs(temperature).astype(np.float64))
     valid = np.isfinite(labels.values)
     prior = labels.tail_prior(index)
+    prior = prior[:1] if prior.strides[0] == 0 else prior  # a view of one row
     spread = np.zeros(len(p))
     if labels.tail == "renormalize" and not labels.unbiased:
         p /= p.sum(axis=1, keepdims=True)
     elif not labels.unbiased:
-        listed = np.where(valid, np.take_along_axis(prior, labels.ids, axis=1), 0.0).sum(axis=1)
+        listed = np.where(valid, _prior_of(prior, labels.ids), 0.0).sum(axis=1)
         left = np.maximum(1 - listed, np.finfo(np.float64).tiny)
         spread = np.exp(labels.log_tail[:, index].astype(np.float64)) / left
     return _Listed(labels.ids, np.where(valid, p, 0.0), valid, prior, spread)
@@ -133,18 +143,43 @@ def _listed(labels: SparseLabels, temperature: float) -> _Listed:
 def _grouped(
     ids: Sequence[NDArray[np.integer]], gains: Sequence[Floats], valid: Sequence[NDArray[np.bool_]], classes: int
 ) -> tuple[NDArray[np.int64], Floats, NDArray[np.bool_]]:
-    """Each class once a row, with the sum of its gains: ids, sums and which are real, (n, all that are listed)."""
+    """Each class of a row at one place, with the sum of its gains: ids, sums and which places are real, (n, L)."""
     listed = np.concatenate(valid, axis=1)
     keyed = np.where(listed, np.concatenate(ids, axis=1).astype(np.int64), classes)
-    order = np.argsort(keyed, axis=1, kind="stable")
-    keyed, gain = np.take_along_axis(keyed, order, axis=1), np.take_along_axis(np.concatenate(gains, axis=1), order, 1)
-    begins = np.ones(keyed.shape, np.bool_)
-    begins[:, 1:] = keyed[:, 1:] != keyed[:, :-1]
-    rows, width = keyed.shape
-    group = begins.cumsum(axis=1) - 1 + (np.arange(rows) * width)[:, None]
-    sums = np.bincount(group.ravel(), gain.ravel(), rows * width).reshape(rows, width)
-    out = np.full(rows * width, classes)
-    out[group[begins]] = keyed[begins]
-    out = out.reshape(rows, width)
-    real = out < classes
-    return np.where(real, out, 0), np.where(real, sums, 0.0), real
+    order = _ascending(keyed)
+    keyed, gain = _along(keyed, order), _along(np.concatenate(gains, axis=1), order)
+    real = keyed < classes
+    first = real.copy()
+    first[:, 1:] &= keyed[:, 1:] != keyed[:, :-1]
+    # Equal ones are neighbours now: the first of them gathers the others, of which there are as many as teachers.
+    sums = gain.copy()
+    for step in range(1, keyed.shape[1]):
+        same = (keyed[:, step:] == keyed[:, :-step]) & real[:, step:]
+        if not same.any():
+            break
+        sums[:, :-step] += np.where(same, gain[:, step:], 0.0)
+    return np.where(first, keyed, 0), sums, first
+
+
+def _ascending(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The stable order of (n, L) numbers from 0 to 2^40 by row: sorts them with their places in the lower bits.
+
+    NumPy sorts whole numbers with vector instructions, which is several times faster than its sorts of places.
+    """
+    bits = max(1, (numbers.shape[1] - 1).bit_length())
+    packed: NDArray[np.int64] = (numbers << bits) | np.arange(numbers.shape[1])
+    packed.sort(axis=1)
+    packed &= (1 << bits) - 1
+    return packed
+
+
+def _descending(p: Floats) -> NDArray[np.int64]:
+    """The stable order of (n, L) probabilities by row, the largest first, to the precision of float32."""
+    # The bits of floats that are not negative are ordered as they are.
+    return _ascending(np.int64(2**31 - 1) - np.abs(p).astype(np.float32).view(np.int32))
+
+
+def _along(array: NDArray[Any], order: NDArray[np.int64]) -> NDArray[Any]:
+    """Each row of (n, L) in the order of its row of places."""
+    taken: NDArray[Any] = array.reshape(-1).take(order + (np.arange(len(array)) * array.shape[1])[:, None])
+    return taken

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 from softlabels.errors import InvalidArgument
 from softlabels.loading.batch import Batch
-from softlabels.loading.chunks import Chunks
+from softlabels.loading.chunks import chunks
 from softlabels.loading.combining import join_batches
 from softlabels.loading.cursor import Taken
 from softlabels.loading.ensemble import Ensemble
@@ -26,6 +26,7 @@ from softlabels.loading.joining import Pairs, Rows
 from softlabels.loading.order import Order
 from softlabels.loading.steps import Span
 from softlabels.loading.streaming import Loader
+from softlabels.loading.workers import import_once
 from softlabels.sources import Source
 from softlabels.store import Store
 
@@ -88,8 +89,9 @@ class LabelDataset(Dataset[Batch]):
         self.inputs = inputs
         self._items = Examples(store, inputs, rows=rows, window=1, **options)  # type: ignore[arg-type]
         members = self._items.feed.members
-        self._chunks = [Chunks(member.store, member.names, memory // len(members)) for member in members]
+        self._chunks = [chunks(member.store, member.names, memory // len(members)) for member in members]
         self._home = Home()
+        import_once()
         # Shared with worker processes, so that those that live on learn of a new epoch.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._paired: tuple[int, Pairs, Rows | None] | None = None
@@ -123,7 +125,7 @@ class LabelDataset(Dataset[Batch]):
         items = numbers if order is None else order[numbers]
         rows = pairs.of_store(items)
         members = self._items.feed.members
-        columns = tuple(chunks.take(member.of(rows)) for member, chunks in zip(members, self._chunks, strict=True))
+        columns = tuple(held.take(member.of(rows)) for member, held in zip(members, self._chunks, strict=True))
         taken = Taken(rows, pairs.of_source(items), columns)
         return [self._items.batch(Span(epoch, 0, 0, len(items)), [taken])]
 
@@ -207,6 +209,7 @@ class LabelStream(IterableDataset[Batch]):
         super().__init__()
         self._loader = loader
         self._home = Home()
+        import_once()
         self._epoch = torch.full((1,), -1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:

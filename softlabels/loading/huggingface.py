@@ -11,8 +11,8 @@ gradients and several processes give the mean over all tokens of a step.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -34,36 +34,46 @@ IGNORED = -100
 """What transformers call a position without a hard label."""
 
 
-@dataclass(frozen=True)
-class SoftTargets:
-    """Soft and hard labels as a Trainer carries them: it moves them, counts them and hands them to the loss.
+class SoftTargets(Tensor):
+    """Hard labels with the soft ones beside them, as a Trainer carries them from the collator to the loss.
+
+    To everybody else they are a tensor of token ids, (B, L) int64, with -100 for padding and for the first, which
+    nothing predicts: a Trainer counts, gathers and hands them to ``compute_metrics``. Whatever is computed of them is a
+    plain tensor; moving and pinning keep the soft labels.
 
     Attributes:
         soft: labels of (B * L) positions; those that predict nothing hold another's, and are masked.
-        hard: (B, L) int64 token ids; -100 for padding, and for the first, which nothing predicts.
     """
 
     soft: SoftLabels
-    hard: Tensor
+    # What torch documents for classes whose results are plain tensors.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # noqa: SLF001
 
-    def to(self, device: str | torch.device, *, non_blocking: bool = False) -> SoftTargets:
-        """The same on a device."""
+    def __new__(cls, soft: SoftLabels, hard: Tensor) -> Self:
+        """Labels beside a (B, L) tensor, whose memory is shared."""
+        made = hard.as_subclass(cls)
+        made.soft = soft
+        return made
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[type[SoftTargets], tuple[SoftLabels, Tensor]]:
+        """As its parts, which worker processes pass on without a copy."""
+        return SoftTargets, (self.soft, self.hard)
+
+    @property
+    def hard(self) -> Tensor:
+        """The token ids alone."""
+        return self.as_subclass(Tensor)
+
+    def to(self, device: str | torch.device, *, non_blocking: bool = False) -> SoftTargets:  # type: ignore[override]
+        """Both on a device."""
         moved = map_labels(self.soft, lambda value: torch.as_tensor(value).to(device, non_blocking=non_blocking))
         return SoftTargets(moved, self.hard.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self) -> SoftTargets:
-        """The same in page-locked memory."""
+    def pin_memory(self) -> SoftTargets:  # type: ignore[override]
+        """Both in page-locked memory."""
         return SoftTargets(
             map_labels(self.soft, lambda value: torch.as_tensor(value).pin_memory()), self.hard.pin_memory()
         )
-
-    def __getitem__(self, index: Any) -> Tensor:
-        """Hard labels, which the Trainer counts."""
-        return self.hard[index]
-
-    def ne(self, value: int) -> Tensor:
-        """Which positions are counted."""
-        return self.hard.ne(value)
 
 
 class TokenCollator:

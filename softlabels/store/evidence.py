@@ -21,10 +21,11 @@ from softlabels.store.fidelity import Fidelity, combine
 
 MOST_UNITS = 256
 PROBE_ROWS = 256
-PROBE_BYTES = 64 * 2**20
+PROBE_BYTES = 40 * 2**20
 GROWING_PROBE_BYTES = 4 * 2**20
-"""At most about this much of dense float32 logits a head, and at least 16 rows; a growing store writes some ten times
-as much until it is sealed."""
+"""Of dense float32 logits of all heads together, expected; a growing store writes some ten times as much until it is
+sealed. How many rows a seeded choice takes varies: never more than twice as much, or where that is less than a row,
+none, so that the file stays below what readers accept."""
 
 MEASURED_ROWS = 32
 """Of each unit."""
@@ -56,12 +57,29 @@ def probes(descriptor: Descriptor, head: str, rows: NDArray[np.int64], total: in
         rows: numbers of rows, as if every unit were full.
         total: as for gathers, of rows.
     """
-    kind = descriptor.heads[head]
-    size = 4 * kind.classes * int(np.prod(kind.position_shape, dtype=np.int64))
-    most = min(PROBE_ROWS, max(16, (GROWING_PROBE_BYTES if descriptor.grows else PROBE_BYTES) // size))
     if total is None and descriptor.rows is not None:
         total = descriptor.rows
-    return _chosen(descriptor.seed, ROW_STREAM, rows, most, rows + 1 if total is None else total)
+    expected = min(PROBE_ROWS, most_probed(descriptor, head, growing=descriptor.grows) / 2)
+    return _chosen(descriptor.seed, ROW_STREAM, rows, expected, rows + 1 if total is None else total)
+
+
+def most_probed(descriptor: Descriptor, head: str, *, growing: bool = False) -> int:
+    """How many rows of a head are kept dense at most, by a unit and in all.
+
+    Args:
+        descriptor: of the store.
+        head: name of the head.
+        growing: twice what a growing store expects to keep.
+    """
+    kind = descriptor.heads[head]
+    size = 4 * kind.classes * int(np.prod(kind.position_shape, dtype=np.int64))
+    share = 2 * PROBE_BYTES // (len(descriptor.heads) * size)
+    return min(share, 2 * max(16, GROWING_PROBE_BYTES // size)) if growing else share
+
+
+def thinned(count: int, most: int) -> NDArray[np.int64]:
+    """Which of ``count`` rows to keep so that there are ``most``: evenly spread."""
+    return np.arange(count) if count <= most else np.linspace(0, count - 1, num=most).astype(np.int64)
 
 
 class UnitEvidence:
@@ -129,7 +147,7 @@ class UnitEvidence:
         }
         for head, parts in self._dense.items():
             rows = np.concatenate([part[0] for part in parts])
-            order = np.argsort(rows)
+            order = np.argsort(rows)[thinned(len(rows), most_probed(self._descriptor, head))]
             found[f"{head}/{PROBE}"] = np.concatenate([part[2] for part in parts])[order]
             found[f"{head}/{PROBE_NUMBERS}"] = rows[order]
             if self._descriptor.heads[head].ragged:
@@ -138,7 +156,7 @@ class UnitEvidence:
 
 
 def _chosen(
-    seed: int, stream: int, numbers: NDArray[np.int64], most: int, total: int | NDArray[np.int64]
+    seed: int, stream: int, numbers: NDArray[np.int64], most: float, total: int | NDArray[np.int64]
 ) -> NDArray[np.bool_]:
     """A seeded choice of about ``most`` of ``total`` numbers; one chosen of many is also chosen of fewer."""
     uniform = uniforms(words(seed, numbers, stream=stream), np.zeros(1, np.int64))

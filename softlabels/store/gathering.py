@@ -52,6 +52,9 @@ def gather(
                     kept.setdefault(f"{head}/positions", []).append(arrays[evidence.PROBE_POSITIONS][chosen])
     priors = {head: tail_prior(parts, descriptor.heads[head].classes) for head, parts in sums.items()}
     probe = {name: np.concatenate(parts) for name, parts in kept.items() if sum(map(len, parts))}
+    for head in descriptor.heads:  # merged stores bring a probe each
+        keep = evidence.thinned(len(probe.get(f"{head}/rows", ())), evidence.most_probed(descriptor, head))
+        probe |= {name: array[keep] for name, array in probe.items() if name.rpartition("/")[0] == head}
     fidelity = {}
     for head, kind in descriptor.heads.items():
         if kind.kind in DISTRIBUTIONS and (

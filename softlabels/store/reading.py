@@ -229,10 +229,17 @@ class Store:
         return self._encodings[head]
 
     def decode(self, columns: Mapping[str, NDArray[Any]], head: str) -> SoftLabels:
-        """Labels from a head's columns, as read_chunk gives them."""
+        """Labels from a head's columns, as read_chunk gives them.
+
+        Raises:
+            InvalidArgument: rows too many and too uneven to be padded to the longest in memory.
+        """
         arrays = {name: native(array) for name, array in head_arrays(columns, head).items()}
         lengths = arrays.pop(LENGTH, None)
-        labels = self.encoding(head).decode(arrays, self.descriptor.heads[head], self.prior(head))
+        try:
+            labels = self.encoding(head).decode(arrays, self.descriptor.heads[head], self.prior(head))
+        except ValueError as error:
+            raise InvalidArgument(f"{error}; read fewer rows of {head!r} at a time, or use smaller batches") from None
         return labels if lengths is None else replace(labels, lengths=lengths)
 
     def head_columns(self, head: str) -> list[str]:

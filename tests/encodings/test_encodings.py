@@ -258,3 +258,16 @@ def test_the_tail_prior_is_at_least_as_good_as_an_even_spread(seed, classes, sca
         for model in ("calibrated", "uniform")
     )
     assert calibrated <= uniform - np.log(1 - tail.UNIFORM_SHARE) + 1e-4
+
+
+@pytest.mark.parametrize(
+    ("classes", "temperatures", "spec"),
+    [
+        (64, 1, "dense:f16"), (65, 1, "topk:32:f16"), (4095, 2, "topk:32:f16"), (4096, 1, "threshold:0.05:43"),
+        (300_000, 2, "adaptive:0.005:d4"),
+    ],
+)  # fmt: skip
+def test_what_is_kept_where_nobody_says(classes, temperatures, spec):
+    found = encodings.default(classes, temperatures)
+    assert found.spec == spec
+    assert encodings.parse(spec, classes=classes) == found

@@ -197,3 +197,35 @@ def test_what_cannot_be_meant_is_refused(tmp_path, sealed):
             writer.append([b"short", b"keys"], {"logits": answers(ids(2))})
     with pytest.raises(StoreIncomplete, match="no rows yet"):
         sl.seal(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("target", "family"), [("threshold:bytes=28", "threshold:"), ("adaptive:kl=0.05", "adaptive:")]
+)
+def test_an_encoding_may_say_what_it_is_to_reach(tmp_path, target, family):
+    """It is found on the pilot, kept by the store, and the same command goes on with it."""
+    rng = np.random.default_rng(1)
+    logits = rng.normal(0, 2, (600, 300)).astype(np.float32)
+    heads = {"logits": sl.Head(classes=300, encoding=target)}
+    with pytest.raises(InvalidArgument, match=r"give sl\.create a pilot"):
+        sl.create(tmp_path / "s", heads=heads)
+    with pytest.raises(InvalidArgument, match=r"shape \(600, 200\), where \(n, 300\)"):
+        sl.create(tmp_path / "s", heads=heads, pilot={"logits": logits[:, :200]})
+    with sl.create(tmp_path / "s", heads=heads, pilot={"logits": logits}, unit_rows=100) as writer:
+        writer.append(range(300), {"logits": logits[:300]})
+    with sl.create(tmp_path / "s", heads=heads, unit_rows=100) as writer:
+        writer.append(range(600), {"logits": logits})
+    store = sl.open(tmp_path / "s")
+    assert store.rows == 600
+    assert store.heads["logits"].encoding.startswith(family)
+    if family == "adaptive:":
+        assert 0.025 < store.snapshot.fidelity["logits"]["kl"]["1"] < 0.075
+    else:
+        labels = store.read(range(600))
+        assert 6 < np.isfinite(labels.values).sum() / 600 < 12, "a byte or so an id in the 12 beside the key"
+
+
+def test_a_budget_means_nothing_to_a_store_that_grows(tmp_path):
+    head = sl.Head(classes=300, encoding="auto:budget=1GB")
+    with pytest.raises(InvalidArgument, match=r"nobody knows how many .* threshold:bytes=20"):
+        sl.create(tmp_path / "s", heads={"logits": head}, pilot={"logits": np.zeros((600, 300), np.float32)})

@@ -63,17 +63,23 @@ def test_with_one_prior_the_whole_mean_is_exact(prior):
     if prior is not None:
         prior = rng.dirichlet(np.ones(CLASSES))[None].astype(np.float32)
     parts = []
-    for seed, k in ((1, 3), (2, 5)):
+    for seed, k, padded in ((1, 3, 0), (2, 5, 2), (1, 6, 3)):
         p = np.exp(DenseLabels(random_logits(30, CLASSES, seed)).log_probs().astype(np.float64))
         ids = np.argsort(-p, axis=1)[:, :k]
         top = np.take_along_axis(p, ids, axis=1)
+        values = np.log(top).astype(np.float32)
+        # Rows of unlike numbers of classes are padded at the end.
+        values[::2, k - padded :], ids[::2, k - padded :], top[::2, k - padded :] = -np.inf, 0, 0
         tail = np.log(1 - top.sum(axis=1))[:, None].astype(np.float32)
-        parts.append(SparseLabels(CLASSES, ids, np.log(top).astype(np.float32), (1.0,), tail, prior=prior))
-    mean = mean_labels(parts, [0.5, 0.5], 1.0)
-    expected = sum(0.5 * np.exp(part.log_probs().astype(np.float64)) for part in parts)
+        parts.append(SparseLabels(CLASSES, ids, values, (1.0,), tail, prior=prior))
+    weights = [0.5, 0.2, 0.3]
+    mean = mean_labels(parts, weights, 1.0)
+    expected = sum(w * np.exp(part.log_probs().astype(np.float64)) for w, part in zip(weights, parts, strict=True))
     np.testing.assert_allclose(np.exp(mean.log_probs()), expected, rtol=1e-4)
     assert (np.diff(mean.values[:, :3], axis=1) <= 0).all(), "descending, as labels are"
-    assert mean.values.shape[1] <= 8
+    assert mean.values.shape[1] <= 3 + 5 + 6
+    for ids, values in zip(mean.ids, mean.values, strict=True):
+        assert len(set(ids[np.isfinite(values)])) == np.isfinite(values).sum(), "no class twice"
 
 
 def test_one_teacher_alone_is_itself(tmp_path):

@@ -1,5 +1,6 @@
 """Real trainers of other libraries train from labels, resume exactly, and refuse what does not fit."""
 
+import json
 import runpy
 import subprocess
 import sys
@@ -80,9 +81,39 @@ def test_accumulated_gradients_and_workers_are_one_large_batch(trainer, tmp_path
     torch.testing.assert_close(weights(two), weights(one), atol=1e-5, rtol=1e-4)
 
 
+def metrics_of(prediction):
+    """What a user would compute: how often the likeliest token is the next one, and of how many."""
+    guessed, following = prediction.predictions[:, :-1].argmax(axis=-1), prediction.label_ids[:, 1:]
+    counted = following != -100
+    return {"accuracy": float((guessed == following)[counted].mean()), "tokens": int(counted.sum())}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_trainer_computes_metrics_from_the_tokens(whole, trainer, tmp_path, workers):
+    """Batches of unlike lengths, the last one smaller, also where worker processes collate."""
+    _, finished = whole
+    options = {"dataloader_num_workers": workers, "dataloader_multiprocessing_context": "forkserver"} if workers else {}
+    mine = trainer["train"](tmp_path, steps=1, per_device_eval_batch_size=24, **options)
+    mine.model.load_state_dict(finished.model.state_dict())
+    mine.compute_metrics = metrics_of
+    found = mine.evaluate(mine.train_dataset)
+    tokens = trainer["texts"](64)
+    right = []
+    with torch.no_grad():
+        for text in tokens:
+            logits = finished.model.eval()(torch.tensor([text])).logits[0, :-1]
+            right += (logits.argmax(dim=-1) == torch.tensor(text[1:])).tolist()
+    assert found["eval_tokens"] == len(right)
+    assert found["eval_accuracy"] == pytest.approx(np.mean(right))
+    predicted = mine.predict(mine.train_dataset)
+    assert predicted.label_ids.shape == (64, max(map(len, tokens)))
+    assert predicted.metrics["test_accuracy"] == found["eval_accuracy"]
+
+
 DRIVER = """
-import pathlib, runpy, sys
+import json, pathlib, runpy, sys
 import torch
+from tests.loading.test_frameworks import metrics_of
 out = pathlib.Path(sys.argv[2])
 trainer = runpy.run_path(sys.argv[1])["train"](
     out, steps=2, optim="sgd", max_grad_norm=0, per_device_train_batch_size=4
@@ -90,6 +121,10 @@ trainer = runpy.run_path(sys.argv[1])["train"](
 if trainer.args.process_index == 0:
     weights = torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
     torch.save(weights, out / "weights.pt")
+trainer.compute_metrics = metrics_of
+found = trainer.evaluate(trainer.train_dataset)  # all ranks take part
+if trainer.args.process_index == 0:
+    (out / "metrics.json").write_text(json.dumps(found))
 # Without this, gloo's threads may still run when the interpreter ends, and abort it.
 torch.distributed.barrier()
 torch.distributed.destroy_process_group()
@@ -106,6 +141,10 @@ def test_two_processes_with_half_the_batch_each_train_the_same_student(trainer, 
     one = trainer["train"](tmp_path / "one", steps=2, optim="sgd", max_grad_norm=0)
     theirs = torch.load(tmp_path / "two" / "weights.pt", weights_only=True)
     torch.testing.assert_close(theirs, weights(one), atol=1e-6, rtol=1e-5)
+    one.compute_metrics = metrics_of
+    mine, gathered = one.evaluate(one.train_dataset), json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert gathered["eval_tokens"] == mine["eval_tokens"]
+    assert gathered["eval_accuracy"] == pytest.approx(mine["eval_accuracy"])
 
 
 def test_a_trainer_evaluates_with_the_same_loss(whole):
@@ -147,6 +186,8 @@ def test_the_loss_is_that_of_the_sequences_one_by_one(tmp_path, encoding, short)
     assert float(loss({"logits": student}, made["labels"])) == pytest.approx(expected, rel=2e-3)
     assert float(loss({"logits": student}, made["labels"], 26)) == pytest.approx(expected / 2, rel=2e-3)
     assert int(made["labels"][..., 1:].ne(-100).sum()) == 13, "what the Trainer counts"
+    assert type(made["labels"].detach()) is torch.Tensor, "what a Trainer gathers"
+    assert made["labels"].tolist() == made["labels"].hard.tolist()
     moved = made["labels"].to("cpu", non_blocking=True)
     assert float(loss({"logits": student}, moved)) == float(loss({"logits": student}, made["labels"]))
 

@@ -1,4 +1,4 @@
-"""Codebooks of tail priors for a store that is about to be made: taken over from where there are some, or fitted."""
+"""What is settled by a pilot before a store is made, or taken over from one: what a target comes to, and codebooks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels import encodings
+from softlabels import encodings, fidelity
 from softlabels.encodings import codebook
 from softlabels.encodings.codebook import MOST_BYTES
 from softlabels.encodings.topk import Adaptive, TopK
@@ -22,6 +22,12 @@ from softlabels.store.snapshots import open_root
 if TYPE_CHECKING:
     from torch import Tensor
 
+SAMPLE_ROWS = 512
+"""Of a pilot that targets are measured on, evenly spread; a vocabulary of 50,000 takes 100 MiB."""
+
+USUAL_POSITIONS = 1024
+"""Positions a ragged row is taken to have, when a key's bytes are shared out and units are sized."""
+
 Pilot = Callable[[], "Iterable[Tensor] | Tensor | NDArray[Any] | None"]
 
 
@@ -31,6 +37,50 @@ def existing_heads(path: str | Path) -> Mapping[str, Head]:
         return open_root(path)[1].heads
     except StoreNotFound:
         return {}
+
+
+def found_encoding(head: Head, existing: Head | None, pilot: Pilot, codec: str) -> str:
+    """The canonical encoding of ``head``, also where it names what is to be reached.
+
+    Args:
+        head: of a store that grows.
+        existing: the same head of the store that is there already; what a target came to is taken over.
+        pilot: gives (n, C) logits.
+        codec: of the shards.
+
+    Raises:
+        InvalidArgument: no such encoding; no pilot for a target; or a target that no encoding reaches.
+    """
+    import torch
+
+    if not fidelity.is_target(head.encoding):
+        return encodings.parse(head.encoding, classes=head.classes).spec
+    if head.encoding.startswith("auto:budget"):
+        raise InvalidArgument(
+            f"{head.encoding!r} divides a size among rows, and nobody knows how many this store will have; ask for "
+            "bytes a row instead, such as adaptive:bytes=20 or threshold:bytes=20"
+        )
+    if existing is not None:
+        return existing.encoding
+    given = pilot()
+    if given is None:
+        raise InvalidArgument(
+            f"{head.encoding!r} is found before the first row: give sl.create a pilot, (n, C) logits of some hundred "
+            "rows"
+        )
+    logits = torch.as_tensor(given) if isinstance(given, np.ndarray | torch.Tensor) else torch.cat(list(given))
+    if logits.ndim != 2 or logits.shape[1] != head.classes:
+        raise InvalidArgument(f"a pilot of shape {tuple(logits.shape)}, where (n, {head.classes}) is expected")
+    chosen = np.unique(np.linspace(0, len(logits) - 1, num=SAMPLE_ROWS).astype(np.int64))
+    sample = fidelity.Sample(
+        logits=logits[torch.from_numpy(chosen)].float().cpu().numpy(),
+        temperatures=head.temperatures,
+        items=len(logits),
+        rows=max(1, len(logits) // USUAL_POSITIONS) if head.ragged else len(logits),
+        codec=codec,
+        kind=head.kind,
+    )
+    return fidelity.resolve(head.encoding, sample)
 
 
 def with_codebook(head: Head, existing: Head | None, pilot: Pilot, seed: int) -> tuple[Head, encodings.Codebook | None]:
