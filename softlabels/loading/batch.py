@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabels.errors import StorageFailed
 from softlabels.labels import DenseLabels, SoftLabels, ranges
 from softlabels.sources import Ragged, map_arrays
 
@@ -65,6 +66,23 @@ class Batch:
         """The same with tensors over the same memory."""
         return self._mapped(as_tensor, with_prior=True)
 
+    def shared(self) -> Batch:
+        """The same with tensors in memory that processes share, for a worker to hand over.
+
+        Left to itself, torch asks for that memory when the batch is on its way: where there is none it says so on
+        stderr alone, and the batch is lost.
+
+        Raises:
+            StorageFailed: there is no such memory left.
+        """
+        try:
+            return self._mapped(_share, with_prior=True)
+        except RuntimeError as error:
+            raise StorageFailed(
+                f"no memory left that processes share ({error}); enlarge /dev/shm (docker run --shm-size=8g), or use "
+                "fewer workers or smaller batches"
+            ) from error
+
     def numpy(self) -> Batch:
         """The same with arrays over the same memory."""
         return self._mapped(_as_array, with_prior=True)
@@ -117,6 +135,11 @@ def as_tensor(value: Any) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value
     return torch.from_numpy(value if value.flags.writeable else value.copy())
+
+
+def _share(value: Any) -> torch.Tensor:
+    moved: torch.Tensor = as_tensor(value).share_memory_()  # type: ignore[no-untyped-call]
+    return moved
 
 
 def _as_array(value: Any) -> Any:

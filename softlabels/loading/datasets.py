@@ -239,5 +239,7 @@ def collate(batches: Batch | Sequence[Batch]) -> Batch:
 
     Raises:
         InvalidArgument: labels of several stores that cannot be put together.
+        StorageFailed: in a worker, where /dev/shm is full.
     """
-    return (batches if isinstance(batches, Batch) else join_batches(batches)).tensors()
+    batch = batches if isinstance(batches, Batch) else join_batches(batches)
+    return batch.tensors() if get_worker_info() is None else batch.shared()

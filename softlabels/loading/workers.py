@@ -49,11 +49,11 @@ class WorkerShare(IterableDataset[Batch]):
         self._endless = endless
 
     def __iter__(self) -> Generator[Batch]:
-        """This worker's batches, as tensors, which pass between processes without a copy."""
+        """This worker's batches, as tensors in shared memory, which pass between processes without a copy."""
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         for batch in self._loader.produce(*self._from, endless=self._endless, worker=worker, workers=workers):
-            yield batch.tensors()
+            yield batch.shared()
 
 
 def from_workers(loader: Loader, epoch: int, position: int, *, endless: bool) -> Generator[Batch]:
@@ -61,6 +61,7 @@ def from_workers(loader: Loader, epoch: int, position: int, *, endless: bool) ->
 
     Raises:
         WorkerDied: a worker ended, by a signal or for want of memory.
+        StorageFailed: /dev/shm is full.
     """
     import_once()
     share = WorkerShare(loader, epoch, position, endless=endless)

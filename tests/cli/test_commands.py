@@ -266,6 +266,43 @@ def test_what_a_store_says_does_not_steer_the_terminal(tmp_path):
     assert "\x1b" not in run("inspect", "s", cwd=tmp_path, code=3)
 
 
+INJECTED = (
+    "=cmd|'/C calc'!A0",
+    "<script>alert(1)</script>",
+    "a\nsnapshot    99, digest 0",
+    "\x9b2J",
+    "\u202eb",
+    "\x7f",
+)
+
+
+@pytest.mark.parametrize("name", INJECTED)
+def test_names_are_shown_within_their_line_and_escaped(tmp_path, capsys, name):
+    """Formulas and tags are shown as they are, behind a word of ours; what moves a cursor is not."""
+    forging.make(tmp_path / "s", "topk-zarr", teacher={"spec": name, "digest": name},
+                 data={"spec": name, "fingerprint": name, "rows": 12})  # fmt: skip
+    (tmp_path / "s" / "tmp" / f"{name.replace('/', '')}").write_text("litter")
+    told = []
+    for arguments in (["inspect"], ["inspect", "--json"], ["gc", "--older-than", "0"], ["verify", "-q"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments, str(tmp_path / "s")])
+        assert not ended.value.code
+        told.append(capsys.readouterr().out)
+    assert all(char.isprintable() or char == "\n" for text in told for char in text)
+    assert json.loads(told[1])["teacher"] == {"spec": name, "digest": name}
+    lines = [line for text in (told[0], told[2]) for line in text.splitlines()]
+    starts = {"rows", "size", "snapshot", "teacher", "data", "shards", "made", "head", str(tmp_path / "s")}
+    assert all(line.startswith(tuple(starts)) for line in lines), "none begins as its maker wished"
+    assert sum(line.startswith("snapshot") for line in lines) == 1
+
+
+@pytest.mark.parametrize("name", ["=cmd()", "<b>", "a b", "\x1b[2J", "é"])
+def test_heads_have_plain_names_alone(name):
+    """They are columns, paths and keys of JSON; classes have no names, and keys are shown as hexadecimal digits."""
+    with pytest.raises(sl.errors.InvalidArgument, match="is not a plain one"):
+        forging.descriptor("topk-zarr", heads={name: forging.head_of("topk-zarr")})
+
+
 def test_a_reader_that_goes_away_is_no_failure(folder):
     command = f"{sys.executable} -m softlabels_cli inspect labels --json | head -c 1"
     done = subprocess.run(

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 import softlabels as sl
 from softlabels.store import layout, verify
@@ -46,13 +47,13 @@ def place(tmp_path):
     return tmp_path
 
 
-def start(place, digits_path):
+def start(place, digits_path, *options):
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(map(str, (TOP, TOP / "cli", place))), "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     command = [
         sys.executable, "-m", "softlabels_cli", "generate", digits_path, "--teacher", "python:counted:teach", "--out",
-        "labels", "--unit-rows", str(UNIT_ROWS), "--batch-size", str(BATCH), "--no-gate", "--json",
+        "labels", "--unit-rows", str(UNIT_ROWS), "--batch-size", str(BATCH), "--no-gate", "--json", *options,
     ]  # fmt: skip
     return subprocess.Popen(
         command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -143,3 +144,29 @@ def test_what_a_killed_generator_had_claimed_is_made_by_another(place, digits_pa
     (place / "hold").unlink()
     assert json.loads(finish(other)[0])["missing_units"] == 0
     assert sl.open(place / "labels").rows == ROWS
+
+
+ROUNDED = TEACHER.replace(
+    "inputs.reshape(len(inputs), -1)[:, :10].float()",
+    "inputs.reshape(len(inputs), -1)[:, 20:30].float() * (1 + os.getpid() % 101 / 1000)",
+)
+"""A teacher whose last digits depend on the process, as on another accelerator, though its name is the same."""
+
+
+def test_of_generators_that_fit_a_codebook_at_once_one_makes_the_stores(place, digits_path):
+    """All of them have asked their teachers before any may go on: each fits its own, of which one counts."""
+    (place / "counted.py").write_text(ROUNDED)
+    (place / "hold").write_text("0")
+    running = [start(place, digits_path, "--encoding", "topk:2:d8:3") for _ in range(3)]
+    wait_until(lambda: all(asked(place, process) for process in running))
+    assert not (place / "labels").exists(), "nobody has a codebook yet"
+    (place / "hold").unlink()
+    made = [json.loads(finish(process)[0]) for process in running]
+    assert sum(one["new_units"] for one in made) == 9
+    store = sl.open(place / "labels")
+    digest = store.heads["logits"].codebook
+    files = {path.stem: blake3(path.read_bytes()).hexdigest() for path in (place / "labels" / "codebooks").iterdir()}
+    assert files[digest[:32]] == digest, "the store's is there; of the others nothing is told"
+    assert {one["encoding"] for one in made} == {store.heads["logits"].encoding}
+    assert len(store.read(range(ROWS))) == ROWS
+    assert verify(place / "labels", deep=True).ok

@@ -13,7 +13,7 @@ from safetensors.numpy import save
 import softlabels as sl
 from softlabels.encodings import parse
 from softlabels.errors import InvalidArgument, StoreConflict, StoreCorrupt, StoreUnsupported
-from softlabels.generation import codebooks, generate, local
+from softlabels.generation import generate, local, pilot
 from softlabels.labels import Head
 from softlabels.store import canonical
 
@@ -75,7 +75,7 @@ def test_going_on_after_a_crash_uses_the_codebook_there_is(tmp_path, labelled, d
         shutil.rmtree(root / name)
     for unit in (1, 4):  # not committed when it crashed
         (root / "records" / "00" / f"{unit:08d}.json").unlink()
-    monkeypatch.setattr(codebooks.codebook, "fit", lambda *_, **__: pytest.fail("fitted again"))
+    monkeypatch.setattr(pilot.codebook, "fit", lambda *_, **__: pytest.fail("fitted again"))
     made = generate(digits, teacher=teacher, out=root, **OPTIONS)
     assert made.new_units == 2
     for name, array in sl.open(root).take(np.arange(1797), ["logits/ids", "logits/steps", "logits/prior"]).items():
@@ -131,7 +131,7 @@ def test_a_new_store_needs_a_pilot_that_is_large_enough(tmp_path):
 def test_a_codebook_that_would_be_too_large_is_refused_at_once():
     wide = Head(classes=300_000, encoding=parse("topk:2:d4:256", classes=300_000).spec)
     with pytest.raises(InvalidArgument, match=r"a codebook of 307,200,000 bytes .* ask for 223 tail priors or fewer"):
-        codebooks.with_codebook(wide, None, lambda: pytest.fail("the teacher was asked"), 0)
+        pilot.with_codebook(wide, None, lambda: pytest.fail("the teacher was asked"), 0)
 
 
 def test_a_row_of_the_pilot_that_is_not_finite_is_named(tmp_path):
@@ -158,7 +158,7 @@ def test_stores_of_one_codebook_merge_and_others_do_not(tmp_path):
 
 
 def test_topping_up_takes_the_codebook_over(tmp_path, labelled, digits, teacher, monkeypatch):
-    monkeypatch.setattr(codebooks.codebook, "fit", lambda *_, **__: pytest.fail("fitted again"))
+    monkeypatch.setattr(pilot.codebook, "fit", lambda *_, **__: pytest.fail("fitted again"))
     made = generate(digits, teacher=teacher, out=tmp_path / "s", reuse=[labelled], gate=False, **OPTIONS)
     assert made.reused_rows == 1797
     assert sl.open(tmp_path / "s").heads == sl.open(labelled).heads

@@ -144,3 +144,11 @@ def test_a_head_without_dense_rows_has_no_probe(tmp_path):
     sl.seal(root)
     assert sl.open(root).probe("logits").rows.tolist() == [2, 3, 8, 9]
     assert sl.open(root).probe("other") is None
+
+
+def test_a_record_on_another_shelf_commits_nothing(root):
+    """Units of the second shelf begin at 4,096; nobody would look there for unit 1, so it is no unit twice."""
+    (root / "records" / "01").mkdir()
+    shutil.copy(layout.record_path(root, 1), root / "records" / "01")
+    assert list(layout.committed_units(root)) == [0, 1]
+    assert verify(root, deep=True).ok

@@ -1,0 +1,113 @@
+"""What is scarce on a real machine: inodes, shared memory. In a mount namespace of its own, so that nothing stays."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[2]
+ALONE = ["unshare", "--map-root-user", "--mount"]
+
+
+def permitted():
+    try:
+        command = [*ALONE, "mount", "-t", "tmpfs", "none", "/mnt"]
+        return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0
+    except OSError:
+        return False
+
+
+pytestmark = pytest.mark.skipif(not permitted(), reason="this system lets nobody mount a file system for himself")
+
+
+def run(code, where, options, tmp_path):
+    """A program where a small file system is mounted; what it printed, and the seconds it took."""
+    (tmp_path / "program.py").write_text(code)
+    mount = f"mount -t tmpfs -o {options} none {where}"
+    began = time.monotonic()
+    done = subprocess.run(
+        [*ALONE, "sh", "-c", f"{mount} && exec {sys.executable} {tmp_path / 'program.py'}"], cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(TOP), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, time.monotonic() - began
+
+
+INODES = """
+import os, subprocess
+from pathlib import Path
+from softlabels.errors import StorageFailed
+from softlabels.store import create_or_open, seal, verify
+from tests.corpus import forging
+
+root = Path("small/s")
+
+def write(unit):
+    store = create_or_open(root, forging.descriptor("topk-zarr", rows=60))
+    with store.begin(unit) as writer:
+        writer.append(forging.columns("topk-zarr", range(6 * unit, 6 * unit + 6)))
+        return writer.commit(extras={"logits/prior": forging.SUMS})
+
+kept = []
+try:
+    for unit in range(10):
+        assert write(unit)
+        kept.append(unit)
+except StorageFailed as error:
+    assert "No space left on device; free space or inodes (df, df -i)" in str(error), error
+    assert "small/s" in str(error), error
+free = os.statvfs("small")
+assert free.f_favail == 0 or free.f_bfree > 1000, free
+assert 0 < len(kept) < 10, kept
+store = create_or_open(root, forging.descriptor("topk-zarr", rows=60))
+assert list(store.committed_units()) == kept
+assert verify(root, deep=True).ok
+subprocess.run(["mount", "-o", "remount,nr_inodes=1000", "small"], check=True)
+for unit in list(store.missing()):
+    assert write(unit)
+seal(root)
+assert verify(root, deep=True).ok and len(forging.read_all(root)[0]) == 60
+"""
+
+
+@pytest.mark.parametrize("inodes", [24, 25, 26])
+def test_without_inodes_nothing_is_lost_and_the_same_command_goes_on(tmp_path, inodes):
+    """Bytes are free; the file that finds no inode is a shard, a record or the file of the sums, as they come."""
+    (tmp_path / "small").mkdir()
+    run(INODES, tmp_path / "small", f"nr_inodes={inodes},size=16m", tmp_path)
+
+
+SHARED = """
+import softlabels as sl
+from pathlib import Path
+from softlabels.errors import StorageFailed
+from torch.utils.data import DataLoader
+from softlabels.loading.datasets import LabelDataset, collate
+from tests.loading.stores import random_logits, write_store
+
+if __name__ == "__main__":
+    store = write_store(Path("s"), random_logits(40_000, 50), unit_rows=20_000, chunk_rows=4000)
+    workers = {"num_workers": 1, "multiprocessing_context": "forkserver", "collate_fn": collate}
+    for batches in (
+        sl.loader(store, batch_size=20_000, workers=1).stream(),
+        DataLoader(LabelDataset(store), batch_size=20_000, **workers),
+    ):
+        try:
+            for _ in batches:
+                pass
+        except StorageFailed as error:
+            assert "No space left on device" in str(error), error
+            assert "enlarge /dev/shm" in str(error), error
+            print("said")
+"""
+
+
+def test_a_full_shared_memory_is_an_error_within_seconds(tmp_path):
+    """Where torch would lose the batch, and wait for it for ever where the stream has no end."""
+    said, seconds = run(SHARED, "/dev/shm", "size=256k", tmp_path)  # noqa: S108  of a namespace of its own
+    assert said.split() == ["said"] * 2
+    assert seconds < 100, "a hang would be for ever"
