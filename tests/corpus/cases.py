@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 
 import softlabels as sl
 from softlabels.errors import (
+    KeyMissing,
     ShardMissing,
     SoftLabelsError,
     StoreConflict,
@@ -29,6 +31,7 @@ from softlabels.errors import (
     StoreUnsupported,
 )
 from softlabels.labels import Head
+from softlabels.sources import DatasetSource, TokenSource, id_keys
 from softlabels.store import canonical, create_or_open, layout, zarr_shard
 from tests.corpus.forging import (
     CHUNK_ROWS,
@@ -46,16 +49,59 @@ from tests.corpus.forging import (
 Action = Callable[[], object]
 
 ELSEWHERE = {
-    "kill -9 at each system call": "tests/reliability/test_commits.py",
-    "SIGSTOP": "tests/generation/test_processes.py",
-    "two generators on one store": "tests/generation/test_processes.py",
-    "reader during write": "tests/generation/test_processes.py",
-    "ENOSPC, EDQUOT, EIO, EROFS, EMFILE": "tests/store/test_failing_disk.py, tests/reliability/test_commits.py",
-    "no hard links": "tests/store/test_failing_disk.py",
-    "keys unknown, reordered": "tests/loading/test_loading.py",
-    "worker killed": "tests/loading/test_loading.py",
-    "world size 4 to 3 to 8": "tests/loading/test_positions.py",
-    "cache shared or corrupted between epochs": "tests/store/test_mending.py, tests/loading/test_loading.py",
+    "kill -9 at each system call": (
+        "tests/reliability/test_commits.py::test_a_kill_at_each_system_call_leaves_all_or_nothing",
+    ),
+    "SIGSTOP": ("tests/generation/test_processes.py::test_a_stopped_generator_holds_up_its_unit_alone_and_goes_on",),
+    "two generators on one store": (
+        "tests/generation/test_processes.py::test_several_generators_share_the_work",
+        "tests/generation/test_processes.py::test_of_generators_that_fit_a_codebook_at_once_one_makes_the_stores",
+    ),
+    "reader during write": (
+        "tests/generation/test_processes.py::test_a_stopped_generator_holds_up_its_unit_alone_and_goes_on",
+    ),
+    "ENOSPC, EDQUOT, EIO, EROFS, EMFILE": (
+        "tests/store/test_failing_disk.py::test_what_the_system_refuses_while_writing_is_said_with_advice",
+        "tests/store/test_failing_disk.py::test_too_many_open_files_for_real",
+        "tests/reliability/test_commits.py::test_an_error_from_any_system_call_commits_nothing_bad",
+    ),
+    "out of inodes": (
+        "tests/reliability/test_scarce.py::test_without_inodes_nothing_is_lost_and_the_same_command_goes_on",
+    ),
+    "no hard links": (
+        "tests/store/test_failing_disk.py::test_without_hard_links_a_rename_that_never_replaces_commits",
+        "tests/store/test_failing_disk.py::test_where_nothing_is_exclusive_a_second_writer_is_refused",
+    ),
+    "clock a day off": (
+        "tests/store/test_clocks.py::test_another_machine_goes_on_with_a_store_whatever_its_clock_says",
+    ),
+    "shared memory (/dev/shm) full": (
+        "tests/reliability/test_scarce.py::test_a_full_shared_memory_is_an_error_within_seconds",
+    ),
+    "HTML, ANSI and CSV injection": (
+        "tests/cli/test_commands.py::test_names_are_shown_within_their_line_and_escaped",
+        "tests/cli/test_commands.py::test_heads_have_plain_names_alone",
+    ),
+    "keys unknown, reordered": (
+        "tests/loading/test_loading.py::test_rows_without_labels_are_named",
+        "tests/loading/test_loading.py::test_data_in_another_order_is_joined_by_content",
+    ),
+    "mixed tokenizers": (
+        "tests/loading/test_frameworks.py::test_labels_of_other_lengths_than_the_text_are_refused",
+        "tests/loading/test_frameworks.py::test_labels_that_do_not_fit_a_student_are_refused_before_the_first_step",
+    ),
+    "worker killed": (
+        "tests/loading/test_positions.py::test_a_worker_that_is_killed_is_an_error_and_no_hang",
+        "tests/loading/test_datasets.py::test_a_killed_worker_of_a_dataloader_is_an_error",
+    ),
+    "world size 4 to 3 to 8": (
+        "tests/loading/test_positions.py::test_every_checkpoint_resumes_to_all_the_rest",
+        "tests/loading/test_ranks.py::test_ranks_meet_at_every_step_and_another_world_size_goes_on",
+    ),
+    "cache shared or corrupted between epochs": (
+        "tests/store/test_mending.py::test_a_damaged_ledger_only_costs_time",
+        "tests/loading/test_joining.py::test_the_index_is_built_once_kept_and_verified",
+    ),
 }
 """Phrases that processes, disks and loaders are needed for, and where they are tried."""
 
@@ -550,8 +596,6 @@ def written(kind: str, name: str, value: Any, at: Any = (0, 0)) -> Callable[[Pat
     """A store whose writer put ``value`` somewhere in a column: every hash fits."""
 
     def spoil(root: Path) -> None:
-        import shutil
-
         shutil.rmtree(root)
         make(root, kind, spoil=lambda found: found[name].__setitem__(at, value))
 
@@ -595,6 +639,43 @@ def _(root: Path) -> Action:
     heads = {"logits": Head(encoding="topk:3:f16", classes=CLASSES + 1)}
     other = make(root.parent / "other", "topk-zarr", heads=heads, extras=False)
     return partial(sl.merge, [root, other], root.parent / "merged")
+
+
+@case("mixed tokenizers", StoreConflict, kinds=("ragged-zarr",), variant="another vocabulary", says="keeps the head")
+def _(root: Path) -> Action:
+    heads = {"logits": Head(encoding="topk:3:f16", classes=CLASSES + 64, kind="tokens", shape=(None,))}
+    other = make(root.parent / "other", "ragged-zarr", heads=heads, extras=False)
+    return partial(sl.merge, [root, other], root.parent / "merged")
+
+
+@case("mixed tokenizers", StoreConflict, kinds=("ragged-zarr",), variant="one vocabulary size", says="do not mix")
+def _(root: Path) -> Action:
+    """The teacher tells which tokenizer it was; without a digest its name does."""
+    shutil.rmtree(root)
+    make(root, "ragged-zarr", teacher={"spec": "llama, its tokenizer", "digest": None})
+    other = make(root.parent / "other", "ragged-zarr", teacher={"spec": "mistral, its tokenizer", "digest": None})
+    return partial(sl.merge, [root, other], root.parent / "merged")
+
+
+@case("mixed tokenizers", KeyMissing, kinds=("ragged-zarr",), variant="text cut by another", says="have no label")
+def _(root: Path) -> Action:
+    """Keys are made of token ids: the same text cut otherwise is other content."""
+    ours, theirs = [[1, 2, 3], [4, 5, 6]], [[1, 2, 3], [4, 56]]
+    shutil.rmtree(root)
+
+    def named(found: dict[str, np.ndarray]) -> None:
+        found["key"][:2] = TokenSource(ours).keys()
+
+    make(root, "ragged-zarr", spoil=named)
+    assert len(sl.loader(sl.open(root), inputs=TokenSource(ours), batch_size=1)) == 2
+    return partial(sl.loader, sl.open(root), inputs=TokenSource(theirs))
+
+
+@case("keys unknown", KeyMissing, says="1 of 2 rows")
+def _(root: Path) -> Action:
+    shutil.rmtree(root)
+    make(root, "topk-zarr", spoil=lambda found: found["key"].__setitem__(slice(0, 1), id_keys(["a"])))
+    return partial(sl.loader, sl.open(root), inputs=DatasetSource([0, 1], ids=["a", "b"]))
 
 
 @case("mixed temperatures", StoreConflict, says="another store")
