@@ -53,7 +53,7 @@ def create(
         path: directory of the store.
         heads: outputs of the teacher, by name, e.g. ``{"logits": Head(classes=1000, encoding="topk:32")}``. An encoding
             may say what is to be reached, as for generate (``threshold:bytes=20``); the pilot decides how.
-        teacher: what you call the teacher.
+        teacher: what you call the teacher; without a digest, all that tells it from another.
         teacher_digest: names its weights, where you have such a name.
         shard_format: ``zarr`` or ``parquet``.
         codec: ``zstd`` or ``lz4``.
