@@ -82,6 +82,7 @@ def students() -> list[Student]:
         Student("threshold, 10 bytes", "threshold:bytes=10"),
         Student("threshold, 40 bytes", "threshold:bytes=40"),
         Student("adaptive with codebook, 40 bytes", "adaptive:bytes=40:d4:64"),
+        Student("adaptive with codebook of 256, 20 bytes", "adaptive:bytes=20:d4:256"),
     ]
 
 
@@ -129,7 +130,7 @@ def store_of(student: Student, teacher: GPT, data: np.ndarray) -> tuple[sl.store
         encoding=found_encoding(str(student.spec), teacher, data),
         tail=student.tail,  # type: ignore[arg-type]
     )
-    pilot = {"logits": ask(teacher, spread(data, PILOT)).flatten(0, 1)} if head.encoding.endswith(":64") else None
+    pilot = {"logits": ask(teacher, spread(data, PILOT)).flatten(0, 1)} if head.encoding.count(":") == 3 else None
     with sl.create(CACHE / name, heads={"logits": head}, teacher="GPT, 4 layers", unit_rows=64, pilot=pilot) as writer:
         for start in tqdm(range(0, len(data), BATCH), desc=f"labels {student.spec}", mininterval=10):
             rows = np.arange(start, min(start + BATCH, len(data)))
