@@ -71,13 +71,14 @@ class Assembler:
         raise InvalidArgument("by_length needs a store with ragged rows (a head of shape (None,))")
 
     def row_bytes(self) -> int:
-        """About the bytes of a row in a batch; ragged columns count for one entry."""
+        """About the bytes of a row in a batch; ragged columns are taken to have as many as they take on disk."""
         inputs = 0
         if self._inputs is not None:
             inputs = self._inputs.input_dtype.itemsize * math.prod(self._inputs.input_shape)
-        return inputs + sum(
-            column.entry_bytes for store in self._stores for column in store.descriptor.columns().values()
-        )
+        for store in self._stores:
+            entry = sum(column.entry_bytes for column in store.descriptor.columns().values())
+            inputs += max(entry, int(store.bytes_per_row))
+        return inputs
 
     def batch(self, span: Span, taken: Taken) -> Batch:
         """The batch of some rows of a step.

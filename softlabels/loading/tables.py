@@ -23,6 +23,9 @@ Arrays = dict[str, NDArray[Any]]
 KEPT = 3
 """Sets of arrays that are kept for later windows."""
 
+TASK_BYTES = 2**20
+"""Chunks are read by threads in runs of about so many decoded bytes: handing one over takes as long as a small one."""
+
 
 class Tables:
     """Makes tables of one store's chunks, in memory that is used again.
@@ -56,13 +59,15 @@ class Tables:
             arrays = {name: self._empty(name, len(chunks) * self._room) for name in self.plain}
         slots = [{name: array[slot * self._room : (slot + 1) * self._room] for name, array in arrays.items()}
                  for slot in range(len(chunks))]  # fmt: skip
-        futures = [pool.submit(self._read, int(chunk), slot) for chunk, slot in zip(chunks, slots, strict=True)]
+        tasks = list(zip(chunks.tolist(), slots, strict=True))
+        run = max(1, TASK_BYTES // max(1, self.chunk_bytes))
+        futures = [pool.submit(self._read, tasks[at : at + run]) for at in range(0, len(tasks), run)]
         return Table(self, chunks, arrays, futures)
 
     def where(self, chunks: NDArray[np.int64], places: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where in a table of ``chunks`` the store's ``rows`` are, whose chunks stand at ``places`` of them."""
         shifts: NDArray[np.int64] = np.arange(len(chunks)) * self._room - self.starts[chunks]
-        return rows + shifts[places]
+        return rows + shifts.take(places)
 
     def chunks_of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The chunks that hold ``rows``, ascending, and for each row the place of its chunk among them."""
@@ -80,7 +85,10 @@ class Tables:
         column = self.schema[name]
         return np.empty((count, *column.shape), np.dtype(column.dtype).newbyteorder("<"))
 
-    def _read(self, chunk: int, slot: Arrays) -> Arrays:
+    def _read(self, tasks: list[tuple[int, Arrays]]) -> list[Arrays]:
+        return [self._read_chunk(chunk, slot) for chunk, slot in tasks]
+
+    def _read_chunk(self, chunk: int, slot: Arrays) -> Arrays:
         found = self.store.read_chunk(chunk, self.names, out=slot)
         # Behind the rows of a chunk that is not full, whatever counts entries must count none.
         for name in self.plain if len(self.plain) < len(self.names) else ():
@@ -92,14 +100,15 @@ class Table:
     """Chunks that are being read; made by Tables."""
 
     def __init__(
-        self, made_by: Tables, chunks: NDArray[np.int64], arrays: Arrays, futures: list[Future[Arrays]]
+        self, made_by: Tables, chunks: NDArray[np.int64], arrays: Arrays, futures: list[Future[list[Arrays]]]
     ) -> None:
         self.chunks = chunks
+        self.schema = made_by.schema
         self._made_by = made_by
         self._arrays = arrays
         self._futures = futures
         self._columns: Arrays | None = None
-        self._bounds: dict[str, NDArray[np.int64]] = {}
+        self._bounds: ragged.Bounds | None = None
 
     def columns(self) -> Arrays:
         """All columns, once every chunk is there; plain ones have a slot of chunk_rows rows for each chunk.
@@ -108,7 +117,7 @@ class Table:
             StoreCorrupt: other bytes than were committed.
         """
         if self._columns is None:
-            parts = [future.result() for future in self._futures]
+            parts = [part for future in self._futures for part in future.result()]
             joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
             self._columns = self._arrays | joined
         return self._columns
@@ -116,28 +125,18 @@ class Table:
     def take(self, where: NDArray[np.int64]) -> Arrays:
         """Copies of rows, in their order; see Tables.where."""
         columns = self.columns()
-        taken = {}
-        for name, column in self._made_by.schema.items():
-            if column.per is None:
-                taken[name] = columns[name].take(where, axis=0)
-            else:
-                bounds = self._bounds_of(column.per)
-                starts = bounds[where]
-                taken[name] = columns[name].take(ranges(starts, bounds[where + 1] - starts), axis=0)
-        return taken
+        if self._bounds is None:
+            self._bounds = ragged.bounds(columns, self.schema)
+        places = {per: ranges(begin[where], begin[where + 1] - begin[where]) for per, begin in self._bounds.items()}
+        return {
+            name: columns[name].take(places.get(column.per or "", where), axis=0)
+            for name, column in self.schema.items()
+        }
 
     def release(self) -> None:
         """Give the memory back, once nothing writes to it any more."""
         wait([future for future in self._futures if not future.cancel()])
         self._made_by.give_back(self._arrays)
-
-    def _bounds_of(self, per: str) -> NDArray[np.int64]:
-        """Where each row's entries begin, and at the end how many there are."""
-        if per not in self._bounds:
-            ends = np.concatenate([[0], np.cumsum(self.columns()[per], dtype=np.int64)])
-            outer = self._made_by.schema[per].per
-            self._bounds[per] = ends if outer is None else ends[self._bounds_of(outer)]
-        return self._bounds[per]
 
 
 def empty_rows(schema: Mapping[str, Column]) -> Arrays:
