@@ -23,8 +23,11 @@ Arrays = dict[str, NDArray[Any]]
 KEPT = 3
 """Sets of arrays that are kept for later windows."""
 
+SPARE = 8
+"""Ragged columns get room for an eighth more than the first window needs, for later ones."""
+
 TASK_BYTES = 2**20
-"""Chunks are read by threads in runs of about so many decoded bytes: handing one over takes as long as a small one."""
+"""Threads read chunks in runs of about so many bytes: to hand over a small chunk takes as long as to read it."""
 
 
 class Tables:
@@ -33,6 +36,9 @@ class Tables:
     Args:
         store: read from.
         names: of the columns.
+
+    Attributes:
+        room: rows of a slot.
     """
 
     def __init__(self, store: Store, names: list[str]) -> None:
@@ -40,7 +46,7 @@ class Tables:
         self.names = ragged.with_counts(names, store.descriptor.columns())
         self.schema = {name: store.descriptor.columns()[name] for name in self.names}
         self.plain = [name for name, column in self.schema.items() if column.per is None]
-        self._room = store.descriptor.chunk_rows
+        self.room = store.descriptor.chunk_rows
         self._free: list[Arrays] = []
         sizes = store.chunk_rows()
         self.starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -48,25 +54,25 @@ class Tables:
     @property
     def chunk_bytes(self) -> int:
         """Bytes of a full chunk's plain columns when decoded."""
-        return sum(self._room * self.schema[name].entry_bytes for name in self.plain)
+        return sum(self.room * self.schema[name].entry_bytes for name in self.plain)
 
     def read(self, chunks: NDArray[np.int64], pool: Executor) -> Table:
         """Begin to read chunks."""
         arrays = self._free.pop() if self._free else {}
-        if arrays and len(arrays[self.plain[0]]) < len(chunks) * self._room:
+        if arrays and len(arrays[self.plain[0]]) < len(chunks) * self.room:
             arrays = {}
         if not arrays:
-            arrays = {name: self._empty(name, len(chunks) * self._room) for name in self.plain}
-        slots = [{name: array[slot * self._room : (slot + 1) * self._room] for name, array in arrays.items()}
+            arrays = {name: self.empty(name, len(chunks) * self.room) for name in self.plain}
+        slots = [{name: arrays[name][slot * self.room : (slot + 1) * self.room] for name in self.plain}
                  for slot in range(len(chunks))]  # fmt: skip
         tasks = list(zip(chunks.tolist(), slots, strict=True))
-        run = max(1, TASK_BYTES // max(1, self.chunk_bytes))
+        run = max(1, int(TASK_BYTES / (self.room * self.store.bytes_per_row)))
         futures = [pool.submit(self._read, tasks[at : at + run]) for at in range(0, len(tasks), run)]
         return Table(self, chunks, arrays, futures)
 
     def where(self, chunks: NDArray[np.int64], places: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where in a table of ``chunks`` the store's ``rows`` are, whose chunks stand at ``places`` of them."""
-        shifts: NDArray[np.int64] = np.arange(len(chunks)) * self._room - self.starts[chunks]
+        shifts: NDArray[np.int64] = np.arange(len(chunks)) * self.room - self.starts[chunks]
         return rows + shifts.take(places)
 
     def chunks_of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -81,7 +87,8 @@ class Tables:
         if len(self._free) < KEPT:
             self._free.append(arrays)
 
-    def _empty(self, name: str, count: int) -> NDArray[Any]:
+    def empty(self, name: str, count: int) -> NDArray[Any]:
+        """Memory for so many entries of a column."""
         column = self.schema[name]
         return np.empty((count, *column.shape), np.dtype(column.dtype).newbyteorder("<"))
 
@@ -118,8 +125,9 @@ class Table:
         """
         if self._columns is None:
             parts = [part for future in self._futures for part in future.result()]
-            joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
-            self._columns = self._arrays | joined
+            joined = {name: self._joined(name, [part[name] for part in parts]) for name in parts[0]} if parts else {}
+            rows = len(self.chunks) * self._made_by.room  # the memory may have held a larger window before
+            self._columns = {name: self._arrays[name][:rows] for name in self._made_by.plain} | joined
         return self._columns
 
     def take(self, where: NDArray[np.int64]) -> Arrays:
@@ -132,6 +140,13 @@ class Table:
             name: columns[name].take(places.get(column.per or "", where), axis=0)
             for name, column in self.schema.items()
         }
+
+    def _joined(self, name: str, parts: list[NDArray[Any]]) -> NDArray[Any]:
+        """Entries of a ragged column one after the other, in memory that grows where it must."""
+        count = sum(map(len, parts))
+        if name not in self._arrays or len(self._arrays[name]) < count:
+            self._arrays[name] = self._made_by.empty(name, count + count // SPARE)
+        return np.concatenate(parts, out=self._arrays[name][:count])
 
     def release(self) -> None:
         """Give the memory back, once nothing writes to it any more."""
