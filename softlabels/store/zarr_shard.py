@@ -129,15 +129,12 @@ def read_chunk(
     Raises:
         ValueError: not the members that should be there, or sizes that cannot be.
     """
-    view = memoryview(data)
-    bodies = {}
-    members = _members(view)
+    bodies, left = {}, memoryview(data)
     for name, column in columns.items():
-        member, body = next(members, (None, view[:0]))
-        if member != f"{name}/{chunk_key(number, column)}":
+        member, bodies[name], left = _member(left) if len(left) else (b"", left, left)
+        if member != f"{name}/{chunk_key(number, column)}".encode():
             raise ValueError(f"the chunk holds {member!r} where {name!r} is expected")
-        bodies[name] = body
-    if next(members, None) is not None:
+    if len(left):
         raise ValueError("more than the store's columns")
     declared = sum(_declared(bodies[name]) for name in wanted)
     if declared > MOST_CHUNK_BYTES:
@@ -157,17 +154,16 @@ def read_chunk(
     return found
 
 
-def _members(view: memoryview) -> Iterator[tuple[str, memoryview]]:
-    """Names and bodies of the stored zip members in ``view``, front to back."""
-    while len(view):
-        if len(view) < LOCAL_HEADER.size:
-            raise ValueError("a zip member is cut off")
-        magic, _, flags, method, _, _, _, size, full, name_size, extra = LOCAL_HEADER.unpack_from(view)
-        body = LOCAL_HEADER.size + name_size
-        if magic != LOCAL_MAGIC or flags or method or extra or size != full or body + size > len(view):
-            raise ValueError("not a plain stored zip member")
-        yield bytes(view[LOCAL_HEADER.size : body]).decode(), view[body : body + size]
-        view = view[body + size :]
+def _member(view: memoryview) -> tuple[bytes, memoryview, memoryview]:
+    """Name and body of the stored zip member that ``view`` begins with, and what comes after it."""
+    if len(view) < LOCAL_HEADER.size:
+        raise ValueError("a zip member is cut off")
+    magic, _, flags, method, _, _, _, size, full, name_size, extra = LOCAL_HEADER.unpack_from(view)
+    body = LOCAL_HEADER.size + name_size
+    end = body + size
+    if magic != LOCAL_MAGIC or flags or method or extra or size != full or end > len(view):
+        raise ValueError("not a plain stored zip member")
+    return bytes(view[LOCAL_HEADER.size : body]), view[body:end], view[end:]
 
 
 def encode_array(array: NDArray[Any], codec: str) -> bytes:
