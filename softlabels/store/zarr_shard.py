@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import google_crc32c
@@ -38,6 +38,8 @@ CRC_BYTES = 4
 BLOSC_HEADER = 16
 CODECS = {"zstd": 1, "lz4": 5}
 """Compressors a store may use, with the level."""
+LEAST_SAVED = 16
+"""An array of which compression saves less than one part in so many is kept as it is: decoding it would cost more."""
 
 
 class ZarrWriter:
@@ -131,7 +133,7 @@ def read_chunk(
     """
     bodies, left = {}, memoryview(data)
     for name, column in columns.items():
-        member, bodies[name], left = _member(left) if len(left) else (b"", left, left)
+        member, bodies[name], left = _member(left) if left else (b"", left, left)
         if member != f"{name}/{chunk_key(number, column)}".encode():
             raise ValueError(f"the chunk holds {member!r} where {name!r} is expected")
     if len(left):
@@ -170,6 +172,8 @@ def encode_array(array: NDArray[Any], codec: str) -> bytes:
     """One Zarr chunk: little-endian bytes, blosc, crc32c."""
     size = array.dtype.itemsize
     body = blosc.compress(array, codec.encode(), CODECS[codec], _shuffle(codec, size), 0, typesize=size)
+    if len(body) > array.nbytes - array.nbytes // LEAST_SAVED:
+        body = blosc.compress(array, codec.encode(), 0, blosc.NOSHUFFLE, 0, typesize=size)
     return bytes(body) + struct.pack("<I", google_crc32c.value(bytes(body)))
 
 
