@@ -39,6 +39,7 @@ class Tables:
 
     Attributes:
         room: rows of a slot.
+        ragged: memory for ragged columns that no table uses.
     """
 
     def __init__(self, store: Store, names: list[str]) -> None:
@@ -48,6 +49,7 @@ class Tables:
         self.plain = [name for name, column in self.schema.items() if column.per is None]
         self.room = store.descriptor.chunk_rows
         self._free: list[Arrays] = []
+        self.ragged: Arrays = {}
         sizes = store.chunk_rows()
         self.starts = np.concatenate([[0], np.cumsum(sizes)])
 
@@ -82,8 +84,9 @@ class Tables:
         used[chunk_of] = True
         return np.flatnonzero(used), (np.cumsum(used) - 1)[chunk_of]
 
-    def give_back(self, arrays: Arrays) -> None:
-        """Keep arrays for a later table."""
+    def give_back(self, arrays: Arrays, ragged: Arrays) -> None:
+        """Keep arrays for later tables; ragged ones for the next, as one table at a time has all columns."""
+        self.ragged.update(ragged)
         if len(self._free) < KEPT:
             self._free.append(arrays)
 
@@ -115,6 +118,7 @@ class Table:
         self._arrays = arrays
         self._futures = futures
         self._columns: Arrays | None = None
+        self._ragged: Arrays = {}
         self._bounds: ragged.Bounds | None = None
 
     def columns(self) -> Arrays:
@@ -125,6 +129,7 @@ class Table:
         """
         if self._columns is None:
             parts = [part for future in self._futures for part in future.result()]
+            self._futures = []  # and with them the ragged columns chunk by chunk
             joined = {name: self._joined(name, [part[name] for part in parts]) for name in parts[0]} if parts else {}
             rows = len(self.chunks) * self._made_by.room  # the memory may have held a larger window before
             self._columns = {name: self._arrays[name][:rows] for name in self._made_by.plain} | joined
@@ -144,14 +149,16 @@ class Table:
     def _joined(self, name: str, parts: list[NDArray[Any]]) -> NDArray[Any]:
         """Entries of a ragged column one after the other, in memory that grows where it must."""
         count = sum(map(len, parts))
-        if name not in self._arrays or len(self._arrays[name]) < count:
-            self._arrays[name] = self._made_by.empty(name, count + count // SPARE)
-        return np.concatenate(parts, out=self._arrays[name][:count])
+        memory = self._made_by.ragged.pop(name, None)
+        if memory is None or len(memory) < count:
+            memory = self._made_by.empty(name, count + count // SPARE)
+        self._ragged[name] = memory
+        return np.concatenate(parts, out=memory[:count])
 
     def release(self) -> None:
         """Give the memory back, once nothing writes to it any more."""
         wait([future for future in self._futures if not future.cancel()])
-        self._made_by.give_back(self._arrays)
+        self._made_by.give_back(self._arrays, self._ragged)
 
 
 def empty_rows(schema: Mapping[str, Column]) -> Arrays:
