@@ -253,7 +253,9 @@ def _listed_variation(ours: SparseLabels, theirs: SparseLabels) -> NDArray[np.fl
         return np.full(len(ours.ids), np.inf)
     signed = [sign * np.exp(labels.listed_log_probs(labels.temperatures[0]).astype(np.float64))
               for sign, labels in ((1, ours), (-1, theirs))]  # fmt: skip
-    ids, p = np.concatenate([ours.ids, theirs.ids], axis=1), np.concatenate(signed, axis=1)
+    # Padding has the id of a class, and would come between the two probabilities of that one.
+    listed = [np.where(np.isfinite(labels.values), labels.ids, -1) for labels in (ours, theirs)]
+    ids, p = np.concatenate(listed, axis=1), np.concatenate(signed, axis=1)
     order = np.argsort(ids, axis=1, kind="stable")
     ids, p = np.take_along_axis(ids, order, axis=1), np.take_along_axis(p, order, axis=1)
     # Neighbours with one id are the two probabilities of one class, of opposite sign; padding is 0 and adds nothing.

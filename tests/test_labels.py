@@ -1,5 +1,7 @@
 """Labels: the reconstructed distribution against its definition (docs/fidelity.md, eq. 3)."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -90,6 +92,15 @@ def random_sparse(rng, classes, k):
     with np.errstate(divide="ignore"):
         tail = np.log(np.clip(rest, 0, 1))[:, None].astype(np.float32)
     return SparseLabels(classes, ids, np.take_along_axis(log_p, ids, axis=1), (1.0,), tail)
+
+
+def test_padding_is_no_class():
+    """Class 0 is found in both although one of them is padded with its id."""
+    wide = SparseLabels(classes=9, ids=np.array([[3, 0, 0]]), values=np.array([[-1, -2, -np.inf]], np.float32),
+                        temperatures=(1.0,), log_tail=np.log1p(-np.exp([[-1.0]]) - np.exp([[-2.0]])))  # fmt: skip
+    narrow = replace(wide, ids=wide.ids[:, :2], values=wide.values[:, :2])
+    np.testing.assert_allclose(distance(wide, narrow), 0, atol=1e-7)
+    np.testing.assert_allclose(distance(narrow, wide), 0, atol=1e-7)
 
 
 def test_distances_of_other_kinds():

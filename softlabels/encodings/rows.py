@@ -16,6 +16,7 @@ from softlabels.encodings.protocol import Column
 from softlabels.labels import ranges
 
 Rows = Mapping[str, NDArray[Any]]
+Bounds = dict[str, NDArray[np.int64]]
 
 
 def entries(rows: Rows, columns: Mapping[str, Column], name: str) -> int:
@@ -25,22 +26,20 @@ def entries(rows: Rows, columns: Mapping[str, Column], name: str) -> int:
 
 def take(rows: Rows, columns: Mapping[str, Column], wanted: NDArray[np.integer]) -> dict[str, NDArray[Any]]:
     """The rows numbered ``wanted``, in that order, of the columns in ``rows``."""
-    taken = {}
-    for name, array in rows.items():
-        bounds = _bounds(rows, columns, name)
-        if bounds is None:
-            taken[name] = array[wanted]
-        else:
-            taken[name] = array[ranges(bounds[wanted], bounds[wanted + 1] - bounds[wanted])]
-    return taken
+    ends = bounds(rows, columns)
+    places = {per: ranges(begin[wanted], begin[wanted + 1] - begin[wanted]) for per, begin in ends.items()}
+    return {name: array.take(places.get(columns[name].per or "", wanted), axis=0) for name, array in rows.items()}
 
 
-def cut(rows: Rows, columns: Mapping[str, Column], start: int, stop: int) -> dict[str, NDArray[Any]]:
-    """Rows ``start`` to ``stop``, without copying."""
+def cut(
+    rows: Rows, columns: Mapping[str, Column], start: int, stop: int, ends: Bounds | None = None
+) -> dict[str, NDArray[Any]]:
+    """Rows ``start`` to ``stop``, without copying; of rows that are cut again and again, give their ``bounds``."""
+    ends = bounds(rows, columns) if ends is None else ends
     pieces = {}
     for name, array in rows.items():
-        bounds = _bounds(rows, columns, name)
-        pieces[name] = array[start:stop] if bounds is None else array[bounds[start] : bounds[stop]]
+        begin = ends.get(columns[name].per or "")
+        pieces[name] = array[start:stop] if begin is None else array[begin[start] : begin[stop]]
     return pieces
 
 
@@ -62,11 +61,12 @@ def with_counts(names: Sequence[str], columns: Mapping[str, Column]) -> list[str
     return [name for name in columns if name in needed]
 
 
-def _bounds(rows: Rows, columns: Mapping[str, Column], name: str) -> NDArray[np.int64] | None:
-    """Where each row's entries begin, and at the end how many there are; None for a plain column."""
-    per = columns[name].per
-    if per is None:
-        return None
-    ends = np.concatenate([[0], np.cumsum(rows[per], dtype=np.int64)])
-    outer = _bounds(rows, columns, per)
-    return ends if outer is None else ends[outer]
+def bounds(rows: Rows, columns: Mapping[str, Column]) -> Bounds:
+    """Where each row's entries begin, and at the end how many there are, by the column that counts them."""
+    found: Bounds = {}
+    for name in columns:  # in whose order a column comes after the one that counts it
+        if name in rows and (per := columns[name].per) is not None and per not in found:
+            ends = np.concatenate([[0], np.cumsum(rows[per], dtype=np.int64)])
+            outer = columns[per].per
+            found[per] = ends if outer is None else ends[found[outer]]
+    return found

@@ -43,6 +43,7 @@ class Assembler:
             raise InvalidArgument(f"check is {', '.join(CHECKS)}, not {check!r}")
         self._store = store
         self._stores = stores_of(store)
+        self._heads = [] if store is None else list(store.heads)
         self._inputs = inputs
         by_content = inputs is not None and inputs.columns.id is None and store is not None
         self._check = check if by_content else "off"
@@ -53,7 +54,7 @@ class Assembler:
         """What is read of each store."""
         found = []
         for number, store in enumerate(self._stores):
-            names = [column for head in self._heads() for column in store.head_columns(head)]
+            names = [column for head in self._heads for column in store.head_columns(head)]
             if number == 0:
                 names += ["key"] * (self._check != "off") + ["view"] * self._views
             found.append(Member(store, names, aligned_rows(self._stores[0], store) if number else None))
@@ -71,13 +72,14 @@ class Assembler:
         raise InvalidArgument("by_length needs a store with ragged rows (a head of shape (None,))")
 
     def row_bytes(self) -> int:
-        """About the bytes of a row in a batch; ragged columns count for one entry."""
+        """About the bytes of a row in a batch; ragged columns are taken to have as many as they take on disk."""
         inputs = 0
         if self._inputs is not None:
             inputs = self._inputs.input_dtype.itemsize * math.prod(self._inputs.input_shape)
-        return inputs + sum(
-            column.entry_bytes for store in self._stores for column in store.descriptor.columns().values()
-        )
+        for store in self._stores:
+            entry = sum(column.entry_bytes for column in store.descriptor.columns().values())
+            inputs += max(entry, int(store.bytes_per_row))
+        return inputs
 
     def batch(self, span: Span, taken: Taken) -> Batch:
         """The batch of some rows of a step.
@@ -96,13 +98,10 @@ class Assembler:
             rows=taken.source_rows,
             inputs=inputs,
             hard=hard,
-            targets={head: self._labels(head, taken) for head in self._heads()},
+            targets={head: self._labels(head, taken) for head in self._heads},
             views=taken.columns[0]["view"] if self._views else None,
             global_rows=span.stop - span.start,
         )
-
-    def _heads(self) -> list[str]:
-        return list(self._store.heads) if self._store is not None else []
 
     def _labels(self, head: str, taken: Taken) -> SoftLabels:
         if isinstance(self._store, Ensemble):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.errors import StorageFailed
-from softlabels.labels import DenseLabels, SoftLabels, ranges
+from softlabels.labels import DenseLabels, SoftLabels, SparseLabels, ranges
 from softlabels.sources import Ragged, map_arrays
 
 if TYPE_CHECKING:
@@ -96,11 +96,16 @@ class Batch:
         return self._mapped(lambda value: as_tensor(value).to(device, non_blocking=non_blocking), with_prior=False)
 
     def _mapped(self, change: Callable[[Any], Any], *, with_prior: bool) -> Batch:
-        return replace(
-            self,
-            inputs=map_arrays(self.inputs, change),
+        return Batch(  # not replace, which takes as long as all the rest
+            epoch=self.epoch,
+            step=self.step,
+            rows=self.rows,
+            inputs=None if self.inputs is None else map_arrays(self.inputs, change),
             hard=None if self.hard is None else change(self.hard),
             targets={name: map_labels(labels, change, with_prior=with_prior) for name, labels in self.targets.items()},
+            views=self.views,
+            global_rows=self.global_rows,
+            parts=self.parts,
         )
 
 
@@ -108,15 +113,17 @@ def map_labels(labels: SoftLabels, change: Callable[[Any], Any], *, with_prior: 
     """The same labels with every array changed; the tail prior, which is a store's and no batch's, only if asked."""
     lengths = None if labels.lengths is None else change(labels.lengths)
     if isinstance(labels, DenseLabels):
-        return replace(labels, values=change(labels.values), lengths=lengths)
-    prior = change(labels.prior) if with_prior and labels.prior is not None else labels.prior
-    return replace(
-        labels,
+        return DenseLabels(change(labels.values), labels.kind, lengths)
+    return SparseLabels(
+        classes=labels.classes,
         ids=change(labels.ids),
         values=change(labels.values),
+        temperatures=labels.temperatures,
         log_tail=change(labels.log_tail),
+        tail=labels.tail,
+        prior=change(labels.prior) if with_prior and labels.prior is not None else labels.prior,
+        unbiased=labels.unbiased,
         lengths=lengths,
-        prior=prior,
         which=None if labels.which is None else change(labels.which),
     )
 

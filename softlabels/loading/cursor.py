@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count, islice
 
 import numpy as np
-from numpy.typing import NDArray
 
+from softlabels.encodings import Column
 from softlabels.encodings import rows as ragged
 from softlabels.errors import InvalidArgument
 from softlabels.loading.feed import Feed
@@ -43,6 +43,29 @@ class Taken:
     columns: tuple[Arrays, ...]
 
 
+class Block:
+    """Rows that were copied out of a window together, from which batches are cut without another copy.
+
+    Args:
+        taken: the rows.
+        schemas: of each member's columns.
+    """
+
+    def __init__(self, taken: Taken, schemas: tuple[Mapping[str, Column], ...]) -> None:
+        self._taken = taken
+        self._schemas = schemas
+        self._bounds = [ragged.bounds(*pair) for pair in zip(taken.columns, schemas, strict=True)]
+
+    def cut(self, start: int, stop: int) -> Taken:
+        """Rows from ``start`` to ``stop``, over the same memory."""
+        taken = self._taken
+        columns = tuple(
+            ragged.cut(arrays, schema, start, stop, bounds)
+            for arrays, schema, bounds in zip(taken.columns, self._schemas, self._bounds, strict=True)
+        )
+        return Taken(taken.store_rows[start:stop], taken.source_rows[start:stop], columns)
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A window whose rows can be taken.
@@ -59,14 +82,15 @@ class Loaded:
     tables: tuple[Table, ...]
     where: tuple[Rows, ...]
 
-    def take(self, positions: slice | NDArray[np.int64]) -> Taken:
+    def take(self, start: int, stop: int) -> Block:
         """Rows by position in the window.
 
         Raises:
             StoreCorrupt: bytes in a store are not what was committed.
         """
-        columns = tuple(table.take(where[positions]) for table, where in zip(self.tables, self.where, strict=True))
-        return Taken(self.store_rows[positions], self.source_rows[positions], columns)
+        columns = tuple(table.take(where[start:stop]) for table, where in zip(self.tables, self.where, strict=True))
+        taken = Taken(self.store_rows[start:stop], self.source_rows[start:stop], columns)
+        return Block(taken, tuple(table.schema for table in self.tables))
 
     def release(self) -> None:
         """Give the memory back."""
@@ -132,7 +156,7 @@ class WindowReader:
 
     def close(self) -> None:
         """Stop reading."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass(frozen=True)
@@ -148,19 +172,26 @@ class Pending:
 class Cursor:
     """Hands out rows from a position on, in order. Not to be shared between threads.
 
+    Rows are copied out of a window in blocks: one gather a column for many batches, which are then views of it. Whoever
+    keeps a batch keeps its block.
+
     Args:
         feed: what there is.
         epoch: to begin in.
         position: to begin at.
         endless: go on into the next epochs.
+        block: rows to copy at a time, where as many come one after the other; at least those that are taken.
     """
 
-    def __init__(self, feed: Feed, epoch: int, position: int, *, endless: bool = False) -> None:
+    def __init__(self, feed: Feed, epoch: int, position: int, *, endless: bool = False, block: int = 1) -> None:
         self._reader = WindowReader(feed)
         self._coming = _windows(feed, epoch, position, endless=endless)
         self._ahead: deque[tuple[Pending, int]] = deque()
         self._now: Loaded | None = None
         self._at = self._end = 0
+        self._rows = block
+        self._block: Block | None = None
+        self._block_at = self._block_end = 0
         self._fill()
 
     def take(self, number: int) -> Taken:
@@ -171,9 +202,9 @@ class Cursor:
         """
         pieces = []
         while number > 0:
-            now = self._here()
-            end = min(self._at + number, self._end)
-            pieces.append(now.take(slice(self._at, end)))
+            block = self._here(number)
+            end = min(self._at + number, self._block_end)
+            pieces.append(block.cut(self._at - self._block_at, end - self._block_at))
             number -= end - self._at
             self._at = end
         return joined(pieces) if pieces else self._reader.none()
@@ -181,7 +212,7 @@ class Cursor:
     def skip(self, number: int) -> None:
         """Go on without taking rows."""
         while number > 0:
-            self._here()
+            self._window()
             step = min(number, self._end - self._at)
             self._at += step
             number -= step
@@ -190,13 +221,22 @@ class Cursor:
         """Stop reading."""
         self._reader.close()
 
-    def _here(self) -> Loaded:
+    def _here(self, number: int) -> Block:
+        """The block that holds the next row, and as many of the next ``number`` as the window has."""
+        window = self._window()
+        if self._block is None or not self._block_at <= self._at < self._block_end:
+            self._block_at = self._at
+            self._block_end = min(self._at + max(number, self._rows), self._end)
+            self._block = window.take(self._block_at, self._block_end)
+        return self._block
+
+    def _window(self) -> Loaded:
         """The window that holds the next row."""
         if self._now is not None and self._at < self._end:
             return self._now
         if self._now is not None:
             self._now.release()
-            self._now = None
+            self._now = self._block = None
         self._fill()
         pending, self._at = self._ahead.popleft()
         self._now = self._reader.wait(pending)

@@ -44,8 +44,8 @@ class Items(Protocol):
     def row_bytes(self) -> int:
         """About the bytes of an item in a batch."""
 
-    def walk(self, epoch: int, position: int, *, endless: bool = False) -> Walk:
-        """Begin at a position of an epoch."""
+    def walk(self, epoch: int, position: int, *, endless: bool = False, block: int = 1) -> Walk:
+        """Begin at a position of an epoch, and copy ``block`` items at a time."""
 
     def batch(self, span: Span, pieces: list[Any]) -> Batch:
         """The batch of what was taken for a step, piece by piece."""
@@ -101,9 +101,9 @@ class Examples:
         """See Items.row_bytes."""
         return self.assembler.row_bytes()
 
-    def walk(self, epoch: int, position: int, *, endless: bool = False) -> Cursor:
+    def walk(self, epoch: int, position: int, *, endless: bool = False, block: int = 1) -> Cursor:
         """See Items.walk."""
-        return Cursor(self.feed, epoch, position, endless=endless)
+        return Cursor(self.feed, epoch, position, endless=endless, block=block)
 
     def batch(self, span: Span, pieces: list[Taken]) -> Batch:
         """See Items.batch.

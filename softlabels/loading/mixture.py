@@ -158,9 +158,9 @@ class MixedItems:
         """See Items.row_bytes."""
         return max(part.row_bytes() for part in self.parts)
 
-    def walk(self, epoch: int, position: int, *, endless: bool = False) -> MixedWalk:
+    def walk(self, epoch: int, position: int, *, endless: bool = False, block: int = 1) -> MixedWalk:
         """See Items.walk."""
-        return MixedWalk(self.parts, self.deal, epoch * self.length + position)
+        return MixedWalk(self.parts, self.deal, epoch * self.length + position, block)
 
     def batch(self, span: Span, pieces: list[Dealt]) -> Batch:
         """See Items.batch.
@@ -225,14 +225,16 @@ class MixedWalk:
         parts: of it.
         deal: positions to them.
         at: the first position, counted over all epochs.
+        block: rows to copy at a time, of all parts together.
     """
 
-    def __init__(self, parts: Sequence[Examples], deal: Deal, at: int) -> None:
+    def __init__(self, parts: Sequence[Examples], deal: Deal, at: int, block: int) -> None:
         self._deal = deal
         self._at = at
         self._walks: list[Walk] = []
-        for part, count in zip(parts, deal.before(at).tolist(), strict=True):
-            self._walks.append(part.walk(*divmod(count, part.length), endless=True))
+        for part, count, quota in zip(parts, deal.before(at).tolist(), deal.quotas, strict=True):
+            share = max(1, block * quota // BLOCK)
+            self._walks.append(part.walk(*divmod(count, part.length), endless=True, block=share))
 
     def skip(self, number: int) -> None:
         """See Walk.skip."""

@@ -19,9 +19,6 @@ from numpy.typing import NDArray
 CHUNKS, ITEMS, BATCHES, VIEWS, PARTS = range(5)
 """Streams of random words: the order of chunks, within windows, of batches by length; views; parts of a mixture."""
 
-MOST_RADIX = 2**20
-"""Words that are sorted by halves; of more, too many agree in the upper one."""
-
 
 @dataclass(frozen=True)
 class Window:
@@ -83,11 +80,12 @@ class Order:
         """The items of a window in their order, and for each the place of its chunk in ``window.chunks``; (size,)."""
         counts = self._counts[window.chunks]
         places = np.repeat(np.arange(len(counts)), counts)
-        items = np.arange(window.size) + (self._starts[window.chunks] - np.cumsum(counts) + counts)[places]
-        if not self._shuffle:
-            return items, places
-        order = permutation(window.size, self._seed, window.epoch, ITEMS, window.number)
-        return items[order], places[order]
+        items = np.arange(window.size)
+        if self._shuffle:
+            items = permutation(window.size, self._seed, window.epoch, ITEMS, window.number)
+            places = places.take(items)
+        # take, not an index in brackets: a third of the time
+        return items + (self._starts[window.chunks] - np.cumsum(counts) + counts).take(places), places
 
     def epoch(self, epoch: int, start: int = 0) -> NDArray[np.int64]:
         """Item numbers of a whole epoch from position ``start`` on; for small data and for tests."""
@@ -119,20 +117,20 @@ def by_length(window: Window, lengths: NDArray[np.integer], batch: int, seed: in
 def permutation(count: int, seed: int, epoch: int, stream: int, number: int = 0) -> NDArray[np.int64]:
     """The stable sort order of ``count`` random words: depends on (seed, epoch, stream, number) alone.
 
-    Sorts by the upper 32 bits in two passes of 16, for which NumPy has a radix sort (five times faster than one sort of
-    64 bits), and then mends the few neighbours whose upper halves agree.
+    Sorts one number a word, its upper bits before its position: half the time of a sort that carries positions along.
+    The few neighbours whose upper bits agree are then put right.
     """
     drawn = words(count, seed, epoch, stream, number)
-    if count > MOST_RADIX:
-        return np.argsort(drawn, kind="stable")
-    order = np.argsort((drawn >> np.uint64(32)).astype(np.uint16), kind="stable")
-    order = order[np.argsort((drawn >> np.uint64(48)).astype(np.uint16)[order], kind="stable")]
-    ranked = drawn[order]
-    while len(late := np.flatnonzero(ranked[:-1] > ranked[1:])):
-        for i in late:
-            if ranked[i] > ranked[i + 1]:
-                ranked[i], ranked[i + 1] = ranked[i + 1], ranked[i]
-                order[i], order[i + 1] = order[i + 1], order[i]
+    places = np.uint64((1 << max(count - 1, 0).bit_length()) - 1)
+    ranked = drawn & ~places
+    ranked |= np.arange(count, dtype=np.uint64)
+    ranked.sort()
+    order = (ranked & places).view(np.int64)
+    ranked &= ~places
+    alike = np.flatnonzero(ranked[1:] == ranked[:-1])
+    if len(alike):
+        at = np.union1d(alike, alike + 1)
+        order[at] = order[at][np.argsort(drawn[order[at]], kind="stable")]
     return order
 
 

@@ -26,7 +26,7 @@ from softlabels.store import Store
 if TYPE_CHECKING:
     import torch
 
-GROUP_BYTES = 2**22
+GROUP_BYTES = 2**21
 MOST_IN_GROUP = 16
 """Batches are made in groups of so many bytes, and so many batches, at most."""
 
@@ -171,9 +171,7 @@ class Loader:
 
             made = from_workers(self, epoch, position, endless=endless)
         else:
-            row_bytes = self.items.row_bytes()
-            group = max(1, min(MOST_IN_GROUP, GROUP_BYTES // max(1, row_bytes * self.batch_size)))
-            made = ahead(self.produce(epoch, position, endless=endless), group)
+            made = ahead(self.produce(epoch, position, endless=endless), self._group())
         try:
             for span in self.steps.spans(epoch, position, endless=endless):
                 batch = next(made)
@@ -185,7 +183,9 @@ class Loader:
         self, epoch: int, position: int, *, endless: bool = False, worker: int = 0, workers: int = 1
     ) -> Generator[Batch]:
         """This rank's batches, made here and now; every ``workers``-th of them, from the ``worker``-th on."""
-        walk = self.items.walk(epoch, position, endless=endless)
+        # Where others make batches in between, their rows are not copied.
+        block = self._group() * self.batch_size if self.world_size == workers == 1 else 1
+        walk = self.items.walk(epoch, position, endless=endless, block=block)
         length, at = self.steps.length, epoch * self.steps.length + position
         try:
             for number, span in enumerate(self.steps.spans(epoch, position, endless=endless)):
@@ -201,6 +201,10 @@ class Loader:
                 yield self.items.batch(span, taken)
         finally:
             walk.close()
+
+    def _group(self) -> int:
+        """Batches that are made together."""
+        return max(1, min(MOST_IN_GROUP, GROUP_BYTES // max(1, self.items.row_bytes() * self.batch_size)))
 
     def _repeated(self, epoch: int, first: int, last: int) -> Iterator[Any]:
         """Rows from the epoch's beginning, for positions that go on behind its end."""

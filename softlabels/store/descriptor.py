@@ -156,7 +156,11 @@ class Descriptor:
 
     def encoding(self, head: str) -> Encoding:
         """The encoding of a head."""
-        return encodings.parse(self.heads[head].encoding, classes=self.heads[head].classes)
+        return self._encodings[head]
+
+    @cached_property
+    def _encodings(self) -> dict[str, Encoding]:
+        return {name: encodings.parse(head.encoding, classes=head.classes) for name, head in self.heads.items()}
 
     def columns(self) -> dict[str, Column]:
         """Columns of a shard by name, in the order they are written."""
@@ -211,7 +215,7 @@ class Descriptor:
                 named[part] = {name: value for name, value in named[part].items() if name != "spec"}
         return named
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Names this configuration: BLAKE3 of its canonical JSON."""
         return canonical.digest(self.to_json())

@@ -163,7 +163,9 @@ class Store:
         """
         unit = int(np.searchsorted(self._first_chunks, number, side="right")) - 1
         wanted = None if columns is None else tuple(columns)
-        checked = self._checked.setdefault(wanted, np.zeros(self.chunks, np.bool_))
+        checked = self._checked.get(wanted)
+        if checked is None:
+            checked = self._checked.setdefault(wanted, np.zeros(self.chunks, np.bool_))
         found = self._reader(unit).read_chunk(
             number - int(self._first_chunks[unit]), wanted, out=out, check=not checked[number]
         )

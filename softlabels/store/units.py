@@ -61,7 +61,6 @@ class UnitReader:
         self._encodings = {name: descriptor.encoding(name) for name in descriptor.heads}
         self._chunks = ChunkReader(descriptor, record.chunks)
         self.path = layout.shard_path(root, record.unit, record.attempt, descriptor.shard_format)
-        self._extras_path = layout.extras_path(root, record.unit, record.attempt)
 
     def read_chunk(
         self,
@@ -111,7 +110,8 @@ class UnitReader:
         if self.record.extras is None:
             return {}
         size, digest = self.record.extras
-        return arrays.read(self._root, self._extras_path, digest, MEND, limit=size)
+        path = layout.extras_path(self._root, self.record.unit, self.record.attempt)
+        return arrays.read(self._root, path, digest, MEND, limit=size)
 
     def _check(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Values that no encoder writes: checked for every head that was read whole."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import google_crc32c
@@ -39,6 +39,8 @@ CRC_BYTES = 4
 BLOSC_HEADER = 16
 CODECS = {"zstd": 1, "lz4": 5}
 """Compressors a store may use, with the level."""
+LEAST_SAVED = 16
+"""An array of which compression saves less than one part in so many is kept as it is: decoding it would cost more."""
 
 
 class ZarrWriter:
@@ -133,15 +135,12 @@ def read_chunk(
     Raises:
         ValueError: not the members that should be there, or sizes that cannot be.
     """
-    view = memoryview(data)
-    bodies = {}
-    members = _members(view)
+    bodies, left = {}, memoryview(data)
     for name, column in columns.items():
-        member, body = next(members, (None, view[:0]))
-        if member != f"{name}/{chunk_key(number, column)}":
+        member, bodies[name], left = _member(left) if left else (b"", left, left)
+        if member != f"{name}/{chunk_key(number, column)}".encode():
             raise ValueError(f"the chunk holds {member!r} where {name!r} is expected")
-        bodies[name] = body
-    if next(members, None) is not None:
+    if len(left):
         raise ValueError("more than the store's columns")
     declared = sum(_declared(bodies[name]) for name in wanted)
     if declared > MOST_CHUNK_BYTES:
@@ -161,23 +160,24 @@ def read_chunk(
     return found
 
 
-def _members(view: memoryview) -> Iterator[tuple[str, memoryview]]:
-    """Names and bodies of the stored zip members in ``view``, front to back."""
-    while len(view):
-        if len(view) < LOCAL_HEADER.size:
-            raise ValueError("a zip member is cut off")
-        magic, _, flags, method, _, _, _, size, full, name_size, extra = LOCAL_HEADER.unpack_from(view)
-        body = LOCAL_HEADER.size + name_size
-        if magic != LOCAL_MAGIC or flags or method or extra or size != full or body + size > len(view):
-            raise ValueError("not a plain stored zip member")
-        yield bytes(view[LOCAL_HEADER.size : body]).decode(), view[body : body + size]
-        view = view[body + size :]
+def _member(view: memoryview) -> tuple[bytes, memoryview, memoryview]:
+    """Name and body of the stored zip member that ``view`` begins with, and what comes after it."""
+    if len(view) < LOCAL_HEADER.size:
+        raise ValueError("a zip member is cut off")
+    magic, _, flags, method, _, _, _, size, full, name_size, extra = LOCAL_HEADER.unpack_from(view)
+    body = LOCAL_HEADER.size + name_size
+    end = body + size
+    if magic != LOCAL_MAGIC or flags or method or extra or size != full or end > len(view):
+        raise ValueError("not a plain stored zip member")
+    return bytes(view[LOCAL_HEADER.size : body]), view[body:end], view[end:]
 
 
 def encode_array(array: NDArray[Any], codec: str) -> bytes:
     """One Zarr chunk: little-endian bytes, blosc, crc32c."""
     size = array.dtype.itemsize
     body = blosc.compress(array, codec.encode(), CODECS[codec], _shuffle(codec, size), 0, typesize=size)
+    if len(body) > array.nbytes - array.nbytes // LEAST_SAVED:
+        body = blosc.compress(array, codec.encode(), 0, blosc.NOSHUFFLE, 0, typesize=size)
     return bytes(body) + struct.pack("<I", google_crc32c.value(bytes(body)))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import softlabels as sl
 from softlabels.errors import InvalidArgument, WorkerDied
-from softlabels.loading import Loader
+from softlabels.loading import Loader, order
 from tests.loading.stores import reference_order, write_store
 
 WINDOW = 2
@@ -195,3 +195,11 @@ def test_a_worker_that_is_killed_is_an_error_and_no_hang(small):
     with pytest.raises(WorkerDied, match="killed or ran out of memory"):
         list(batches)
     assert time.monotonic() - began < 60, "a hang would be for ever"
+
+
+@pytest.mark.parametrize("words", [1, 3, 2**20, 2**40])
+def test_a_permutation_is_the_stable_order_of_its_words_however_many_agree(monkeypatch, words):
+    """Words that agree in the bits that are sorted by come in the order of the whole words, and equal ones stay."""
+    drawn = np.random.default_rng(0).integers(0, words, 5000, dtype=np.uint64)
+    monkeypatch.setattr(order, "words", lambda *_: drawn)
+    np.testing.assert_array_equal(order.permutation(5000, 0, 0, 0), np.argsort(drawn, kind="stable"))
