@@ -38,7 +38,11 @@ def first_array(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
 
 ZARR: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a member more": (lambda piece: piece + piece[piece.rindex(zarr_shard.LOCAL_MAGIC) :], "more than the store's"),
-    "a piece of a member more": (lambda piece: piece + zarr_shard.LOCAL_MAGIC, "a zip member is cut off"),
+    "a piece of a member more": (lambda piece: piece + zarr_shard.LOCAL_MAGIC, "more than the store's"),
+    "a piece of the last member": (
+        lambda piece: piece[: piece.rindex(zarr_shard.LOCAL_MAGIC) + 4],
+        "a zip member is cut off",
+    ),
     "a member that is none": (lambda piece: b"PK\x05\x06" + piece[4:], "not a plain stored zip member"),
     "a deflated member": (lambda piece: piece[:8] + b"\x08" + piece[9:], "not a plain stored zip member"),
     "a member past the end": (
