@@ -52,16 +52,16 @@ class Codebook:
     priors: NDArray[np.float32] = field(repr=False)
 
     @cached_property
-    def _log(self) -> Tensor:
-        import torch
-
-        return torch.from_numpy(self.priors[0]).log()
-
-    @cached_property
     def _by_class(self) -> Tensor:
+        """(C, M)."""
         import torch
 
         return torch.from_numpy(np.ascontiguousarray(self.priors[0].T))
+
+    @cached_property
+    def _log_by_class(self) -> Tensor:
+        """(C, M): a product with it takes two thirds of the time of one with its transpose."""
+        return self._by_class.log()
 
     def choose(self, listing: Listing, temperature: float) -> NDArray[np.uint8]:
         """For each row the prior that leaves the least KL, (B,).
@@ -73,10 +73,12 @@ class Codebook:
         from softlabels.encodings.logits import to_numpy
 
         found = listing.masses(temperature)
-        by_class, log = self._by_class.to(found.weights.device), self._log.to(found.weights.device)
-        padding = listing.logits.isneginf()
-        listed = by_class[listing.ids].masked_fill_(padding[:, :, None], 0.0).sum(dim=1)
-        explained = (found.weights @ log.T) * found.scale[:, None]
+        by_class, log = (part.to(found.weights.device) for part in (self._by_class, self._log_by_class))
+        is_listed = ~listing.logits.isneginf()
+        ends = is_listed.sum(dim=1).cumsum(dim=0)
+        starts = torch.cat([ends.new_zeros(1), ends[:-1]])
+        listed = torch.nn.functional.embedding_bag(listing.ids[is_listed], by_class, starts, mode="sum")
+        explained = (found.weights @ log) * found.scale[:, None]
         cost = found.log_tail.exp()[:, None] * torch.log1p(-listed.clamp(max=1 - 1e-7)) - explained
         return to_numpy(cost.argmin(dim=1)).astype(np.uint8)
 
