@@ -58,7 +58,7 @@ def parse(spec: str, *, classes: int) -> Encoding:
 
 
 def default(classes: int, temperatures: int = 1) -> Encoding:
-    """What labels are kept as where nobody says: chosen by training students (docs/fidelity.md, section 8).
+    """What labels are kept as where nobody says: chosen by training students (docs/fidelity.md, section 9).
 
     Every logit in half precision for a few classes; the 32 likeliest for hundreds; for a vocabulary a sample that is
     right on average, or, at several temperatures, the classes that have a say.
