@@ -39,7 +39,7 @@ def _lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("rows", f"{found['rows']:,} in {count(found['units'], 'unit')}"),
         ("size", f"{format_bytes(found['bytes'])}, {found['bytes_per_row']:.1f} bytes a row"),
         ("snapshot", sealed),
-        ("teacher", f"{teacher['spec']}, digest {teacher['digest']}"),
+        ("teacher", _teacher(teacher)),
         ("data", _data(data)),
         ("shards", f"{found['shard']['format']}, {found['shard']['codec']}; written by {', '.join(found['software'])}"),
     ]
@@ -60,6 +60,11 @@ def _lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
             if warning := head["warning"]:
                 lines.append(("", f"Warning: {warning}"))
     return lines
+
+
+def _teacher(teacher: Mapping[str, Any]) -> str:
+    digest = "no digest" if teacher["digest"] is None else f"digest {teacher['digest']}"
+    return f"{teacher['spec'] or 'unnamed'}, {digest}"
 
 
 def _data(data: Mapping[str, Any]) -> str:

@@ -339,3 +339,9 @@ def test_the_demo_tells_the_whole_story_and_a_second_run_reuses_it(tmp_path):
         "train-teacher", "train-teacher", "compare",
     ]  # fmt: skip
     assert "run:demo/student-soft-*" in again.stdout
+
+
+def test_a_teacher_that_has_no_name_is_said_to_have_none(tmp_path):
+    with sl.create(tmp_path / "s", heads={"logits": sl.Head(classes=3, encoding="dense:f16")}) as writer:
+        writer.append([0], {"logits": np.zeros((1, 3), np.float32)})
+    assert "teacher     unnamed, no digest\n" in run("inspect", tmp_path / "s", cwd=tmp_path)
