@@ -6,7 +6,7 @@ the other, and the column it is ``per`` says how many belong to which (Column.pe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ from softlabels.labels import ranges
 
 Rows = Mapping[str, NDArray[Any]]
 Bounds = dict[str, NDArray[np.int64]]
+
+Memory = Callable[[str, int], NDArray[Any]]
+"""Little-endian memory for so many entries of the column of that name, to decode into."""
 
 
 def entries(rows: Rows, columns: Mapping[str, Column], name: str) -> int:

@@ -119,7 +119,7 @@ class PlainChunks:
             self._slot_of[self._chunk_in[slot]] = -1
         self._chunk_in[slot] = -1  # what fails half-way leaves an empty slot
         part = slice(slot * self._room, (slot + 1) * self._room)
-        self._store.read_chunk(chunk, self._names, out={name: array[part] for name, array in self._arrays.items()})
+        self._store.read_chunk(chunk, self._names, out=lambda name, _: self._arrays[name][part])
         self._chunk_in[slot], self._slot_of[chunk], self._used[slot] = chunk, slot, self._turn
 
 

@@ -21,11 +21,14 @@ from softlabels.errors import InvalidArgument
 from softlabels.loading.feed import Feed
 from softlabels.loading.joining import Pairs, Rows
 from softlabels.loading.order import Order, Window, by_length
-from softlabels.loading.tables import Arrays, Table, Tables, empty_rows
+from softlabels.loading.space import Arrays
+from softlabels.loading.tables import Table, Tables, empty_rows
 
 MOST_AHEAD = 2
 """Windows that are read before they are needed."""
 MOST_THREADS = 4
+BLOCKS_AHEAD = 2
+"""Blocks of rows that are copied before they are needed."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +86,19 @@ class Loaded:
     where: tuple[Rows, ...]
 
     def take(self, start: int, stop: int) -> Block:
-        """Rows by position in the window.
+        """Rows by position in the window, once it is ready."""
+        columns = tuple(table.take(where[start:stop]) for table, where in zip(self.tables, self.where, strict=True))
+        taken = Taken(self.store_rows[start:stop], self.source_rows[start:stop], columns)
+        return Block(taken, tuple(table.schema for table in self.tables))
+
+    def ready(self) -> None:
+        """Wait until all chunks are there.
 
         Raises:
             StoreCorrupt: bytes in a store are not what was committed.
         """
-        columns = tuple(table.take(where[start:stop]) for table, where in zip(self.tables, self.where, strict=True))
-        taken = Taken(self.store_rows[start:stop], self.source_rows[start:stop], columns)
-        return Block(taken, tuple(table.schema for table in self.tables))
+        for table in self.tables:
+            table.ready()
 
     def release(self) -> None:
         """Give the memory back."""
@@ -98,29 +106,52 @@ class Loaded:
             table.release()
 
 
+def tables_of(feed: Feed) -> list[Tables]:
+    """What reads the stores of a feed; its memory is divided among them as they have bytes.
+
+    Raises:
+        InvalidArgument: a window takes more memory than was granted.
+    """
+    total = sum(member.store.bytes for member in feed.members)
+    tables = [
+        Tables(member.store, member.names, feed.memory * member.store.bytes // total) for member in feed.members
+    ]
+    chunks, size = _window_size(feed, tables)
+    if size > feed.memory:
+        raise InvalidArgument(
+            f"a window of {chunks} chunks takes {size:,} bytes when decoded, but memory is {feed.memory:,}; grant "
+            f"more, or use a smaller window ({max(1, feed.memory * chunks // size)} fits)"
+        )
+    return tables
+
+
+def _window_size(feed: Feed, tables: list[Tables]) -> tuple[int, int]:
+    """Chunks of a window, and the bytes of their plain columns when decoded."""
+    chunks = min(feed.window, max(1, len(feed.chunk_starts()) - 1))
+    return chunks, chunks * sum(each.chunk_bytes for each in tables)
+
+
 class WindowReader:
     """Reads windows of a feed with a few threads.
 
     Args:
         feed: what there is.
+        tables: what reads its stores.
 
-    Raises:
-        InvalidArgument: a window takes more memory than was granted.
+    Attributes:
+        feed: what there is.
+        most: windows that fit into memory.
     """
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Feed, tables: list[Tables]) -> None:
         self.feed = feed
-        self._tables = [Tables(member.store, member.names) for member in feed.members]
-        chunks = min(feed.window, max(1, len(feed.chunk_starts()) - 1))
-        size = chunks * sum(tables.chunk_bytes for tables in self._tables)
-        if size > feed.memory:
-            raise InvalidArgument(
-                f"a window of {chunks} chunks takes {size:,} bytes when decoded, but memory is {feed.memory:,}; grant "
-                f"more, or use a smaller window ({max(1, feed.memory * chunks // size)} fits)"
-            )
-        self.most = 1 + min(MOST_AHEAD, feed.memory // max(1, size) - 1)
-        """Windows that fit into memory."""
+        self._tables = tables
+        self.most = 1 + MOST_AHEAD
+        if not all(each.whole for each in tables):
+            self.most = 1 + min(MOST_AHEAD, feed.memory // max(1, _window_size(feed, tables)[1]) - 1)
         self._pool = ThreadPoolExecutor(feed.threads, thread_name_prefix="softlabels-decode")
+        # Apart, so that rows of this window do not queue behind the chunks of the next ones.
+        self._copiers = ThreadPoolExecutor(feed.threads, thread_name_prefix="softlabels-copy")
 
     def begin(self, order: Order, window: Window, pairs: Pairs) -> Pending:
         """Begin to read a window."""
@@ -137,17 +168,22 @@ class WindowReader:
         """The window, as soon as its order is known; its chunks are waited for when rows are taken."""
         items, places = pending.arranged.result()
         if self.feed.lengths is not None:
-            lengths = pending.tables[0].columns()[self.feed.lengths]
-            where = self._tables[0].where(pending.window.chunks, places, pending.pairs.of_store(items))
-            order = by_length(pending.window, lengths[where], self.feed.batch, self.feed.seed)
+            table = pending.tables[0]
+            table.ready()
+            lengths = table.plain(self.feed.lengths, table.where(places, pending.pairs.of_store(items)))
+            order = by_length(pending.window, lengths, self.feed.batch, self.feed.seed)
             items, places = items[order], places[order]
         rows = pending.pairs.of_store(items)
         found = []
         for number, (member, made_by) in enumerate(zip(self.feed.members, self._tables, strict=True)):
             theirs = member.of(rows)
             mine = made_by.chunks_of(theirs)[1] if number else places
-            found.append(made_by.where(pending.tables[number].chunks, mine, theirs))
+            found.append(pending.tables[number].where(mine, theirs))
         return Loaded(rows, pending.pairs.of_source(items), pending.tables, tuple(found))
+
+    def take(self, loaded: Loaded, start: int, stop: int) -> Future[Block]:
+        """Begin to copy rows by position in a window."""
+        return self._copiers.submit(loaded.take, start, stop)
 
     def none(self) -> Taken:
         """No rows at all."""
@@ -156,6 +192,7 @@ class WindowReader:
 
     def close(self) -> None:
         """Stop reading."""
+        self._copiers.shutdown(wait=True, cancel_futures=True)
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -177,21 +214,23 @@ class Cursor:
 
     Args:
         feed: what there is.
+        tables: what reads its stores.
         epoch: to begin in.
         position: to begin at.
         endless: go on into the next epochs.
         block: rows to copy at a time, where as many come one after the other; at least those that are taken.
     """
 
-    def __init__(self, feed: Feed, epoch: int, position: int, *, endless: bool = False, block: int = 1) -> None:
-        self._reader = WindowReader(feed)
+    def __init__(
+        self, feed: Feed, tables: list[Tables], epoch: int, position: int, *, endless: bool = False, block: int = 1
+    ) -> None:
+        self._reader = WindowReader(feed, tables)
         self._coming = _windows(feed, epoch, position, endless=endless)
         self._ahead: deque[tuple[Pending, int]] = deque()
         self._now: Loaded | None = None
         self._at = self._end = 0
         self._rows = block
-        self._block: Block | None = None
-        self._block_at = self._block_end = 0
+        self._blocks: deque[tuple[range, Future[Block]]] = deque()
         self._fill()
 
     def take(self, number: int) -> Taken:
@@ -202,9 +241,9 @@ class Cursor:
         """
         pieces = []
         while number > 0:
-            block = self._here(number)
-            end = min(self._at + number, self._block_end)
-            pieces.append(block.cut(self._at - self._block_at, end - self._block_at))
+            positions, block = self._here(number)
+            end = min(self._at + number, positions.stop)
+            pieces.append(block.result().cut(self._at - positions.start, end - positions.start))
             number -= end - self._at
             self._at = end
         return joined(pieces) if pieces else self._reader.none()
@@ -221,27 +260,35 @@ class Cursor:
         """Stop reading."""
         self._reader.close()
 
-    def _here(self, number: int) -> Block:
-        """The block that holds the next row, and as many of the next ``number`` as the window has."""
+    def _here(self, number: int) -> tuple[range, Future[Block]]:
+        """The block that holds the next row, and its positions; the blocks behind it are begun."""
         window = self._window()
-        if self._block is None or not self._block_at <= self._at < self._block_end:
-            self._block_at = self._at
-            self._block_end = min(self._at + max(number, self._rows), self._end)
-            self._block = window.take(self._block_at, self._block_end)
-        return self._block
+        while self._blocks and self._at not in self._blocks[0][0]:
+            self._blocks.popleft()
+        # Where rows are skipped in between, nobody knows which come next.
+        wanted = 1 + BLOCKS_AHEAD if self._rows > 1 else 1
+        while len(self._blocks) < wanted:
+            start = self._blocks[-1][0].stop if self._blocks else self._at
+            positions = range(start, min(start + max(number, self._rows), self._end))
+            if not positions:
+                break
+            self._blocks.append((positions, self._reader.take(window, positions.start, positions.stop)))
+        return self._blocks[0]
 
     def _window(self) -> Loaded:
         """The window that holds the next row."""
         if self._now is not None and self._at < self._end:
             return self._now
         if self._now is not None:
+            self._blocks.clear()
             self._now.release()
-            self._now = self._block = None
+            self._now = None
         self._fill()
         pending, self._at = self._ahead.popleft()
         self._now = self._reader.wait(pending)
         self._end = pending.window.size
         self._fill()
+        self._now.ready()
         return self._now
 
     def _fill(self) -> None:

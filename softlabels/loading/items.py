@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from softlabels.loading.assembly import Assembler
 from softlabels.loading.batch import Batch
-from softlabels.loading.cursor import Cursor, Taken, WindowReader, default_threads, joined
+from softlabels.loading.cursor import Cursor, Taken, default_threads, joined, tables_of
 from softlabels.loading.ensemble import Ensemble, stores_of
 from softlabels.loading.feed import Feed
 from softlabels.loading.joining import Rows
@@ -95,7 +95,7 @@ class Examples:
             threads=threads or default_threads(),
         )
         self.identity = Identity.of(store, inputs, self.feed)
-        WindowReader(self.feed).close()  # refuses now what could not be held later
+        self._tables = tables_of(self.feed)
 
     def row_bytes(self) -> int:
         """See Items.row_bytes."""
@@ -103,7 +103,7 @@ class Examples:
 
     def walk(self, epoch: int, position: int, *, endless: bool = False, block: int = 1) -> Cursor:
         """See Items.walk."""
-        return Cursor(self.feed, epoch, position, endless=endless, block=block)
+        return Cursor(self.feed, self._tables, epoch, position, endless=endless, block=block)
 
     def batch(self, span: Span, pieces: list[Taken]) -> Batch:
         """See Items.batch.

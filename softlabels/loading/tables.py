@@ -1,13 +1,17 @@
-"""Decoded chunks side by side, from which rows are taken in any order.
+"""Chunks of one store, read for a window at a time, or once and for all where the whole store fits into memory.
 
 Chunks are read, verified and decoded by threads, which the decoder and the hash let run beside Python, each into its
-slot of arrays that are used again for later windows. Rows are copied out whole batches at a time.
+slot of memory that is used again for later windows. A store that fits keeps its slots: from the second epoch on nothing
+is read, and taking rows costs what it does from any array in memory.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import CancelledError, Executor, Future, wait
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,150 +19,203 @@ from numpy.typing import NDArray
 
 from softlabels.encodings import Column
 from softlabels.encodings import rows as ragged
-from softlabels.labels import ranges
+from softlabels.loading.space import SPARE, Arrays, Space, empty
 from softlabels.store import Store
 
-Arrays = dict[str, NDArray[Any]]
-
-KEPT = 3
-"""Sets of arrays that are kept for later windows."""
-
-SPARE = 8
-"""Ragged columns get room for an eighth more than the first window needs, for later ones."""
+FREE = 3
+"""Spaces that are kept for later windows."""
 
 TASK_BYTES = 2**20
 """Threads read chunks in runs of about so many bytes: to hand over a small chunk takes as long as to read it."""
 
 
 class Tables:
-    """Makes tables of one store's chunks, in memory that is used again.
+    """Makes tables of one store's chunks. Safe to share between threads; pickled without what it holds.
 
     Args:
         store: read from.
         names: of the columns.
+        memory: bytes that the decoded store may take to be kept whole; otherwise windows are, one after the other.
 
     Attributes:
-        room: rows of a slot.
-        ragged: memory for ragged columns that no table uses.
+        store: read from.
+        schema: of the columns, and of those that count their entries.
     """
 
-    def __init__(self, store: Store, names: list[str]) -> None:
+    def __init__(self, store: Store, names: list[str], memory: int) -> None:
         self.store = store
-        self.names = ragged.with_counts(names, store.descriptor.columns())
-        self.schema = {name: store.descriptor.columns()[name] for name in self.names}
-        self.plain = [name for name, column in self.schema.items() if column.per is None]
-        self.room = store.descriptor.chunk_rows
-        self._free: list[Arrays] = []
-        self.ragged: Arrays = {}
-        sizes = store.chunk_rows()
-        self.starts = np.concatenate([[0], np.cumsum(sizes)])
+        columns = store.descriptor.columns()
+        self._names = ragged.with_counts(names, columns)
+        self.schema = {name: columns[name] for name in self._names}
+        self._room = store.descriptor.chunk_rows
+        self._granted = memory
+        self._starts = np.concatenate([[0], np.cumsum(store.chunk_rows())])
+        self._clear()
+
+    def _clear(self) -> None:
+        self._lock = threading.Lock()
+        self._thread = threading.local()
+        self._free: list[Space] = []
+        self._whole: Space | None = None
+        # What ragged columns take is known when they have been read; compressed, they take less.
+        least = max(self.store.chunks * self.chunk_bytes, self.store.bytes if self._ragged else 0)
+        self.whole = least <= self._granted
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is held: another process reads what it needs itself."""
+        held = ("_lock", "_thread", "_free", "_whole")
+        return {name: value for name, value in self.__dict__.items() if name not in held}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """With nothing held."""
+        self.__dict__.update(state)
+        self._clear()
+
+    @property
+    def _ragged(self) -> list[str]:
+        return [name for name, column in self.schema.items() if column.per is not None]
 
     @property
     def chunk_bytes(self) -> int:
         """Bytes of a full chunk's plain columns when decoded."""
-        return sum(self.room * self.schema[name].entry_bytes for name in self.plain)
+        return sum(self._room * column.entry_bytes for column in self.schema.values() if column.per is None)
 
     def read(self, chunks: NDArray[np.int64], pool: Executor) -> Table:
         """Begin to read chunks."""
-        arrays = self._free.pop() if self._free else {}
-        if arrays and len(arrays[self.plain[0]]) < len(chunks) * self.room:
-            arrays = {}
-        if not arrays:
-            arrays = {name: self.empty(name, len(chunks) * self.room) for name in self.plain}
-        slots = [{name: arrays[name][slot * self.room : (slot + 1) * self.room] for name in self.plain}
-                 for slot in range(len(chunks))]  # fmt: skip
-        tasks = list(zip(chunks.tolist(), slots, strict=True))
-        run = max(1, int(TASK_BYTES / (self.room * self.store.bytes_per_row)))
-        futures = [pool.submit(self._read, tasks[at : at + run]) for at in range(0, len(tasks), run)]
-        return Table(self, chunks, arrays, futures)
-
-    def where(self, chunks: NDArray[np.int64], places: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where in a table of ``chunks`` the store's ``rows`` are, whose chunks stand at ``places`` of them."""
-        shifts: NDArray[np.int64] = np.arange(len(chunks)) * self.room - self.starts[chunks]
-        return rows + shifts.take(places)
+        with self._lock:
+            whole = self._space_for_all()
+            space = self._spare(len(chunks)) if whole is None else whole
+            slots = np.arange(len(chunks)) if whole is None else chunks
+            awaited = self._begin(space, chunks, slots, pool)
+        return Table(self, space, chunks, slots, awaited, kept=whole is not None)
 
     def chunks_of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The chunks that hold ``rows``, ascending, and for each row the place of its chunk among them."""
-        chunk_of = np.searchsorted(self.starts, rows, side="right") - 1
-        used = np.zeros(len(self.starts) - 1, np.bool_)
+        chunk_of = np.searchsorted(self._starts, rows, side="right") - 1
+        used = np.zeros(len(self._starts) - 1, np.bool_)
         used[chunk_of] = True
         return np.flatnonzero(used), (np.cumsum(used) - 1)[chunk_of]
 
-    def give_back(self, arrays: Arrays, ragged: Arrays) -> None:
-        """Keep arrays for later tables; ragged ones for the next, as one table at a time has all columns."""
-        self.ragged.update(ragged)
-        if len(self._free) < KEPT:
-            self._free.append(arrays)
+    def shifts(self, chunks: NDArray[np.int64], slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What is added to a row's number to find it in a space where ``chunks`` are in ``slots``."""
+        return slots * self._room - self._starts[chunks]
 
-    def empty(self, name: str, count: int) -> NDArray[Any]:
-        """Memory for so many entries of a column."""
-        column = self.schema[name]
-        return np.empty((count, *column.shape), np.dtype(column.dtype).newbyteorder("<"))
-
-    def _read(self, tasks: list[tuple[int, Arrays]]) -> list[Arrays]:
-        return [self._read_chunk(chunk, slot) for chunk, slot in tasks]
-
-    def _read_chunk(self, chunk: int, slot: Arrays) -> Arrays:
-        found = self.store.read_chunk(chunk, self.names, out=slot)
-        # Behind the rows of a chunk that is not full, whatever counts entries must count none.
-        for name in self.plain if len(self.plain) < len(self.names) else ():
-            slot[name][len(found[name]) :] = 0
-        return {name: array for name, array in found.items() if name not in slot}
-
-
-class Table:
-    """Chunks that are being read; made by Tables."""
-
-    def __init__(
-        self, made_by: Tables, chunks: NDArray[np.int64], arrays: Arrays, futures: list[Future[list[Arrays]]]
-    ) -> None:
-        self.chunks = chunks
-        self.schema = made_by.schema
-        self._made_by = made_by
-        self._arrays = arrays
-        self._futures = futures
-        self._columns: Arrays | None = None
-        self._ragged: Arrays = {}
-        self._bounds: ragged.Bounds | None = None
-
-    def columns(self) -> Arrays:
-        """All columns, once every chunk is there; plain ones have a slot of chunk_rows rows for each chunk.
+    def load(self, space: Space, tasks: list[tuple[int, int]]) -> None:
+        """Read chunks into slots.
 
         Raises:
             StoreCorrupt: other bytes than were committed.
         """
-        if self._columns is None:
-            parts = [part for future in self._futures for part in future.result()]
-            self._futures = []  # and with them the ragged columns chunk by chunk
-            joined = {name: self._joined(name, [part[name] for part in parts]) for name in parts[0]} if parts else {}
-            rows = len(self.chunks) * self._made_by.room  # the memory may have held a larger window before
-            self._columns = {name: self._arrays[name][:rows] for name in self._made_by.plain} | joined
-        return self._columns
+        for chunk, slot in tasks:
+            space.put(slot, self.store.read_chunk(chunk, self._names, out=partial(self._memory, space.slot(slot))))
+
+    def _memory(self, plain: Arrays, name: str, count: int) -> NDArray[Any]:
+        """Where a column is decoded: its part of a slot; for a ragged one memory that this thread uses again."""
+        if name in plain:
+            return plain[name]
+        kept: Arrays = self._thread.__dict__
+        if len(kept.get(name, ())) < count:
+            kept[name] = empty(self.schema[name], count + count // SPARE)
+        return kept[name][:count]
+
+    def give_back(self, space: Space) -> None:
+        """Keep the memory of a window for later ones."""
+        with self._lock:
+            if len(self._free) < FREE:
+                self._free.append(space)
+
+    def _space_for_all(self) -> Space | None:
+        """Where the whole store is kept; None where it takes more memory than was granted."""
+        if self.whole and self._whole is None:
+            self._whole = Space(self.schema, self.store.chunks, self._room, self._granted)
+        if self._whole is not None and self._whole.bytes > self._granted:
+            self._whole, self.whole = None, False
+        return self._whole
+
+    def _spare(self, slots: int) -> Space:
+        space = self._free.pop() if self._free else None
+        if space is None or space.slots < slots:
+            space = Space(self.schema, slots, self._room)
+        space.clear()
+        return space
+
+    def _begin(
+        self, space: Space, chunks: NDArray[np.int64], slots: NDArray[np.int64], pool: Executor
+    ) -> set[Future[None]]:
+        """Let the pool read what is not there and not on its way; returns what there is to wait for."""
+        awaited, tasks = set(), []
+        for chunk, slot in zip(chunks.tolist(), slots.tolist(), strict=True):
+            coming = space.coming.get(slot)
+            if coming is not None and not coming.done():
+                awaited.add(coming)
+            elif not space.held[slot]:
+                tasks.append((chunk, slot))
+        run = max(1, int(TASK_BYTES / (self._room * self.store.bytes_per_row)))
+        for at in range(0, len(tasks), run):
+            some = tasks[at : at + run]
+            future = pool.submit(self.load, space, some)
+            awaited.add(future)
+            space.coming.update((slot, future) for _, slot in some)
+        return awaited
+
+
+class Table:
+    """Chunks that are being read; made by Tables.
+
+    Attributes:
+        chunks: their numbers.
+        schema: of their columns.
+    """
+
+    def __init__(
+        self,
+        made_by: Tables,
+        space: Space,
+        chunks: NDArray[np.int64],
+        slots: NDArray[np.int64],
+        awaited: set[Future[None]],
+        *,
+        kept: bool,
+    ) -> None:
+        self.chunks = chunks
+        self.schema = made_by.schema
+        self._made_by = made_by
+        self._space = space
+        self._slots = slots
+        self._awaited = awaited
+        self._kept = kept
+
+    def ready(self) -> None:
+        """Wait until every chunk is there.
+
+        Raises:
+            StoreCorrupt: other bytes than were committed.
+        """
+        for future in self._awaited:
+            with suppress(CancelledError):
+                future.exception()
+        self._awaited = set()
+        # What failed, or was given up by another reader that has ended, is read here: an error comes from its chunk.
+        for at in np.flatnonzero(~self._space.held[self._slots]).tolist():
+            self._made_by.load(self._space, [(int(self.chunks[at]), int(self._slots[at]))])
+
+    def where(self, places: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the store's ``rows`` are, whose chunks stand at ``places`` of ``chunks``."""
+        return rows + self._made_by.shifts(self.chunks, self._slots).take(places)
 
     def take(self, where: NDArray[np.int64]) -> Arrays:
-        """Copies of rows, in their order; see Tables.where."""
-        columns = self.columns()
-        if self._bounds is None:
-            self._bounds = ragged.bounds(columns, self.schema)
-        places = {per: ranges(begin[where], begin[where + 1] - begin[where]) for per, begin in self._bounds.items()}
-        return {
-            name: columns[name].take(places.get(column.per or "", where), axis=0)
-            for name, column in self.schema.items()
-        }
+        """Copies of rows, in their order, once all is ready."""
+        return self._space.take(where)
 
-    def _joined(self, name: str, parts: list[NDArray[Any]]) -> NDArray[Any]:
-        """Entries of a ragged column one after the other, in memory that grows where it must."""
-        count = sum(map(len, parts))
-        memory = self._made_by.ragged.pop(name, None)
-        if memory is None or len(memory) < count:
-            memory = self._made_by.empty(name, count + count // SPARE)
-        self._ragged[name] = memory
-        return np.concatenate(parts, out=memory[:count])
+    def plain(self, name: str, where: NDArray[np.int64]) -> NDArray[Any]:
+        """One plain column of rows, in their order, once all is ready."""
+        return self._space.plain(name, where)
 
     def release(self) -> None:
-        """Give the memory back, once nothing writes to it any more."""
-        wait([future for future in self._futures if not future.cancel()])
-        self._made_by.give_back(self._arrays, self._ragged)
+        """Give the memory of a window back, once nothing writes to it any more."""
+        if not self._kept:
+            wait([future for future in self._awaited if not future.cancel()])
+            self._made_by.give_back(self._space)
 
 
 def empty_rows(schema: Mapping[str, Column]) -> Arrays:

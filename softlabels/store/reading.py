@@ -146,7 +146,7 @@ class Store:
         return sizes
 
     def read_chunk(
-        self, number: int, columns: Iterable[str] | None = None, *, out: Mapping[str, NDArray[Any]] | None = None
+        self, number: int, columns: Iterable[str] | None = None, *, out: ragged.Memory | None = None
     ) -> dict[str, NDArray[Any]]:
         """Verified columns of one chunk, (rows, *shape) each, (entries, *shape) of ragged ones; all of them for None.
 
@@ -156,7 +156,8 @@ class Store:
         Args:
             number: 0 to chunks - 1.
             columns: names such as ``key`` or ``logits/ids``.
-            out: (chunk_rows, *shape) little-endian arrays to decode plain columns into.
+            out: memory to decode into. What is returned of plain columns are views of it; what is returned of ragged
+                ones may be.
 
         Raises:
             StoreCorrupt: other bytes than were committed, or values no encoder writes; names the file.

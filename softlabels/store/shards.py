@@ -67,7 +67,7 @@ class ChunkReader:
         self._parquet = parquet_shard.Footer(bytes(data), self._columns, self._chunks, self._descriptor.codec)
 
     def read(
-        self, data: memoryview, number: int, wanted: list[str], out: Mapping[str, NDArray[Any]] | None = None
+        self, data: memoryview, number: int, wanted: list[str], out: rows.Memory | None = None
     ) -> dict[str, NDArray[Any]]:
         """Columns of chunk ``number``, and those that count their entries.
 
@@ -75,7 +75,8 @@ class ChunkReader:
             data: the chunk's bytes, verified.
             number: of the chunk within the shard.
             wanted: names of columns.
-            out: (chunk_rows, *shape) arrays for plain columns; what is returned are views of them.
+            out: memory to decode into. What is returned of plain columns are views of it; what is returned of ragged
+                ones may be.
 
         Raises:
             ValueError: not what a writer of this store leaves.
@@ -85,8 +86,9 @@ class ChunkReader:
         if self._parquet is None:
             return zarr_shard.read_chunk(data, number, piece.rows, self._columns, room, names, out=out)
         found = self._parquet.read_chunk(bytes(data), number, names)
-        for name in found.keys() & (out or {}).keys():
-            view = (out or {})[name][: piece.rows]
-            view[:] = found[name]
-            found[name] = view
+        for name in found if out is not None else ():
+            if self._columns[name].per is None:
+                view = out(name, room)[: piece.rows]
+                view[:] = found[name]
+                found[name] = view
         return found

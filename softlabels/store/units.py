@@ -67,7 +67,7 @@ class UnitReader:
         number: int,
         columns: Iterable[str] | None = None,
         *,
-        out: Mapping[str, NDArray[Any]] | None = None,
+        out: ragged.Memory | None = None,
         check: bool = True,
     ) -> dict[str, NDArray[Any]]:
         """Columns of chunk ``number``, (rows, *shape) each, (entries, *shape) of ragged ones; all of them for None.
@@ -77,7 +77,8 @@ class UnitReader:
         Args:
             number: of the chunk within the unit.
             columns: their names.
-            out: (chunk_rows, *shape) little-endian arrays to decode plain columns into.
+            out: memory to decode into. What is returned of plain columns are views of it; what is returned of ragged
+                ones may be.
             check: whether to look at the values too, of heads that are read whole. Bytes are always verified.
 
         Raises:

@@ -116,7 +116,7 @@ def read_chunk(
     chunk_rows: int,
     wanted: list[str],
     *,
-    out: Mapping[str, NDArray[Any]] | None = None,
+    out: rows.Memory | None = None,
 ) -> dict[str, NDArray[Any]]:
     """The columns in a chunk's byte range, whose hash has been checked.
 
@@ -127,7 +127,7 @@ def read_chunk(
         columns: of the shard, in order.
         chunk_rows: rows there is room for.
         wanted: the columns to decode, and those that count their entries before them.
-        out: (chunk_rows, *shape) arrays to decode plain columns into.
+        out: memory to decode into; what is returned are views of it.
 
     Returns:
         (count, *shape) arrays by column; (entries, *shape) of ragged ones.
@@ -148,15 +148,12 @@ def read_chunk(
     found: dict[str, NDArray[Any]] = {}
     for name in wanted:
         column = columns[name]
-        if column.per is None:
-            into = None if out is None else out.get(name)
-            found[name] = decode_array(bodies[name], column, chunk_rows, into)[:count]
-            continue
-        entries = rows.entries(found, columns, name)
-        room = _declared(bodies[name]) // column.entry_bytes
-        if entries > room:
-            raise ValueError(f"column {name!r} has room for {room:,} entries where {entries:,} are counted")
-        found[name] = decode_array(bodies[name], column, room)[:entries]
+        entries, room = count, chunk_rows
+        if column.per is not None:
+            entries, room = rows.entries(found, columns, name), _declared(bodies[name]) // column.entry_bytes
+            if entries > room:
+                raise ValueError(f"column {name!r} has room for {room:,} entries where {entries:,} are counted")
+        found[name] = decode_array(bodies[name], column, room, None if out is None else out(name, room))[:entries]
     return found
 
 
