@@ -273,10 +273,25 @@ def _dense_distance(ours: DenseLabels, theirs: DenseLabels) -> NDArray[np.float6
     return np.asarray(apart.reshape(len(apart), -1).max(axis=1, initial=0.0))
 
 
-def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The numbers starts[i], starts[i] + 1, ... (lengths[i] of them) for each i, one after the other."""
-    before = np.cumsum(lengths) - lengths
-    return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()), dtype=np.int64)
+def ranges(
+    starts: NDArray[np.int64], lengths: NDArray[np.int64], out: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """The numbers starts[i], starts[i] + 1, ... (lengths[i] of them) for each i, one after the other.
+
+    Args:
+        starts: (n,).
+        lengths: (n,).
+        out: as long as all lengths together, to write to; None: a new array.
+    """
+    found = np.empty(int(lengths.sum()), np.int64) if out is None else out
+    some = lengths > 0
+    if not some.all():
+        starts, lengths = starts[some], lengths[some]
+    # Steps of one, but for the first of each range, which comes from the last of the range before.
+    found[:] = 1
+    ends = np.cumsum(lengths)
+    found[(ends - lengths)] = starts - np.concatenate([[0], (starts + lengths - 1)[:-1]])[: len(starts)]
+    return np.cumsum(found, out=found)
 
 
 def _positions(

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument, LabelsMisaligned
 from softlabels.labels import SoftLabels
-from softlabels.loading.batch import Batch
+from softlabels.loading.batch import Batch, as_tensor, map_labels
 from softlabels.loading.cursor import Taken
 from softlabels.loading.ensemble import Ensemble, stores_of
 from softlabels.loading.feed import Member
 from softlabels.loading.joining import aligned_rows
 from softlabels.loading.steps import Span
-from softlabels.loading.targets import decode
-from softlabels.sources import Ragged, Source, input_keys
+from softlabels.loading.targets import Decoder
+from softlabels.sources import Ragged, Source, input_keys, map_arrays
 from softlabels.store import Store
 
 CHECKS = ("sample", "all", "off")
@@ -30,6 +30,7 @@ class Assembler:
         inputs: the data; None: labels alone.
         check: how many inputs are hashed again.
         widen: labels to int64 and float32.
+        tensors: make batches of tensors, where nothing is widened.
         views: hand out which view each row is.
 
     Raises:
@@ -37,7 +38,14 @@ class Assembler:
     """
 
     def __init__(
-        self, store: Store | Ensemble | None, inputs: Source | None, *, check: str, widen: bool, views: bool
+        self,
+        store: Store | Ensemble | None,
+        inputs: Source | None,
+        *,
+        check: str,
+        widen: bool,
+        tensors: bool,
+        views: bool,
     ) -> None:
         if check not in CHECKS:
             raise InvalidArgument(f"check is {', '.join(CHECKS)}, not {check!r}")
@@ -47,7 +55,12 @@ class Assembler:
         self._inputs = inputs
         by_content = inputs is not None and inputs.columns.id is None and store is not None
         self._check = check if by_content else "off"
-        self._widen = widen
+        self._tensors = tensors
+        self._decoders = (
+            {head: Decoder(store, head, widen=widen, tensors=tensors) for head in self._heads}
+            if isinstance(store, Store)
+            else {}
+        )
         self._views = views
 
     def members(self) -> tuple[Member, ...]:
@@ -92,22 +105,28 @@ class Assembler:
             inputs = self._inputs.inputs(taken.source_rows)
             hard = self._inputs.labels(taken.source_rows)
             self._check_alignment(inputs, taken)
+            if self._tensors:
+                inputs, hard = map_arrays(inputs, as_tensor), None if hard is None else as_tensor(hard)
         return Batch(
             epoch=span.epoch,
             step=span.step,
             rows=taken.source_rows,
             inputs=inputs,
             hard=hard,
-            targets={head: self._labels(head, taken) for head in self._heads},
+            targets=self._labels(taken),
             views=taken.columns[0]["view"] if self._views else None,
             global_rows=span.stop - span.start,
         )
 
-    def _labels(self, head: str, taken: Taken) -> SoftLabels:
-        if isinstance(self._store, Ensemble):
+    def _labels(self, taken: Taken) -> dict[str, SoftLabels]:
+        if not isinstance(self._store, Ensemble):
+            return {head: decode(taken.columns[0]) for head, decode in self._decoders.items()}
+        labels: dict[str, SoftLabels] = {}
+        for head in self._heads:
             parts = [store.decode(columns, head) for store, columns in zip(self._stores, taken.columns, strict=True)]
-            return self._store.combine(parts)
-        return decode(self._stores[0], head, taken.columns[0], widen=self._widen)
+            combined = self._store.combine(parts)
+            labels[head] = map_labels(combined, as_tensor, with_prior=True) if self._tensors else combined
+        return labels
 
     def _check_alignment(self, inputs: NDArray[np.generic] | Ragged, taken: Taken) -> None:
         count = 1 if self._check == "sample" else len(inputs)

@@ -12,8 +12,10 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count, islice
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from softlabels.encodings import Column
 from softlabels.encodings import rows as ragged
@@ -52,20 +54,28 @@ class Block:
     Args:
         taken: the rows.
         schemas: of each member's columns.
+
+    Attributes:
+        rows: how many.
     """
 
     def __init__(self, taken: Taken, schemas: tuple[Mapping[str, Column], ...]) -> None:
+        self.rows = len(taken.store_rows)
         self._taken = taken
-        self._schemas = schemas
-        self._bounds = [ragged.bounds(*pair) for pair in zip(taken.columns, schemas, strict=True)]
+        # Each column with where its rows' entries begin, if it is ragged.
+        self._columns: list[list[tuple[str, NDArray[Any], NDArray[np.int64] | None]]] = []
+        for arrays, schema in zip(taken.columns, schemas, strict=True):
+            bounds = ragged.bounds(arrays, schema)
+            self._columns.append([(name, array, bounds.get(schema[name].per or "")) for name, array in arrays.items()])
 
     def cut(self, start: int, stop: int) -> Taken:
         """Rows from ``start`` to ``stop``, over the same memory."""
         taken = self._taken
         columns = tuple(
-            ragged.cut(arrays, schema, start, stop, bounds)
-            for arrays, schema, bounds in zip(taken.columns, self._schemas, self._bounds, strict=True)
-        )
+            {name: array[start:stop] if begin is None else array[begin[start] : begin[stop]]
+             for name, array, begin in member}
+            for member in self._columns
+        )  # fmt: skip
         return Taken(taken.store_rows[start:stop], taken.source_rows[start:stop], columns)
 
 
@@ -230,6 +240,8 @@ class Cursor:
         self._now: Loaded | None = None
         self._at = self._end = 0
         self._rows = block
+        self._block: Block | None = None
+        self._block_at = 0
         self._blocks: deque[tuple[range, Future[Block]]] = deque()
         self._fill()
 
@@ -240,13 +252,18 @@ class Cursor:
             StoreCorrupt: bytes in a store are not what was committed.
         """
         pieces = []
-        while number > 0:
-            positions, block = self._here(number)
-            end = min(self._at + number, positions.stop)
-            pieces.append(block.result().cut(self._at - positions.start, end - positions.start))
-            number -= end - self._at
-            self._at = end
-        return joined(pieces) if pieces else self._reader.none()
+        while number > 0 or not pieces:
+            start, stop = self._at - self._block_at, self._at - self._block_at + number
+            if self._block is None or not 0 <= start < self._block.rows:
+                if number == 0:
+                    return self._reader.none()
+                self._next_block(number)
+                continue
+            stop = min(stop, self._block.rows)
+            pieces.append(self._block.cut(start, stop))
+            number -= stop - start
+            self._at += stop - start
+        return joined(pieces)
 
     def skip(self, number: int) -> None:
         """Go on without taking rows."""
@@ -260,8 +277,8 @@ class Cursor:
         """Stop reading."""
         self._reader.close()
 
-    def _here(self, number: int) -> tuple[range, Future[Block]]:
-        """The block that holds the next row, and its positions; the blocks behind it are begun."""
+    def _next_block(self, number: int) -> None:
+        """Get the block that holds the next row, and as many of the next ``number`` as its window has."""
         window = self._window()
         while self._blocks and self._at not in self._blocks[0][0]:
             self._blocks.popleft()
@@ -273,7 +290,8 @@ class Cursor:
             if not positions:
                 break
             self._blocks.append((positions, self._reader.take(window, positions.start, positions.stop)))
-        return self._blocks[0]
+        positions, block = self._blocks.popleft()
+        self._block_at, self._block = positions.start, block.result()
 
     def _window(self) -> Loaded:
         """The window that holds the next row."""
@@ -282,7 +300,7 @@ class Cursor:
         if self._now is not None:
             self._blocks.clear()
             self._now.release()
-            self._now = None
+            self._now = self._block = None
         self._fill()
         pending, self._at = self._ahead.popleft()
         self._now = self._reader.wait(pending)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.loading.joining import Join, Pairs, Rows
 from softlabels.loading.order import Order
+from softlabels.loading.recycling import Recycler
 from softlabels.store import Store
 
 PLAIN_CHUNK = 4096
@@ -50,6 +51,7 @@ class Feed:
         batch: rows of a batch, for ``lengths``.
         memory: bytes of decoded chunks that may be held.
         threads: that read and decode.
+        orders: memory for orders.
     """
 
     members: tuple[Member, ...]
@@ -63,6 +65,7 @@ class Feed:
     batch: int = 1
     memory: int = 2**28
     threads: int = 1
+    orders: Recycler = field(default_factory=Recycler)
 
     def pairs(self, epoch: int) -> Pairs:
         """The items of an epoch."""
@@ -71,7 +74,7 @@ class Feed:
     def order(self, pairs: Pairs) -> Order:
         """The order of an epoch with these items."""
         counts = pairs.per_chunk(self.chunk_starts())
-        return Order(counts, seed=self.seed, shuffle=self.shuffle, window=self.window)
+        return Order(counts, seed=self.seed, shuffle=self.shuffle, window=self.window, memory=self.orders)
 
     def chunk_starts(self) -> NDArray[np.int64]:
         """The first row of each chunk, and at the end the number of rows."""

@@ -76,11 +76,12 @@ class Examples:
         memory: int = 2**28,
         threads: int | None = None,
         widen: bool = True,
+        tensors: bool = False,
     ) -> None:
         selected = select(next(iter(stores_of(store)), None), inputs, rows, missing=missing, views=views)
         self.joined = selected.joined
         self.length = selected.length
-        self.assembler = Assembler(store, inputs, check=check, widen=widen, views=selected.has_views)
+        self.assembler = Assembler(store, inputs, check=check, widen=widen, tensors=tensors, views=selected.has_views)
         self.feed = Feed(
             members=self.assembler.members(),
             length=selected.length,

@@ -138,7 +138,7 @@ class MixedItems:
         KeyMissing: data without labels.
     """
 
-    def __init__(self, mixture: Mixture, *, seed: int, memory: int, by_length: bool, **options: Any) -> None:
+    def __init__(self, mixture: Mixture, *, seed: int, memory: int, by_length: bool, tensors: bool, **options: Any) -> None:
         if by_length:
             raise InvalidArgument("by_length orders the rows of one store; a mixture has several")
         share = memory // len(mixture.parts)
@@ -152,6 +152,7 @@ class MixedItems:
         self.deal = Deal(quotas_of(weights), seed)
         self.identity = self._identity(seed)
         self._priors: Priors = {}
+        self._tensors = tensors
         self._check_alike()
 
     def row_bytes(self) -> int:
@@ -172,7 +173,8 @@ class MixedItems:
         made = [part.batch(span, [piece.taken[number] for piece in pieces]) for number, part in enumerate(self.parts)]
         # Rows of a part lie in the order of its positions, so the places of all parts invert the order by part.
         back = np.argsort(np.argsort(parts, kind="stable"), kind="stable")
-        return replace(join_batches(made, self._priors).take(back), parts=parts)
+        batch = replace(join_batches(made, self._priors).take(back), parts=parts)
+        return batch.tensors() if self._tensors else batch
 
     def _identity(self, seed: int) -> Identity:
         told = repr([(part.identity, self.deal.quotas) for part in self.parts])

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabels.loading.recycling import Recycler
+
 CHUNKS, ITEMS, BATCHES, VIEWS, PARTS = range(5)
 """Streams of random words: the order of chunks, within windows, of batches by length; views; parts of a mixture."""
 
@@ -47,14 +49,24 @@ class Order:
         seed: any whole number.
         shuffle: whether to; otherwise every epoch is 0, 1, 2, ...
         window: chunks shuffled together.
+        memory: for what ``arrange`` gives.
     """
 
-    def __init__(self, chunk_items: NDArray[np.int64], *, seed: int, shuffle: bool = True, window: int = 64) -> None:
+    def __init__(
+        self,
+        chunk_items: NDArray[np.int64],
+        *,
+        seed: int,
+        shuffle: bool = True,
+        window: int = 64,
+        memory: Recycler | None = None,
+    ) -> None:
         self._counts = np.asarray(chunk_items, np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self._counts)])
         self._seed = seed
         self._shuffle = shuffle
         self._window = window
+        self._memory = Recycler() if memory is None else memory
 
     def __len__(self) -> int:
         """Items in an epoch."""
@@ -82,10 +94,14 @@ class Order:
         places = np.repeat(np.arange(len(counts)), counts)
         items = np.arange(window.size)
         if self._shuffle:
-            items = permutation(window.size, self._seed, window.epoch, ITEMS, window.number)
-            places = places.take(items)
+            items = permutation(window.size, self._seed, window.epoch, ITEMS, window.number, self._memory)
+            places = self._taken("places", places, items)
+        items += self._taken("shifts", self._starts[window.chunks] - np.cumsum(counts) + counts, places)
+        return items, places
+
+    def _taken(self, name: str, array: NDArray[np.int64], at: NDArray[np.int64]) -> NDArray[np.int64]:
         # take, not an index in brackets: a third of the time
-        return items + (self._starts[window.chunks] - np.cumsum(counts) + counts).take(places), places
+        return array.take(at, out=self._memory.empty(name, at.shape, array.dtype), mode="clip")
 
     def epoch(self, epoch: int, start: int = 0) -> NDArray[np.int64]:
         """Item numbers of a whole epoch from position ``start`` on; for small data and for tests."""
@@ -114,19 +130,23 @@ def by_length(window: Window, lengths: NDArray[np.integer], batch: int, seed: in
     return np.concatenate([ordered[:head], shuffled.reshape(-1), ordered[head + whole * batch :]])
 
 
-def permutation(count: int, seed: int, epoch: int, stream: int, number: int = 0) -> NDArray[np.int64]:
+def permutation(
+    count: int, seed: int, epoch: int, stream: int, number: int = 0, memory: Recycler | None = None
+) -> NDArray[np.int64]:
     """The stable sort order of ``count`` random words: depends on (seed, epoch, stream, number) alone.
 
     Sorts one number a word, its upper bits before its position: half the time of a sort that carries positions along.
     The few neighbours whose upper bits agree are then put right.
     """
+    memory = Recycler() if memory is None else memory
     drawn = words(count, seed, epoch, stream, number)
-    places = np.uint64((1 << max(count - 1, 0).bit_length()) - 1)
-    ranked = drawn & ~places
+    bits = max(count - 1, 0).bit_length()
+    places = np.uint64((1 << bits) - 1)
+    ranked = np.bitwise_and(drawn, ~places, out=memory.empty("ranked", (count,), drawn.dtype))
     ranked |= np.arange(count, dtype=np.uint64)
     ranked.sort()
-    order = (ranked & places).view(np.int64)
-    ranked &= ~places
+    order = np.bitwise_and(ranked, places, out=memory.empty("order", (count,), drawn.dtype)).view(np.int64)
+    ranked >>= np.uint64(bits)
     alike = np.flatnonzero(ranked[1:] == ranked[:-1])
     if len(alike):
         at = np.union1d(alike, alike + 1)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from softlabels.encodings import Column
 from softlabels.labels import ranges
+from softlabels.loading.recycling import Recycler
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -80,19 +81,24 @@ class Space:
                 self._append(number, found)
                 self.held[number] = True
 
-    def take(self, where: NDArray[np.int64]) -> Arrays:
+    def take(self, where: NDArray[np.int64], memory: Recycler) -> Arrays:
         """Copies of rows, in their order.
 
         Args:
             where: slot * room + place within it.
+            memory: for the copies.
         """
         taken = {}
         places = {"": where}
         for name, column in self._schema.items():
-            at = places[column.per or ""]
-            taken[name] = self._arrays[name].take(at, axis=0)
+            at, array = places[column.per or ""], self._arrays[name]
+            taken[name] = memory.empty(name, (len(at), *column.shape), array.dtype)
+            # All places are there; without a mode, NumPy copies twice lest it leave half a result.
+            np.take(array, at, axis=0, out=taken[name], mode="clip")
             if name in self._begins:
-                places[name] = ranges(self._begins[name].take(at), taken[name].astype(np.int64))
+                lengths = taken[name].astype(np.int64)
+                found = memory.empty(f"places of {name}", (int(lengths.sum()),), np.dtype(np.int64))
+                places[name] = ranges(self._begins[name].take(at), lengths, found)
         return taken
 
     def plain(self, name: str, where: NDArray[np.int64]) -> NDArray[Any]:

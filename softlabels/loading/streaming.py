@@ -107,6 +107,7 @@ class Loader:
             "memory": memory,
             "threads": threads or (1 if workers else None),
             "widen": device is None,
+            "tensors": device is not None,
         }
         self.items: Items
         if isinstance(store, Mixture):
@@ -221,7 +222,7 @@ def _on_device(batch: Batch, device: str | torch.device) -> Batch:
     import torch
 
     if torch.device(device).type == "cpu":
-        return batch.tensors()
+        return batch
     return batch.pin_memory().to(device, non_blocking=True)
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from softlabels.encodings import Column
 from softlabels.encodings import rows as ragged
+from softlabels.loading.recycling import Recycler
 from softlabels.loading.space import SPARE, Arrays, Space, empty
 from softlabels.store import Store
 
@@ -40,6 +41,8 @@ class Tables:
     Attributes:
         store: read from.
         schema: of the columns, and of those that count their entries.
+        whole: whether the store is kept whole.
+        copies: memory for rows that are taken.
     """
 
     def __init__(self, store: Store, names: list[str], memory: int) -> None:
@@ -50,6 +53,7 @@ class Tables:
         self._room = store.descriptor.chunk_rows
         self._granted = memory
         self._starts = np.concatenate([[0], np.cumsum(store.chunk_rows())])
+        self.copies = Recycler()
         self._clear()
 
     def _clear(self) -> None:
@@ -205,7 +209,7 @@ class Table:
 
     def take(self, where: NDArray[np.int64]) -> Arrays:
         """Copies of rows, in their order, once all is ready."""
-        return self._space.take(where)
+        return self._space.take(where, self._made_by.copies)
 
     def plain(self, name: str, where: NDArray[np.int64]) -> NDArray[Any]:
         """One plain column of rows, in their order, once all is ready."""

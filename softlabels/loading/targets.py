@@ -1,4 +1,4 @@
-"""From columns to labels: widened for NumPy as every reader does it, or left as stored for a device."""
+"""From columns to labels: widened for NumPy as every reader does it, or as tensors of what is stored for a device."""
 
 from __future__ import annotations
 
@@ -9,35 +9,60 @@ from numpy.typing import NDArray
 
 from softlabels.encodings import Dense, TopK
 from softlabels.labels import DenseLabels, SoftLabels, SparseLabels
+from softlabels.loading.batch import as_tensor, map_labels
 from softlabels.store import Store
 
 
-def decode(store: Store, head: str, columns: Mapping[str, NDArray[Any]], *, widen: bool) -> SoftLabels:
-    """Labels of a head from a batch's columns.
+class Decoder:
+    """Makes the labels of one head from a batch's columns.
 
     Args:
         store: they are from.
         head: name of the output.
-        columns: by name, as the store gives them.
         widen: to int64 and float32. Otherwise plain arrays of ids and log-probabilities keep their dtypes, and nothing
             is computed; an encoding whose values have to be computed gives the same in both cases.
+        tensors: of torch over the same memory, where nothing is widened.
     """
-    if widen:
-        return store.decode(columns, head)
-    kind, encoding, prefix = store.descriptor.heads[head], store.encoding(head), f"{head}/"
-    lengths = columns.get(f"{prefix}length")
-    if isinstance(encoding, TopK) and encoding.dtype == "f16":
-        return SparseLabels(
-            classes=kind.classes,
-            ids=columns[f"{prefix}ids"],
-            values=columns[f"{prefix}values"],
-            temperatures=kind.temperatures,
-            log_tail=columns[f"{prefix}tail"],
-            tail=kind.tail,
-            prior=store.prior(head),
-            lengths=lengths,
-            which=columns.get(f"{prefix}which"),
-        )
-    if isinstance(encoding, Dense) and encoding.dtype in {"f16", "f32"}:
-        return DenseLabels(columns[f"{prefix}values"], kind.kind, lengths)
-    return store.decode(columns, head)
+
+    def __init__(self, store: Store, head: str, *, widen: bool, tensors: bool) -> None:
+        self._store = store
+        self._head = head
+        self._widen = widen
+        self._change = as_tensor if tensors else _unchanged
+        self._kind = store.descriptor.heads[head]
+        encoding = store.encoding(head)
+        self._sparse = isinstance(encoding, TopK) and encoding.dtype == "f16"
+        self._dense = isinstance(encoding, Dense) and encoding.dtype in {"f16", "f32"}
+        self._names = [f"{head}/{name}" for name in ("ids", "values", "tail", "which", "length")]
+
+    def __call__(self, columns: Mapping[str, NDArray[Any]]) -> SoftLabels:
+        """The labels in columns by name, as the store gives them.
+
+        Raises:
+            InvalidArgument: rows too many and too uneven to be padded to the longest in memory.
+        """
+        if self._widen:
+            return self._store.decode(columns, self._head)
+        change, kind, (ids, values, tail, which, length) = self._change, self._kind, self._names
+        if self._sparse:
+            return SparseLabels(
+                classes=kind.classes,
+                ids=change(columns[ids]),
+                values=change(columns[values]),
+                temperatures=kind.temperatures,
+                log_tail=change(columns[tail]),
+                tail=kind.tail,
+                prior=self._maybe(self._store.prior(self._head)),
+                lengths=self._maybe(columns.get(length)),
+                which=self._maybe(columns.get(which)),
+            )
+        if self._dense:
+            return DenseLabels(change(columns[values]), kind.kind, self._maybe(columns.get(length)))
+        return map_labels(self._store.decode(columns, self._head), change, with_prior=True)
+
+    def _maybe(self, value: Any) -> Any:
+        return None if value is None else self._change(value)
+
+
+def _unchanged(value: Any) -> Any:
+    return value
