@@ -26,8 +26,8 @@ from softlabels.store import Store
 if TYPE_CHECKING:
     import torch
 
-GROUP_BYTES = 2**21
-MOST_IN_GROUP = 16
+GROUP_BYTES = 2**22
+MOST_IN_GROUP = 32
 """Batches are made in groups of so many bytes, and so many batches, at most."""
 
 
