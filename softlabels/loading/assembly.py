@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument, LabelsMisaligned
 from softlabels.labels import SoftLabels
-from softlabels.loading.batch import Batch, as_tensor, map_labels
+from softlabels.loading.batch import Batch, map_labels
 from softlabels.loading.cursor import Taken
 from softlabels.loading.ensemble import Ensemble, stores_of
 from softlabels.loading.feed import Member
 from softlabels.loading.joining import aligned_rows
 from softlabels.loading.steps import Span
 from softlabels.loading.targets import Decoder
+from softlabels.loading.tensors import as_tensor
 from softlabels.sources import Ragged, Source, input_keys, map_arrays
 from softlabels.store import Store
 
@@ -100,7 +102,8 @@ class Assembler:
         Raises:
             LabelsMisaligned: an input is not the one its labels were made from.
         """
-        inputs = hard = None
+        inputs: Any = None
+        hard: Any = None
         if self._inputs is not None:
             inputs = self._inputs.inputs(taken.source_rows)
             hard = self._inputs.labels(taken.source_rows)

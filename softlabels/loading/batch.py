@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.errors import StorageFailed
 from softlabels.labels import DenseLabels, SoftLabels, SparseLabels, ranges
+from softlabels.loading.tensors import as_tensor, shared, with_shared_prior
 from softlabels.sources import Ragged, map_arrays
 
 if TYPE_CHECKING:
@@ -69,19 +69,14 @@ class Batch:
     def shared(self) -> Batch:
         """The same with tensors in memory that processes share, for a worker to hand over.
 
-        Left to itself, torch asks for that memory when the batch is on its way: where there is none it says so on
-        stderr alone, and the batch is lost.
+        All of it lies in one piece, for each piece that is handed over costs as much as a batch. Tail priors, which may
+        be larger than all the rest and are the same in every batch, are put there once.
 
         Raises:
             StorageFailed: there is no such memory left.
         """
-        try:
-            return self._mapped(_share, with_prior=True)
-        except RuntimeError as error:
-            raise StorageFailed(
-                f"no memory left that processes share ({error}); enlarge /dev/shm (docker run --shm-size=8g), or use "
-                "fewer workers or smaller batches"
-            ) from error
+        copied = shared(lambda change: self._mapped(change, with_prior=False))
+        return replace(copied, targets={name: with_shared_prior(labels) for name, labels in copied.targets.items()})
 
     def numpy(self) -> Batch:
         """The same with arrays over the same memory."""
@@ -133,20 +128,6 @@ def _take(inputs: Any, order: NDArray[np.int64]) -> Any:
         starts = np.cumsum(inputs.lengths) - inputs.lengths
         return Ragged(inputs.values[ranges(starts[order], inputs.lengths[order])], inputs.lengths[order])
     return map_arrays(inputs, lambda array: array[order])
-
-
-def as_tensor(value: Any) -> torch.Tensor:
-    """A tensor over the same memory where that can be written to, else over a copy."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return value
-    return torch.from_numpy(value if value.flags.writeable else value.copy())
-
-
-def _share(value: Any) -> torch.Tensor:
-    moved: torch.Tensor = as_tensor(value).share_memory_()  # type: ignore[no-untyped-call]
-    return moved
 
 
 def _as_array(value: Any) -> Any:

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.encodings import rows as ragged
-from softlabels.loading.tables import Arrays, empty_rows
+from softlabels.loading.space import Arrays
+from softlabels.loading.tables import empty_rows
 from softlabels.store import Store
 
 

@@ -123,9 +123,7 @@ def tables_of(feed: Feed) -> list[Tables]:
         InvalidArgument: a window takes more memory than was granted.
     """
     total = sum(member.store.bytes for member in feed.members)
-    tables = [
-        Tables(member.store, member.names, feed.memory * member.store.bytes // total) for member in feed.members
-    ]
+    tables = [Tables(member.store, member.names, feed.memory * member.store.bytes // total) for member in feed.members]
     chunks, size = _window_size(feed, tables)
     if size > feed.memory:
         raise InvalidArgument(
@@ -251,7 +249,7 @@ class Cursor:
         Raises:
             StoreCorrupt: bytes in a store are not what was committed.
         """
-        pieces = []
+        pieces: list[Taken] = []
         while number > 0 or not pieces:
             start, stop = self._at - self._block_at, self._at - self._block_at + number
             if self._block is None or not 0 <= start < self._block.rows:

@@ -10,7 +10,7 @@ gradients and several processes give the mean over all tokens of a step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import get_worker_info
 
 from softlabels.errors import InvalidArgument, LabelsMisaligned, TemperatureNotStored
 from softlabels.labels import SoftLabels
@@ -26,6 +27,7 @@ from softlabels.loading.batch import Batch, map_labels
 from softlabels.loading.combining import join_batches
 from softlabels.loading.datasets import LabelDataset
 from softlabels.loading.ensemble import Ensemble, stores_of
+from softlabels.loading.tensors import as_tensor, shared, with_shared_prior
 from softlabels.losses import NO_LABEL, distillation
 from softlabels.sources import Ragged
 from softlabels.store import Store
@@ -85,6 +87,7 @@ class TokenCollator:
 
     Raises:
         LabelsMisaligned: a sequence of L tokens with other than L - 1 or L rows of labels.
+        StorageFailed: in a worker, where /dev/shm is full.
     """
 
     def __init__(self, *, head: str = "logits", pad_id: int = 0) -> None:
@@ -106,11 +109,16 @@ class TokenCollator:
         hard = np.where(real, ids, IGNORED)
         hard[:, 0] = IGNORED
         soft = replace(labels, lengths=None).take(where)
-        return {
-            "input_ids": torch.from_numpy(ids),
-            "attention_mask": torch.from_numpy(real.astype(np.int64)),
-            "labels": SoftTargets(map_labels(soft, torch.as_tensor), torch.from_numpy(hard)),
-        }
+
+        def made(change: Callable[[Any], Any]) -> tuple[Any, Any, SoftLabels, Any]:
+            return change(ids), change(real.astype(np.int64)), map_labels(soft, change), change(hard)
+
+        if get_worker_info() is None:
+            input_ids, mask, soft, targets = made(as_tensor)
+        else:
+            input_ids, mask, soft, targets = shared(made)
+            soft = with_shared_prior(soft)
+        return {"input_ids": input_ids, "attention_mask": mask, "labels": SoftTargets(soft, targets)}
 
 
 class TokenLoss:

@@ -138,7 +138,9 @@ class MixedItems:
         KeyMissing: data without labels.
     """
 
-    def __init__(self, mixture: Mixture, *, seed: int, memory: int, by_length: bool, tensors: bool, **options: Any) -> None:
+    def __init__(
+        self, mixture: Mixture, *, seed: int, memory: int, by_length: bool, tensors: bool, **options: Any
+    ) -> None:
         if by_length:
             raise InvalidArgument("by_length orders the rows of one store; a mixture has several")
         share = memory // len(mixture.parts)

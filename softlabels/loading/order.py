@@ -101,7 +101,9 @@ class Order:
 
     def _taken(self, name: str, array: NDArray[np.int64], at: NDArray[np.int64]) -> NDArray[np.int64]:
         # take, not an index in brackets: a third of the time
-        return array.take(at, out=self._memory.empty(name, at.shape, array.dtype), mode="clip")
+        taken: NDArray[np.int64] = self._memory.empty(name, at.shape, array.dtype)
+        np.take(array, at, out=taken, mode="clip")
+        return taken
 
     def epoch(self, epoch: int, start: int = 0) -> NDArray[np.int64]:
         """Item numbers of a whole epoch from position ``start`` on; for small data and for tests."""
@@ -145,7 +147,8 @@ def permutation(
     ranked = np.bitwise_and(drawn, ~places, out=memory.empty("ranked", (count,), drawn.dtype))
     ranked |= np.arange(count, dtype=np.uint64)
     ranked.sort()
-    order = np.bitwise_and(ranked, places, out=memory.empty("order", (count,), drawn.dtype)).view(np.int64)
+    order: NDArray[np.int64] = memory.empty("order", (count,), np.dtype(np.int64))
+    np.bitwise_and(ranked, places, out=order.view(np.uint64))
     ranked >>= np.uint64(bits)
     alike = np.flatnonzero(ranked[1:] == ranked[:-1])
     if len(alike):

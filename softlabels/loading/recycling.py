@@ -19,7 +19,7 @@ SPARE = 8
 
 
 class Recycler:
-    """Hands out arrays, and takes their memory back when the last view of one is gone. Safe to share between threads."""
+    """Hands out arrays, and takes their memory back with the last view of it. Safe to share between threads."""
 
     def __init__(self) -> None:
         self._free: dict[str, list[NDArray[np.uint8]]] = {}

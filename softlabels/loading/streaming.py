@@ -18,6 +18,7 @@ from softlabels.loading.background import ahead
 from softlabels.loading.batch import Batch
 from softlabels.loading.ensemble import Ensemble
 from softlabels.loading.items import Examples, Items
+from softlabels.loading.memory import default_memory
 from softlabels.loading.mixture import MixedItems, Mixture
 from softlabels.loading.steps import Span, Steps
 from softlabels.sources import Source
@@ -55,7 +56,9 @@ class Loader:
         last: what becomes of the rows that fill no batch: ``keep``, ``drop``, or fill it up by ``repeat``-ing rows.
         workers: processes that make batches, for inputs that are slow to read; 0: threads of this one.
         threads: that read and decode; None: as many as there are cores, at most four.
-        memory: bytes of decoded chunks to hold; two or three windows are held where they fit.
+        memory: bytes of decoded chunks to hold. A store that fits is decoded once and kept, so that later epochs read
+            nothing; of a larger one two or three windows are held. None: an eighth of the free memory, 256 MiB to 4
+            GiB, divided by ``workers`` and ``world_size``.
         device: hand out torch tensors there; None: NumPy arrays.
 
     Raises:
@@ -82,7 +85,7 @@ class Loader:
         last: str = "keep",
         workers: int = 0,
         threads: int | None = None,
-        memory: int = 2**28,
+        memory: int | None = None,
         device: str | torch.device | None = None,
     ) -> None:
         if window < 1 or workers < 0 or (threads is not None and threads < 1):
@@ -104,7 +107,7 @@ class Loader:
             "window": window,
             "by_length": by_length,
             "batch_size": batch_size,
-            "memory": memory,
+            "memory": default_memory(max(1, workers) * world_size) if memory is None else memory,
             "threads": threads or (1 if workers else None),
             "widen": device is None,
             "tensors": device is not None,

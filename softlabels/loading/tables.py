@@ -102,7 +102,8 @@ class Tables:
 
     def shifts(self, chunks: NDArray[np.int64], slots: NDArray[np.int64]) -> NDArray[np.int64]:
         """What is added to a row's number to find it in a space where ``chunks`` are in ``slots``."""
-        return slots * self._room - self._starts[chunks]
+        shifts: NDArray[np.int64] = slots * self._room - self._starts[chunks]
+        return shifts
 
     def load(self, space: Space, tasks: list[tuple[int, int]]) -> None:
         """Read chunks into slots.

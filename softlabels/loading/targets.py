@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from numpy.typing import NDArray
 
 from softlabels.encodings import Dense, TopK
 from softlabels.labels import DenseLabels, SoftLabels, SparseLabels
-from softlabels.loading.batch import as_tensor, map_labels
+from softlabels.loading.batch import map_labels
+from softlabels.loading.tensors import as_tensor
 from softlabels.store import Store
 
 
@@ -28,7 +29,7 @@ class Decoder:
         self._store = store
         self._head = head
         self._widen = widen
-        self._change = as_tensor if tensors else _unchanged
+        self._change: Callable[[Any], Any] = as_tensor if tensors else _unchanged
         self._kind = store.descriptor.heads[head]
         encoding = store.encoding(head)
         self._sparse = isinstance(encoding, TopK) and encoding.dtype == "f16"

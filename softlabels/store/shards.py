@@ -86,8 +86,8 @@ class ChunkReader:
         if self._parquet is None:
             return zarr_shard.read_chunk(data, number, piece.rows, self._columns, room, names, out=out)
         found = self._parquet.read_chunk(bytes(data), number, names)
-        for name in found if out is not None else ():
-            if self._columns[name].per is None:
+        if out is not None:
+            for name in [name for name in found if self._columns[name].per is None]:
                 view = out(name, room)[: piece.rows]
                 view[:] = found[name]
                 found[name] = view

@@ -56,6 +56,13 @@ def random_logits(rows, classes=20, seed=0):
     return np.random.default_rng(seed).normal(0, 3, (rows, classes)).astype(np.float32)
 
 
+def memory_for(store, window):
+    """Bytes for the labels of one window of a store, and no more."""
+    columns = store.descriptor.columns()
+    plain = [columns[name] for name in store.head_columns("logits") if columns[name].per is None]
+    return window * store.descriptor.chunk_rows * sum(column.entry_bytes for column in plain)
+
+
 def reference_order(counts, seed, epoch, window):
     """The order as docs/adr/0004 words it, with lists: permuted chunks, windows of them shuffled."""
     starts = [sum(counts[:i]) for i in range(len(counts))]

@@ -10,7 +10,7 @@ from softlabels.errors import InvalidArgument
 from softlabels.labels import Head
 from softlabels.loading import Ensemble, Loader
 from softlabels.sources import id_keys
-from tests.loading.stores import random_logits, reference_order, reference_permutation, write_store
+from tests.loading.stores import memory_for, random_logits, reference_order, reference_permutation, write_store
 
 ROWS, WINDOW = 500, 3
 LENGTHS = np.random.default_rng(0).integers(0, 40, ROWS).tolist()
@@ -59,9 +59,11 @@ def rows_of(batches):
 
 @pytest.mark.parametrize("seed", [0, 5, -3])
 @pytest.mark.parametrize("batch_size", [1, 16, 37, 200])
-def test_the_order_is_the_reference(ragged, seed, batch_size):
+@pytest.mark.parametrize("fits", [False, True])
+def test_the_order_is_the_reference(ragged, seed, batch_size, fits):
     """Also where a batch is larger than a window, so that no window holds a whole one."""
-    loader = load(ragged, seed=seed, batch_size=batch_size)
+    memory = None if fits else memory_for(ragged, WINDOW)
+    loader = load(ragged, seed=seed, batch_size=batch_size, memory=memory)
     for epoch in range(3):
         expected = reference(ragged.chunk_rows().tolist(), LENGTHS, seed, epoch, batch_size)
         assert sorted(expected) == list(range(ROWS))

@@ -1,6 +1,6 @@
 """The loader: the order is the function it claims to be, and every label meets its input."""
 
-from itertools import chain
+from itertools import chain, product
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,7 +13,7 @@ from softlabels.errors import InvalidArgument, KeyMissing, LabelsMisaligned, Sto
 from softlabels.generation import generate
 from softlabels.loading import Loader, Order
 from softlabels.sources import open_source
-from tests.loading.stores import reference_order
+from tests.loading.stores import memory_for, reference_order
 
 
 @given(
@@ -159,10 +159,11 @@ def test_windows_of_unlike_lengths_leave_nothing_to_the_next(tmp_path, encoding)
         writer.append(range(len(logits)), {"logits": logits})
     store = sl.open(tmp_path / "s")
     assert store.descriptor.chunk_rows <= 8
-    for window in (2, 4, 5, 100):
+    for window, fits in product((2, 4, 5, 100), (False, True)):
         seen = []
+        memory = None if fits else memory_for(store, window)
         for epoch in range(3):
-            for batch in Loader(store, batch_size=7, seed=1, window=window).epoch(epoch):
+            for batch in Loader(store, batch_size=7, seed=1, window=window, memory=memory).epoch(epoch):
                 labels, expected = batch.targets["logits"], store.read(batch.rows)
                 np.testing.assert_array_equal(labels.lengths, expected.lengths)
                 np.testing.assert_array_equal(labels.ids, expected.ids)

@@ -5,7 +5,7 @@ import pytest
 
 import softlabels as sl
 from softlabels.labels import Head
-from tests.loading.stores import random_logits, write_store
+from tests.loading.stores import memory_for, random_logits, write_store
 
 
 def stores(tmp_path, encoding, shard_format, *, ragged):
@@ -21,10 +21,13 @@ def stores(tmp_path, encoding, shard_format, *, ragged):
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("encoding", ["topk:4:f16", "dense:f16", "adaptive:0.05:f16"])
 @pytest.mark.parametrize("device", [None, "cpu"])
-def test_batches_that_are_kept_stay_as_they_were(tmp_path, encoding, shard_format, ragged, device):
+@pytest.mark.parametrize("fits", [False, True])
+def test_batches_that_are_kept_stay_as_they_were(tmp_path, encoding, shard_format, ragged, device, fits):
     """Three epochs of a dozen windows, looked at when all is over, hold the labels of their rows."""
     store = stores(tmp_path, encoding, shard_format, ragged=ragged)
-    loader = sl.loader(store, batch_size=7, seed=3, window=3, device=device)
+    memory = None if fits else memory_for(store, 3)
+    loader = sl.loader(store, batch_size=7, seed=3, window=3, device=device, memory=memory)
+    assert loader.items._tables[0].whole == fits
     kept = [batch for epoch in range(3) for batch in loader.epoch(epoch)]
     everything = store.read(range(store.rows))
     for batch in kept:
@@ -35,10 +38,12 @@ def test_batches_that_are_kept_stay_as_they_were(tmp_path, encoding, shard_forma
 
 
 @pytest.mark.parametrize("encoding", ["topk:4:f16", "dense:f16"])
-def test_rows_of_a_batch_can_be_changed_without_changing_another(tmp_path, encoding):
-    """Batches are cut from one block of memory, and none from the window."""
+@pytest.mark.parametrize("fits", [False, True])
+def test_rows_of_a_batch_can_be_changed_without_changing_another(tmp_path, encoding, fits):
+    """Batches are cut from one block of memory, and none from the window or what is kept of the store."""
     store = stores(tmp_path, encoding, "zarr", ragged=False)
-    loader = sl.loader(store, batch_size=8, seed=3, window=3, device="cpu")
+    memory = None if fits else memory_for(store, 3)
+    loader = sl.loader(store, batch_size=8, seed=3, window=3, device="cpu", memory=memory)
     expected = [batch.targets["logits"].values.clone() for batch in loader.epoch(0)]
     for batch, values in zip(loader.epoch(0), expected, strict=True):
         assert (batch.targets["logits"].values == values).all()

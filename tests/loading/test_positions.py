@@ -12,7 +12,7 @@ import pytest
 import softlabels as sl
 from softlabels.errors import InvalidArgument, WorkerDied
 from softlabels.loading import Loader, order
-from tests.loading.stores import reference_order, write_store
+from tests.loading.stores import memory_for, reference_order, write_store
 
 WINDOW = 2
 
@@ -48,7 +48,8 @@ def in_turn(loader, epoch, position, workers):
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("batch_size", [7, 64, 500, 5000])
-def test_every_combination_gives_the_reference(small, world_size, workers, batch_size):
+@pytest.mark.parametrize("fits", [False, True])
+def test_every_combination_gives_the_reference(small, world_size, workers, batch_size, fits):
     """Ranks side by side, batch by batch, from several points of two epochs."""
     expected = {epoch: reference(small, epoch) for epoch in (0, 1)}
     stored = small.keys()
@@ -57,7 +58,8 @@ def test_every_combination_gives_the_reference(small, world_size, workers, batch
             continue
         ranks = []
         for rank in range(world_size):
-            loader = load(small, batch_size=batch_size, rank=rank, world_size=world_size)
+            memory = None if fits else memory_for(small, WINDOW)
+            loader = load(small, batch_size=batch_size, rank=rank, world_size=world_size, memory=memory)
             made = in_turn(loader, epoch, position, workers) if workers else loader.produce(epoch, position)
             ranks.append([batch.rows for batch in made])
         assert len({len(batches) for batches in ranks}) == 1, "every rank takes the same number of steps"

@@ -86,15 +86,22 @@ import softlabels as sl
 from pathlib import Path
 from softlabels.errors import StorageFailed
 from torch.utils.data import DataLoader
+from softlabels.labels import Head
 from softlabels.loading.datasets import LabelDataset, collate
+from softlabels.loading.huggingface import TokenCollator
+from softlabels.sources import TokenSource
 from tests.loading.stores import random_logits, write_store
 
 if __name__ == "__main__":
     store = write_store(Path("s"), random_logits(40_000, 50), unit_rows=20_000, chunk_rows=4000)
-    workers = {"num_workers": 1, "multiprocessing_context": "forkserver", "collate_fn": collate}
+    head = Head(encoding="topk:4:f16", classes=50, kind="tokens", shape=(None,))
+    tokens = write_store(Path("t"), [random_logits(99, 50)] * 400, head=head)
+    sequences = TokenSource([list(range(100))] * 400, ids=range(400))
+    workers = {"num_workers": 1, "multiprocessing_context": "forkserver"}
     for batches in (
         sl.loader(store, batch_size=20_000, workers=1).stream(),
-        DataLoader(LabelDataset(store), batch_size=20_000, **workers),
+        DataLoader(LabelDataset(store), batch_size=20_000, collate_fn=collate, **workers),
+        DataLoader(LabelDataset(tokens, inputs=sequences), batch_size=200, collate_fn=TokenCollator(), **workers),
     ):
         try:
             for _ in batches:
@@ -109,5 +116,5 @@ if __name__ == "__main__":
 def test_a_full_shared_memory_is_an_error_within_seconds(tmp_path):
     """Where torch would lose the batch, and wait for it for ever where the stream has no end."""
     said, seconds = run(SHARED, "/dev/shm", "size=256k", tmp_path)  # noqa: S108  of a namespace of its own
-    assert said.split() == ["said"] * 2
+    assert said.split() == ["said"] * 3
     assert seconds < 100, "a hang would be for ever"

@@ -1,0 +1,181 @@
+"""A store that fits into memory is read once; what is handed out is the same as of one that does not."""
+
+import pickle
+import threading
+
+import numpy as np
+import pytest
+
+from softlabels.errors import StoreCorrupt
+from softlabels.labels import Head
+from softlabels.loading import Ensemble, Loader, memory
+from softlabels.loading.memory import LEAST, MOST, default_memory
+from tests.loading.stores import memory_for, random_logits, write_store
+
+WINDOW = 2
+
+
+@pytest.fixture(params=["plain", "ragged"])
+def store(request, tmp_path):
+    return made(tmp_path / "s", ragged=request.param == "ragged")
+
+
+def made(root, *, ragged, seed=0):
+    if not ragged:
+        return write_store(root, random_logits(300, seed=seed), unit_rows=100, chunk_rows=32)
+    logits = [random_logits(row % 7, 20, seed=seed + row) for row in range(300)]
+    head = Head(encoding="adaptive:0.05:f16", classes=20, kind="tokens", shape=(None,), temperatures=(1.0, 2.0))
+    return write_store(root, logits, head=head, unit_rows=100, chunk_rows=32)
+
+
+def counted(store, monkeypatch):
+    """The chunks that are read, as they are."""
+    read = []
+    real = store.read_chunk
+    monkeypatch.setattr(
+        store, "read_chunk", lambda number, *args, **options: read.append(number) or real(number, *args, **options)
+    )
+    return read
+
+
+def expect_right(store, batches):
+    everything = store.read(range(store.rows))
+    seen = []
+    for batch in batches:
+        np.testing.assert_array_equal(
+            batch.targets["logits"].log_probs(2.0), everything.take(batch.rows).log_probs(2.0)
+        )
+        seen += batch.rows.tolist()
+    assert sorted(seen) == list(range(store.rows))
+    return seen
+
+
+def test_what_fits_is_read_once_and_what_does_not_in_every_epoch(store, monkeypatch):
+    read = counted(store, monkeypatch)
+    kept = Loader(store, batch_size=16, window=WINDOW)
+    windows = Loader(store, batch_size=16, window=WINDOW, memory=memory_for(store, WINDOW))
+    orders = []
+    for loader, times in ((kept, 1), (windows, 3)):
+        read.clear()
+        batches = [list(loader.epoch(epoch)) for epoch in range(3)]
+        assert sorted(read) == sorted(list(range(store.chunks)) * times)
+        orders.append([expect_right(store, epoch) for epoch in batches])
+    assert orders[0] == orders[1]
+
+
+def test_ragged_rows_that_turn_out_not_to_fit_are_read_in_windows(tmp_path, monkeypatch):
+    """Compressed the store is smaller than the memory granted; decoded it is not, which shows as it is read."""
+    logits = [np.zeros((50, 20), np.float32)] * 300
+    head = Head(encoding="topk:8:f16", classes=20, kind="tokens", shape=(None,))
+    store = write_store(tmp_path / "s", logits, head=head, unit_rows=100, chunk_rows=32)
+    granted = store.bytes + 1000
+    assert granted < 300 * 50 * 8 * 3
+    loader = Loader(store, batch_size=16, window=WINDOW, memory=granted)
+    read = counted(store, monkeypatch)
+    (tables,) = loader.items._tables
+    assert tables.whole
+    for epoch in range(3):
+        everything = store.read(range(store.rows))
+        read.clear()
+        for batch in loader.epoch(epoch):
+            np.testing.assert_array_equal(batch.targets["logits"].log_probs(), everything.take(batch.rows).log_probs())
+        assert sorted(set(read)) == list(range(store.chunks))
+    assert not tables.whole
+    assert tables._whole is None, "and the memory is given up"
+
+
+def test_readers_of_one_loader_share_what_is_kept_and_may_leave(store, monkeypatch):
+    """One leaves when it has asked for everything; others that waited for the same chunks get them all the same."""
+    read = counted(store, monkeypatch)
+    real, gate = store.read_chunk, threading.Event()
+
+    def slow(number, *args, **options):
+        gate.wait(0.02)
+        return real(number, *args, **options)
+
+    monkeypatch.setattr(store, "read_chunk", slow)
+    loader = Loader(store, batch_size=16, window=store.chunks, threads=1)
+    leaving, staying = loader.epoch(0), loader.epoch(1)
+    next(leaving)
+    fresh = Loader(store, batch_size=16, window=store.chunks, threads=1)
+    first, second = fresh.items.walk(0, 0), fresh.items.walk(1, 0)
+    first.close()
+    gate.set()
+    taken = second.take(store.rows)
+    assert sorted(taken.store_rows.tolist()) == list(range(store.rows))
+    expected = store.take(taken.store_rows, store.head_columns("logits"))
+    for name, array in expected.items():
+        np.testing.assert_array_equal(taken.columns[0][name], array)
+    second.close()
+    leaving.close()
+    expect_right(store, staying)
+    assert len(read) >= 2 * store.chunks
+
+
+def test_damage_is_an_error_until_it_is_mended(store):
+    """What could not be read is tried again; what was read stays good."""
+    shard = next((store.root / "shards").rglob("00000001-*"))
+    whole = shard.read_bytes()
+    damaged = bytearray(whole)
+    damaged[100] ^= 1
+    shard.write_bytes(damaged)
+    loader = Loader(store, batch_size=16, window=WINDOW)
+    for _ in range(2):
+        with pytest.raises(StoreCorrupt, match="softlabels repair"):
+            list(loader.epoch(0))
+    shard.write_bytes(whole)
+    expect_right(store, loader.epoch(0))
+    expect_right(store, loader.epoch(1))
+
+
+def test_another_process_gets_no_memory_but_the_way_to_fill_it(store):
+    loader = Loader(store, batch_size=16, window=WINDOW)
+    before = len(pickle.dumps(loader))
+    rows = [batch.rows.tolist() for batch in loader.epoch(0)]
+    after = pickle.dumps(loader)
+    assert abs(len(after) - before) < 1000
+    again = pickle.loads(after)  # noqa: S301  our own bytes
+    assert [batch.rows.tolist() for batch in again.epoch(0)] == rows
+
+
+def test_teachers_of_an_ensemble_are_kept_together_or_not(tmp_path, monkeypatch):
+    stores = [made(tmp_path / str(seed), ragged=False, seed=seed) for seed in range(2)]
+    read = [counted(store, monkeypatch) for store in stores]
+    one = memory_for(stores[0], stores[0].chunks)
+    for granted, times in ((one, 2), (2 * one + 64, 1)):
+        loader = Loader(Ensemble(stores), batch_size=16, window=WINDOW, memory=granted)
+        for each in read:
+            each.clear()  # an ensemble looks at a row
+        for epoch in range(2):
+            list(loader.epoch(epoch))
+        assert [len(each) for each in read] == [times * store.chunks for store in stores]
+
+
+def test_memory_where_nobody_says_is_a_share_of_what_is_free(tmp_path, monkeypatch):
+    """The machine's, the control group's of either version, the process's own; within bounds."""
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (memory.resource.RLIM_INFINITY, 0))
+    (tmp_path / "meminfo").write_text("MemTotal: 99 kB\nMemAvailable:   16777216 kB\nHugePages_Total:       0\n")
+    assert default_memory() == 2**31
+    assert default_memory(4) == 2**29
+    assert default_memory(64) == LEAST
+    (tmp_path / "memory.max").write_text("max\n")
+    assert default_memory() == 2**31
+    (tmp_path / "memory.max").write_text(f"{9 * 2**30}\n")
+    (tmp_path / "memory.current").write_text(f"{2**30}\n")
+    assert default_memory() == 2**30
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text(f"{4 * 2**30}\n")
+    assert default_memory() == 2**29
+    monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (3 * 2**30, 0))
+    assert default_memory() == 3 * 2**27
+    monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (2**20, 0))
+    assert default_memory() == LEAST
+    monkeypatch.undo()
+    assert LEAST <= default_memory() <= MOST
+
+
+def test_memory_is_asked_of_a_machine_that_does_not_say(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "none")
+    assert LEAST <= default_memory() <= MOST
