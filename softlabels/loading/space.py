@@ -6,6 +6,8 @@ another, in the order in which chunks come, and where each row's begin is kept b
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Mapping
 from concurrent.futures import Future
 from threading import Lock
@@ -19,6 +21,9 @@ from softlabels.labels import ranges
 from softlabels.loading.recycling import Recycler
 
 Arrays = dict[str, NDArray[Any]]
+
+HUGE = 2**22
+"""Bytes from which on NumPy asks for huge pages."""
 
 SPARE = 8
 """Ragged columns get room for an eighth more than the first chunk suggests."""
@@ -51,7 +56,9 @@ class Space:
         }
         self._ragged = [name for name, column in schema.items() if column.per is not None]
         counts = {column.per for column in schema.values() if column.per is not None}
-        self._begins = {name: np.empty(len(self._arrays[name]), np.int64) for name in schema if name in counts}
+        self._begins = {
+            name: memory((len(self._arrays[name]),), np.dtype(np.int64)) for name in schema if name in counts
+        }
         self._used = dict.fromkeys(self._begins, 0)
         self._lock = Lock()
 
@@ -81,23 +88,23 @@ class Space:
                 self._append(number, found)
                 self.held[number] = True
 
-    def take(self, where: NDArray[np.int64], memory: Recycler) -> Arrays:
+    def take(self, where: NDArray[np.int64], copies: Recycler) -> Arrays:
         """Copies of rows, in their order.
 
         Args:
             where: slot * room + place within it.
-            memory: for the copies.
+            copies: memory for them.
         """
         taken = {}
         places = {"": where}
         for name, column in self._schema.items():
             at, array = places[column.per or ""], self._arrays[name]
-            taken[name] = memory.empty(name, (len(at), *column.shape), array.dtype)
+            taken[name] = copies.empty(name, (len(at), *column.shape), array.dtype)
             # All places are there; without a mode, NumPy copies twice lest it leave half a result.
             np.take(array, at, axis=0, out=taken[name], mode="clip")
             if name in self._begins:
                 lengths = taken[name].astype(np.int64)
-                found = memory.empty(f"places of {name}", (int(lengths.sum()),), np.dtype(np.int64))
+                found = copies.empty(f"places of {name}", (int(lengths.sum()),), np.dtype(np.int64))
                 places[name] = ranges(self._begins[name].take(at), lengths, found)
         return taken
 
@@ -126,11 +133,24 @@ class Space:
         room = count + count // SPARE
         if used == 0 and room * self.slots * array[:1].nbytes <= self._most:
             room *= self.slots
-        larger = np.empty((room, *array.shape[1:]), array.dtype)
+        larger = memory((room, *array.shape[1:]), array.dtype)
         larger[:used] = array[:used]
         return larger
 
 
 def empty(column: Column, count: int) -> NDArray[Any]:
     """Memory for so many entries of a column."""
-    return np.empty((count, *column.shape), np.dtype(column.dtype).newbyteorder("<"))
+    return memory((count, *column.shape), np.dtype(column.dtype).newbyteorder("<"))
+
+
+def memory(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """An array whose memory is taken page by page as it is written to.
+
+    NumPy asks the kernel for huge pages. Where a virtual machine has not touched its memory yet, 800 MiB of them take
+    1.6 s to come, small ones 0.3 s; rows are taken from both alike.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if size < HUGE:
+        return np.empty(shape, dtype)
+    mapped = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(mapped, dtype).reshape(shape)
