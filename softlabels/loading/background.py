@@ -1,7 +1,8 @@
-"""Running an iterator a little ahead of its consumer, on a thread of its own."""
+"""Threads beside the consumer's, and running an iterator a little ahead of it on one of them."""
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,17 @@ GROUPS = 3
 """Groups of items that are made or waiting at any time."""
 
 
+class Threads(ThreadPoolExecutor):
+    """A few threads that may be left behind by a script that ends in the middle of an epoch."""
+
+    _is_finalizing = staticmethod(sys.is_finalizing)  # kept here, for modules are emptied by then
+
+    def end(self) -> None:
+        """Give up what has not begun and wait for what has; the interpreter has done so itself where it ends."""
+        if not self._is_finalizing():
+            self.shutdown(wait=True, cancel_futures=True)
+
+
 def ahead(items: Generator[Item], group: int) -> Generator[Item]:
     """The items of a generator, made on another thread, in groups so that the threads meet rarely.
 
@@ -22,7 +34,7 @@ def ahead(items: Generator[Item], group: int) -> Generator[Item]:
         items: what makes them; closed at the end.
         group: items of a group.
     """
-    pool = ThreadPoolExecutor(1, thread_name_prefix="softlabels-batches")
+    pool = Threads(1, thread_name_prefix="softlabels-batches")
     waiting: deque[Future[tuple[list[Item], BaseException | None]]] = deque()
     try:
         # The first alone: nobody waits for a group before the first step.
@@ -37,7 +49,7 @@ def ahead(items: Generator[Item], group: int) -> Generator[Item]:
             if not made:
                 return
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.end()
         items.close()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from softlabels.encodings import Column
 from softlabels.encodings import rows as ragged
 from softlabels.errors import InvalidArgument
+from softlabels.loading.background import Threads
 from softlabels.loading.feed import Feed
 from softlabels.loading.joining import Pairs, Rows
 from softlabels.loading.order import Order, Window, by_length
@@ -157,9 +158,9 @@ class WindowReader:
         self.most = 1 + MOST_AHEAD
         if not all(each.whole for each in tables):
             self.most = 1 + min(MOST_AHEAD, feed.memory // max(1, _window_size(feed, tables)[1]) - 1)
-        self._pool = ThreadPoolExecutor(feed.threads, thread_name_prefix="softlabels-decode")
+        self._pool = Threads(feed.threads, thread_name_prefix="softlabels-decode")
         # Apart, so that rows of this window do not queue behind the chunks of the next ones.
-        self._copiers = ThreadPoolExecutor(feed.threads, thread_name_prefix="softlabels-copy")
+        self._copiers = Threads(feed.threads, thread_name_prefix="softlabels-copy")
 
     def begin(self, order: Order, window: Window, pairs: Pairs) -> Pending:
         """Begin to read a window."""
@@ -200,8 +201,8 @@ class WindowReader:
 
     def close(self) -> None:
         """Stop reading."""
-        self._copiers.shutdown(wait=True, cancel_futures=True)
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._copiers.end()
+        self._pool.end()
 
 
 @dataclass(frozen=True)

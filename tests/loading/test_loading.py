@@ -1,5 +1,7 @@
 """The loader: the order is the function it claims to be, and every label meets its input."""
 
+import subprocess
+import sys
 from itertools import chain, product
 
 import numpy as np
@@ -170,3 +172,25 @@ def test_windows_of_unlike_lengths_leave_nothing_to_the_next(tmp_path, encoding)
                 np.testing.assert_array_equal(labels.values, expected.values)
                 seen.append(batch.rows)
         assert sorted(np.concatenate(seen)) == sorted(3 * list(range(70)))
+
+
+LEFT = """
+import sys
+import softlabels as sl
+
+options = {"device": "cpu"} if sys.argv[2] == "cpu" else {}
+loader = sl.loader(sl.open(sys.argv[1]), batch_size=7, window=2, **options)
+stream, epoch = loader.stream(), iter(loader)
+for batches in (stream, epoch):
+    next(batches)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("device", ["none", "cpu"])
+def test_a_script_may_end_in_the_middle_of_an_epoch(sealed, device):
+    """Nothing is said when the interpreter ends, and it ends at once."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT, str(sealed), device], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
