@@ -62,7 +62,7 @@ def make(root: Path, rows: int, shard_format: str, codec: str, encoding: str) ->
 def unverified(self: units.UnitReader, piece: Range) -> memoryview:
     """As the reader's own, without the hash."""
     data = units._scratch(piece.size)  # noqa: SLF001  what is measured is that method without one line
-    files.read_range(self._root, self.path, piece.offset, data, of=self.record.size)
+    files.read_range(self.path, piece.offset, data, of=self.record.size)
     return data
 
 

@@ -279,11 +279,13 @@ class Cursor:
     def _next_block(self, number: int) -> None:
         """Get the block that holds the next row, and as many of the next ``number`` as its window has."""
         window = self._window()
+        window.ready()
+        if self._rows == 1:  # others take rows in between, and nobody knows which come next
+            self._block_at, self._block = self._at, window.take(self._at, min(self._at + number, self._end))
+            return
         while self._blocks and self._at not in self._blocks[0][0]:
             self._blocks.popleft()
-        # Where rows are skipped in between, nobody knows which come next.
-        wanted = 1 + BLOCKS_AHEAD if self._rows > 1 else 1
-        while len(self._blocks) < wanted:
+        while len(self._blocks) <= BLOCKS_AHEAD:
             start = self._blocks[-1][0].stop if self._blocks else self._at
             positions = range(start, min(start + max(number, self._rows), self._end))
             if not positions:
@@ -305,7 +307,6 @@ class Cursor:
         self._now = self._reader.wait(pending)
         self._end = pending.window.size
         self._fill()
-        self._now.ready()
         return self._now
 
     def _fill(self) -> None:

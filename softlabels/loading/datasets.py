@@ -225,6 +225,8 @@ class LabelStream(IterableDataset[Batch]):
         if info is None:
             made: Iterator[Batch] = iter(self._loader)
         else:
+            if self._loader.memory is None:  # said of one process, and there are others
+                self._loader.items.divide_memory(info.num_workers)
             state = self._loader.state_dict()
             made = self._loader.produce(state["epoch"], state["position"], worker=info.id, workers=info.num_workers)
         return (batch.tensors() for batch in made)

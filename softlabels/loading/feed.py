@@ -65,7 +65,7 @@ class Feed:
     batch: int = 1
     memory: int = 2**28
     threads: int = 1
-    orders: Recycler = field(default_factory=Recycler)
+    orders: Recycler = field(default_factory=Recycler, repr=False, compare=False)
 
     def pairs(self, epoch: int) -> Pairs:
         """The items of an epoch."""

@@ -44,6 +44,9 @@ class Items(Protocol):
     def row_bytes(self) -> int:
         """About the bytes of an item in a batch."""
 
+    def divide_memory(self, processes: int) -> None:
+        """Keep stores whole only where so many processes can."""
+
     def walk(self, epoch: int, position: int, *, endless: bool = False, block: int = 1) -> Walk:
         """Begin at a position of an epoch, and copy ``block`` items at a time."""
 
@@ -101,6 +104,11 @@ class Examples:
     def row_bytes(self) -> int:
         """See Items.row_bytes."""
         return self.assembler.row_bytes()
+
+    def divide_memory(self, processes: int) -> None:
+        """See Items.divide_memory."""
+        for tables in self._tables:
+            tables.divide(processes)
 
     def walk(self, epoch: int, position: int, *, endless: bool = False, block: int = 1) -> Cursor:
         """See Items.walk."""

@@ -161,6 +161,11 @@ class MixedItems:
         """See Items.row_bytes."""
         return max(part.row_bytes() for part in self.parts)
 
+    def divide_memory(self, processes: int) -> None:
+        """See Items.divide_memory."""
+        for part in self.parts:
+            part.divide_memory(processes)
+
     def walk(self, epoch: int, position: int, *, endless: bool = False, block: int = 1) -> MixedWalk:
         """See Items.walk."""
         return MixedWalk(self.parts, self.deal, epoch * self.length + position, block)

@@ -98,6 +98,7 @@ class Loader:
         self.rank, self.world_size = rank, world_size
         self.workers = workers
         self.device = device
+        self.memory = memory
         options: dict[str, Any] = {
             "check": check,
             "missing": missing,

@@ -51,7 +51,7 @@ class Tables:
         self._names = ragged.with_counts(names, columns)
         self.schema = {name: columns[name] for name in self._names}
         self._room = store.descriptor.chunk_rows
-        self._granted = memory
+        self._memory = self._granted = memory
         self._starts = np.concatenate([[0], np.cumsum(store.chunk_rows())])
         self.copies = Recycler()
         self._clear()
@@ -84,6 +84,12 @@ class Tables:
         """Bytes of a full chunk's plain columns when decoded."""
         return sum(self._room * column.entry_bytes for column in self.schema.values() if column.per is None)
 
+    def divide(self, processes: int) -> None:
+        """Keep the store whole only where so many processes may do so with the memory of one."""
+        if self._granted != self._memory // processes:
+            self._granted = self._memory // processes
+            self._clear()
+
     def read(self, chunks: NDArray[np.int64], pool: Executor) -> Table:
         """Begin to read chunks."""
         with self._lock:
@@ -112,9 +118,9 @@ class Tables:
             StoreCorrupt: other bytes than were committed.
         """
         for chunk, slot in tasks:
-            space.put(slot, self.store.read_chunk(chunk, self._names, out=partial(self._memory, space.slot(slot))))
+            space.put(slot, self.store.read_chunk(chunk, self._names, out=partial(self._place, space.slot(slot))))
 
-    def _memory(self, plain: Arrays, name: str, count: int) -> NDArray[Any]:
+    def _place(self, plain: Arrays, name: str, count: int) -> NDArray[Any]:
         """Where a column is decoded: its part of a slot; for a ragged one memory that this thread uses again."""
         if name in plain:
             return plain[name]

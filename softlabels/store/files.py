@@ -142,7 +142,7 @@ def make_directory(root: Path, path: Path) -> None:
         StoreCorrupt: a link is in the way.
     """
     if path.is_dir():
-        _check_inside(root, path)
+        check_inside(root, path)
         return
     if path != root:
         make_directory(root, path.parent)
@@ -165,7 +165,7 @@ def sync_directory(path: Path) -> None:
 
 def move(root: Path, source: Path, target: Path) -> None:
     """Rename within the store, durably on both sides."""
-    _check_inside(root, source.parent)
+    check_inside(root, source.parent)
     make_directory(root, target.parent)
     with told_apart(target, writing=True):
         source.rename(target)
@@ -245,7 +245,8 @@ def read(root: Path, path: Path, limit: int) -> bytes:
         StorageFailed: too many open files, not permitted, ...
         StoreCorrupt: it lies behind a link; the same of every verb that reads.
     """
-    with _opened(root, path) as (descriptor, size):
+    check_inside(root, path.parent)
+    with _opened(path) as (descriptor, size):
         if size > limit:
             raise ValueError(f"{size:,} bytes, where at most {limit:,} are allowed")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
@@ -253,8 +254,10 @@ def read(root: Path, path: Path, limit: int) -> bytes:
             return file.read(size)
 
 
-def read_range(root: Path, path: Path, offset: int, into: memoryview, *, of: int) -> None:
+def read_range(path: Path, offset: int, into: memoryview, *, of: int) -> None:
     """Fill ``into`` with the bytes from ``offset`` of a file that has ``of`` bytes in all.
+
+    Call check_inside for its directory first: once for many ranges.
 
     Read, not mapped: what was hashed must be what is decoded, whatever happens to the file in between, and a mapped
     file that is cut short kills the process (docs/adr/0008-chunks-are-read-not-mapped.md).
@@ -263,7 +266,7 @@ def read_range(root: Path, path: Path, offset: int, into: memoryview, *, of: int
         ValueError: it has another size, ends early, or is no regular file.
         FileNotFoundError: it is not there.
     """
-    with _opened(root, path) as (descriptor, size):
+    with _opened(path) as (descriptor, size):
         if size != of:
             raise ValueError(f"it has {size:,} bytes where {of:,} were committed")
         # Chunks are read in any order: the range at once, and nothing behind it.
@@ -283,7 +286,8 @@ def read_pieces(root: Path, path: Path, each: Callable[[bytes], object], piece: 
         FileNotFoundError: it is not there.
     """
     total = 0
-    with _opened(root, path) as (descriptor, _):
+    check_inside(root, path.parent)
+    with _opened(path) as (descriptor, _):
         while data := os.read(descriptor, piece):
             each(data)
             total += len(data)
@@ -291,9 +295,8 @@ def read_pieces(root: Path, path: Path, each: Callable[[bytes], object], piece: 
 
 
 @contextmanager
-def _opened(root: Path, path: Path) -> Iterator[tuple[int, int]]:
-    """The descriptor and size of a regular file of the store, open for reading."""
-    _check_inside(root, path.parent)
+def _opened(path: Path) -> Iterator[tuple[int, int]]:
+    """The descriptor and size of a regular file, open for reading."""
     with told_apart(path):
         try:
             # A FIFO would wait for its other end without O_NONBLOCK.
@@ -316,12 +319,12 @@ def _check_regular(descriptor: int) -> int:
     return status.st_size
 
 
-def _check_inside(root: Path, folder: Path) -> None:
+def check_inside(root: Path, folder: Path) -> None:
     """Raise StoreCorrupt where a directory of the store, or one above it, is a link: it may lead anywhere.
 
     The root itself may be one: its user has named it.
     """
-    path, top = os.fspath(folder), len(os.fspath(root))  # as text: every read passes here
+    path, top = os.fspath(folder), len(os.fspath(root))  # as text: many reads pass here
     while len(path) > top:
         if os.path.islink(path):  # noqa: PTH114
             raise StoreCorrupt(
@@ -369,7 +372,7 @@ def size(path: Path) -> int | None:
 
 def delete(root: Path, path: Path) -> None:
     """Remove a file for good, durably."""
-    _check_inside(root, path.parent)
+    check_inside(root, path.parent)
     with told_apart(path, writing=True):
         path.unlink()
     sync_directory(path.parent)
@@ -377,7 +380,7 @@ def delete(root: Path, path: Path) -> None:
 
 def list_names(root: Path, folder: Path) -> list[str]:
     """Names in a directory, sorted; none where it does not exist."""
-    _check_inside(root, folder)
+    check_inside(root, folder)
     try:
         with told_apart(folder):
             return sorted(entry.name for entry in folder.iterdir())

@@ -59,6 +59,7 @@ class UnitReader:
         self._descriptor = descriptor
         self._columns = descriptor.columns()
         self._encodings = {name: descriptor.encoding(name) for name in descriptor.heads}
+        self._inside = False
         self._chunks = ChunkReader(descriptor, record.chunks)
         self.path = layout.shard_path(root, record.unit, record.attempt, descriptor.shard_format)
 
@@ -97,7 +98,10 @@ class UnitReader:
     def _verified(self, piece: Range) -> memoryview:
         """The bytes of a range, once they are sure to be those that were committed; until this thread reads again."""
         data = _scratch(piece.size)
-        files.read_range(self._root, self.path, piece.offset, data, of=self.record.size)
+        if not self._inside:
+            files.check_inside(self._root, self.path.parent)
+            self._inside = True
+        files.read_range(self.path, piece.offset, data, of=self.record.size)
         if blake3(data).hexdigest() != piece.blake3:
             raise ValueError(f"bytes {piece.offset:,} to {piece.offset + piece.size:,} are not what was committed")
         return data

@@ -2,13 +2,15 @@
 
 import pickle
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from softlabels.errors import StoreCorrupt
 from softlabels.labels import Head
-from softlabels.loading import Ensemble, Loader, memory
+from softlabels.loading import Ensemble, Loader, datasets, memory, streaming
+from softlabels.loading.datasets import LabelStream
 from softlabels.loading.memory import LEAST, MOST, default_memory
 from tests.loading.stores import memory_for, random_logits, write_store
 
@@ -179,3 +181,41 @@ def test_memory_where_nobody_says_is_a_share_of_what_is_free(tmp_path, monkeypat
 def test_memory_is_asked_of_a_machine_that_does_not_say(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "MEMINFO", tmp_path / "none")
     assert LEAST <= default_memory() <= MOST
+
+
+def test_damage_in_what_is_skipped_harms_nobody(store, monkeypatch):
+    """Who goes to a position behind it reads other windows, in one process as among ranks."""
+    loader = Loader(store, batch_size=16, window=WINDOW, memory=memory_for(store, WINDOW))
+    last = list(loader.epoch(0))[-1]
+    starts = np.concatenate([[0], np.cumsum(store.chunk_rows())])
+    needed = set((np.searchsorted(starts, last.rows, side="right") - 1).tolist())
+    real = store.read_chunk
+
+    def damaged(number, *args, **options):
+        if number not in needed:
+            raise StoreCorrupt(f"chunk {number} is damaged")
+        return real(number, *args, **options)
+
+    monkeypatch.setattr(store, "read_chunk", damaged)
+    assert len(needed) <= WINDOW, "the last batch lies in the last window"
+    walk = loader.items.walk(0, 0)
+    walk.skip(store.rows - len(last))
+    assert walk.take(len(last)).store_rows.tolist() == last.rows.tolist()
+    walk.close()
+    with pytest.raises(StoreCorrupt):
+        list(loader.epoch(0))
+
+
+def test_workers_of_a_stream_divide_what_one_process_would_take(store, monkeypatch):
+    """Eight processes that keep an eighth of the memory each would leave none."""
+    monkeypatch.setattr(streaming, "default_memory", lambda _: 2**21)
+    for said, wholes in ((None, [True, False]), (2**21, [True, True])):
+        for workers, whole in zip((2, 1000), wholes, strict=True):
+            loader = Loader(store, batch_size=16, window=WINDOW, memory=said)
+            stream = LabelStream(loader)
+            info = SimpleNamespace(id=0, num_workers=workers)
+            monkeypatch.setattr(datasets, "get_worker_info", lambda info=info: info)
+            for epoch in range(2):
+                stream.set_epoch(epoch)
+                list(stream)
+            assert loader.items._tables[0].whole == whole
