@@ -24,6 +24,9 @@ WINDOW = 64
 FEW = 100_000
 """Rows for libraries that take minutes to write a million; their speed does not depend on it."""
 
+LEAST = 0.2
+"""Seconds of later epochs that a rate of them is made of."""
+
 Batches = Iterator[list[torch.Tensor]]
 Arrays = dict[str, np.ndarray]
 
@@ -274,16 +277,22 @@ WRITERS = {"lance": write_lance, "zarr": write_zarr, "webdataset": write_webdata
 """``write_arrow`` comes before all of them."""
 
 
-def measure(epoch: Callable[[int], Batches], seconds: float) -> dict[str, float]:
-    """Read epochs for some seconds: rows/s and CPU from opening on, the first batch, and anonymous memory taken."""
+def measure(epoch: Callable[[int], Batches], seconds: float, total: int) -> dict[str, float]:
+    """Read epochs of ``total`` rows for some seconds.
+
+    Rows/s and CPU count from opening on; ``later_rows_per_s`` from the second epoch on, where that was reached. Then
+    the first batch, and anonymous memory taken.
+    """
     before, top = anonymous(), 0.0
-    first = rows = 0.0
+    first = rows = second = 0.0
     cpu, began = time.process_time(), time.perf_counter()
     number = batches = 0
     while time.perf_counter() - began < seconds:
         for batch in epoch(number):
             first = first or time.perf_counter() - began
             rows += len(batch[0])
+            if not second and rows >= total:
+                second, before_second = time.perf_counter(), rows
             # Now and then: asking takes as long as a fast reader's batch, and our stream is one epoch without end.
             if batches % 32 == 0:
                 top = max(top, anonymous())
@@ -291,9 +300,12 @@ def measure(epoch: Callable[[int], Batches], seconds: float) -> dict[str, float]
             if time.perf_counter() - began > seconds:
                 break
         number += 1
-    took = time.perf_counter() - began
+    ended = time.perf_counter()
+    took = ended - began
+    later = ended - second > LEAST and second > 0
     return {
         "rows_per_s": rows / took,
+        "later_rows_per_s": (rows - before_second) / (ended - second) if later else float("nan"),
         "first_batch_s": first,
         "memory_mib": top - before,
         "cpu_s_per_million": (time.process_time() - cpu) / rows * 1e6,
@@ -316,7 +328,9 @@ def main() -> None:
         return
     reader = READERS[name]
     next(reader(folder, 0))  # imports, and whatever a library makes once
-    print(json.dumps(measure(lambda seed: reader(folder, seed), float(sys.argv[4]))))
+    arrays = load(folder)
+    total = len(arrays["starts"]) - 1 if "starts" in arrays else len(next(iter(arrays.values())))
+    print(json.dumps(measure(lambda seed: reader(folder, seed), float(sys.argv[4]), total)))
 
 
 if __name__ == "__main__":

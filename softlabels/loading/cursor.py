@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import count, islice
@@ -26,10 +26,14 @@ from softlabels.loading.joining import Pairs, Rows
 from softlabels.loading.order import Order, Window, by_length
 from softlabels.loading.space import Arrays
 from softlabels.loading.tables import Table, Tables, empty_rows
+from softlabels.store import Store
 
 MOST_AHEAD = 2
 """Windows that are read before they are needed."""
 MOST_THREADS = 4
+SMALL_CHUNK = 2**18
+"""Bytes as stored from which on chunks are read by several threads."""
+MOST_COPIERS = 2
 BLOCKS_AHEAD = 2
 """Blocks of rows that are copied before they are needed."""
 
@@ -160,7 +164,7 @@ class WindowReader:
             self.most = 1 + min(MOST_AHEAD, feed.memory // max(1, _window_size(feed, tables)[1]) - 1)
         self._pool = Threads(feed.threads, thread_name_prefix="softlabels-decode")
         # Apart, so that rows of this window do not queue behind the chunks of the next ones.
-        self._copiers = Threads(feed.threads, thread_name_prefix="softlabels-copy")
+        self._copiers = Threads(min(MOST_COPIERS, cores()), thread_name_prefix="softlabels-copy")
 
     def begin(self, order: Order, window: Window, pairs: Pairs) -> Pending:
         """Begin to read a window."""
@@ -337,6 +341,15 @@ def joined(pieces: list[Taken]) -> Taken:
     return Taken(store_rows, np.concatenate([piece.source_rows for piece in pieces]), columns)
 
 
-def default_threads() -> int:
-    """As many as there are cores for this process, at most four."""
-    return min(MOST_THREADS, len(os.sched_getaffinity(0)))
+def default_threads(stores: Sequence[Store]) -> int:
+    """As many as there are cores for this process, at most four; one where chunks are small.
+
+    Small ones are mostly calls from Python, and two threads that take turns at those need longer than one.
+    """
+    small = sum(store.bytes for store in stores) < SMALL_CHUNK * sum(store.chunks for store in stores)
+    return 1 if small else min(MOST_THREADS, cores())
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0))

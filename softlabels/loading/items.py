@@ -96,7 +96,7 @@ class Examples:
             lengths=self.assembler.length_column() if by_length else None,
             batch=batch_size,
             memory=memory,
-            threads=threads or default_threads(),
+            threads=threads or default_threads(stores_of(store)),
         )
         self.identity = Identity.of(store, inputs, self.feed)
         self._tables = tables_of(self.feed)

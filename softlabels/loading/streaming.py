@@ -55,7 +55,7 @@ class Loader:
         world_size: how many shares there are.
         last: what becomes of the rows that fill no batch: ``keep``, ``drop``, or fill it up by ``repeat``-ing rows.
         workers: processes that make batches, for inputs that are slow to read; 0: threads of this one.
-        threads: that read and decode; None: as many as there are cores, at most four.
+        threads: that read and decode; None: as many as there are cores, at most four, and one where chunks are small.
         memory: bytes of decoded chunks to hold. A store that fits is decoded once and kept, so that later epochs read
             nothing; of a larger one two or three windows are held. None: an eighth of the free memory, 256 MiB to 4
             GiB, divided by ``workers`` and ``world_size``.

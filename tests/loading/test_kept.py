@@ -9,7 +9,7 @@ import pytest
 
 from softlabels.errors import StoreCorrupt
 from softlabels.labels import Head
-from softlabels.loading import Ensemble, Loader, datasets, memory, streaming
+from softlabels.loading import Ensemble, Loader, cursor, datasets, memory, streaming
 from softlabels.loading.datasets import LabelStream
 from softlabels.loading.memory import LEAST, MOST, default_memory
 from tests.loading.stores import memory_for, random_logits, write_store
@@ -219,3 +219,12 @@ def test_workers_of_a_stream_divide_what_one_process_would_take(store, monkeypat
                 stream.set_epoch(epoch)
                 list(stream)
             assert loader.items._tables[0].whole == whole
+
+
+def test_small_chunks_are_read_by_one_thread_and_large_ones_by_several(monkeypatch):
+    """Unless somebody says how many; a loader without a store reads none."""
+    monkeypatch.setattr(cursor, "cores", lambda: 3)
+    small, large = (SimpleNamespace(bytes=10 * size, chunks=10) for size in (2**18 - 1, 2**18))
+    assert [cursor.default_threads(stores) for stores in ([small], [large], [], [small, large])] == [1, 3, 3, 1]
+    monkeypatch.setattr(cursor, "cores", lambda: 64)
+    assert cursor.default_threads([large]) == 4
