@@ -32,7 +32,7 @@ BATCH = 1024
 MIB = 2**20
 
 READERS: dict[str, dict[str, int]] = {
-    "as it comes: window=64, memory=256 MiB": {},
+    "as it comes: window=64, memory by what is free": {},
     "small: window=16, memory=32 MiB, threads=1": {"window": 16, "memory": 32 * MIB, "threads": 1},
     "global: the whole store in one window": {"window": 2**20, "memory": 2**40},
 }

@@ -9,19 +9,24 @@ from pathlib import Path
 SHARE = 8
 """An eighth of what is free: the rest is the student's, its optimizer's and the page cache's."""
 LEAST, MOST = 2**28, 2**32
+"""Bounds of that share; but never more than half of what is free."""
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
+STATUS = Path("/proc/self/status")
 KIB = 1024
 
 
 def default_memory(processes: int = 1) -> int:
-    """Bytes of decoded labels to hold: an eighth of the free memory, shared by so many processes; 256 MiB to 4 GiB.
+    """Bytes of decoded labels to hold: an eighth of the free memory, shared by so many processes.
+
+    256 MiB at least, where that is no more than half of a process's part of it, and 4 GiB at most.
 
     Args:
         processes: that read beside one another on this machine.
     """
-    return min(MOST, max(LEAST, free_memory() // SHARE // processes))
+    each = free_memory() // processes
+    return min(MOST, max(LEAST, each // SHARE), each // 2)
 
 
 def free_memory() -> int:
@@ -35,16 +40,26 @@ def free_memory() -> int:
         most = _number(CGROUP / limit)
         if most is not None:
             limits.append(most - (_number(CGROUP / used) or 0))
-    limits += [soft for soft, _ in map(resource.getrlimit, (resource.RLIMIT_AS, resource.RLIMIT_DATA)) if soft > 0]
+    for kind, taken in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        soft, _ = resource.getrlimit(kind)
+        if soft != resource.RLIM_INFINITY:
+            limits.append(soft - (_line(STATUS, taken) or 0))
     return max(0, min(limits))
 
 
 def _machine() -> int:
+    available = _line(MEMINFO, "MemAvailable")
+    # Where nobody says: half of all there is.
+    return available or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _line(path: Path, name: str) -> int | None:
+    """Bytes in one line of a file of the kernel's; None where there is none."""
     try:
-        told = dict(line.split(":") for line in MEMINFO.read_text().splitlines())
-        return int(told["MemAvailable"].split()[0]) * KIB
-    except (OSError, ValueError, KeyError):  # not Linux: half of all there is
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        told = dict(line.split(":", 1) for line in path.read_text().splitlines())
+        return int(told[name].split()[0]) * KIB
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _number(path: Path) -> int | None:

@@ -148,9 +148,15 @@ def memory(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 
     NumPy asks the kernel for huge pages. Where a virtual machine has not touched its memory yet, 800 MiB of them take
     1.6 s to come, small ones 0.3 s; rows are taken from both alike.
+
+    Raises:
+        MemoryError: the kernel refuses.
     """
     size = math.prod(shape) * dtype.itemsize
     if size < HUGE:
         return np.empty(shape, dtype)
-    mapped = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        mapped = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"no {size:,} bytes of memory for decoded labels: {error}; grant less by memory=") from None
     return np.frombuffer(mapped, dtype).reshape(shape)

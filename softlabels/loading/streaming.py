@@ -57,8 +57,8 @@ class Loader:
         workers: processes that make batches, for inputs that are slow to read; 0: threads of this one.
         threads: that read and decode; None: as many as there are cores, at most four, and one where chunks are small.
         memory: bytes of decoded chunks to hold. A store that fits is decoded once and kept, so that later epochs read
-            nothing; of a larger one two or three windows are held. None: an eighth of the free memory, 256 MiB to 4
-            GiB, divided by ``workers`` and ``world_size``.
+            nothing; of a larger one two or three windows are held. None: an eighth of what is free, divided by
+            ``workers`` and ``world_size``; 256 MiB to 4 GiB, but at most half.
         device: hand out torch tensors there; None: NumPy arrays.
 
     Raises:

@@ -161,7 +161,8 @@ def test_memory_where_nobody_says_is_a_share_of_what_is_free(tmp_path, monkeypat
     (tmp_path / "meminfo").write_text("MemTotal: 99 kB\nMemAvailable:   16777216 kB\nHugePages_Total:       0\n")
     assert default_memory() == 2**31
     assert default_memory(4) == 2**29
-    assert default_memory(64) == LEAST
+    assert default_memory(16) == LEAST
+    assert default_memory(64) == 2**27, "half of a process's part"
     (tmp_path / "memory.max").write_text("max\n")
     assert default_memory() == 2**31
     (tmp_path / "memory.max").write_text(f"{9 * 2**30}\n")
@@ -170,17 +171,22 @@ def test_memory_where_nobody_says_is_a_share_of_what_is_free(tmp_path, monkeypat
     (tmp_path / "memory").mkdir()
     (tmp_path / "memory" / "memory.limit_in_bytes").write_text(f"{4 * 2**30}\n")
     assert default_memory() == 2**29
-    monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (3 * 2**30, 0))
-    assert default_memory() == 3 * 2**27
-    monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (2**20, 0))
-    assert default_memory() == LEAST
+    (tmp_path / "status").write_text("VmSize:   3145728 kB\nVmData:   1048576 kB\n")
+    monkeypatch.setattr(memory, "STATUS", tmp_path / "status")
+    limits = {memory.resource.RLIMIT_AS: 6 * 2**30, memory.resource.RLIMIT_DATA: 4 * 2**30 + 2**28}
+    monkeypatch.setattr(memory.resource, "getrlimit", lambda kind: (limits[kind], 0))
+    assert default_memory() == 3 * 2**27, "3 GiB of address space are left, and more of data"
+    limits[memory.resource.RLIMIT_DATA] = 2**30 + 2**28
+    assert default_memory() == 2**27, "half of what is left is less than 256 MiB"
+    limits[memory.resource.RLIMIT_DATA] = 2**20
+    assert default_memory() == 0
     monkeypatch.undo()
-    assert LEAST <= default_memory() <= MOST
+    assert 0 < default_memory() <= MOST
 
 
 def test_memory_is_asked_of_a_machine_that_does_not_say(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "MEMINFO", tmp_path / "none")
-    assert LEAST <= default_memory() <= MOST
+    assert 0 < default_memory() <= MOST
 
 
 def test_damage_in_what_is_skipped_harms_nobody(store, monkeypatch):

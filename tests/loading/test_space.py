@@ -3,6 +3,7 @@
 import gc
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -117,3 +118,8 @@ def test_memory_that_is_too_small_is_replaced_and_little_is_kept():
     assert (larger == np.arange(4096)).all()
     del many
     assert len(memory._free["a"]) == MOST
+
+
+def test_memory_that_is_not_there_is_said_to_be_missing():
+    with pytest.raises(MemoryError, match=r"no 4,611,686,018,427,387,904 bytes .* grant less by memory="):
+        Space({"a": Column("float32", (2**30,))}, 2**20, 2**10)
