@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from softlabels.encodings import Column
 from softlabels.encodings import rows as ragged
 from softlabels.errors import InvalidArgument
-from softlabels.loading.background import Threads
+from softlabels.loading.background import Threads, ending
 from softlabels.loading.feed import Feed
 from softlabels.loading.joining import Pairs, Rows
 from softlabels.loading.order import Order, Window, by_length
@@ -158,13 +158,14 @@ class WindowReader:
 
     def __init__(self, feed: Feed, tables: list[Tables]) -> None:
         self.feed = feed
+        self._ending = ending  # kept here, for modules are emptied when the interpreter ends
         self._tables = tables
         self.most = 1 + MOST_AHEAD
         if not all(each.whole for each in tables):
             self.most = 1 + min(MOST_AHEAD, feed.memory // max(1, _window_size(feed, tables)[1]) - 1)
-        self._pool = Threads(feed.threads, thread_name_prefix="softlabels-decode")
+        self._pool = Threads(feed.threads, "decode")
         # Apart, so that rows of this window do not queue behind the chunks of the next ones.
-        self._copiers = Threads(min(MOST_COPIERS, cores()), thread_name_prefix="softlabels-copy")
+        self._copiers = Threads(min(MOST_COPIERS, cores()), "copy")
 
     def begin(self, order: Order, window: Window, pairs: Pairs) -> Pending:
         """Begin to read a window."""
@@ -205,6 +206,9 @@ class WindowReader:
 
     def close(self) -> None:
         """Stop reading."""
+        self._ending(self._stop)
+
+    def _stop(self) -> None:
         self._copiers.end()
         self._pool.end()
 

@@ -64,8 +64,11 @@ class Space:
 
     @property
     def bytes(self) -> int:
-        """What it takes once all slots have been written to."""
-        return sum(array.nbytes for arrays in (self._arrays, self._begins) for array in arrays.values())
+        """What it takes once all slots of plain columns have been written to, and what ragged ones take by now."""
+        parts = [*self._arrays.items(), *self._begins.items()]
+        return sum(
+            self._used.get(self._schema[name].per or "", len(array)) * _entry_bytes(array) for name, array in parts
+        )
 
     def clear(self) -> None:
         """Hold nothing, and keep the memory."""
@@ -131,11 +134,15 @@ class Space:
         if len(array) >= count:
             return array
         room = count + count // SPARE
-        if used == 0 and room * self.slots * array[:1].nbytes <= self._most:
+        if used == 0 and room * self.slots * _entry_bytes(array) <= self._most:
             room *= self.slots
         larger = memory((room, *array.shape[1:]), array.dtype)
         larger[:used] = array[:used]
         return larger
+
+
+def _entry_bytes(array: NDArray[Any]) -> int:
+    return array.dtype.itemsize * math.prod(array.shape[1:])
 
 
 def empty(column: Column, count: int) -> NDArray[Any]:

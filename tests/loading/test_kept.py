@@ -1,6 +1,8 @@
 """A store that fits into memory is read once; what is handed out is the same as of one that does not."""
 
 import pickle
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -234,3 +236,48 @@ def test_small_chunks_are_read_by_one_thread_and_large_ones_by_several(monkeypat
     assert [cursor.default_threads(stores) for stores in ([small], [large], [], [small, large])] == [1, 3, 3, 1]
     monkeypatch.setattr(cursor, "cores", lambda: 64)
     assert cursor.default_threads([large]) == 4
+
+
+def test_a_first_chunk_of_long_rows_does_not_make_a_store_too_large(tmp_path, monkeypatch):
+    """What is set aside after the first chunk is a guess, and no more than was granted."""
+    logits = [random_logits(400 if row < 16 else 2, seed=row) for row in range(640)]
+    head = Head(encoding="topk:4:f16", classes=20, kind="tokens", shape=(None,))
+    store = write_store(tmp_path / "s", logits, head=head, unit_rows=320, chunk_rows=16)
+    read = counted(store, monkeypatch)
+    loader = Loader(store, batch_size=64, shuffle=False, window=4, memory=2**21)
+    for epoch in range(3):
+        read.clear()
+        rows = [row for batch in loader.epoch(epoch) for row in batch.rows.tolist()]
+        assert rows == list(range(640))
+        assert len(read) == (store.chunks if epoch == 0 else 0)
+    assert loader.items._tables[0].whole
+
+
+COLLECTED = """
+import gc, sys, threading, time
+import softlabels as sl
+
+loader = sl.loader(sl.open(sys.argv[1]), batch_size=16, window=2)
+gc.set_threshold(50)  # so that it runs everywhere: on our threads, and between a lock and its release
+for turn in range(60):
+    batches = [loader.epoch(0), loader.stream(), loader.produce(0, 0)][turn % 3]
+    next(batches)
+    cycle = [batches]
+    cycle.append(cycle)
+    del batches, cycle
+gc.collect()
+until = time.monotonic() + 20
+while any(name.startswith("softlabels-") and name != "softlabels-ending" for name in
+          [thread.name for thread in threading.enumerate()]) and time.monotonic() < until:
+    time.sleep(0.01)
+print(sorted({thread.name for thread in threading.enumerate()}))
+"""
+
+
+def test_iterators_that_the_collector_finds_end_without_waiting_for_each_other(store):
+    """They lie in cycles, so it closes them wherever it runs; all their threads end, and so does the process."""
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECTED, str(store.root)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == "['MainThread', 'softlabels-ending']"
