@@ -153,19 +153,21 @@ class WindowReader:
 
     Attributes:
         feed: what there is.
-        most: windows that fit into memory.
     """
 
     def __init__(self, feed: Feed, tables: list[Tables]) -> None:
         self.feed = feed
         self._ending = ending  # kept here, for modules are emptied when the interpreter ends
         self._tables = tables
-        self.most = 1 + MOST_AHEAD
-        if not all(each.whole for each in tables):
-            self.most = 1 + min(MOST_AHEAD, feed.memory // max(1, _window_size(feed, tables)[1]) - 1)
         self._pool = Threads(feed.threads, "decode")
         # Apart, so that rows of this window do not queue behind the chunks of the next ones.
         self._copiers = Threads(min(MOST_COPIERS, cores()), "copy")
+
+    @property
+    def most(self) -> int:
+        """Windows that fit into memory: all of a store that is kept, until it turns out not to fit."""
+        size = 0 if all(each.whole for each in self._tables) else _window_size(self.feed, self._tables)[1]
+        return 1 + max(0, min(MOST_AHEAD, self.feed.memory // size - 1)) if size else 1 + MOST_AHEAD
 
     def begin(self, order: Order, window: Window, pairs: Pairs) -> Pending:
         """Begin to read a window."""

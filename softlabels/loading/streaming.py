@@ -217,8 +217,11 @@ class Loader:
             position = first % self.steps.length
             number = min(last - first, self.steps.length - position)
             walk = self.items.walk(epoch, position)
-            yield walk.take(number)
-            walk.close()
+            try:
+                taken = walk.take(number)
+            finally:
+                walk.close()
+            yield taken
             first += number
 
 

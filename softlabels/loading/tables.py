@@ -120,6 +120,28 @@ class Tables:
         for chunk, slot in tasks:
             space.put(slot, self.store.read_chunk(chunk, self._names, out=partial(self._place, space.slot(slot))))
 
+    def load_here(self, space: Space, chunk: int, slot: int) -> None:
+        """Read a chunk on this thread, unless another is at it: no slot is decoded twice at a time.
+
+        Raises:
+            StoreCorrupt: other bytes than were committed.
+        """
+        while not space.held[slot]:
+            mine: Future[None] = Future()
+            mine.set_running_or_notify_cancel()
+            with self._lock:
+                coming = space.coming.get(slot)
+                if coming is None or coming.done():
+                    space.coming[slot] = coming = mine
+            if coming is mine:
+                try:
+                    self.load(space, [(chunk, slot)])
+                finally:
+                    mine.set_result(None)
+            else:
+                with suppress(CancelledError):
+                    coming.exception()
+
     def _place(self, plain: Arrays, name: str, count: int) -> NDArray[Any]:
         """Where a column is decoded: its part of a slot; for a ragged one memory that this thread uses again."""
         if name in plain:
@@ -208,7 +230,7 @@ class Table:
         self._awaited = set()
         # What failed, or was given up by another reader that has ended, is read here: an error comes from its chunk.
         for at in np.flatnonzero(~self._space.held[self._slots]).tolist():
-            self._made_by.load(self._space, [(int(self.chunks[at]), int(self._slots[at]))])
+            self._made_by.load_here(self._space, int(self.chunks[at]), int(self._slots[at]))
 
     def where(self, places: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where the store's ``rows`` are, whose chunks stand at ``places`` of ``chunks``."""

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from softlabels.errors import StorageFailed
 from softlabels.labels import SoftLabels, SparseLabels
 
@@ -70,11 +72,13 @@ def with_shared_prior(labels: SoftLabels) -> SoftLabels:
     """
     if not isinstance(labels, SparseLabels) or labels.prior is None:
         return labels
-    prior = as_tensor(labels.prior)
-    name = (prior.data_ptr(), prior.shape)
+    given: Any = labels.prior
+    prior = as_tensor(given)
+    # A tensor over an array is made for every batch; a copy of what cannot be written to would lie elsewhere each time.
+    name = (id(given) if isinstance(given, np.ndarray) else prior.data_ptr(), prior.shape)
     if name not in _PRIORS:
         # The original is kept too, so that no other prior comes to lie where it was.
-        _PRIORS[name] = (labels.prior, _shared(prior.clone()))
+        _PRIORS[name] = (given, _shared(prior.clone()))
     _PRIORS.move_to_end(name)
     while len(_PRIORS) > PRIORS_KEPT:
         _PRIORS.popitem(last=False)
