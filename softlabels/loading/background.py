@@ -35,7 +35,7 @@ class Ending:
     def prepare(self) -> None:
         """Have the thread, which cannot be started while the collector runs."""
         with self._lock:
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():  # a forked process has none of its parent's
                 self._thread = threading.Thread(target=self._run, name="softlabels-ending", daemon=True)
                 self._thread.start()
 

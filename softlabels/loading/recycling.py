@@ -1,7 +1,7 @@
 """Memory that is used again once nobody looks at it any more.
 
 What a batch holds may be kept by whoever takes it, for as long as they like. Most do not, and fresh pages for every
-block of batches would cost as much as filling them.
+block of batches take time (docs/adr/0016-a-store-that-fits-is-decoded-once.md).
 """
 
 from __future__ import annotations

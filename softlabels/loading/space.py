@@ -54,7 +54,6 @@ class Space:
         self._arrays = {
             name: empty(column, slots * room if column.per is None else 0) for name, column in schema.items()
         }
-        self._ragged = [name for name, column in schema.items() if column.per is not None]
         counts = {column.per for column in schema.values() if column.per is not None}
         self._begins = {
             name: memory((len(self._arrays[name]),), np.dtype(np.int64)) for name in schema if name in counts
