@@ -28,7 +28,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler
 
 import softlabels as sl
 from softlabels.loading import Batch, Ensemble, Loader, Mixture, Part
-from softlabels.loading.datasets import LabelDataset, LabelStream, collate
+from softlabels.loading.adapters.torch_datasets import LabelDataset, LabelStream, collate
 
 CHILD = "--child"
 BATCH = 1024

@@ -161,9 +161,9 @@ def rows_of(root: str) -> int:
 
 def leave_hashes_out() -> None:
     """Read as before but without BLAKE3, to see what it costs."""
-    from softlabels.store import units
+    from softlabels.store import unit_reader
 
-    units.UnitReader._verified = verified.unverified  # type: ignore[method-assign]  # noqa: SLF001
+    unit_reader.UnitReader._verified = verified.unverified  # type: ignore[method-assign]  # noqa: SLF001
 
 
 class Runs:

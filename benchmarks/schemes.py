@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from softlabels import encodings
-from softlabels.encodings import Adaptive, Codebook, TopK, codebook, draws
+from softlabels import encodings, rng
+from softlabels.encodings import Adaptive, Codebook, TopK, codebook
 from softlabels.encodings.tail import tail_prior
 from softlabels.labels import Head, SoftLabels, SparseLabels
-from softlabels.store.zarr_shard import encode_array
+from softlabels.store.shards.zarr_shard import encode_array
 
 CHUNK = 4096
 """Rows compressed together, as in a store."""
@@ -79,7 +79,7 @@ def ours(spec: str, classes: int, *, tail: Tail | None = None, seed: int = 0) ->
         for start in range(0, len(rows), CHUNK):
             piece = rows[start : start + CHUNK]
             arrays = encoding.encode(
-                logits[start : start + CHUNK], head, piece, words=draws.words(seed, piece), codebook=tail.codebook
+                logits[start : start + CHUNK], head, piece, words=rng.words(seed, piece), codebook=tail.codebook
             ).arrays
             size += sum(len(encode_array(np.ascontiguousarray(arrays[name]), "zstd")) for name in columns)
             parts.append(arrays)

@@ -32,7 +32,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 import softlabels as sl
-from softlabels import fidelity, losses
+from softlabels import losses, planning
 from softlabels.labels import DenseLabels, SoftLabels
 
 CACHE = language_model.ROOT / "cache" / "students"
@@ -146,19 +146,19 @@ def store_of(student: Student, teacher: GPT, data: np.ndarray) -> tuple[sl.store
 
 def found_encoding(spec: str, teacher: GPT, data: np.ndarray) -> str:
     """What a target comes to on a sample of the teacher; found once."""
-    if not fidelity.is_target(spec):
+    if not planning.is_target(spec):
         return spec
     cached = CACHE / "encodings.json"
     known = json.loads(cached.read_text()) if cached.exists() else {}
     if spec not in known:
-        sample = fidelity.Sample(
+        sample = planning.Sample(
             logits=ask(teacher, spread(data, SAMPLE)).flatten(0, 1).numpy(),
             temperatures=(1.0,),
             items=len(data) * CONTEXT,
             rows=len(data),
             kind="tokens",
         )
-        known[spec] = fidelity.resolve(spec, sample)
+        known[spec] = planning.resolve(spec, sample)
         cached.write_text(json.dumps(known, indent=2))
     return known[spec]
 

@@ -21,8 +21,9 @@ import numpy as np
 
 import softlabels as sl
 from softlabels.labels import Head
-from softlabels.store import Descriptor, Store, create_or_open, files, units
-from softlabels.store.sink import Range
+from softlabels.store import Descriptor, Store, create_or_open, unit_reader
+from softlabels.store.format.record import Range
+from softlabels.store.storage import posix
 
 CLASSES = 1000
 TURNS = 31
@@ -59,25 +60,25 @@ def make(root: Path, rows: int, shard_format: str, codec: str, encoding: str) ->
     return sl.open(root)
 
 
-def unverified(self: units.UnitReader, piece: Range) -> memoryview:
+def unverified(self: unit_reader.UnitReader, piece: Range) -> memoryview:
     """As the reader's own, without the hash."""
-    data = units._scratch(piece.size)  # noqa: SLF001  what is measured is that method without one line
-    files.read_range(self.path, piece.offset, data, of=self.record.size)
+    data = unit_reader._scratch(piece.size)  # noqa: SLF001  what is measured is that method without one line
+    posix.read_range(self.path, piece.offset, data, of=self.record.size)
     return data
 
 
 def ratio(run: Callable[[], object]) -> tuple[float, float]:
     """Seconds with the hash over those without, median of turns that have one of each, and the seconds with it."""
-    real = units.UnitReader._verified  # noqa: SLF001
+    real = unit_reader.UnitReader._verified  # noqa: SLF001
     seconds: dict[bool, list[float]] = {True: [], False: []}
     run()
     for turn in range(TURNS):
         for hashed in (True, False) if turn % 2 else (False, True):
-            units.UnitReader._verified = real if hashed else unverified  # type: ignore[method-assign]  # noqa: SLF001
+            unit_reader.UnitReader._verified = real if hashed else unverified  # type: ignore[method-assign]  # noqa: SLF001
             began = time.perf_counter()
             run()
             seconds[hashed].append(time.perf_counter() - began)
-    units.UnitReader._verified = real  # type: ignore[method-assign]  # noqa: SLF001
+    unit_reader.UnitReader._verified = real  # type: ignore[method-assign]  # noqa: SLF001
     ratios = [one / other for one, other in zip(seconds[True], seconds[False], strict=True)]
     return statistics.median(ratios), statistics.median(seconds[True])
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from softlabels.version import __version__
 
 if TYPE_CHECKING:
     from softlabels import errors as errors
     from softlabels import losses as losses
     from softlabels.generation import create, generate
     from softlabels.labels import DenseLabels, Head, SparseLabels
-    from softlabels.loading import loader
+    from softlabels.loading.loader import loader
     from softlabels.sources import content_keys
     from softlabels.store import merge, seal, verify
     from softlabels.store import open_store as open  # noqa: A004  sl.open is the verb of the design
@@ -30,7 +30,7 @@ _HOME = {
     "content_keys": "softlabels.sources",
     "create": "softlabels.generation",
     "generate": "softlabels.generation",
-    "loader": "softlabels.loading",
+    "loader": "softlabels.loading.loader",
     "merge": "softlabels.store",
     "open": "softlabels.store:open_store",
     "seal": "softlabels.store",

@@ -17,6 +17,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabels.columns import ranges
 from softlabels.errors import InvalidArgument, TemperatureNotStored
 
 HeadKind = Literal["classes", "tokens", "pixels", "regression", "embedding"]
@@ -227,71 +228,6 @@ SoftLabels = DenseLabels | SparseLabels
 
 Targets = Mapping[str, SoftLabels]
 """A batch of soft labels, by head."""
-
-
-def distance(ours: SoftLabels, theirs: SoftLabels) -> NDArray[np.float64]:
-    """How far labels of the same rows lie apart, (B,) float64: 0 for equal ones; of ragged rows the worst position.
-
-    Distributions: the total variation between the probabilities they list, at the first temperature, from 0 to 1.
-    Numbers to regress on: the largest difference relative to the row's largest value.
-    """
-    if isinstance(ours, SparseLabels) and isinstance(theirs, SparseLabels):
-        apart = _listed_variation(ours, theirs)
-    elif isinstance(ours, DenseLabels) and isinstance(theirs, DenseLabels) and ours.values.shape == theirs.values.shape:
-        apart = _dense_distance(ours, theirs)
-    else:
-        return np.full(len(ours), np.inf)
-    if ours.lengths is None or theirs.lengths is None:
-        return apart
-    worst = np.where(ours.lengths == theirs.lengths, 0.0, np.inf)
-    np.maximum.at(worst, np.repeat(np.arange(len(worst)), ours.lengths.astype(np.int64)), apart)
-    return worst
-
-
-def _listed_variation(ours: SparseLabels, theirs: SparseLabels) -> NDArray[np.float64]:
-    if len(ours.ids) != len(theirs.ids):
-        return np.full(len(ours.ids), np.inf)
-    signed = [sign * np.exp(labels.listed_log_probs(labels.temperatures[0]).astype(np.float64))
-              for sign, labels in ((1, ours), (-1, theirs))]  # fmt: skip
-    # Padding has the id of a class, and would come between the two probabilities of that one.
-    listed = [np.where(np.isfinite(labels.values), labels.ids, -1) for labels in (ours, theirs)]
-    ids, p = np.concatenate(listed, axis=1), np.concatenate(signed, axis=1)
-    order = np.argsort(ids, axis=1, kind="stable")
-    ids, p = np.take_along_axis(ids, order, axis=1), np.take_along_axis(p, order, axis=1)
-    # Neighbours with one id are the two probabilities of one class, of opposite sign; padding is 0 and adds nothing.
-    both = np.where(ids[:, 1:] == ids[:, :-1], np.abs(p[:, 1:]) + np.abs(p[:, :-1]) - np.abs(p[:, 1:] + p[:, :-1]), 0)
-    return np.asarray((np.abs(p).sum(axis=1) - both.sum(axis=1)) / 2)
-
-
-def _dense_distance(ours: DenseLabels, theirs: DenseLabels) -> NDArray[np.float64]:
-    if ours.kind in DISTRIBUTIONS:
-        a, b = (np.exp(labels.log_probs().astype(np.float64)) for labels in (ours, theirs))
-        apart = np.abs(a - b).sum(axis=-1) / 2
-    else:
-        scale = np.maximum(np.abs(ours.values).max(axis=-1), np.finfo(np.float32).tiny).astype(np.float64)
-        apart = np.abs(ours.values.astype(np.float64) - theirs.values).max(axis=-1) / scale
-    return np.asarray(apart.reshape(len(apart), -1).max(axis=1, initial=0.0))
-
-
-def ranges(
-    starts: NDArray[np.int64], lengths: NDArray[np.int64], out: NDArray[np.int64] | None = None
-) -> NDArray[np.int64]:
-    """The numbers starts[i], starts[i] + 1, ... (lengths[i] of them) for each i, one after the other.
-
-    Args:
-        starts: (n,).
-        lengths: (n,).
-        out: as long as all lengths together, to write to; None: a new array.
-    """
-    found = np.empty(int(lengths.sum()), np.int64) if out is None else out
-    some = lengths > 0
-    if not some.all():
-        starts, lengths = starts[some], lengths[some]
-    # Steps of one, but for the first of each range, which comes from the last of the range before.
-    found[:] = 1
-    ends = np.cumsum(lengths)
-    found[(ends - lengths)] = starts - np.concatenate([[0], (starts + lengths - 1)[:-1]])[: len(starts)]
-    return np.cumsum(found, out=found)
 
 
 def _positions(

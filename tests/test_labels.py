@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softlabels.errors import InvalidArgument, TemperatureNotStored
-from softlabels.labels import DenseLabels, Head, SparseLabels, distance, log1mexp, log_softmax
+from softlabels.fidelity import distance
+from softlabels.labels import DenseLabels, Head, SparseLabels, log1mexp, log_softmax
 
 LABELS = SparseLabels(
     classes=5,

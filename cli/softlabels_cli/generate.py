@@ -145,7 +145,7 @@ def command(
 
 def _print(made: Generated, out: Path, reuse: tuple[Path, ...]) -> None:
     """What a person reads of the outcome."""
-    from softlabels.store.fidelity import Fidelity
+    from softlabels.fidelity import Fidelity
 
     if made.new_units == 0:
         note("Every unit is there already.")

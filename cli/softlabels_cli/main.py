@@ -17,8 +17,8 @@ from typing import NoReturn
 
 import click
 
-from softlabels import __version__
 from softlabels.errors import SoftLabelsError
+from softlabels.version import __version__
 from softlabels_cli.output import printable
 
 SECTIONS: dict[str, tuple[str, ...]] = {

@@ -12,7 +12,7 @@ from softlabels_cli.output import format_bytes, format_table, json_option, note,
 from softlabels_cli.progress import Progress, quiet_option
 
 if TYPE_CHECKING:
-    from softlabels.fidelity import Plan, Sample
+    from softlabels.planning import Plan, Sample
 
 
 @click.command(
@@ -74,21 +74,21 @@ def command(
     KL is in nats, over all classes, of the teacher's distribution to what the labels give back. Unbiased labels
     (sampled, threshold) have no finite KL; their error is the mean squared distance, the noise of the gradient.
     """
-    from softlabels import fidelity, generation
-    from softlabels.fidelity.plotting import draw
+    from softlabels import generation, planning
+    from softlabels.planning.plot import draw
     from softlabels.sources import open_source
 
     wanted = _target(budget, max_kl)
     if teacher is None:
-        sample = fidelity.sample_of_store(source, head)
+        sample = planning.sample_of_store(source, head)
     else:
         settings = generation.Settings(temperatures=temperatures, batch_size=batch_size, device=device)
         data = open_source(source, input=input_column, label=label_column, id=id_column)
         sample = generation.sample(data, teacher=teacher, settings=settings, rows=sampled)
     sample = sample.for_rows(rows)
     with Progress("plan", unit="encodings", quiet=quiet) as progress:
-        found = fidelity.plan(sample, progress=progress.update)
-    recommended = None if wanted is None else fidelity.resolve(wanted, sample)
+        found = planning.plan(sample, progress=progress.update)
+    recommended = None if wanted is None else planning.resolve(wanted, sample)
     if plot is not None:
         draw(found, plot)
     if as_json:
@@ -106,7 +106,7 @@ def _target(budget: str | None, max_kl: float | None) -> str | None:
     if budget is not None and max_kl is not None:
         raise click.UsageError("--budget and --max-kl each recommend one encoding; give one of them")
     if budget is not None:
-        from softlabels.fidelity import parse_size
+        from softlabels.planning import parse_size
 
         parse_size(budget)  # says what is wrong before anything is measured
         return f"auto:budget={budget}"
@@ -134,7 +134,7 @@ def _print(found: Plan, *, show_all: bool) -> None:
 
 
 def _print_recommended(sample: Sample, recommended: str, wanted: str | None) -> None:
-    from softlabels.fidelity.planning import measure_row
+    from softlabels.planning.table import measure_row
 
     row, _ = measure_row(sample, recommended)
     distance = f"error {row.error:.1e}, right on average" if row.kl is None else f"KL {row.kl:.2g} nats"

@@ -18,8 +18,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 import softlabels as sl
-from softlabels.loading.datasets import LabelDataset
-from softlabels.loading.huggingface import trainer_arguments
+from softlabels.loading.adapters.huggingface import trainer_arguments
+from softlabels.loading.adapters.torch_datasets import LabelDataset
 from softlabels.sources import TokenSource
 
 VOCABULARY = 101

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from softlabels.columns import Arrays, Column
 from softlabels.encodings.codebook import Codebook
 from softlabels.encodings.dense import Dense
-from softlabels.encodings.protocol import Arrays, Column, Encoded, Encoding, row_bytes
+from softlabels.encodings.protocol import Encoded, Encoding, row_bytes
 from softlabels.encodings.sampled import Sampled, Threshold
 from softlabels.encodings.specification import MANY_CLASSES, default, parse
 from softlabels.encodings.topk import Adaptive, TopK

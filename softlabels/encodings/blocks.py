@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.encodings.codebook import Codebook
-from softlabels.encodings.draws import words as words_of
 from softlabels.encodings.logits import check_shape
 from softlabels.encodings.protocol import Encoded
 from softlabels.labels import Head
+from softlabels.rng import words as words_of
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabels.columns import Arrays, Column
 from softlabels.encodings import halves
-from softlabels.encodings.protocol import Arrays, Column, Encoded
+from softlabels.encodings.protocol import Encoded
 from softlabels.errors import InvalidLogits
 from softlabels.labels import DISTRIBUTIONS, DenseLabels, Head
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabels.columns import Arrays, Column
 from softlabels.encodings import halves
-from softlabels.encodings.protocol import Arrays, Column
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabels.columns import Arrays, Column
 from softlabels.errors import InvalidArgument
 from softlabels.labels import Head, SoftLabels
 
@@ -16,33 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from softlabels.encodings.codebook import Codebook
-
-Arrays = Mapping[str, NDArray[Any]]
-"""Columns of one head, (B, *shape) each; entries of ragged ones one after the other."""
-
-COUNT = "count"
-"""The column that counts the entries of a row where their number differs."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One array of an encoding.
-
-    Attributes:
-        dtype: NumPy name, little endian in files.
-        shape: of one entry.
-        per: the column that says how many entries each of its own entries has here; None: one entry a row. That column
-            may be ragged itself: entries per position, positions per row.
-    """
-
-    dtype: str
-    shape: tuple[int, ...] = ()
-    per: str | None = None
-
-    @property
-    def entry_bytes(self) -> int:
-        """Bytes of one entry before compression."""
-        return int(np.dtype(self.dtype).itemsize * np.prod(self.shape, dtype=np.int64))
 
 
 @dataclass(frozen=True)

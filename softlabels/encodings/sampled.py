@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.encodings.draws import uniforms
+from softlabels.columns import COUNT, Arrays, Column
 from softlabels.encodings.log_probs import pad, padded_width, unpad
-from softlabels.encodings.protocol import COUNT, Arrays, Column, Encoded, id_dtype, require_single_distribution
+from softlabels.encodings.protocol import Encoded, id_dtype, require_single_distribution
 from softlabels.encodings.topk import require_distinct
 from softlabels.errors import InvalidArgument
 from softlabels.labels import Head, SparseLabels
+from softlabels.rng import uniforms
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabels.columns import COUNT, Arrays, Column
 from softlabels.encodings.codebook import Codebook
 from softlabels.encodings.log_probs import ABOVE_ZERO, RULED_OUT, LogProbs, pad, unpad
-from softlabels.encodings.protocol import COUNT, Arrays, Column, Encoded, id_dtype, require_single_distribution
+from softlabels.encodings.protocol import Encoded, id_dtype, require_single_distribution
 from softlabels.labels import Head, SparseLabels
 
 if TYPE_CHECKING:

@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 
 from softlabels import models
 from softlabels.errors import InvalidData, StoreConflict, StoreIncomplete
-from softlabels.fidelity import Sample
+from softlabels.generation.background_writer import BackgroundWriter, LabelledBatch
 from softlabels.generation.gate import check_teacher
 from softlabels.generation.pilot import existing_heads
-from softlabels.generation.plan import HEAD, SAMPLED, Settings, describe, sample_of_teacher
-from softlabels.generation.writing import BackgroundWriter, LabelledBatch
+from softlabels.generation.settings import HEAD, SAMPLED, Settings, describe, sample_of_teacher
 from softlabels.models import Model
+from softlabels.planning import Sample
 from softlabels.sources import Source, open_source
-from softlabels.store import Claims, Descriptor, Donors, Store, StoreWriter, create_or_open, open_store, seal
+from softlabels.store import Descriptor, RowCopier, Store, StoreWriter, UnitLocks, create_or_open, open_store, seal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -239,11 +239,11 @@ def sample(
 
 def _open(
     out: str | Path, source: Source, model: Model, settings: Settings, reused: Sequence[Store]
-) -> tuple[StoreWriter, Donors | None]:
+) -> tuple[StoreWriter, RowCopier | None]:
     """The store to write to, a new one or the one there is, and where rows are copied from."""
     existing = existing_heads(out) or (reused[0].heads if reused else {})
     descriptor, fitted = describe(source, model, settings, existing)
-    donors = Donors(reused, dict(descriptor.heads), model.digest) if reused else None
+    donors = RowCopier(reused, dict(descriptor.heads), model.digest) if reused else None
     try:
         return create_or_open(out, descriptor, fitted or (reused[0].codebooks() if reused else {})), donors
     except StoreConflict:
@@ -272,7 +272,7 @@ def _prepare(
     return source, model.to(settings.device), settings
 
 
-def _claimed(store: StoreWriter, missing: list[int], claims: Claims) -> Iterator[int]:
+def _claimed(store: StoreWriter, missing: list[int], claims: UnitLocks) -> Iterator[int]:
     """The units that are still missing when their turn comes, and that no other process on this machine is making.
 
     What others are at is looked at once more in the end: they may have died. What is not theirs to finish then, such as
@@ -289,7 +289,7 @@ def _claimed(store: StoreWriter, missing: list[int], claims: Claims) -> Iterator
 
 
 def _batches(
-    source: Source, store: StoreWriter, units: Iterable[int], batch_size: int, donors: Donors | None
+    source: Source, store: StoreWriter, units: Iterable[int], batch_size: int, donors: RowCopier | None
 ) -> Iterator[_Batch]:
     """Batches of units; a batch never spans two units."""
     for unit in units:

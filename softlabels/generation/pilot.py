@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels import encodings, fidelity
+from softlabels import encodings, planning
 from softlabels.encodings import codebook
 from softlabels.encodings.codebook import MOST_BYTES
 from softlabels.encodings.topk import Adaptive, TopK
 from softlabels.errors import InvalidArgument, StoreNotFound
 from softlabels.labels import Head
-from softlabels.store.codebooks import digest_of
-from softlabels.store.snapshots import open_root
+from softlabels.store.format.codebooks import digest_of
+from softlabels.store.format.descriptor import open_root
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +53,7 @@ def found_encoding(head: Head, existing: Head | None, pilot: Pilot, codec: str) 
     """
     import torch
 
-    if not fidelity.is_target(head.encoding):
+    if not planning.is_target(head.encoding):
         return encodings.parse(head.encoding, classes=head.classes).spec
     if head.encoding.startswith("auto:budget"):
         raise InvalidArgument(
@@ -72,7 +72,7 @@ def found_encoding(head: Head, existing: Head | None, pilot: Pilot, codec: str) 
     if logits.ndim != 2 or logits.shape[1] != head.classes:
         raise InvalidArgument(f"a pilot of shape {tuple(logits.shape)}, where (n, {head.classes}) is expected")
     chosen = np.unique(np.linspace(0, len(logits) - 1, num=SAMPLE_ROWS).astype(np.int64))
-    sample = fidelity.Sample(
+    sample = planning.Sample(
         logits=logits[torch.from_numpy(chosen)].float().cpu().numpy(),
         temperatures=head.temperatures,
         items=len(logits),
@@ -80,7 +80,7 @@ def found_encoding(head: Head, existing: Head | None, pilot: Pilot, codec: str) 
         codec=codec,
         kind=head.kind,
     )
-    return fidelity.resolve(head.encoding, sample)
+    return planning.resolve(head.encoding, sample)
 
 
 def with_codebook(head: Head, existing: Head | None, pilot: Pilot, seed: int) -> tuple[Head, encodings.Codebook | None]:

@@ -2,9 +2,9 @@
 
 from softlabels.loading.batch import Batch
 from softlabels.loading.ensemble import Ensemble
-from softlabels.loading.joining import Join, join
+from softlabels.loading.join import Join, join
+from softlabels.loading.loader import Loader, loader
 from softlabels.loading.mixture import Mixture, Part
-from softlabels.loading.order import Order, Window
-from softlabels.loading.streaming import Loader, loader
+from softlabels.loading.order.shuffle import Order, Window
 
 __all__ = ["Batch", "Ensemble", "Join", "Loader", "Mixture", "Order", "Part", "Window", "join", "loader"]

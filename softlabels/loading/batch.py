@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.labels import DenseLabels, SoftLabels, SparseLabels, ranges
-from softlabels.loading.tensors import as_tensor, shared, with_shared_prior
+from softlabels.columns import ranges
+from softlabels.labels import DenseLabels, SoftLabels, SparseLabels
+from softlabels.loading.shared_memory import as_tensor, shared, with_shared_prior
 from softlabels.sources import Ragged, map_arrays
 
 if TYPE_CHECKING:

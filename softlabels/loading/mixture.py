@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,19 +19,15 @@ from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument
 from softlabels.loading.batch import Batch
-from softlabels.loading.combining import Priors, join_batches
+from softlabels.loading.collate.concat import Priors, join_batches
 from softlabels.loading.ensemble import Ensemble
-from softlabels.loading.items import Examples, Walk
-from softlabels.loading.joining import Rows
-from softlabels.loading.order import PARTS, permutation
+from softlabels.loading.examples import Examples, RowIterator
+from softlabels.loading.join import Rows
+from softlabels.loading.order.interleave import BLOCK, Interleave, quotas_of
+from softlabels.loading.order.steps import Span
 from softlabels.loading.state import Identity
-from softlabels.loading.steps import Span
 from softlabels.sources import Source
 from softlabels.store import Store
-
-BLOCK = 4096
-"""Rows that are dealt to the parts at a time."""
-BLOCKS_KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -77,61 +72,8 @@ class Mixture:
             raise InvalidArgument(f"an epoch of a mixture has rows; {self.rows} were asked for")
 
 
-@dataclass(frozen=True)
-class Deal:
-    """Which part each position of an endless stream belongs to.
-
-    Attributes:
-        quotas: rows of each part in a block, BLOCK in all.
-        seed: of the places in a block.
-    """
-
-    quotas: tuple[int, ...]
-    seed: int
-
-    def parts(self, start: int, stop: int) -> NDArray[np.int64]:
-        """The part of each position from start to stop, (stop - start,)."""
-        blocks = range(start // BLOCK, -(-stop // BLOCK))
-        dealt = [_block(self.quotas, self.seed, block) for block in blocks] or [np.empty(0, np.int64)]
-        return np.concatenate(dealt)[start - blocks.start * BLOCK :][: stop - start]
-
-    def before(self, position: int) -> NDArray[np.int64]:
-        """Rows of each part before a position."""
-        block, within = divmod(position, BLOCK)
-        counts: NDArray[np.int64] = np.array(self.quotas) * block
-        if within:
-            counts = counts + np.bincount(_block(self.quotas, self.seed, block)[:within], minlength=len(self.quotas))
-        return counts
-
-
-@lru_cache(BLOCKS_KEPT)
-def _block(quotas: tuple[int, ...], seed: int, block: int) -> NDArray[np.int64]:
-    parts = np.repeat(np.arange(len(quotas)), quotas)
-    dealt: NDArray[np.int64] = parts[permutation(BLOCK, seed, block, PARTS)]
-    dealt.flags.writeable = False
-    return dealt
-
-
-def quotas_of(weights: Sequence[float]) -> tuple[int, ...]:
-    """Whole rows of a block by weight, BLOCK in all: rounded down, and the largest remainders up.
-
-    Raises:
-        InvalidArgument: a weight too small to have a row.
-    """
-    shares = np.array(weights, np.float64) * (BLOCK / math.fsum(weights))
-    quotas = np.floor(shares).astype(np.int64)
-    quotas[np.argsort(quotas - shares, kind="stable")[: BLOCK - int(quotas.sum())]] += 1
-    if (quotas == 0).any():
-        number = int(quotas.argmin())
-        raise InvalidArgument(
-            f"part {number} of the mixture has a weight of {weights[number]} in {math.fsum(weights)}, which is less "
-            f"than a row in {BLOCK:,}; give it more"
-        )
-    return tuple(quotas.tolist())
-
-
-class MixedItems:
-    """The items of a mixture; options are those of Loader, for each part. See Items.
+class MixedDataset:
+    """The items of a mixture; options are those of Loader, for each part. See RowDataset.
 
     Raises:
         InvalidArgument: parts that do not fit together, or options that cannot be meant.
@@ -151,27 +93,27 @@ class MixedItems:
         ]
         self.length = mixture.rows or sum(part.length for part in self.parts)
         weights = mixture.weights or [part.length for part in self.parts]
-        self.deal = Deal(quotas_of(weights), seed)
+        self.deal = Interleave(quotas_of(weights), seed)
         self.identity = self._identity(seed)
         self._priors: Priors = {}
         self._tensors = tensors
         self._check_alike()
 
     def row_bytes(self) -> int:
-        """See Items.row_bytes."""
+        """See RowDataset.row_bytes."""
         return max(part.row_bytes() for part in self.parts)
 
     def divide_memory(self, processes: int) -> None:
-        """See Items.divide_memory."""
+        """See RowDataset.divide_memory."""
         for part in self.parts:
             part.divide_memory(processes)
 
-    def walk(self, epoch: int, position: int, *, endless: bool = False, block: int = 1) -> MixedWalk:
-        """See Items.walk."""
-        return MixedWalk(self.parts, self.deal, epoch * self.length + position, block)
+    def walk(self, epoch: int, position: int, *, endless: bool = False, block: int = 1) -> MixedIterator:
+        """See RowDataset.walk."""
+        return MixedIterator(self.parts, self.deal, epoch * self.length + position, block)
 
     def batch(self, span: Span, pieces: list[Dealt]) -> Batch:
-        """See Items.batch.
+        """See RowDataset.batch.
 
         Raises:
             LabelsMisaligned: an input is not the one its labels were made from.
@@ -227,7 +169,7 @@ class Dealt:
     parts: NDArray[np.int64]
 
 
-class MixedWalk:
+class MixedIterator:
     """Walks through all parts of a mixture; see Walk.
 
     Args:
@@ -237,10 +179,10 @@ class MixedWalk:
         block: rows to copy at a time, of all parts together.
     """
 
-    def __init__(self, parts: Sequence[Examples], deal: Deal, at: int, block: int) -> None:
+    def __init__(self, parts: Sequence[Examples], deal: Interleave, at: int, block: int) -> None:
         self._deal = deal
         self._at = at
-        self._walks: list[Walk] = []
+        self._walks: list[RowIterator] = []
         for part, count, quota in zip(parts, deal.before(at).tolist(), deal.quotas, strict=True):
             share = max(1, block * quota // BLOCK)
             self._walks.append(part.walk(*divmod(count, part.length), endless=True, block=share))

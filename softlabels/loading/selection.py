@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from softlabels.errors import InvalidArgument
-from softlabels.loading.joining import Join, Rows, by_view, join, positional
+from softlabels.loading.join import Join, Rows, by_view, join, positional
 from softlabels.sources import Source
 from softlabels.store import Store
 

@@ -11,7 +11,7 @@ from blake3 import blake3
 
 from softlabels.errors import InvalidArgument
 from softlabels.loading.ensemble import Ensemble, digest_of
-from softlabels.loading.feed import Feed
+from softlabels.loading.order.epoch import EpochPlan
 from softlabels.sources import Source
 from softlabels.store import Store
 
@@ -41,7 +41,7 @@ class Identity:
     by_length: int
 
     @classmethod
-    def of(cls, store: Store | Ensemble | None, inputs: Source | None, feed: Feed) -> Identity:
+    def of(cls, store: Store | Ensemble | None, inputs: Source | None, feed: EpochPlan) -> Identity:
         """The identity of a loader's order."""
         hasher = blake3()
         joined = feed.joined

@@ -20,7 +20,7 @@ from softlabels.errors import WorkerDied
 from softlabels.loading.batch import Batch
 
 if TYPE_CHECKING:
-    from softlabels.loading.streaming import Loader
+    from softlabels.loading.loader import Loader
 
 PREFETCHED = 4
 """Batches that a worker may be ahead."""

@@ -7,10 +7,10 @@ import importlib.resources
 from pathlib import Path
 
 from softlabels.errors import DataNotFound, InvalidArgument
+from softlabels.keys import as_keys, content_keys, fingerprint, id_keys
 from softlabels.sources.arrays import ArrayBackend, read_arrays, schema_of
 from softlabels.sources.columns import choose_columns
 from softlabels.sources.distinct import DistinctSource
-from softlabels.sources.keys import as_keys, content_keys, fingerprint, id_keys
 from softlabels.sources.mapped import DatasetSource
 from softlabels.sources.protocol import Columns, Source
 from softlabels.sources.readers import OPENERS, open_reader

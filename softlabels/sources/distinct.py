@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.sources.keys import fingerprint
+from softlabels.keys import fingerprint
 from softlabels.sources.protocol import Columns, Source
 
 PIECE = 65_536

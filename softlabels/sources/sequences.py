@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument, InvalidData
-from softlabels.sources.keys import KEY_BYTES, as_keys, content_keys, fingerprint
+from softlabels.keys import KEY_BYTES, as_keys, content_keys, fingerprint
 from softlabels.sources.protocol import Columns
 from softlabels.sources.structure import Ragged
 

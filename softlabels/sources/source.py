@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument, InvalidData
+from softlabels.keys import KEY_BYTES, content_keys, fingerprint, id_keys
 from softlabels.sources.columns import input_array
-from softlabels.sources.keys import KEY_BYTES, content_keys, fingerprint, id_keys
 from softlabels.sources.protocol import Columns
 from softlabels.sources.readers import BlockReader
 

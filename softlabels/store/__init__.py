@@ -1,27 +1,30 @@
 """The store: committed units of labels on disk, sealed snapshots of them, verified reading."""
 
-from softlabels.store.collecting import Litter, collect_garbage
-from softlabels.store.descriptor import Descriptor, default_geometry
-from softlabels.store.evidence import UnitEvidence
-from softlabels.store.files import Claims
-from softlabels.store.merging import Donors, merge
-from softlabels.store.reading import Store, open_store
-from softlabels.store.snapshots import Snapshot, seal
-from softlabels.store.verified import cache_directory
-from softlabels.store.verifying import Problem, Report, describe_store, repair, verify
-from softlabels.store.writing import StoreWriter, UnitWriter, create_or_open
+from softlabels.store.format.descriptor import Descriptor, default_geometry
+from softlabels.store.format.snapshot import Snapshot
+from softlabels.store.maintenance.describe import describe_store
+from softlabels.store.maintenance.garbage import OrphanedFile, collect_garbage
+from softlabels.store.maintenance.merge import merge
+from softlabels.store.maintenance.row_copier import RowCopier
+from softlabels.store.maintenance.verify import Problem, Report, repair, verify
+from softlabels.store.sealed_store import Store, open_store
+from softlabels.store.sealing import seal
+from softlabels.store.storage.posix import UnitLocks
+from softlabels.store.storage.user_cache import cache_directory
+from softlabels.store.unit_statistics import UnitStatistics
+from softlabels.store.writer import StoreWriter, UnitWriter, create_or_open
 
 __all__ = [
-    "Claims",
     "Descriptor",
-    "Donors",
-    "Litter",
+    "OrphanedFile",
     "Problem",
     "Report",
+    "RowCopier",
     "Snapshot",
     "Store",
     "StoreWriter",
-    "UnitEvidence",
+    "UnitLocks",
+    "UnitStatistics",
     "UnitWriter",
     "cache_directory",
     "collect_garbage",

@@ -25,7 +25,7 @@ from softlabels.store import Store, open_store
 from softlabels.training.directory import claim, release
 from softlabels.training.evaluation import accuracy
 from softlabels.training.recipe import Recipe, identity
-from softlabels.training.rows import choose_hard_labels, require_labels, split_rows
+from softlabels.training.splits import choose_hard_labels, require_labels, split_rows
 from softlabels.training.trainer import CHECKPOINT_SECONDS, Fit, TrainingProgress, fit
 
 

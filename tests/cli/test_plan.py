@@ -6,7 +6,7 @@ import pytest
 
 import softlabels as sl
 from softlabels import generation
-from softlabels.store.units import read_record
+from softlabels.store.format.record import read_record
 from tests.cli.test_commands import run
 
 
@@ -80,7 +80,7 @@ def test_going_on_asks_for_no_sample(folder, digits_path, monkeypatch):
     store = sl.open("size")
     records = [read_record(store.root, unit, store.descriptor) for unit in range(store.units)]
     assert 45_000 < sum(chunk.size for record in records for chunk in record.chunks) <= 63_000, "but for the footers"
-    monkeypatch.setattr(generation.plan, "sample_of_teacher", lambda *_, **__: pytest.fail("asked again"))
+    monkeypatch.setattr(generation.settings, "sample_of_teacher", lambda *_, **__: pytest.fail("asked again"))
     assert generation.generate(digits_path, **options).encoding == made.encoding
 
 

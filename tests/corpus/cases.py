@@ -32,7 +32,9 @@ from softlabels.errors import (
 )
 from softlabels.labels import Head
 from softlabels.sources import DatasetSource, TokenSource, id_keys
-from softlabels.store import canonical, create_or_open, layout, zarr_shard
+from softlabels.store import create_or_open
+from softlabels.store.format import canonical_json, paths
+from softlabels.store.shards import zarr_shard
 from tests.corpus.forging import (
     CHUNK_ROWS,
     CLASSES,
@@ -164,12 +166,12 @@ def file_of(root: Path, what: str) -> Path:
     """A file of a store by what it is."""
     sealed = snapshot_of(root)
     return {
-        "descriptor": root / layout.DESCRIPTOR,
-        "record": layout.record_path(root, 0),
+        "descriptor": root / paths.DESCRIPTOR,
+        "record": paths.record_path(root, 0),
         "shard": shard_of(root),
-        "snapshot": layout.snapshot_path(root, 1),
-        "table": layout.table_path(root, 1, sealed["table"]),
-        "prior": layout.prior_path(root, 1, str(sealed["prior"])),
+        "snapshot": paths.snapshot_path(root, 1),
+        "table": paths.table_path(root, 1, sealed["table"]),
+        "prior": paths.prior_path(root, 1, str(sealed["prior"])),
     }[what]
 
 
@@ -243,7 +245,7 @@ def _(root: Path) -> None:
 
 @case("missing record", says="missing")
 def _(root: Path) -> None:
-    layout.record_path(root, 0).unlink()
+    paths.record_path(root, 0).unlink()
 
 
 @case("missing chunk", kinds=BOTH, says="")
@@ -297,13 +299,13 @@ def _(root: Path) -> None:
 
 @case("records swapped", says="describes unit 1")
 def _(root: Path) -> None:
-    layout.record_path(root, 0).write_bytes(layout.record_path(root, 1).read_bytes())
+    paths.record_path(root, 0).write_bytes(paths.record_path(root, 1).read_bytes())
 
 
 @case("shards or records from another store", variant="record", says="another store")
 def _(root: Path) -> None:
     other = make(root.parent / "other", "topk-zarr", teacher={"spec": "t", "digest": "other"})
-    layout.record_path(root, 0).write_bytes(layout.record_path(other, 0).read_bytes())
+    paths.record_path(root, 0).write_bytes(paths.record_path(other, 0).read_bytes())
 
 
 @case("shards or records from another store", variant="record and shard made again", says="not the one that was sealed")
@@ -311,13 +313,13 @@ def _(root: Path) -> None:
     other = make(root.parent / "other", "topk-zarr", spoil=lambda found: found["logits/tail"].fill(-1))
     name = shard_of(other).name
     (root / "shards" / "00" / name).write_bytes(shard_of(other).read_bytes())
-    layout.record_path(root, 0).write_bytes(layout.record_path(other, 0).read_bytes())
+    paths.record_path(root, 0).write_bytes(paths.record_path(other, 0).read_bytes())
 
 
 @case("shards or records from another store", variant="descriptor", says="not the one that was sealed")
 def _(root: Path) -> None:
     other = make(root.parent / "other", "topk-zarr", seed=1)
-    (root / layout.DESCRIPTOR).write_bytes((other / layout.DESCRIPTOR).read_bytes())
+    (root / paths.DESCRIPTOR).write_bytes((other / paths.DESCRIPTOR).read_bytes())
 
 
 @case("forged CRC", says="damaged")
@@ -387,7 +389,7 @@ for _folder in ("records", "records/00", "shards", "shards/00", "snapshots"):
 def _(root: Path) -> Action:
     outside = root.parent / "outside"
     outside.mkdir()
-    layout.record_path(root, 0).unlink()
+    paths.record_path(root, 0).unlink()
     (root / "shards").rename(root.parent / "moved")
     (root / "shards").symlink_to(outside)
 
@@ -441,7 +443,7 @@ def _(root: Path) -> None:
 
 @case("case collisions", None, variant="files of other case are nobody's")
 def _(root: Path) -> None:
-    record = layout.record_path(root, 0)
+    record = paths.record_path(root, 0)
     (record.parent / "00000000.JSON").write_text("{}")
     shard = shard_of(root)
     (shard.parent / shard.name.upper()).write_bytes(b"")
@@ -519,7 +521,7 @@ def _(root: Path) -> Action:
 
 @case("declared sizes of 2^50", variant="a snapshot of a terabyte", says="at most")
 def _(root: Path) -> None:
-    os.truncate(layout.snapshot_path(root, 1), 2**40)
+    os.truncate(paths.snapshot_path(root, 1), 2**40)
 
 
 for _shape in ([2**60], [-1], [0], [2**20 - 1] * 4, ["a"], [None, 3], [1.5]):
@@ -631,7 +633,7 @@ def _(root: Path) -> None:
     """A unit made again with its rows in another order is not the one that was sealed."""
     other = make(root.parent / "other", "topk-zarr", spoil=lambda found: found.update(key=found["key"][::-1].copy()))
     (root / "shards" / "00" / shard_of(other).name).write_bytes(shard_of(other).read_bytes())
-    layout.record_path(root, 0).write_bytes(layout.record_path(other, 0).read_bytes())
+    paths.record_path(root, 0).write_bytes(paths.record_path(other, 0).read_bytes())
 
 
 @case("mixed class counts", StoreConflict, says="keeps the head")
@@ -782,7 +784,7 @@ def _(root: Path) -> Action:
 
     record = record_of(root)
     data = pickle.dumps({"weights": [1.0]})
-    path = layout.extras_path(root, 0, record["attempt"])
+    path = paths.extras_path(root, 0, record["attempt"])
     path.write_bytes(data)
     forge(root, record=lambda value: value["extras"].update(size=len(data), blake3=_blake3(data)))
     file_of(root, "snapshot").unlink()
@@ -794,7 +796,7 @@ def _(root: Path) -> None:
     import pickle
 
     data = pickle.dumps({"weights": [1.0]})
-    layout.prior_path(root, 1, _blake3(data)).write_bytes(data)
+    paths.prior_path(root, 1, _blake3(data)).write_bytes(data)
     forge(root, snapshot=lambda value: value.update(prior=_blake3(data)))
 
 
@@ -810,7 +812,7 @@ def _(root: Path) -> None:
 
 @case("YAML tags coming from a store", says="")
 def _(root: Path) -> None:
-    (root / layout.DESCRIPTOR).write_text("!!python/object/apply:os.abort []\n")
+    (root / paths.DESCRIPTOR).write_text("!!python/object/apply:os.abort []\n")
 
 
 # Snapshots of before.
@@ -834,7 +836,7 @@ def _(root: Path) -> None:
 def _(root: Path) -> None:
     value = snapshot_of(root)
     del value["digest"]
-    file_of(root, "snapshot").write_bytes(canonical.to_bytes(value))
+    file_of(root, "snapshot").write_bytes(canonical_json.to_bytes(value))
 
 
 def _blake3(data: bytes) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import save
 
 import softlabels as sl
-from softlabels.store import layout
+from softlabels.store.format import paths
 from tests.corpus.cases import DOCUMENTS, Action, _blake3, case, raw
 from tests.corpus.forging import CLASSES, SUMS, forge, record_of
 
@@ -104,7 +104,7 @@ for _name, (_change, _says) in RECORDS.items():
     def _(root: Path, change: Callable[[dict[str, Any]], None] = _change) -> Action:
         """Sealing reads the records; opening would find first that the table of units says something else."""
         forge(root, record=change)
-        layout.snapshot_path(root, 1).unlink()
+        paths.snapshot_path(root, 1).unlink()
         return partial(sl.seal, root)
 
 
@@ -154,16 +154,16 @@ for _name, _array in PRIORS.items():
     @case("a tail prior that is none", variant=_name, says="tail priors")
     def _(root: Path, array: np.ndarray[Any, Any] = _array) -> None:
         data = save({"logits/prior": array})
-        layout.prior_path(root, 1, _blake3(data)).write_bytes(data)
+        paths.prior_path(root, 1, _blake3(data)).write_bytes(data)
         forge(root, snapshot=changed("prior", to=_blake3(data)))
 
 
 def evidence(root: Path, arrays: dict[str, Any]) -> Action:
     """Unit 0 with other extras; every hash fits. Sealing reads them."""
     data = save({name: np.asarray(array) for name, array in arrays.items()})
-    layout.extras_path(root, 0, record_of(root)["attempt"]).write_bytes(data)
+    paths.extras_path(root, 0, record_of(root)["attempt"]).write_bytes(data)
     forge(root, record=changed("extras", to={"size": len(data), "blake3": _blake3(data)}))
-    layout.snapshot_path(root, 1).unlink()
+    paths.snapshot_path(root, 1).unlink()
     return partial(sl.seal, root)
 
 
@@ -224,7 +224,7 @@ for _name, (_kind, _arrays, _says) in PROBES.items():
     @case("a probe that cannot be", variant=_name, kinds=(f"{_kind}-zarr",), says=_says)
     def _(root: Path, arrays: dict[str, Any] = _arrays) -> Action:
         data = save(arrays)
-        path = layout.probe_path(root, 1, _blake3(data))
+        path = paths.probe_path(root, 1, _blake3(data))
         path.parent.mkdir()
         path.write_bytes(data)
         forge(root, snapshot=changed("probe", to=_blake3(data)))

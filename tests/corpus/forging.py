@@ -13,7 +13,8 @@ from blake3 import blake3
 
 import softlabels as sl
 from softlabels.labels import Head
-from softlabels.store import Descriptor, canonical, create_or_open, layout, table
+from softlabels.store import Descriptor, create_or_open
+from softlabels.store.format import canonical_json, paths, unit_table
 
 ROWS, UNIT_ROWS, CHUNK_ROWS, CLASSES = 12, 6, 4, 300
 KINDS = ("topk-zarr", "topk-parquet", "dense-zarr", "dense-parquet", "ragged-zarr", "ragged-parquet", "adaptive-zarr")
@@ -90,7 +91,7 @@ def read_all(root: Path) -> list[Any]:
 
 def record_of(root: Path, unit: int = 0) -> dict[str, Any]:
     """A record as it stands there."""
-    return dict(json.loads(layout.record_path(root, unit).read_bytes()))
+    return dict(json.loads(paths.record_path(root, unit).read_bytes()))
 
 
 def shard_of(root: Path, unit: int = 0) -> Path:
@@ -100,13 +101,13 @@ def shard_of(root: Path, unit: int = 0) -> Path:
 
 def snapshot_of(root: Path) -> dict[str, Any]:
     """The snapshot as it stands there."""
-    return dict(json.loads(layout.snapshot_path(root, 1).read_bytes()))
+    return dict(json.loads(paths.snapshot_path(root, 1).read_bytes()))
 
 
 def signed(body: Mapping[str, Any]) -> bytes:
     """A document with its digest made anew."""
     body = {name: value for name, value in body.items() if name != "digest"}
-    return canonical.to_bytes(body | {"digest": canonical.digest(body)})
+    return canonical_json.to_bytes(body | {"digest": canonical_json.digest(body)})
 
 
 def same(value: dict[str, Any]) -> None:
@@ -134,32 +135,32 @@ def forge(
         footer: from the footer's.
         listed: bytes to put in the place of the table of units.
     """
-    about = json.loads((root / layout.DESCRIPTOR).read_bytes())
+    about = json.loads((root / paths.DESCRIPTOR).read_bytes())
     descriptor(about)
-    (root / layout.DESCRIPTOR).write_bytes(canonical.to_bytes(about))
+    (root / paths.DESCRIPTOR).write_bytes(canonical_json.to_bytes(about))
     if chunk is not None or footer is not None:
         _rewrite(root, chunk, footer)
     found = []
     for path in sorted((root / "records" / "00").iterdir()):
-        value = json.loads(path.read_bytes()) | {"descriptor": canonical.digest(about)}
+        value = json.loads(path.read_bytes()) | {"descriptor": canonical_json.digest(about)}
         if value["unit"] == 0:
             record(value)
         path.write_bytes(signed(value))
         found.append(json.loads(path.read_bytes()))
-    sealed = snapshot_of(root) | {"descriptor": canonical.digest(about)}
+    sealed = snapshot_of(root) | {"descriptor": canonical_json.digest(about)}
     data = listed if listed is not None else _listed(found)
     if data is not None:
         sealed["table"] = blake3(data).hexdigest()
-        layout.table_path(root, 1, sealed["table"]).write_bytes(data)
+        paths.table_path(root, 1, sealed["table"]).write_bytes(data)
     snapshot(sealed)
-    layout.snapshot_path(root, 1).write_bytes(signed(sealed))
+    paths.snapshot_path(root, 1).write_bytes(signed(sealed))
     return root
 
 
 def _listed(found: list[dict[str, Any]]) -> bytes | None:
     """The table of records; None where they are too strange to be listed."""
     try:
-        return table.to_bytes(
+        return unit_table.to_bytes(
             [SimpleNamespace(**value | value["shard"] | {"blake3": value["shard"]["blake3"]}) for value in found]
         )  # type: ignore[arg-type, unused-ignore]
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
@@ -180,4 +181,4 @@ def _rewrite(root: Path, chunk: Callable[[bytes], bytes] | None, footer: Callabl
         offset += len(piece)
     path.write_bytes(b"".join(pieces))
     value["shard"] = {"size": offset, "blake3": blake3(path.read_bytes()).hexdigest()}
-    layout.record_path(root, 0).write_bytes(signed(value))
+    paths.record_path(root, 0).write_bytes(signed(value))

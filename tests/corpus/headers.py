@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from softlabels.store.parquet_shard import MAGIC, TRAILER
+from softlabels.store.shards.parquet_shard import MAGIC, TRAILER
 
 TRUE, FALSE, I32, I64, BINARY, LIST, STRUCT = 1, 2, 5, 6, 8, 9, 12
 

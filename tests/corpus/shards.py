@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from softlabels.store import zarr_shard
+from softlabels.store.shards import zarr_shard
 from tests.corpus.cases import _blake3, case
 from tests.corpus.forging import forge, shard_of
 from tests.corpus.headers import BINARY, I32, I64, LIST, STRUCT, Field, Struct, column, footer, page, with_column

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from softlabels import encodings
 from softlabels.encodings import Codebook
 from softlabels.errors import InvalidLogits
+from softlabels.fidelity import measure
 from softlabels.labels import Head, SparseLabels
-from softlabels.store.fidelity import measure
 
 LISTED = ["topk:1:f16", "topk:3:q8", "topk:3:d16", "adaptive:0.01:f16", "adaptive:0.01:q8", "adaptive:1:d2",
           "adaptive:2e-05:d4", "topk:2:d4:3", "adaptive:0.1:f16:3"]  # fmt: skip

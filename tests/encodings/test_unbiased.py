@@ -6,8 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from softlabels import encodings
-from softlabels.encodings import draws
+from softlabels import encodings, rng
 from softlabels.encodings.systematic import crossings, cumulate
 from softlabels.errors import InvalidArgument
 from softlabels.labels import Head
@@ -28,7 +27,7 @@ def many_draws(spec, logits, count, *, temperature=1.0, seed=0):
     encoding = encodings.parse(spec, classes=len(logits))
     head = Head(encoding=encoding.spec, classes=len(logits), temperatures=(temperature,))
     rows = np.arange(count)
-    encoded = encoding.encode(torch.from_numpy(np.tile(logits, (count, 1))), head, rows, words=draws.words(seed, rows))
+    encoded = encoding.encode(torch.from_numpy(np.tile(logits, (count, 1))), head, rows, words=rng.words(seed, rows))
     encoding.check(encoded.arrays, head)
     return np.exp(encoding.decode(encoded.arrays, head).log_probs(temperature).astype(np.float64))
 
@@ -78,7 +77,7 @@ def test_draws_do_not_depend_on_the_batch():
     for spec in SPECS:
         encoding = encodings.parse(spec, classes=40)
         head = Head(encoding=encoding.spec, classes=40)
-        words = draws.words(7, np.arange(50))
+        words = rng.words(7, np.arange(50))
 
         def encode(rows, encoding=encoding, head=head, words=words):
             part = encoding.encode(torch.from_numpy(logits[rows]), head, rows, words=words[rows]).arrays
@@ -88,7 +87,7 @@ def test_draws_do_not_depend_on_the_batch():
         pieces = [encode(np.arange(at, min(at + 7, 50))) for at in range(0, 50, 7)]
         assert (whole == np.concatenate(pieces)).all()
         assert not (whole == encoding.decode(
-            encoding.encode(torch.from_numpy(logits), head, np.arange(50), words=draws.words(8, np.arange(50))).arrays,
+            encoding.encode(torch.from_numpy(logits), head, np.arange(50), words=rng.words(8, np.arange(50))).arrays,
             head,
         ).log_probs()).all(), "another seed draws anew"  # fmt: skip
 
@@ -96,11 +95,11 @@ def test_draws_do_not_depend_on_the_batch():
 def test_words_of_seeds_rows_positions_and_streams_differ():
     rows = np.arange(1000)
     words = np.concatenate([
-        draws.words(seed, rows, positions, stream=stream)
+        rng.words(seed, rows, positions, stream=stream)
         for seed in (0, 1, 2**63) for stream in (0, 1) for positions in (None, rows * 0, rows * 0 + 1)
     ])  # fmt: skip
     assert len(np.unique(words)) == len(words)
-    uniform = draws.uniforms(words, np.zeros(1, np.int64))
+    uniform = rng.uniforms(words, np.zeros(1, np.int64))
     assert abs(uniform.mean() - 0.5) < 0.01
     assert uniform.min() >= 0
     assert uniform.max() < 1

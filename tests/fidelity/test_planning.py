@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import softlabels as sl
-from softlabels import encodings, fidelity
+from softlabels import encodings, planning
 from softlabels.encodings import codebook
 from softlabels.errors import InvalidArgument, InvalidLogits
-from softlabels.fidelity import plotting
-from softlabels.fidelity.planning import measure_row
 from softlabels.labels import Head
-from softlabels.store.units import read_record
+from softlabels.planning import plot
+from softlabels.planning.table import measure_row
+from softlabels.store.format.record import read_record
 
 CLASSES = 120
 
@@ -27,12 +27,12 @@ def logits_of(rows, seed=0, classes=CLASSES):
 
 @pytest.fixture(scope="module")
 def sample():
-    return fidelity.Sample(logits=logits_of(256), temperatures=(1.0, 2.0), items=4000, rows=4000)
+    return planning.Sample(logits=logits_of(256), temperatures=(1.0, 2.0), items=4000, rows=4000)
 
 
 @pytest.fixture(scope="module")
 def table(sample):
-    return fidelity.plan(sample)
+    return planning.plan(sample)
 
 
 def test_the_table_is_ordered_and_its_fronts_are_those_of_brute_force(table):
@@ -76,7 +76,7 @@ def test_the_figures_are_those_of_float64(sample, table):
 )
 def test_a_store_has_the_bytes_and_the_fidelity_that_were_planned(tmp_path, spec):
     """Of rows that were not in the sample."""
-    sample = fidelity.Sample(logits=logits_of(512), temperatures=(1.0,), items=4000, rows=4000)
+    sample = planning.Sample(logits=logits_of(512), temperatures=(1.0,), items=4000, rows=4000)
     promised, _ = measure_row(sample, spec)
     heads, pilot = {"logits": sl.Head(classes=CLASSES, encoding=spec)}, {"logits": logits_of(1000, seed=3)}
     with sl.create(tmp_path / "s", heads=heads, pilot=pilot) as writer:
@@ -106,26 +106,26 @@ def test_a_sample_stands_for_a_dataset_of_any_size(sample):
 
 @pytest.mark.parametrize("limit", [0.5, 0.05, 0.005])
 def test_the_smallest_labels_within_a_kl_are_found(sample, table, limit):
-    spec = fidelity.resolve(f"auto:max-kl={limit}", sample)
+    spec = planning.resolve(f"auto:max-kl={limit}", sample)
     found, _ = measure_row(sample, spec)
     assert found.kl <= limit
     assert all(row.bytes_per_row >= found.bytes_per_row for row in table.rows if row.kl is not None and row.kl <= limit)
-    adaptive = fidelity.resolve(f"adaptive:kl={limit}", sample)
+    adaptive = planning.resolve(f"adaptive:kl={limit}", sample)
     assert adaptive.startswith("adaptive:")
     assert measure_row(sample, adaptive)[0].kl <= limit
 
 
 @pytest.mark.parametrize("budget", ["90KB", "200000", "0.4MB"])
 def test_the_most_faithful_labels_within_a_budget_are_found(sample, table, budget):
-    found, _ = measure_row(sample, fidelity.resolve(f"auto:budget={budget}", sample))
-    limit = fidelity.parse_size(budget)
+    found, _ = measure_row(sample, planning.resolve(f"auto:budget={budget}", sample))
+    limit = planning.parse_size(budget)
     assert found.bytes_total <= limit
     assert all(row.kl >= found.kl for row in table.rows if row.bytes_total <= limit and row.kl is not None)
 
 
 @pytest.mark.parametrize("target", ["adaptive:bytes=30", "threshold:bytes=40", "threshold:ids=12"])
 def test_a_mean_size_is_approached_from_below(sample, target):
-    spec = fidelity.resolve(target, sample)
+    spec = planning.resolve(target, sample)
     row, _ = measure_row(sample, spec)
     family, _, limit = target.partition(":")
     value = float(limit.partition("=")[2])
@@ -151,9 +151,9 @@ def test_a_mean_size_is_approached_from_below(sample, target):
     ],
 )
 def test_targets_that_cannot_be_reached_or_meant_say_so(sample, target, problem):
-    assert fidelity.is_target(target)
+    assert planning.is_target(target)
     with pytest.raises(InvalidArgument, match=problem):
-        fidelity.resolve(target, sample)
+        planning.resolve(target, sample)
 
 
 @pytest.mark.parametrize(
@@ -161,13 +161,13 @@ def test_targets_that_cannot_be_reached_or_meant_say_so(sample, target, problem)
     [("1000", 1000), ("50GB", 50 * 10**9), ("1.5TiB", 3 * 2**39), ("200 mb", 200 * 10**6), ("3k", 3000), ("0", 0)],
 )
 def test_sizes_are_read(text, size):
-    assert fidelity.parse_size(text) == size
+    assert planning.parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "1e9", "12 parsecs", "1.2.3MB", "iB"])
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(InvalidArgument, match="is no size; write 50GB"):
-        fidelity.parse_size(text)
+        planning.parse_size(text)
 
 
 def test_samples_that_cannot_be_planned_with_are_refused(sample):
@@ -176,7 +176,7 @@ def test_samples_that_cannot_be_planned_with_are_refused(sample):
     broken = sample.logits.copy()
     broken[200, 7] = np.inf
     with pytest.raises(InvalidLogits, match="row 200"):
-        fidelity.plan(replace(sample, logits=broken))
+        planning.plan(replace(sample, logits=broken))
 
 
 def test_a_store_plans_for_itself(tmp_path):
@@ -187,10 +187,10 @@ def test_a_store_plans_for_itself(tmp_path):
     with sl.create(tmp_path / "s", heads={"logits": head}, pilot={"logits": logits_of(400, seed=5)}) as writer:
         writer.append(range(300), {"logits": np.split(positions, np.cumsum(lengths)[:-1])})
     store = sl.open(tmp_path / "s")
-    sample = fidelity.sample_of_store(tmp_path / "s")
+    sample = planning.sample_of_store(tmp_path / "s")
     assert (sample.items, sample.rows) == (int(lengths.sum()), 300)
     assert sample.codebook.priors.shape == (1, 5, CLASSES)
-    (current,) = (row for row in fidelity.plan(sample).rows if row.current)
+    (current,) = (row for row in planning.plan(sample).rows if row.current)
     assert current.encoding == store.heads["logits"].encoding == "adaptive:0.02:d4:5"
     measured = store.snapshot.fidelity["logits"]
     assert current.kl == pytest.approx(measured["kl"]["1"], rel=1e-5)
@@ -204,15 +204,15 @@ def test_numbers_to_regress_on_have_no_plan(tmp_path):
     with sl.create(tmp_path / "s", heads=heads) as writer:
         writer.append(range(50), {"logits": logits_of(50, classes=4)})
     with pytest.raises(InvalidArgument, match="keeps no dense rows of distributions"):
-        fidelity.sample_of_store(tmp_path / "s")
+        planning.sample_of_store(tmp_path / "s")
     with pytest.raises(InvalidArgument, match="no head 'other'; it has logits"):
-        fidelity.sample_of_store(tmp_path / "s", "other")
+        planning.sample_of_store(tmp_path / "s", "other")
 
 
 @pytest.mark.parametrize(("ending", "start"), [(".svg", b"<?xml"), (".png", b"\x89PNG"), (".pdf", b"%PDF")])
 def test_a_plan_is_drawn(tmp_path, table, ending, start):
     pytest.importorskip("matplotlib")
-    plotting.draw(table, tmp_path / f"plan{ending}")
+    plot.draw(table, tmp_path / f"plan{ending}")
     data = (tmp_path / f"plan{ending}").read_bytes()
     assert data.startswith(start)
     assert len(data) > 5000
@@ -220,12 +220,12 @@ def test_a_plan_is_drawn(tmp_path, table, ending, start):
 
 def test_a_picture_of_another_kind_is_refused(tmp_path, table):
     with pytest.raises(InvalidArgument, match=r"plan.gif is no picture; name one that ends in .svg"):
-        plotting.draw(table, tmp_path / "plan.gif")
+        plot.draw(table, tmp_path / "plan.gif")
 
 
 def test_priors_worth_a_try_are_tried_where_there_are_many_classes():
-    wide = fidelity.Sample(logits=logits_of(96, classes=600), temperatures=(1.0,), items=96, rows=96)
-    tried = [row.encoding for row in fidelity.plan(wide).rows if row.encoding.endswith(":d4:6")]
+    wide = planning.Sample(logits=logits_of(96, classes=600), temperatures=(1.0,), items=96, rows=96)
+    tried = [row.encoding for row in planning.plan(wide).rows if row.encoding.endswith(":d4:6")]
     assert tried
     encoding = encodings.parse(tried[0], classes=600)
     head = Head(classes=600, encoding=encoding.spec, codebook="0" * 64)

@@ -7,7 +7,7 @@ import pytest
 
 from softlabels.errors import StoreCorrupt
 from softlabels.labels import Head
-from softlabels.loading.chunks import PlainChunks, RaggedChunks, chunks
+from softlabels.loading.chunks.random_access import PlainChunks, RaggedChunks, chunks
 from tests.loading.stores import random_logits, write_store
 
 NAMES = ["key", "logits/values", "logits/ids", "logits/tail"]

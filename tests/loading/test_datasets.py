@@ -14,7 +14,7 @@ from softlabels import errors
 from softlabels.errors import InvalidArgument, LabelsMisaligned, SoftLabelsError, StoreCorrupt
 from softlabels.generation import generate
 from softlabels.loading import Loader
-from softlabels.loading.datasets import LabelDataset, LabelStream, collate
+from softlabels.loading.adapters.torch_datasets import LabelDataset, LabelStream, collate
 from softlabels.sources import DatasetSource, TokenSource, id_keys
 from tests.loading.stores import random_logits, write_store
 

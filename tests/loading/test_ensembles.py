@@ -6,8 +6,8 @@ import pytest
 from softlabels.errors import InvalidArgument, TemperatureNotStored
 from softlabels.labels import DenseLabels, Head, SparseLabels
 from softlabels.loading import Ensemble, Loader
+from softlabels.loading.adapters.torch_datasets import LabelDataset
 from softlabels.loading.averaging import mean_labels
-from softlabels.loading.datasets import LabelDataset
 from softlabels.sources import id_keys
 from tests.loading.stores import random_logits, write_store
 

@@ -14,8 +14,8 @@ import softlabels as sl
 from softlabels.errors import InvalidArgument, LabelsMisaligned, TemperatureNotStored
 from softlabels.labels import Head
 from softlabels.loading import Ensemble, Loader
-from softlabels.loading.datasets import LabelDataset
-from softlabels.loading.huggingface import TokenCollator, TokenLoss, trainer_arguments
+from softlabels.loading.adapters.huggingface import TokenCollator, TokenLoss, trainer_arguments
+from softlabels.loading.adapters.torch_datasets import LabelDataset
 from softlabels.sources import TokenSource
 from tests.loading.stores import write_store
 

@@ -7,8 +7,8 @@ import pytest
 
 import softlabels as sl
 from softlabels.errors import InvalidArgument, KeyMissing
-from softlabels.loading import Loader, keys
-from softlabels.loading.keys import key_index
+from softlabels.loading import Loader
+from softlabels.loading.key_index import key_index
 from softlabels.sources import id_keys, open_source
 from softlabels.store import Store
 from tests.loading.stores import random_logits, write_store
@@ -17,8 +17,8 @@ from tests.loading.stores import random_logits, write_store
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     """A cache of the test's own."""
-    folder = tmp_path / "cache"
-    monkeypatch.setattr(keys, "cache_directory", lambda: folder)
+    folder = tmp_path / "cache" / "softlabels"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent))
     return folder / "keys"
 
 
@@ -75,7 +75,7 @@ def test_the_index_is_built_once_kept_and_verified(tmp_path, cache, reads):
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, cache):
-    cache.parent.mkdir()
+    cache.parent.mkdir(parents=True)
     cache.write_text("a file where the folder should be")
     store = write_store(tmp_path / "s", random_logits(100))
     assert len(key_index(store).rows) == 100

@@ -11,9 +11,11 @@ import pytest
 
 from softlabels.errors import StoreCorrupt
 from softlabels.labels import Head
-from softlabels.loading import Ensemble, Loader, cursor, datasets, memory, streaming
-from softlabels.loading.datasets import LabelStream
-from softlabels.loading.memory import LEAST, MOST, default_memory
+from softlabels.loading import Ensemble, Loader
+from softlabels.loading.adapters import torch_datasets
+from softlabels.loading.adapters.torch_datasets import LabelStream
+from softlabels.loading.chunks import budget
+from softlabels.loading.chunks.budget import LEAST, MOST, default_memory
 from tests.loading.stores import memory_for, random_logits, write_store
 
 WINDOW = 2
@@ -157,9 +159,9 @@ def test_teachers_of_an_ensemble_are_kept_together_or_not(tmp_path, monkeypatch)
 
 def test_memory_where_nobody_says_is_a_share_of_what_is_free(tmp_path, monkeypatch):
     """The machine's, the control group's of either version, the process's own; within bounds."""
-    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "CGROUP", tmp_path)
-    monkeypatch.setattr(memory.resource, "getrlimit", lambda _: (memory.resource.RLIM_INFINITY, 0))
+    monkeypatch.setattr(budget, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(budget, "CGROUP", tmp_path)
+    monkeypatch.setattr(budget.resource, "getrlimit", lambda _: (budget.resource.RLIM_INFINITY, 0))
     (tmp_path / "meminfo").write_text("MemTotal: 99 kB\nMemAvailable:   16777216 kB\nHugePages_Total:       0\n")
     assert default_memory() == 2**31
     assert default_memory(4) == 2**29
@@ -174,20 +176,20 @@ def test_memory_where_nobody_says_is_a_share_of_what_is_free(tmp_path, monkeypat
     (tmp_path / "memory" / "memory.limit_in_bytes").write_text(f"{4 * 2**30}\n")
     assert default_memory() == 2**29
     (tmp_path / "status").write_text("VmSize:   3145728 kB\nVmData:   1048576 kB\n")
-    monkeypatch.setattr(memory, "STATUS", tmp_path / "status")
-    limits = {memory.resource.RLIMIT_AS: 6 * 2**30, memory.resource.RLIMIT_DATA: 4 * 2**30 + 2**28}
-    monkeypatch.setattr(memory.resource, "getrlimit", lambda kind: (limits[kind], 0))
+    monkeypatch.setattr(budget, "STATUS", tmp_path / "status")
+    limits = {budget.resource.RLIMIT_AS: 6 * 2**30, budget.resource.RLIMIT_DATA: 4 * 2**30 + 2**28}
+    monkeypatch.setattr(budget.resource, "getrlimit", lambda kind: (limits[kind], 0))
     assert default_memory() == 3 * 2**27, "3 GiB of address space are left, and more of data"
-    limits[memory.resource.RLIMIT_DATA] = 2**30 + 2**28
+    limits[budget.resource.RLIMIT_DATA] = 2**30 + 2**28
     assert default_memory() == 2**27, "half of what is left is less than 256 MiB"
-    limits[memory.resource.RLIMIT_DATA] = 2**20
+    limits[budget.resource.RLIMIT_DATA] = 2**20
     assert default_memory() == 0
     monkeypatch.undo()
     assert 0 < default_memory() <= MOST
 
 
 def test_memory_is_asked_of_a_machine_that_does_not_say(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(budget, "MEMINFO", tmp_path / "none")
     assert 0 < default_memory() <= MOST
 
 
@@ -216,13 +218,13 @@ def test_damage_in_what_is_skipped_harms_nobody(store, monkeypatch):
 
 def test_workers_of_a_stream_divide_what_one_process_would_take(store, monkeypatch):
     """Eight processes that keep an eighth of the memory each would leave none."""
-    monkeypatch.setattr(streaming, "default_memory", lambda _: 2**21)
+    monkeypatch.setattr(budget, "default_memory", lambda _: 2**21)
     for said, wholes in ((None, [True, False]), (2**21, [True, True])):
         for workers, whole in zip((2, 1000), wholes, strict=True):
             loader = Loader(store, batch_size=16, window=WINDOW, memory=said)
             stream = LabelStream(loader)
             info = SimpleNamespace(id=0, num_workers=workers)
-            monkeypatch.setattr(datasets, "get_worker_info", lambda info=info: info)
+            monkeypatch.setattr(torch_datasets, "get_worker_info", lambda info=info: info)
             for epoch in range(2):
                 stream.set_epoch(epoch)
                 list(stream)
@@ -231,11 +233,11 @@ def test_workers_of_a_stream_divide_what_one_process_would_take(store, monkeypat
 
 def test_small_chunks_are_read_by_one_thread_and_large_ones_by_several(monkeypatch):
     """Unless somebody says how many; a loader without a store reads none."""
-    monkeypatch.setattr(cursor, "cores", lambda: 3)
+    monkeypatch.setattr(budget, "cores", lambda: 3)
     small, large = (SimpleNamespace(bytes=10 * size, chunks=10) for size in (2**18 - 1, 2**18))
-    assert [cursor.default_threads(stores) for stores in ([small], [large], [], [small, large])] == [1, 3, 3, 1]
-    monkeypatch.setattr(cursor, "cores", lambda: 64)
-    assert cursor.default_threads([large]) == 4
+    assert [budget.default_threads(stores) for stores in ([small], [large], [], [small, large])] == [1, 3, 3, 1]
+    monkeypatch.setattr(budget, "cores", lambda: 64)
+    assert budget.default_threads([large]) == 4
 
 
 def test_a_first_chunk_of_long_rows_does_not_make_a_store_too_large(tmp_path, monkeypatch):

@@ -9,8 +9,8 @@ import pytest
 from softlabels.errors import InvalidArgument
 from softlabels.labels import Head
 from softlabels.loading import Ensemble, Loader, Mixture, Part
-from softlabels.loading.combining import join_labels
-from softlabels.loading.mixture import BLOCK, Deal, quotas_of
+from softlabels.loading.collate.concat import join_labels
+from softlabels.loading.order.interleave import BLOCK, Interleave, quotas_of
 from softlabels.sources import TokenSource
 from tests.loading.stores import random_logits, reference_order, reference_permutation, write_store
 
@@ -122,7 +122,7 @@ def test_worker_processes_and_tensors_give_the_same_mixture(stores):
 
 
 def test_weights_are_met_in_every_block_and_positions_are_counted_in_closed_form():
-    deal = Deal(quotas_of([1, 2.5, 0.5]), seed=3)
+    deal = Interleave(quotas_of([1, 2.5, 0.5]), seed=3)
     parts = deal.parts(0, 3 * BLOCK)
     assert [np.bincount(parts[i : i + BLOCK]).tolist() for i in range(0, 3 * BLOCK, BLOCK)] == [[1024, 2560, 512]] * 3
     for start, stop in pairwise([0, 1, 4095, 4096, 5000, 12_000]):

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from softlabels.columns import ranges
 from softlabels.encodings import Column
-from softlabels.labels import ranges
-from softlabels.loading.recycling import MOST, Recycler
-from softlabels.loading.space import Space
+from softlabels.loading.buffer_pool import MOST, BufferPool
+from softlabels.loading.chunks.arena import ChunkArena
 
 SCHEMA = {
     "length": Column("uint32"),
@@ -59,8 +59,8 @@ def rows_as_lists(columns):
 def test_rows_are_those_of_their_chunks(chunks, random, seed, most):
     """Chunks in any slots and any order, twice after clearing, once more put in vain; rows repeated and left out."""
     rng = np.random.default_rng(seed)
-    space = Space(SCHEMA, len(chunks) + 1, ROOM, most)
-    memory = Recycler()
+    space = ChunkArena(SCHEMA, len(chunks) + 1, ROOM, most)
+    memory = BufferPool()
     for _ in range(2):
         space.clear()
         slots = random.sample(range(space.slots), len(chunks))
@@ -92,7 +92,7 @@ def test_ranges_are_those_of_lists(parts):
 
 
 def test_memory_comes_back_with_the_last_view_and_not_before():
-    memory = Recycler()
+    memory = BufferPool()
     first = memory.empty("a", (10, 3), np.dtype(np.float32))
     address = first.ctypes.data
     part = torch.from_numpy(first[2:4].reshape(-1)[1:])
@@ -109,7 +109,7 @@ def test_memory_comes_back_with_the_last_view_and_not_before():
 
 
 def test_memory_that_is_too_small_is_replaced_and_little_is_kept():
-    memory = Recycler()
+    memory = BufferPool()
     memory.empty("a", (4,), np.dtype(np.int64))
     larger = memory.empty("a", (4096,), np.dtype(np.int64))
     larger[:] = np.arange(4096)
@@ -122,4 +122,4 @@ def test_memory_that_is_too_small_is_replaced_and_little_is_kept():
 
 def test_memory_that_is_not_there_is_said_to_be_missing():
     with pytest.raises(MemoryError, match=r"no 4,611,686,018,427,387,904 bytes .* grant less by memory="):
-        Space({"a": Column("float32", (2**30,))}, 2**20, 2**10)
+        ChunkArena({"a": Column("float32", (2**30,))}, 2**20, 2**10)

@@ -14,7 +14,7 @@ PROGRAM = """
 import json, multiprocessing, sys
 from multiprocessing import forkserver
 import softlabels as sl
-from softlabels.loading.datasets import LabelDataset
+from softlabels.loading.adapters.torch_datasets import LabelDataset
 
 if sys.argv[2:]:
     multiprocessing.set_forkserver_preload(sys.argv[2:])

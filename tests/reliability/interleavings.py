@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from softlabels.store import files, layout
+from softlabels.store.format import paths
+from softlabels.store.storage import posix
 from tests.reliability import world
 
 STEPS = (
@@ -105,7 +106,7 @@ def _race(root: Path, order: tuple[int, ...]) -> None:
     seen: list[bytes] = []
 
     def watch() -> None:
-        path = layout.record_path(root, 0)
+        path = paths.record_path(root, 0)
         if path.exists():
             seen.append(path.read_bytes())
 
@@ -137,7 +138,7 @@ def _race(root: Path, order: tuple[int, ...]) -> None:
 @contextmanager
 def _stepping(turns: Turns) -> Iterator[None]:
     """The verbs of a commit wait for their turn."""
-    real: dict[str, Any] = {name: getattr(files, name) for name in HOOKED}
+    real: dict[str, Any] = {name: getattr(posix, name) for name in HOOKED}
 
     def stepping(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
@@ -147,9 +148,9 @@ def _stepping(turns: Turns) -> Iterator[None]:
         return call
 
     for name, function in real.items():
-        setattr(files, name, stepping(function))
+        setattr(posix, name, stepping(function))
     try:
         yield
     finally:
         for name, function in real.items():
-            setattr(files, name, function)
+            setattr(posix, name, function)

@@ -24,11 +24,11 @@ from blake3 import blake3
 
 import softlabels as sl
 from softlabels.errors import SoftLabelsError
-from softlabels.store import canonical, layout
-from softlabels.store.descriptor import parse_descriptor
-from softlabels.store.records import parse_record
-from softlabels.store.snapshots import read_prior, read_snapshot, read_table
-from softlabels.store.units import UnitReader, read_record
+from softlabels.store.format import canonical_json, paths
+from softlabels.store.format.descriptor import parse_descriptor
+from softlabels.store.format.record import parse_record, read_record
+from softlabels.store.format.snapshot import read_prior, read_snapshot, read_table
+from softlabels.store.unit_reader import UnitReader
 from tests.reliability import world
 
 UNITS = 2
@@ -114,16 +114,16 @@ class Victim:
         attempt = self.record.attempt
         number = self.snapshot.number
         self.files = {
-            "shard": layout.shard_path(self.root, 0, attempt, shard_format),
-            "record": layout.record_path(self.root, 0),
-            "extras": layout.extras_path(self.root, 0, attempt),
+            "shard": paths.shard_path(self.root, 0, attempt, shard_format),
+            "record": paths.record_path(self.root, 0),
+            "extras": paths.extras_path(self.root, 0, attempt),
             "descriptor": self.root / "softlabels.json",
-            "snapshot": layout.snapshot_path(self.root, number),
-            "table": layout.table_path(self.root, number, self.snapshot.table),
-            "prior": layout.prior_path(self.root, number, str(self.snapshot.prior)),
+            "snapshot": paths.snapshot_path(self.root, number),
+            "table": paths.table_path(self.root, number, self.snapshot.table),
+            "prior": paths.prior_path(self.root, number, str(self.snapshot.prior)),
         }
         if codebook := self.descriptor.heads["logits"].codebook:
-            self.files["codebook"] = layout.codebook_path(self.root, codebook)
+            self.files["codebook"] = paths.codebook_path(self.root, codebook)
         # A codebook takes the place of the store's own prior, and a sample needs none.
         self.files = {name: path for name, path in self.files.items() if path.exists()}
         self.good = {name: path.read_bytes() for name, path in self.files.items()}
@@ -167,11 +167,11 @@ class Victim:
 
     def _attack_json(self, rng: random.Random) -> str:
         if rng.random() < 0.5:
-            value = mutate_json(canonical.parse(self.good["record"], 2**20), rng)
+            value = mutate_json(canonical_json.parse(self.good["record"], 2**20), rng)
             value.pop("digest", None)
-            data = _bytes(value | {"digest": canonical.digest(value)})
+            data = _bytes(value | {"digest": canonical_json.digest(value)})
             return _outcome(lambda: self.rows(_typed(lambda: parse_record(data, 0, self.descriptor))), None)
-        data = _bytes(mutate_json(canonical.parse(self.good["descriptor"], 2**20), rng))
+        data = _bytes(mutate_json(canonical_json.parse(self.good["descriptor"], 2**20), rng))
         return _outcome(lambda: _typed(lambda: parse_descriptor(data)).columns(), None)
 
     def _attack_shard(self, rng: random.Random) -> str:
@@ -207,7 +207,7 @@ class Victim:
 
 
 def _bytes(value: dict[str, Any]) -> bytes:
-    return canonical.to_bytes(value)
+    return canonical_json.to_bytes(value)
 
 
 def _typed(parse: Callable[[], Any]) -> Any:

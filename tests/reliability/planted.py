@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from softlabels.store import files
+from softlabels.store.storage import posix
 from tests.reliability import interleavings, kills, power_cuts, system_calls
 
 LAYERS: dict[str, Callable[[], None]] = {}
@@ -60,7 +60,7 @@ def _unsynced_directory(path: Path) -> None:
 
 def _record_before_shard() -> Iterator[tuple[str, Any]]:
     """The shard gets its name only after the record is there."""
-    real_publish, real_put = files.publish, files.put_if_absent
+    real_publish, real_put = posix.publish, posix.put_if_absent
     waiting: list[tuple[Path, Path, Path]] = []
 
     def publish(root: Path, temporary: Path, target: Path) -> None:
@@ -84,7 +84,7 @@ def _renamed_record(temporary: Path, target: Path) -> bool:
 
 
 def _record_in_place(root: Path, target: Path, data: bytes) -> bool:
-    files.make_directory(root, target.parent)
+    posix.make_directory(root, target.parent)
     try:
         descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
@@ -93,7 +93,7 @@ def _record_in_place(root: Path, target: Path, data: bytes) -> bool:
         os.write(descriptor, data[start : start + 256])
     os.fsync(descriptor)
     os.close(descriptor)
-    files.sync_directory(target.parent)
+    posix.sync_directory(target.parent)
     return True
 
 
@@ -111,14 +111,14 @@ BUGS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, Any]]]]] = {
 def planted(bug: str) -> Iterator[None]:
     """The store with a bug in it."""
     replaced = dict(BUGS[bug][1]())
-    real = {name: getattr(files, name) for name in replaced}
+    real = {name: getattr(posix, name) for name in replaced}
     for name, function in replaced.items():
-        setattr(files, name, function)
+        setattr(posix, name, function)
     try:
         yield
     finally:
         for name, function in real.items():
-            setattr(files, name, function)
+            setattr(posix, name, function)
 
 
 def caught_by(bug: str, name: str) -> bool:

@@ -11,7 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 import softlabels as sl
 from softlabels.errors import StoreCorrupt, StoreIncomplete, StoreNotFound
-from softlabels.store import collect_garbage, files, layout, repair, verify
+from softlabels.store import collect_garbage, repair, verify
+from softlabels.store.format import paths
+from softlabels.store.storage import posix
 from tests.reliability import world
 
 UNITS = 4
@@ -42,7 +44,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(unit=st.integers(0, UNITS - 1), verb=st.sampled_from(VERBS), when=st.integers(1, 4))
     def crash(self, unit, verb, when):
-        real, calls = getattr(files, verb), [0]
+        real, calls = getattr(posix, verb), [0]
 
         def dying(*arguments):
             calls[0] += 1
@@ -52,24 +54,24 @@ class StoreMachine(RuleBasedStateMachine):
                 raise Crash
             return real(*arguments)
 
-        setattr(files, verb, dying)
+        setattr(posix, verb, dying)
         try:
             acknowledged = world.commit(self.store, unit)
         except Crash:
             acknowledged = False
         finally:
-            setattr(files, verb, real)
-        if acknowledged or layout.record_path(self.root, unit).exists():
+            setattr(posix, verb, real)
+        if acknowledged or paths.record_path(self.root, unit).exists():
             self.committed.add(unit)
 
     @precondition(lambda self: self.committed - self.damaged)
     @rule(data=st.data(), how=st.sampled_from(["flip", "cut", "remove"]), what=st.sampled_from(["shard", "record"]))
     def damage(self, data, how, what):
         unit = data.draw(st.sampled_from(sorted(self.committed - self.damaged)))
-        path = layout.record_path(self.root, unit)
+        path = paths.record_path(self.root, unit)
         if what == "shard":
             attempt = self.store.record(unit).attempt
-            path = layout.shard_path(self.root, unit, attempt, "zarr")
+            path = paths.shard_path(self.root, unit, attempt, "zarr")
         content = bytearray(path.read_bytes())
         if how == "remove":
             path.unlink()
@@ -128,7 +130,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_committed_is_right(self):
-        assert set(layout.committed_units(self.root)) == self.committed
+        assert set(paths.committed_units(self.root)) == self.committed
         world.judge(self.root, self.store.descriptor, self.committed - self.damaged)
 
 

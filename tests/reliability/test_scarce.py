@@ -87,8 +87,8 @@ from pathlib import Path
 from softlabels.errors import StorageFailed
 from torch.utils.data import DataLoader
 from softlabels.labels import Head
-from softlabels.loading.datasets import LabelDataset, collate
-from softlabels.loading.huggingface import TokenCollator
+from softlabels.loading.adapters.torch_datasets import LabelDataset, collate
+from softlabels.loading.adapters.huggingface import TokenCollator
 from softlabels.sources import TokenSource
 from tests.loading.stores import random_logits, write_store
 

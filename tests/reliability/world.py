@@ -11,9 +11,11 @@ import numpy as np
 
 from softlabels.encodings import Codebook, parse
 from softlabels.labels import Head
-from softlabels.store import Descriptor, StoreWriter, create_or_open, layout
-from softlabels.store.codebooks import digest_of
-from softlabels.store.units import UnitReader, read_record
+from softlabels.store import Descriptor, StoreWriter, create_or_open
+from softlabels.store.format import paths
+from softlabels.store.format.codebooks import digest_of
+from softlabels.store.format.record import read_record
+from softlabels.store.unit_reader import UnitReader
 
 UNIT_ROWS = 6
 CHUNK_ROWS = 4
@@ -88,7 +90,7 @@ def warm_up(shard_format: str, labels: str = "topk") -> None:
 
 def judge(root: Path, store: Descriptor, units: Iterable[int] | None = None) -> set[int]:
     """The committed units, once each of ``units`` (by default all of them) is sure to hold its only right content."""
-    committed = list(layout.committed_units(root))
+    committed = list(paths.committed_units(root))
     if len(committed) != len(set(committed)):
         raise AssertionError(f"a unit is listed twice: {committed}")
     for unit in committed if units is None else units:
@@ -103,4 +105,4 @@ def judge(root: Path, store: Descriptor, units: Iterable[int] | None = None) -> 
 
 def records(root: Path) -> dict[int, bytes]:
     """Bytes of every record."""
-    return {unit: layout.record_path(root, unit).read_bytes() for unit in layout.committed_units(root)}
+    return {unit: paths.record_path(root, unit).read_bytes() for unit in paths.committed_units(root)}

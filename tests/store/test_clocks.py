@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import softlabels as sl
-from softlabels.store import collect_garbage, create_or_open, files, layout, verify
+from softlabels.store import collect_garbage, create_or_open, verify
+from softlabels.store.format import paths
+from softlabels.store.storage import posix
 from tests.corpus import forging
 
 KIND = "topk-zarr"
@@ -43,7 +45,7 @@ def test_another_machine_goes_on_with_a_store_whatever_its_clock_says(store, day
     with store.claims() as claims:
         assert claims.take(0)
     shift(store.root, days)
-    records = layout.record_path(store.root, 0).read_bytes()
+    records = paths.record_path(store.root, 0).read_bytes()
     again = create_or_open(store.root, forging.descriptor(KIND))
     assert list(again.missing()) == [1]
     with again.claims() as claims:
@@ -52,7 +54,7 @@ def test_another_machine_goes_on_with_a_store_whatever_its_clock_says(store, day
     first = sl.seal(store.root)
     shift(store.root, -days)
     assert sl.seal(store.root) == first
-    assert layout.record_path(store.root, 0).read_bytes() == records
+    assert paths.record_path(store.root, 0).read_bytes() == records
     assert verify(store.root, deep=True).ok
     assert len(forging.read_all(store.root)[0]) == forging.ROWS
 
@@ -73,7 +75,7 @@ def test_two_machines_a_year_apart_write_the_same_bytes(store, tmp_path):
 @pytest.mark.parametrize("days", [-1, 0, 1, 400])
 def test_a_commit_under_way_on_a_machine_a_day_off_is_no_garbage(store, days):
     """Seven days by the store's own file system leave six where a clock is a day behind."""
-    temporary, file = files.create_temporary(store.root)
+    temporary, file = posix.create_temporary(store.root)
     file.close()
     shift(store.root, days)
     assert collect_garbage(store.root, delete=True) == []

@@ -15,7 +15,8 @@ from softlabels.encodings import parse
 from softlabels.errors import InvalidArgument, StoreConflict, StoreCorrupt, StoreUnsupported
 from softlabels.generation import generate, local, pilot
 from softlabels.labels import Head
-from softlabels.store import canonical
+from softlabels.store.format import canonical_json, codebooks
+from softlabels.store.format.descriptor import read_descriptor
 
 SPEC = "topk:2:d8:3"
 OPTIONS = {"encoding": SPEC, "unit_rows": 300, "temperatures": (1.0, 2.0)}
@@ -103,7 +104,7 @@ def test_who_starts_at_the_same_time_takes_over_the_first_ones_codebook(
             (root / "codebooks").mkdir(parents=True)
             shutil.copy(codebook_file(other), root / "codebooks")
             document = json.loads((other / "softlabels.json").read_bytes()) | {"seed": 0}
-            (root / "softlabels.json").write_bytes(canonical.to_bytes(document))
+            (root / "softlabels.json").write_bytes(canonical_json.to_bytes(document))
         return described
 
     monkeypatch.setattr(local, "describe", meanwhile)
@@ -171,9 +172,9 @@ def forged(path, priors, name="priors"):
     digest = blake3(data).hexdigest()
     document = json.loads((root / "softlabels.json").read_bytes())
     document["heads"]["logits"]["codebook"] = digest
-    (root / "softlabels.json").write_bytes(canonical.to_bytes(document))
+    (root / "softlabels.json").write_bytes(canonical_json.to_bytes(document))
     (root / "codebooks" / f"{digest[:32]}.safetensors").write_bytes(data)
-    return sl.store.codebooks.read_codebook(root, sl.store.writing.read_descriptor(root), "logits")
+    return codebooks.read_codebook(root, read_descriptor(root), "logits")
 
 
 EVEN = np.full((1, 4, CLASSES), 1 / CLASSES, np.float32)
@@ -226,6 +227,6 @@ def test_a_forged_codebook_is_refused_by_what_it_holds(store, priors):
 def test_what_a_store_requires_and_nobody_knows_is_refused(store):
     document = json.loads((store / "softlabels.json").read_bytes())
     document["requires"] = ["codebook", "time travel"]
-    (store / "softlabels.json").write_bytes(canonical.to_bytes(document))
+    (store / "softlabels.json").write_bytes(canonical_json.to_bytes(document))
     with pytest.raises(StoreUnsupported, match=r"requires \['codebook', 'time travel'\].*Upgrade softlabels"):
         sl.open(store)

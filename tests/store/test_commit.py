@@ -16,10 +16,14 @@ import pytest
 
 import softlabels as sl
 from softlabels.errors import InvalidArgument, StoreConflict, StoreCorrupt, StoreError
+from softlabels.fidelity import Fidelity
 from softlabels.labels import Head
-from softlabels.store import Descriptor, create_or_open, files, layout, sink, zarr_shard
-from softlabels.store.fidelity import Fidelity
-from softlabels.store.units import UnitReader, read_record
+from softlabels.store import Descriptor, create_or_open
+from softlabels.store.format import paths
+from softlabels.store.format.record import read_record
+from softlabels.store.shards import hashed_file, zarr_shard
+from softlabels.store.storage import posix
+from softlabels.store.unit_reader import UnitReader
 
 ROWS, UNIT = 120, 10
 
@@ -49,7 +53,7 @@ def commit(store, unit):
 
 def assert_whole(root, units):
     """Exactly these units are committed, each with its only right content."""
-    assert list(layout.committed_units(root)) == sorted(units)
+    assert list(paths.committed_units(root)) == sorted(units)
     for unit in units:
         reader = UnitReader(root, descriptor(), read_record(root, unit, descriptor()))
         parts = [reader.read_chunk(chunk) for chunk in range(3)]
@@ -76,7 +80,7 @@ def test_leaving_without_a_commit_leaves_nothing(tmp_path):
 
     with pytest.raises(RuntimeError, match="teacher"):
         die(create_or_open(tmp_path / "s", descriptor()))
-    assert list(layout.committed_units(tmp_path / "s")) == []
+    assert list(paths.committed_units(tmp_path / "s")) == []
     assert [path for path in (tmp_path / "s").rglob("*") if path.is_file()] == [tmp_path / "s" / "softlabels.json"]
 
 
@@ -112,9 +116,9 @@ def test_the_second_of_two_writers_loses_without_harm(tmp_path):
     with store.begin(3) as slow:
         slow.append(columns(3))
         assert commit(store, 3)
-        winner = layout.record_path(tmp_path / "s", 3).read_bytes()
+        winner = paths.record_path(tmp_path / "s", 3).read_bytes()
         assert not slow.commit()
-    assert layout.record_path(tmp_path / "s", 3).read_bytes() == winner
+    assert paths.record_path(tmp_path / "s", 3).read_bytes() == winner
     assert_whole(tmp_path / "s", [3])
 
 
@@ -151,7 +155,7 @@ def test_a_record_that_readers_would_refuse_is_not_committed(tmp_path):
         StoreError, match=r"refuse the record of unit 0: .* at most 65,536 are allowed; nothing was comm"
     ):
         commit(create_or_open(tmp_path / "s", named), 0)
-    assert list(layout.committed_units(tmp_path / "s")) == []
+    assert list(paths.committed_units(tmp_path / "s")) == []
 
 
 def test_a_fidelity_that_is_no_number_is_not_committed(tmp_path):
@@ -160,7 +164,7 @@ def test_a_fidelity_that_is_no_number_is_not_committed(tmp_path):
         writer.append(columns(0))
         with pytest.raises(StoreError, match=r"refuse the record of unit 0: .*; nothing was committed"):
             writer.commit(fidelity={"logits": nothing})
-    assert list(layout.committed_units(tmp_path / "s")) == []
+    assert list(paths.committed_units(tmp_path / "s")) == []
 
 
 def test_extras_that_readers_would_refuse_are_not_written(tmp_path):
@@ -169,14 +173,14 @@ def test_extras_that_readers_would_refuse_are_not_written(tmp_path):
         writer.append(columns(0))
         with pytest.raises(InvalidArgument, match=r"arrays of 134,\d+,\d+ bytes, where at most 134,217,728 are kept"):
             writer.commit(extras={"logits/probe": np.zeros(2**25, np.float32)})
-    assert list(layout.committed_units(tmp_path / "s")) == []
+    assert list(paths.committed_units(tmp_path / "s")) == []
     assert commit(store, 0)
 
 
 def test_a_shard_that_would_be_too_large_is_not_committed(tmp_path, monkeypatch):
     store = create_or_open(tmp_path / "s", descriptor())
     with monkeypatch.context() as patch:
-        patch.setattr(sink, "LARGEST", 300)  # 4 GiB would take a while
+        patch.setattr(hashed_file, "LARGEST", 300)  # 4 GiB would take a while
         with pytest.raises(
             InvalidArgument, match="a shard is at most 4 GiB; choose fewer rows a unit with --unit-rows"
         ):
@@ -244,7 +248,7 @@ def test_a_parquet_shard_that_does_not_read_back_is_not_committed(tmp_path, monk
                 damaged.write(b"garbage")
         with pytest.raises(StoreError, match=r"a new shard does not read back: column .*; nothing was committed"):
             writer.commit()
-    assert list(layout.committed_units(tmp_path / "s")) == []
+    assert list(paths.committed_units(tmp_path / "s")) == []
     assert not list((tmp_path / "s" / "tmp").iterdir())
     with store.begin(0) as writer:
         writer.append(columns(0) | {"logits/values": noise})
@@ -264,14 +268,14 @@ def test_dropping_a_unit_is_silent(tmp_path, shard_format):
 
 def test_a_store_that_another_writer_makes_at_this_moment_is_that_store(tmp_path, monkeypatch):
     """It was not there when we looked, and is when we look for what else is there."""
-    real = files.list_names
+    real = posix.list_names
 
     def meanwhile(root, folder):
         monkeypatch.undo()
         assert commit(create_or_open(tmp_path / "s", descriptor()), 0)
         return real(root, folder)
 
-    monkeypatch.setattr(files, "list_names", meanwhile)
+    monkeypatch.setattr(posix, "list_names", meanwhile)
     store = create_or_open(tmp_path / "s", descriptor())
     assert list(store.missing()) == list(range(1, 12))
     assert_whole(tmp_path / "s", [0])
@@ -342,7 +346,7 @@ def test_kill_at_any_moment_loses_no_acknowledged_unit(tmp_path):
             ledger |= set(pipe.read())
         worker.join()
         kills += worker.exitcode == -signal.SIGKILL
-        committed = set(layout.committed_units(root))
+        committed = set(paths.committed_units(root))
         assert ledger <= committed
         assert_whole(root, committed)
         ledger |= committed
@@ -361,7 +365,7 @@ def test_a_disk_that_fails_commits_nothing_and_a_retry_succeeds(tmp_path, monkey
     for failing in range(1, 12):
         root = tmp_path / f"{failing}"
         store = create_or_open(root, descriptor())
-        real, count = getattr(files, call), [0]
+        real, count = getattr(posix, call), [0]
 
         def broken(*arguments, real=real, count=count, failing=failing):
             count[0] += 1
@@ -371,7 +375,7 @@ def test_a_disk_that_fails_commits_nothing_and_a_retry_succeeds(tmp_path, monkey
                 raise OSError(code, os.strerror(code))
             return real(*arguments)
 
-        monkeypatch.setattr(files, call, broken)
+        monkeypatch.setattr(posix, call, broken)
         failed = False
         try:
             commit(store, 0)
@@ -382,7 +386,7 @@ def test_a_disk_that_fails_commits_nothing_and_a_retry_succeeds(tmp_path, monkey
             break
         reached += 1
         # Linked but not synced: the record may be there, and then it is whole.
-        assert_whole(root, list(layout.committed_units(root)))
+        assert_whole(root, list(paths.committed_units(root)))
         commit(store, 0)
         assert_whole(root, [0])
     assert reached > 0
@@ -408,7 +412,7 @@ def test_everything_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
 def test_records_are_canonical_small_and_name_themselves(tmp_path):
     store = create_or_open(tmp_path / "s", descriptor())
     commit(store, 0)
-    data = layout.record_path(tmp_path / "s", 0).read_bytes()
+    data = paths.record_path(tmp_path / "s", 0).read_bytes()
     value = json.loads(data)
     assert data == json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
     assert len(data) < 64 * 2**10

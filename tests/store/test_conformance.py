@@ -15,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import softlabels as sl
+from softlabels import columns as ragged
+from softlabels.columns import ranges
 from softlabels.encodings import codebook, parse
-from softlabels.encodings import rows as ragged
 from softlabels.errors import InvalidArgument
-from softlabels.labels import Head, ranges
-from softlabels.store import Descriptor, create_or_open, parquet_shard
-from softlabels.store.codebooks import digest_of
+from softlabels.labels import Head
+from softlabels.store import Descriptor, create_or_open
+from softlabels.store.format.codebooks import digest_of
+from softlabels.store.shards import parquet_shard
 
 FORMATS = ["zarr", "parquet"]
 ENCODINGS = ["dense:f32", "dense:f16", "dense:bf16", "dense:q8", "topk:3:f16", "topk:3:q8", "topk:40:f16", "topk:3:d4",

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import softlabels as sl
-from softlabels.store import evidence
+from softlabels.store import unit_statistics
 
 
 @pytest.mark.parametrize(("side", "heads"), [(256, 3), (1100, 1)])
@@ -22,14 +22,14 @@ def test_heads_of_pixels_can_be_sealed_whatever_their_number_and_size(tmp_path, 
     size = 4 * 19 * side * side
     for name in names:
         probe = store.probe(name)
-        if size > 2 * evidence.PROBE_BYTES // heads:
+        if size > 2 * unit_statistics.PROBE_BYTES // heads:
             assert probe is None
         else:
-            assert 1 <= len(probe.rows) <= 2 * evidence.PROBE_BYTES // (heads * size)
+            assert 1 <= len(probe.rows) <= 2 * unit_statistics.PROBE_BYTES // (heads * size)
         assert store.snapshot.fidelity[name]["units"]["rows"] > 0
 
 
 def test_thinning_keeps_what_there_is_or_spreads():
-    assert evidence.thinned(3, 5).tolist() == [0, 1, 2]
-    assert evidence.thinned(9, 3).tolist() == [0, 4, 8]
-    assert evidence.thinned(4, 0).tolist() == []
+    assert unit_statistics.thinned(3, 5).tolist() == [0, 1, 2]
+    assert unit_statistics.thinned(9, 3).tolist() == [0, 4, 8]
+    assert unit_statistics.thinned(4, 0).tolist() == []

@@ -13,7 +13,9 @@ import pytest
 
 import softlabels as sl
 from softlabels.errors import StorageFailed, StoreBusy, StoreCorrupt
-from softlabels.store import create_or_open, exclusive, files, layout, verify
+from softlabels.store import create_or_open, verify
+from softlabels.store.format import paths
+from softlabels.store.storage import exclusive_rename, posix
 from tests.corpus import forging
 
 KIND = "topk-zarr"
@@ -37,7 +39,7 @@ REFUSED = {
 def test_what_the_system_refuses_while_writing_is_said_with_advice(tmp_path, monkeypatch, code, call):
     root = tmp_path / "s"
     assert write(root, 0)
-    monkeypatch.setattr(layout, "record_path", lambda root, unit: root / "records" / "new" / f"{unit:08d}.json")
+    monkeypatch.setattr(paths, "record_path", lambda root, unit: root / "records" / "new" / f"{unit:08d}.json")
     real = getattr(os, call)
 
     def refuse(path, *rest, **options):
@@ -50,7 +52,7 @@ def test_what_the_system_refuses_while_writing_is_said_with_advice(tmp_path, mon
         write(root, 1)
     assert os.strerror(code) in str(caught.value)
     monkeypatch.undo()
-    assert list(layout.committed_units(root)) == [0]
+    assert list(paths.committed_units(root)) == [0]
     assert write(root, 1), "the same command again"
     assert verify(root, deep=True).ok
 
@@ -149,9 +151,9 @@ def without_links(monkeypatch):
 def test_without_hard_links_a_rename_that_never_replaces_commits(tmp_path, without_links):
     root = tmp_path / "s"
     assert write(root, 0)
-    before = layout.record_path(root, 0).read_bytes()
+    before = paths.record_path(root, 0).read_bytes()
     assert not write(root, 0), "the race is lost"
-    assert layout.record_path(root, 0).read_bytes() == before
+    assert paths.record_path(root, 0).read_bytes() == before
     assert not list((root / "tmp").iterdir())
     assert verify(root, deep=True).ok
 
@@ -163,9 +165,9 @@ def without_renameat2(monkeypatch, without_links):
     def cannot(*_):
         raise NotImplementedError
 
-    monkeypatch.setattr(exclusive, "rename", cannot)
+    monkeypatch.setattr(exclusive_rename, "rename", cannot)
     held = {}
-    monkeypatch.setattr(exclusive, "_HELD", held)
+    monkeypatch.setattr(exclusive_rename, "_HELD", held)
     yield
     for file in held.values():
         file.close()
@@ -181,8 +183,8 @@ def test_where_nothing_is_exclusive_the_first_writer_goes_on(tmp_path, without_r
 
 def test_where_nothing_is_exclusive_a_second_writer_is_refused(tmp_path, without_renameat2):
     root = tmp_path / "s"
-    files.make_directory(root, root)
-    held = files.lock(root, "only-writer.lock")  # as another process would
+    posix.make_directory(root, root)
+    held = posix.lock(root, "only-writer.lock")  # as another process would
     with pytest.raises(StoreBusy, match="another process"):
         write(root, 0)
     held.close()
@@ -222,8 +224,8 @@ def test_what_lies_in_a_locks_place_is_named_and_left(tmp_path, make):
 CLAIM = """
 import sys
 from pathlib import Path
-from softlabels.store import Claims
-with Claims(Path(sys.argv[1])) as claims:
+from softlabels.store import UnitLocks
+with UnitLocks(Path(sys.argv[1])) as claims:
     print(claims.take(3), flush=True)
     sys.stdin.read()
 """
@@ -233,7 +235,7 @@ def test_a_claim_is_refused_to_others_until_its_process_ends(tmp_path):
     create_or_open(tmp_path / "s", forging.descriptor(KIND))
     top = Path(forging.__file__).parents[2]
     with (
-        files.Claims(tmp_path / "s") as claims,
+        posix.UnitLocks(tmp_path / "s") as claims,
         subprocess.Popen(
             [sys.executable, "-c", CLAIM, tmp_path / "s"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             cwd=top,
@@ -264,7 +266,7 @@ def test_where_there_are_no_locks_anything_may_be_claimed(tmp_path, monkeypatch)
 
 def test_a_system_that_lacks_renameat2_or_fails_it_says_so(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No such file"):
-        exclusive.rename(tmp_path / "absent", tmp_path / "b")
+        exclusive_rename.rename(tmp_path / "absent", tmp_path / "b")
 
     class Libc:
         def renameat2(self, *_):
@@ -273,9 +275,9 @@ def test_a_system_that_lacks_renameat2_or_fails_it_says_so(tmp_path, monkeypatch
             ctypes.set_errno(errno.EINVAL)
             return -1
 
-    monkeypatch.setattr(exclusive, "_LIBC", Libc())
+    monkeypatch.setattr(exclusive_rename, "_LIBC", Libc())
     with pytest.raises(NotImplementedError):
-        exclusive.rename(tmp_path / "a", tmp_path / "b")
-    monkeypatch.setattr(exclusive, "_LIBC", object())
+        exclusive_rename.rename(tmp_path / "a", tmp_path / "b")
+    monkeypatch.setattr(exclusive_rename, "_LIBC", object())
     with pytest.raises(NotImplementedError):
-        exclusive.rename(tmp_path / "a", tmp_path / "b")
+        exclusive_rename.rename(tmp_path / "a", tmp_path / "b")

@@ -9,8 +9,8 @@ import softlabels as sl
 from softlabels.errors import StoreCorrupt
 from softlabels.generation import generate
 from softlabels.labels import Head
-from softlabels.store import UnitEvidence, describe_store
-from softlabels.store.units import read_record
+from softlabels.store import UnitStatistics, describe_store
+from softlabels.store.format.record import read_record
 
 OPTIONS = {"encoding": "topk:4", "temperatures": (1.0, 4.0), "unit_rows": 400}
 
@@ -52,7 +52,7 @@ def test_each_unit_measures_a_seeded_sample_of_its_rows(sealed, dense_logits):
     records, store = records_of(sealed)
     for record in records:
         rows = np.arange(record.rows)
-        chosen = rows[UnitEvidence(store.descriptor, record.unit).wants_measured(rows)]
+        chosen = rows[UnitStatistics(store.descriptor, record.unit).wants_measured(rows)]
         found = record.fidelity["logits"]
         assert found.rows == len(chosen)
         assert 15 < len(chosen) * 400 / record.rows < 64

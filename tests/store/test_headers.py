@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from softlabels.store import table, thrift
+from softlabels.store.format import thrift, unit_table
 from tests.corpus import headers
 
 
@@ -65,27 +65,27 @@ def records(count):
 
 @given(count=st.integers(1, 40))
 def test_a_table_comes_back_and_pyarrow_reads_it_too(count):
-    data = table.to_bytes(records(count))
-    assert len(data) <= table.limit(count)
-    found, theirs = table.parse(data, count), pq.read_table(io.BytesIO(data)).to_pydict()
-    for name, width in table.COLUMNS.items():
+    data = unit_table.to_bytes(records(count))
+    assert len(data) <= unit_table.limit(count)
+    found, theirs = unit_table.parse(data, count), pq.read_table(io.BytesIO(data)).to_pydict()
+    for name, width in unit_table.COLUMNS.items():
         ours = [value.decode() for value in found[name]] if width else found[name].tolist()
         assert ours == theirs[name]
 
 
 def test_a_table_of_many_pages_and_row_groups_comes_back():
-    data, count = table.to_bytes(records(60_000)), 60_000
-    assert table.parse(data, count, ["rows"])["rows"].sum() == sum(1 + unit % 7 for unit in range(count))
+    data, count = unit_table.to_bytes(records(60_000)), 60_000
+    assert unit_table.parse(data, count, ["rows"])["rows"].sum() == sum(1 + unit % 7 for unit in range(count))
     again = io.BytesIO()
     pq.write_table(
         pq.read_table(io.BytesIO(data)), again, compression="zstd", use_dictionary=False, row_group_size=7_000
     )
-    np.testing.assert_array_equal(table.parse(again.getvalue(), count, ["record"])["record"][[0, -1]],
+    np.testing.assert_array_equal(unit_table.parse(again.getvalue(), count, ["record"])["record"][[0, -1]],
                                   [f"{0:064x}".encode(), f"{count - 1:064x}".encode()])  # fmt: skip
 
 
 def rewritten(**options):
-    found = pq.read_table(io.BytesIO(table.to_bytes(records(3))))
+    found = pq.read_table(io.BytesIO(unit_table.to_bytes(records(3))))
     change = options.pop("change", lambda one: one)
     out = io.BytesIO()
     pq.write_table(change(found), out, **{"compression": "zstd", "use_dictionary": False} | options)
@@ -107,21 +107,21 @@ def rewritten(**options):
 )
 def test_a_table_that_sealing_does_not_write_is_refused(data, says):
     with pytest.raises(ValueError, match=says):
-        table.parse(data, 3)
+        unit_table.parse(data, 3)
 
 
 def test_a_page_that_is_damaged_is_refused():
-    data = bytearray(table.to_bytes(records(3)))
+    data = bytearray(unit_table.to_bytes(records(3)))
     place = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(2).data_page_offset
     start = data.index(b"\x28\xb5\x2f\xfd", place)
     data[start + 4 : start + 8] = b"\xff" * 4
     with pytest.raises(ValueError, match="damaged"):
-        table.parse(bytes(data), 3, ["rows"])
+        unit_table.parse(bytes(data), 3, ["rows"])
 
 
 def test_a_column_with_fewer_values_than_its_rows_is_refused():
-    data = table.to_bytes(records(3))
+    data = unit_table.to_bytes(records(3))
     size = int.from_bytes(data[-8:-4], "little")
     more = headers.footer(lambda fields: fields[4].value[0].update({3: headers.Field(headers.I64, 4)}))
     with pytest.raises(ValueError, match="a column with other rows than it says"):
-        table.parse(data[: -8 - size] + more(data[-8 - size :]), 4, ["rows"])
+        unit_table.parse(data[: -8 - size] + more(data[-8 - size :]), 4, ["rows"])

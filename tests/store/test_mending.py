@@ -9,7 +9,8 @@ import pytest
 import softlabels as sl
 from softlabels.errors import InvalidArgument, StoreCorrupt
 from softlabels.labels import Head
-from softlabels.store import Descriptor, collect_garbage, create_or_open, files, repair, verify
+from softlabels.store import Descriptor, collect_garbage, create_or_open, repair, verify
+from softlabels.store.storage import posix
 from tests.corpus import forging
 
 DAY = 86_400
@@ -56,7 +57,7 @@ def test_a_store_without_litter_has_nothing_to_collect(store):
 
 def test_what_nothing_refers_to_is_listed_and_deleted_only_where_asked(store):
     root = store.root
-    temporary, file = files.create_temporary(root)
+    temporary, file = posix.create_temporary(root)
     file.write(b"half a shard")
     file.close()
     with store.begin(2) as late:  # loses the race: unit 2 is committed

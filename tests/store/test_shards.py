@@ -9,7 +9,7 @@ import pytest
 import zarr
 
 from softlabels.encodings import Column
-from softlabels.store import zarr_shard
+from softlabels.store.shards import zarr_shard
 
 
 def shards(store):

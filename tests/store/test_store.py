@@ -22,17 +22,9 @@ from softlabels.errors import (
 )
 from softlabels.generation import generate
 from softlabels.labels import Head
-from softlabels.store import (
-    Descriptor,
-    canonical,
-    create_or_open,
-    default_geometry,
-    describe_store,
-    layout,
-    reading,
-    units,
-)
-from softlabels.store.evidence import gathers, probes
+from softlabels.store import Descriptor, create_or_open, default_geometry, describe_store, sealed_store, unit_reader
+from softlabels.store.format import canonical_json, paths
+from softlabels.store.unit_statistics import gathers, probes
 from tests.corpus import forging
 
 
@@ -200,7 +192,7 @@ def test_a_future_version_or_feature_is_refused_and_an_unknown_key_passes(tmp_pa
     def write(**changes):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
-        (folder / "softlabels.json").write_bytes(canonical.to_bytes(make_descriptor().to_json() | changes))
+        (folder / "softlabels.json").write_bytes(canonical_json.to_bytes(make_descriptor().to_json() | changes))
         return folder
 
     with pytest.raises(StoreUnsupported, match="version 2"):
@@ -258,7 +250,7 @@ def test_a_descriptor_for_other_rows_keeps_its_chunks_where_it_can():
 
 
 def test_of_very_many_units_only_the_last_records_stay_in_memory(sealed, monkeypatch):
-    monkeypatch.setattr(reading, "READERS_KEPT", 2)
+    monkeypatch.setattr(sealed_store, "READERS_KEPT", 2)
     store = sl.open(sealed)
     whole = store.read(range(1797))
     assert len(store._readers) == 2
@@ -276,9 +268,9 @@ def test_the_memory_of_a_large_chunk_is_given_back(tmp_path):
         })  # fmt: skip
         writer.commit()
     sl.seal(root)
-    assert next((root / "shards").rglob("*.zip")).stat().st_size > units.KEPT_BYTES
+    assert next((root / "shards").rglob("*.zip")).stat().st_size > unit_reader.KEPT_BYTES
     np.testing.assert_array_equal(sl.open(root).read([4]).values[0], values[4])
-    assert len(getattr(units._THREAD, "buffer", b"")) <= units.KEPT_BYTES
+    assert len(getattr(unit_reader._THREAD, "buffer", b"")) <= unit_reader.KEPT_BYTES
 
 
 def test_a_store_made_in_a_year_without_a_name_can_be_inspected():
@@ -286,8 +278,8 @@ def test_a_store_made_in_a_year_without_a_name_can_be_inspected():
     memory = Path("/dev/shm")  # noqa: S108  it keeps any time
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         root = forging.make(Path(folder) / "s", "dense-zarr")
-        os.utime(layout.record_path(root, 0), (-(2**40), -(2**40)))
-        os.utime(layout.record_path(root, 1), (2**40, 2**40))
+        os.utime(paths.record_path(root, 0), (-(2**40), -(2**40)))
+        os.utime(paths.record_path(root, 1), (2**40, 2**40))
         made = describe_store(root)["committed"]
     assert made["first"] <= "1970-01-01T00:00:00+00:00"
     assert made["last"] <= "9999-12-31T23:59:59+00:00"

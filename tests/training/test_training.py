@@ -29,7 +29,7 @@ from softlabels.generation import generate
 from softlabels.models import load_run
 from softlabels.sources import open_source
 from softlabels.training import Recipe, compare, train_student, train_teacher
-from softlabels.training.rows import choose_hard_labels, split_rows
+from softlabels.training.splits import choose_hard_labels, split_rows
 
 STUDENT = "mlp:width=16,depth=1"
 

@@ -1,0 +1,209 @@
+"""How close labels are to the dense logits they came from: numbers that every store carries.
+
+Measured twice: unit by unit on a few rows while their logits are at hand, which shows where in a store something went
+wrong; and when it is sealed on the probe, the rows kept dense, with the tail prior that readers will use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabels.labels import DISTRIBUTIONS, DenseLabels, SoftLabels, SparseLabels, log_softmax
+
+BLOCK = 2**22
+"""Probabilities compared at a time."""
+
+MEANS = ("mass", "top1", "entropy", "error")
+"""Figures that are one number."""
+
+POOR_MASS = 0.9
+POOR_KL = 0.1
+"""Above this KL in nats a person is warned; below this listed mass, above a fifth of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """How close labels are, on average over some rows.
+
+    Attributes:
+        rows: rows (of ragged ones, positions) measured.
+        kl: KL(p || p^) in nats by temperature, ``{"1": 0.02}``; empty for unbiased labels, whose KL is infinite.
+        mass: the teacher's probability of the classes that were listed, at the first temperature.
+        top1: share of rows whose likeliest class is the teacher's.
+        entropy: of the teacher in nats, at the first temperature.
+        error: squared distance of the distributions, sum of (p^ - p)^2, at the first temperature; the variance of the
+            gradient that unbiased labels give.
+    """
+
+    rows: int
+    kl: dict[str, float]
+    mass: float
+    top1: float
+    entropy: float
+    error: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As records, snapshots and ``inspect`` hold it."""
+        return {
+            "rows": self.rows, "kl": self.kl, "mass": self.mass, "top1": self.top1, "entropy": self.entropy,
+            "error": self.error,
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """From a record, which is untrusted.
+
+        Raises:
+            ValueError: not what ``to_json`` gives.
+        """
+        try:
+            kl = {str(name): _number(part) for name, part in dict(value["kl"]).items()}
+            rows = value["rows"]
+            if type(rows) is not int or rows < 1:
+                raise ValueError(f"{rows!r} rows")
+            return cls(
+                rows=rows, kl=kl, **{name: _number(value[name]) for name in ("mass", "top1", "entropy", "error")}
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{type(error).__name__} {error} where a fidelity is expected") from None
+
+    @property
+    def warning(self) -> str | None:
+        """What is wrong with labels this poor, and what to do; None for good ones."""
+        worst = max(self.kl.values(), default=0.0)
+        # A tail that is large and well described is no fault: a teacher without an opinion leaves one.
+        if worst <= POOR_KL / 5 or (self.mass >= POOR_MASS and worst <= POOR_KL):
+            return None
+        return (
+            f"these labels list {self.mass:.1%} of the probability and are {worst:.2g} nats from the teacher: list "
+            "more (a larger k, or a smaller P of adaptive:P), or use threshold:TAU, which is right on average; "
+            "softlabels plan shows what each would cost"
+        )
+
+
+def measure(logits: NDArray[np.float32], labels: SoftLabels, temperatures: Sequence[float]) -> Fidelity:
+    """Compare labels with the logits they were made from.
+
+    Args:
+        logits: (n, *shape, C) dense, n above 0.
+        labels: of the same rows, not ragged. Labels that leave classes without probability are measured with a
+            calibrated tail: their KL would be infinite.
+        temperatures: at which to measure the KL; other figures are at the first.
+    """
+    classes = logits.shape[-1]
+    if isinstance(labels, SparseLabels):
+        labels = replace(labels, tail="uniform" if labels.tail == "uniform" else "calibrated")
+    else:
+        labels = replace(labels, values=labels.values.reshape(-1, classes))
+    flat = logits.reshape(-1, classes)
+    is_sample = isinstance(labels, SparseLabels) and labels.unbiased
+    step = max(1, BLOCK // classes)
+    parts = []
+    for start in range(0, len(flat), step):
+        rows = np.arange(start, min(start + step, len(flat)))
+        parts.append(_measure(flat[rows], labels.take(rows), temperatures, is_sample=is_sample))
+    return combine(parts)
+
+
+def combine(parts: Sequence[Fidelity]) -> Fidelity:
+    """The mean over the rows of several."""
+    rows = sum(part.rows for part in parts)
+    mean = {name: sum(getattr(part, name) * part.rows for part in parts) / rows for name in MEANS}
+    kl = {name: sum(part.kl.get(name, 0.0) * part.rows for part in parts) / rows for name in parts[0].kl}
+    return Fidelity(rows=rows, kl=kl, **mean)
+
+
+def _measure(
+    logits: NDArray[np.float32], labels: SoftLabels, temperatures: Sequence[float], *, is_sample: bool
+) -> Fidelity:
+    kl = {}
+    for temperature in () if is_sample else temperatures:
+        log_p = log_softmax(logits, temperature).astype(np.float64)
+        p = np.exp(log_p)
+        with np.errstate(invalid="ignore"):
+            terms = np.where(p > 0, p * (log_p - labels.log_probs(temperature)), 0.0)
+        kl[f"{temperature:g}"] = float(max(terms.sum(axis=-1).mean(), 0.0))
+    log_p = log_softmax(logits, temperatures[0]).astype(np.float64)
+    p = np.exp(log_p)
+    reconstructed = np.exp(labels.log_probs(temperatures[0]).astype(np.float64))
+    mass, likeliest = 1.0, reconstructed.argmax(axis=-1)
+    if isinstance(labels, SparseLabels):
+        listed = np.isfinite(labels.values)
+        mass = float(np.where(listed, np.take_along_axis(p, labels.ids, axis=1), 0.0).sum(axis=1).mean())
+        # Quantising may tie the first two log-probabilities; their order still says which is the likelier.
+        first = labels.values.argmax(axis=1)[:, None] if is_sample else np.zeros((len(labels.ids), 1), np.int64)
+        likeliest = np.take_along_axis(labels.ids, first, axis=1)[:, 0]
+    return Fidelity(
+        rows=len(logits),
+        kl=kl,
+        mass=mass,
+        top1=float((likeliest == logits.argmax(axis=-1)).mean()),
+        entropy=float(-(p * np.where(p > 0, log_p, 0.0)).sum(axis=-1).mean()),
+        error=float(((reconstructed - p) ** 2).sum(axis=-1).mean()),
+    )
+
+
+def as_rows(labels: SoftLabels, lengths: NDArray[np.integer[Any]], positions: NDArray[np.int64]) -> SoftLabels:
+    """Of ragged rows one position each.
+
+    Args:
+        labels: of the positions of n rows, one after the other.
+        lengths: (n,) positions of each row.
+        positions: (n,) a position within each row.
+    """
+    return labels.take(np.cumsum(lengths, dtype=np.int64) - lengths + positions)
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{value!r} where a number is expected")  # noqa: TRY004  of untrusted content, not of a type
+    return float(value)
+
+
+def distance(ours: SoftLabels, theirs: SoftLabels) -> NDArray[np.float64]:
+    """How far labels of the same rows lie apart, (B,) float64: 0 for equal ones; of ragged rows the worst position.
+
+    Distributions: the total variation between the probabilities they list, at the first temperature, from 0 to 1.
+    Numbers to regress on: the largest difference relative to the row's largest value.
+    """
+    if isinstance(ours, SparseLabels) and isinstance(theirs, SparseLabels):
+        apart = _listed_variation(ours, theirs)
+    elif isinstance(ours, DenseLabels) and isinstance(theirs, DenseLabels) and ours.values.shape == theirs.values.shape:
+        apart = _dense_distance(ours, theirs)
+    else:
+        return np.full(len(ours), np.inf)
+    if ours.lengths is None or theirs.lengths is None:
+        return apart
+    worst = np.where(ours.lengths == theirs.lengths, 0.0, np.inf)
+    np.maximum.at(worst, np.repeat(np.arange(len(worst)), ours.lengths.astype(np.int64)), apart)
+    return worst
+
+
+def _listed_variation(ours: SparseLabels, theirs: SparseLabels) -> NDArray[np.float64]:
+    if len(ours.ids) != len(theirs.ids):
+        return np.full(len(ours.ids), np.inf)
+    signed = [sign * np.exp(labels.listed_log_probs(labels.temperatures[0]).astype(np.float64))
+              for sign, labels in ((1, ours), (-1, theirs))]  # fmt: skip
+    # Padding has the id of a class, and would come between the two probabilities of that one.
+    listed = [np.where(np.isfinite(labels.values), labels.ids, -1) for labels in (ours, theirs)]
+    ids, p = np.concatenate(listed, axis=1), np.concatenate(signed, axis=1)
+    order = np.argsort(ids, axis=1, kind="stable")
+    ids, p = np.take_along_axis(ids, order, axis=1), np.take_along_axis(p, order, axis=1)
+    # Neighbours with one id are the two probabilities of one class, of opposite sign; padding is 0 and adds nothing.
+    both = np.where(ids[:, 1:] == ids[:, :-1], np.abs(p[:, 1:]) + np.abs(p[:, :-1]) - np.abs(p[:, 1:] + p[:, :-1]), 0)
+    return np.asarray((np.abs(p).sum(axis=1) - both.sum(axis=1)) / 2)
+
+
+def _dense_distance(ours: DenseLabels, theirs: DenseLabels) -> NDArray[np.float64]:
+    if ours.kind in DISTRIBUTIONS:
+        a, b = (np.exp(labels.log_probs().astype(np.float64)) for labels in (ours, theirs))
+        apart = np.abs(a - b).sum(axis=-1) / 2
+    else:
+        scale = np.maximum(np.abs(ours.values).max(axis=-1), np.finfo(np.float32).tiny).astype(np.float64)
+        apart = np.abs(ours.values.astype(np.float64) - theirs.values).max(axis=-1) / scale
+    return np.asarray(apart.reshape(len(apart), -1).max(axis=1, initial=0.0))

@@ -1,0 +1,1 @@
+"""Datasets for the data loaders and trainers of other libraries."""

@@ -1,0 +1,1 @@
+"""Columns of rows to batches: decode, concatenate, check alignment."""

@@ -1,0 +1,1 @@
+"""The order of rows: shuffles, steps, epochs. Arithmetic without input or output."""

@@ -1,0 +1,64 @@
+"""A plan as a picture: bytes a row against what is kept, the Pareto front of each family drawn through."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from softlabels.errors import InvalidArgument
+from softlabels.planning.table import Plan, PlanRow
+
+FORMATS = (".svg", ".png", ".pdf")
+COLOURS = {"dense": "#444444", "topk": "#1f77b4", "adaptive": "#2ca02c", "sampled": "#ff7f0e", "threshold": "#d62728"}
+
+
+def draw(plan: Plan, path: str | Path) -> None:
+    """Write the picture.
+
+    Args:
+        plan: what was measured.
+        path: .svg, .png or .pdf.
+
+    Raises:
+        InvalidArgument: another ending, or matplotlib is not installed.
+    """
+    target = Path(path)
+    if target.suffix not in FORMATS:
+        raise InvalidArgument(f"{target} is no picture; name one that ends in {', '.join(FORMATS)}")
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise InvalidArgument(
+            "pictures need matplotlib: pip install 'softlabels[report]', or leave --plot out"
+        ) from None
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    panels = [
+        (False, "KL to the teacher, nats", [row for row in plan.rows if not row.unbiased and row.distance > 0]),
+        (True, "unbiased: squared error of the gradient", [row for row in plan.rows if row.unbiased]),
+    ]
+    panels = [panel for panel in panels if panel[2]]
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels), 4.4), squeeze=False)
+    for axis, (_, title, rows) in zip(axes[0], panels, strict=True):
+        for family in dict.fromkeys(row.encoding.split(":")[0] for row in rows):
+            mine = [row for row in rows if row.encoding.startswith(f"{family}:")]
+            axis.scatter(*_points(mine), label=family, color=COLOURS[family], s=28)
+        axis.plot(*_points([row for row in rows if row.front]), color="black", linewidth=0.8, zorder=0, label="front")
+        for row in rows:
+            if row.front or row.current:
+                text = f"{row.encoding} (this store)" if row.current else row.encoding
+                axis.annotate(text, (row.bytes_per_row, row.distance), xytext=(4, 4), fontsize=6,
+                              textcoords="offset points")  # fmt: skip
+        axis.set(xscale="log", yscale="log", xlabel="bytes a row, compressed", title=title)
+        axis.grid(visible=True, which="both", alpha=0.15)
+        axis.legend(fontsize=8)
+    figure.suptitle(
+        f"{plan.sampled:,} rows measured; {plan.items:,} in all; entropy {plan.entropy:.2f} nats", fontsize=9
+    )
+    figure.tight_layout()
+    figure.savefig(target)
+    plt.close(figure)
+
+
+def _points(rows: list[PlanRow]) -> tuple[list[float], list[float]]:
+    return [row.bytes_per_row for row in rows], [row.distance for row in rows]

@@ -1,0 +1,71 @@
+"""Random numbers as a function of their purpose: equal on every machine, engine, batch size and resume.
+
+Two generators share this module, because stored stores and documented orders depend on both staying as they are.
+SplitMix64 (Steele, Lea and Flood 2014) hashes (seed, stream, row, position) to one 64-bit word per item; every number
+drawn for the item is a hash of that word and a counter. Philox fills long arrays for permutations, from
+(seed, epoch, stream, number); NumPy guarantees that its raw words never change.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+GOLDEN = 0x9E3779B97F4A7C15
+
+# Streams keep draws for unlike purposes independent. A number in use is never given another meaning.
+UNIT_STREAM, ROW_STREAM, MEASURE_STREAM, POSITION_STREAM = 0, 1, 2, 3
+"""SplitMix streams: units that sum unlisted mass, rows of the probe, rows measured, the position of a ragged row."""
+DRAW_STREAM = 16
+"""SplitMix stream: draws of the encodings."""
+CHUNK_STREAM, ITEM_STREAM, BATCH_STREAM, VIEW_STREAM, PART_STREAM = range(5)
+"""Philox streams: order of chunks, of items in a window, of batches by length; views; parts of a mixture."""
+
+
+def mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return one step of SplitMix64: a bijection of 64-bit words whose outputs look random."""
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(GOLDEN)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def words(
+    seed: int, rows: NDArray[np.integer], positions: NDArray[np.integer] | None = None, *, stream: int = 0
+) -> NDArray[np.uint64]:
+    """Return the SplitMix word of each item, (n,) uint64.
+
+    Args:
+        seed: Seed of the store; taken modulo 2^64.
+        rows: Row numbers, (n,).
+        positions: Positions within ragged rows, (n,); None for one item per row.
+        stream: One of the SplitMix streams above.
+
+    Example:
+        >>> import numpy as np
+        >>> int(words(0, np.arange(2))[0] != words(0, np.arange(2))[1])
+        1
+    """
+    start = mix(mix(np.array([seed % 2**64], np.uint64)) ^ np.uint64(stream))
+    row_words = mix(start ^ rows.astype(np.uint64))
+    return row_words if positions is None else mix(row_words ^ positions.astype(np.uint64))
+
+
+def uniforms(item_words: NDArray[np.uint64], counters: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Return numbers in [0, 1) of 53 bits, one per pair of word and counter; the arguments broadcast."""
+    bits = mix(item_words ^ mix(counters.astype(np.uint64)))
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def philox_words(count: int, seed: int, epoch: int, stream: int, number: int = 0) -> NDArray[np.uint64]:
+    """Return Philox words, (count,) uint64.
+
+    Args:
+        count: Number of words.
+        seed: Seed of the order; taken modulo 2^64.
+        epoch: Epoch, from 0.
+        stream: One of the Philox streams above.
+        number: Index of the window, or of another part of the epoch.
+    """
+    return np.random.Philox(np.random.SeedSequence((seed % 2**64, epoch, stream, number))).random_raw(count)

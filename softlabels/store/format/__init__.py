@@ -1,0 +1,1 @@
+"""Files of a store other than shards: how each is laid out, written and read."""

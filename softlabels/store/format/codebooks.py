@@ -1,0 +1,47 @@
+"""Codebooks of tail priors as files of a store, named by their hash, which the descriptor holds.
+
+A codebook is written before the descriptor, so a store that can be opened has those it names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from softlabels.encodings.codebook import MOST_BYTES, Codebook, check_priors
+from softlabels.store.format import array_file, paths
+from softlabels.store.format.descriptor import Descriptor
+from softlabels.store.storage import posix
+from softlabels.store.storage.read_errors import FETCH, refused
+
+PRIORS = "priors"
+LIMIT = MOST_BYTES + 4096
+"""Bytes of the file, header included."""
+
+
+def digest_of(codebook: Codebook) -> str:
+    """The BLAKE3 of a codebook's file, hexadecimal."""
+    return array_file.to_bytes({PRIORS: codebook.priors}, limit=LIMIT)[1]
+
+
+def write_codebook(root: Path, codebook: Codebook) -> None:
+    """Put a codebook into a store; one that is there already stays."""
+    data, digest = array_file.to_bytes({PRIORS: codebook.priors}, limit=LIMIT)
+    posix.put_if_absent(root, paths.codebook_path(root, digest), data)
+
+
+def read_codebook(root: Path, descriptor: Descriptor, head: str) -> Codebook | None:
+    """The codebook of a head, verified; None where it has none.
+
+    Raises:
+        StoreCorrupt: missing or damaged.
+    """
+    kind = descriptor.heads[head]
+    if kind.codebook is None:
+        return None
+    path = paths.codebook_path(root, kind.codebook)
+    found = array_file.read(root, path, kind.codebook, FETCH, limit=LIMIT)
+    with refused(path, FETCH):
+        if set(found) != {PRIORS}:
+            raise ValueError(f"it holds {sorted(found)}")
+        check_priors(found[PRIORS], (len(kind.temperatures), descriptor.encoding(head).priors, kind.classes))
+    return Codebook(found[PRIORS])

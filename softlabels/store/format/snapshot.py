@@ -1,0 +1,165 @@
+"""Snapshots: sealing checks that every unit is there and publishes one small file that names them all.
+
+Readers open a snapshot, never the records directly. Its digest is the store's identity: it covers the descriptor, the
+table of units (which holds each record's digest, which holds each shard's), the tail priors and the probe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from softlabels.errors import StoreNotFound
+from softlabels.fidelity import Fidelity
+from softlabels.store.format import array_file, canonical_json, paths, unit_table
+from softlabels.store.format.descriptor import Descriptor
+from softlabels.store.format.record import HASH
+from softlabels.store.storage import posix
+from softlabels.store.storage.read_errors import FETCH, SEAL, refused
+
+LIMIT = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A sealed state of a store.
+
+    Attributes:
+        number: from 1.
+        digest: the store's identity.
+        previous: digest of the snapshot before; None for the first.
+        descriptor: digest of the descriptor.
+        rows: in all.
+        units: in all.
+        bytes: of all shards.
+        table: BLAKE3 of the table of units.
+        prior: BLAKE3 of the file of tail priors; None where no head has a tail.
+        probe: BLAKE3 of the file of dense rows; None where there is none.
+        fidelity: by head, how close the labels are to the probe.
+    """
+
+    number: int
+    digest: str
+    previous: str | None
+    descriptor: str
+    rows: int
+    units: int
+    bytes: int
+    table: str
+    prior: str | None
+    probe: str | None
+    fidelity: Mapping[str, Any]
+
+
+def read_snapshot(root: Path, number: int) -> Snapshot:
+    """Snapshot ``number``, checked against its own digest.
+
+    Raises:
+        StoreNotFound: there is no such snapshot.
+        StoreCorrupt: it is damaged.
+    """
+    path = paths.snapshot_path(root, number)
+    with refused(path, SEAL, StoreNotFound):
+        return _parse(posix.read(root, path, LIMIT), number)
+
+
+def _parse(data: bytes, number: int) -> Snapshot:
+    value = canonical_json.parse(data, LIMIT)
+    body = {name: part for name, part in value.items() if name != "digest"}
+    if canonical_json.digest(body) != value.get("digest"):
+        raise ValueError("its digest does not match its content")
+    if value.get("format") != "softlabels-snapshot" or value.get("version") != 1:
+        raise ValueError(f"its format is {value.get('format')!r}, version {value.get('version')!r}")
+    try:
+        found = Snapshot(**{name: value[name] for name in Snapshot.__dataclass_fields__})
+        _check(found, number)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{type(error).__name__} {error} where a snapshot says what was sealed") from error
+    return found
+
+
+def _check(found: Snapshot, number: int) -> None:
+    """Raise ValueError (or what a value of another type raises) unless a snapshot can be what it says."""
+    if found.number != number:
+        raise ValueError(f"it says it is snapshot {found.number!r}")
+    for count in (found.rows, found.units, found.bytes):
+        if type(count) is not int or not 0 < count < 2**63:
+            raise ValueError(f"{count!r} where a count is expected")
+    if found.units > unit_table.MOST_UNITS:
+        raise ValueError(f"{found.units:,} units, where at most {unit_table.MOST_UNITS:,} are allowed")
+    optional = [digest for digest in (found.previous, found.prior, found.probe) if digest is not None]
+    for digest in (found.descriptor, found.table, *optional):
+        if not HASH.fullmatch(digest):
+            raise ValueError(f"{digest!r} where a BLAKE3 is expected")
+    for measured in found.fidelity.values():
+        units = measured.get("units", measured)
+        poorest = units.get("poorest", {"unit": 0, **measured})
+        for part in (measured, units, poorest):
+            Fidelity.from_json({"error": 0.0, **part})  # snapshots of before the error was measured lack it
+        if type(poorest["unit"]) is not int:
+            raise ValueError(f"{poorest['unit']!r} where the number of a unit is expected")
+
+
+def read_table(
+    root: Path, snapshot: Snapshot, columns: Sequence[str] = tuple(unit_table.COLUMNS)
+) -> dict[str, NDArray[Any]]:
+    """Columns of the table of units of a snapshot, checked; see table.parse.
+
+    Raises:
+        StoreCorrupt: missing or damaged.
+    """
+    path = paths.table_path(root, snapshot.number, snapshot.table)
+    with refused(path, SEAL):
+        data = posix.read(root, path, unit_table.limit(snapshot.units))
+        if blake3(data).hexdigest() != snapshot.table:
+            raise ValueError("it is not the table that was sealed")
+        return unit_table.parse(data, snapshot.units, columns)
+
+
+def read_prior(root: Path, snapshot: Snapshot) -> dict[str, NDArray[Any]]:
+    """The tail priors kept with a snapshot; none where there are none.
+
+    Raises:
+        StoreCorrupt: missing or damaged.
+    """
+    if snapshot.prior is None:
+        return {}
+    return array_file.read(root, paths.prior_path(root, snapshot.number, snapshot.prior), snapshot.prior, FETCH)
+
+
+def read_probe(root: Path, snapshot: Snapshot, descriptor: Descriptor) -> dict[str, NDArray[Any]]:
+    """The dense rows kept with a snapshot; none where there are none. StoreCorrupt as for read_prior."""
+    if snapshot.probe is None:
+        return {}
+    path = paths.probe_path(root, snapshot.number, snapshot.probe)
+    found = array_file.read(root, path, snapshot.probe, FETCH)
+    with refused(path, FETCH):
+        for head in {name.partition("/")[0] for name in found}:
+            _check_probe(found, head, descriptor, snapshot.rows)
+    return found
+
+
+def _check_probe(found: Mapping[str, NDArray[Any]], head: str, descriptor: Descriptor, rows: int) -> None:
+    """Raise ValueError unless the dense rows of a head are as many as they say, ascending, and of its shape."""
+    kind = descriptor.heads.get(head)
+    numbers = found.get(f"{head}/rows")
+    if kind is None or numbers is None:
+        raise ValueError(f"dense rows of {head!r} that belong to nothing")
+    count = numbers.size
+    expected: dict[str, tuple[tuple[int, ...], type]] = {
+        "rows": ((count,), np.int64), "logits": ((count, *kind.position_shape, kind.classes), np.float32),
+    }  # fmt: skip
+    if kind.ragged:
+        expected["positions"] = ((count,), np.int64)
+    for name, (shape, dtype) in expected.items():
+        array = found.get(f"{head}/{name}")
+        if array is None or array.shape != shape or array.dtype != dtype:
+            raise ValueError(f"no {head}/{name} of shape {shape}")
+    if (np.diff(numbers, prepend=-1, append=rows) <= 0).any():
+        raise ValueError(f"the dense rows of {head!r} are no ascending rows of the store")

@@ -1,0 +1,132 @@
+"""Copying of rows, by key and view, from sealed stores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabels import columns as ragged
+from softlabels.encodings.tail import exposure, sums_of
+from softlabels.errors import StoreConflict
+from softlabels.keys import row_names
+from softlabels.labels import Head, SparseLabels
+from softlabels.store.sealed_store import Store
+from softlabels.store.unit_statistics import UnitStatistics
+
+
+class RowCopier:
+    """Sealed stores to copy rows from.
+
+    Args:
+        stores: what to copy from, one at least; of several that hold a row, the first.
+        heads: what the rows are to hold.
+        teacher: digest of the teacher they must come from; of one without, what it is called.
+
+    Raises:
+        StoreConflict: a store of another teacher or of other heads.
+    """
+
+    def __init__(self, stores: Sequence[Store], heads: dict[str, Head], teacher: str) -> None:
+        self.stores = list(stores)
+        for store in self.stores:
+            _check_alike(store, heads, teacher)
+        names = [_names(store) for store in self.stores]
+        joined = np.concatenate(names)
+        self._which = np.repeat(np.arange(len(names)), [len(part) for part in names])
+        self._row = np.concatenate([np.arange(len(part)) for part in names])
+        self._order = np.argsort(joined, kind="stable")
+        self._sorted = joined[self._order]
+
+    def find(self, keys: NDArray[np.uint8], views: NDArray[np.uint32]) -> NDArray[np.int64]:
+        """Number of a row among all the donors', by key and view; -1 for one that nobody holds."""
+        wanted = row_names(keys, views)
+        at = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)
+        return np.where(self._sorted[at] == wanted, self._order[at], -1)
+
+    def distinct(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The rows to keep when all are merged, in order, and (n, 2) pairs of a row and a later one of its name."""
+        first = np.concatenate([[True], self._sorted[1:] != self._sorted[:-1]])
+        leaders = self._order[np.maximum.accumulate(np.where(first, np.arange(len(first)), 0))]
+        return np.sort(self._order[first]), np.stack([leaders, self._order], axis=1)[~first]
+
+    def columns(self, numbers: NDArray[np.int64], names: list[str]) -> dict[str, NDArray[Any]]:
+        """Columns of rows numbered as ``find`` does, in their order."""
+        schema = self.stores[0].descriptor.columns()
+        which = self._which[numbers]
+        parts = [
+            store.take(self._row[numbers[which == number]], names)
+            for number, store in enumerate(self.stores)
+            if (which == number).any()
+        ]
+        by_store = np.argsort(which, kind="stable")
+        return ragged.take(ragged.join(parts), schema, np.argsort(by_store))
+
+    def add_evidence(
+        self,
+        evidence: UnitStatistics,
+        numbers: NDArray[np.int64],
+        columns: Mapping[str, NDArray[Any]],
+        rows: NDArray[np.int64],
+    ) -> None:
+        """Add to a unit's evidence what is known of rows that were copied to it.
+
+        Args:
+            evidence: of the unit.
+            numbers: of the rows, as ``find`` gives them.
+            columns: of them all.
+            rows: where in the unit they are.
+        """
+        schema = self.stores[0].descriptor.columns()
+        for which, store in enumerate(self.stores):
+            mine = np.flatnonzero(self._which[numbers] == which)
+            if not len(mine):
+                continue
+            for head in store.heads:
+                if evidence.wants_sums(head) and (prior := store.prior(head)) is not None:
+                    labels = store.decode(ragged.take(columns, schema, mine), head)
+                    evidence.add_sums(head, _spread(cast("SparseLabels", labels), prior))  # only those have a tail
+                if (probe := store.probe(head)) is not None:
+                    own = self._row[numbers[mine]]
+                    kept = np.isin(own, probe.rows)
+                    if kept.any():
+                        at = np.searchsorted(probe.rows, own[kept])
+                        where = None if probe.positions is None else probe.positions[at]
+                        evidence.add_dense(head, rows[mine[kept]], probe.logits[at], where)
+
+
+def _spread(labels: SparseLabels, prior: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(2, T, C) sums over rows that did not leave any: what they do not list is spread as their store's prior."""
+    row, place = np.nonzero(np.isfinite(labels.values))
+    seen = exposure(labels.log_tail, row, labels.ids[row, place], labels.classes)
+    return sums_of(prior, seen, np.exp(labels.log_tail.astype(np.float64)).sum(axis=0))
+
+
+def _named(teacher: Mapping[str, Any]) -> str:
+    """What tells a teacher from others: its digest, or, where it has none, its name."""
+    return str(teacher["spec"] if teacher["digest"] is None else teacher["digest"])
+
+
+def _check_alike(store: Store, heads: dict[str, Head], teacher: str) -> None:
+    theirs = _named(store.descriptor.teacher)
+    if theirs != teacher:
+        raise StoreConflict(
+            f"{store.root} was made by the teacher {theirs}, not {teacher}; labels of different teachers do not mix: "
+            "name stores of one teacher"
+        )
+    for name, head in heads.items():
+        if (found := store.heads.get(name)) != head:
+            kept = "no such head" if found is None else f"{found.to_json()}"
+            raise StoreConflict(
+                f"{store.root} keeps the head {name!r} as {kept}; {head.to_json()} is wanted. Rows can be taken over "
+                "as they are only; generate with the settings of that store"
+            )
+    if set(store.heads) != set(heads):
+        raise StoreConflict(f"{store.root} has the heads {sorted(store.heads)}, not {sorted(heads)}")
+
+
+def _names(store: Store) -> NDArray[np.bytes_]:
+    parts = [store.read_chunk(number, ["key", "view"]) for number in range(store.chunks)]
+    return np.concatenate([row_names(part["key"], part["view"]) for part in parts])

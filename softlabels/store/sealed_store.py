@@ -1,0 +1,304 @@
+"""Reading a sealed store: every row that leaves it is what was committed, or there is an exception.
+
+Opening reads the descriptor, one snapshot and its table of units; records are read when their unit is, and checked
+against the table. Needs NumPy, pyarrow, blosc; no torch.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabels import columns as ragged
+from softlabels.encodings import Codebook, Encoding
+from softlabels.encodings.codebook import check_priors
+from softlabels.errors import InvalidArgument, StoreCorrupt, StoreNotFound
+from softlabels.labels import Head, SoftLabels
+from softlabels.store.format import paths
+from softlabels.store.format.codebooks import read_codebook
+from softlabels.store.format.descriptor import LENGTH, Descriptor, open_root
+from softlabels.store.format.record import read_record
+from softlabels.store.format.snapshot import Snapshot, read_prior, read_probe, read_snapshot, read_table
+from softlabels.store.storage.read_errors import FETCH, refused
+from softlabels.store.unit_reader import UnitReader, head_arrays, native
+
+READERS_KEPT = 8192
+"""Units whose records stay in memory, about 3 KB each: to read one again takes as long as to verify a chunk."""
+
+
+def open_store(path: str | Path, *, snapshot: int | None = None, digest: str | None = None) -> Store:
+    """Open a sealed store for reading.
+
+    Args:
+        path: its directory.
+        snapshot: which one; by default the last.
+        digest: refuse any other snapshot than the one with this digest.
+
+    Raises:
+        StoreNotFound: no store there, or one that was never sealed.
+        StoreCorrupt: damaged, or not the digest asked for.
+        StoreUnsupported: it needs a newer softlabels.
+    """
+    root, descriptor = open_root(path)
+    numbers = paths.snapshot_numbers(root)
+    if not numbers:
+        raise StoreNotFound(
+            f"{root} is not sealed: units may still be missing. Run softlabels generate until it is whole, or "
+            "softlabels seal"
+        )
+    found = read_snapshot(root, numbers[-1] if snapshot is None else snapshot)
+    if found.descriptor != descriptor.digest:
+        raise StoreCorrupt(f"{root}: the descriptor is not the one that was sealed; fetch the store again")
+    if digest is not None and found.digest != digest:
+        raise StoreCorrupt(
+            f"{root}: snapshot {found.number} has digest {found.digest}, not {digest} as asked for; fetch the store "
+            "again, or name the snapshot you want"
+        )
+    return Store(root, descriptor, found)
+
+
+class Probe(NamedTuple):
+    """Rows kept dense.
+
+    Attributes:
+        rows: (n,) their numbers, ascending.
+        logits: (n, *shape, C) float32.
+        positions: (n,) of ragged rows, which position of each; None of others.
+    """
+
+    rows: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    positions: NDArray[np.int64] | None
+
+
+class Store:
+    """A sealed store. Safe to share between threads, and to pickle: it opens files when it reads them.
+
+    Attributes:
+        root: its directory.
+        descriptor: what it is.
+        snapshot: the sealed state that is read.
+    """
+
+    def __init__(self, root: Path, descriptor: Descriptor, snapshot: Snapshot) -> None:
+        self.root = root
+        self.descriptor = descriptor
+        self.snapshot = snapshot
+        table = read_table(root, snapshot, ["rows", "record"])
+        self._records = table["record"]  # bytes in one array: as strings they would take twice the memory
+        counts = table["rows"]
+        if (counts < 1).any() or (counts > descriptor.unit_rows).any() or counts.sum() != snapshot.rows:
+            raise StoreCorrupt(f"{root}: the table of units does not add up to {snapshot.rows} rows; fetch it again")
+        self._unit_rows = counts
+        # Number of the first chunk of each unit, and at the end how many there are.
+        self._first_chunks = np.concatenate([[0], np.cumsum(-(-counts // descriptor.chunk_rows))])
+        self._readers: OrderedDict[int, UnitReader] = OrderedDict()
+        self._encodings: dict[str, Encoding] = {}
+        self._checked: dict[tuple[str, ...] | None, NDArray[np.bool_]] = {}
+        self._priors: dict[str, NDArray[np.float32]] | None = None
+        self._codebooks: dict[str, Codebook | None] = {}
+        self._probe: dict[str, NDArray[Any]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the records read so far, which another process reads again where it needs them."""
+        return self.__dict__ | {"_readers": OrderedDict()}
+
+    @property
+    def rows(self) -> int:
+        """Rows in all."""
+        return self.snapshot.rows
+
+    @property
+    def units(self) -> int:
+        """Units in all."""
+        return self.snapshot.units
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all shards."""
+        return self.snapshot.bytes
+
+    @property
+    def bytes_per_row(self) -> float:
+        """Bytes of all shards by rows."""
+        return self.bytes / self.rows
+
+    @property
+    def heads(self) -> dict[str, Head]:
+        """Outputs of the teacher, by name."""
+        return dict(self.descriptor.heads)
+
+    @property
+    def chunks(self) -> int:
+        """Chunks in all; chunk numbers run through the units in order."""
+        return int(self._first_chunks[-1])
+
+    def chunk_rows(self) -> NDArray[np.int64]:
+        """Rows of each chunk, (chunks,)."""
+        sizes = np.full(self.chunks, self.descriptor.chunk_rows, np.int64)
+        full = np.diff(self._first_chunks) * self.descriptor.chunk_rows
+        sizes[self._first_chunks[1:] - 1] -= full - self._unit_rows
+        return sizes
+
+    def read_chunk(
+        self, number: int, columns: Iterable[str] | None = None, *, out: ragged.Memory | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Verified columns of one chunk, (rows, *shape) each, (entries, *shape) of ragged ones; all of them for None.
+
+        The bytes are hashed every time. What values they hold follows from that, so those are looked at only the first
+        time that this object reads the chunk with these columns.
+
+        Args:
+            number: 0 to chunks - 1.
+            columns: names such as ``key`` or ``logits/ids``.
+            out: memory to decode into. What is returned of plain columns are views of it; what is returned of ragged
+                ones may be.
+
+        Raises:
+            StoreCorrupt: other bytes than were committed, or values no encoder writes; names the file.
+        """
+        unit = int(np.searchsorted(self._first_chunks, number, side="right")) - 1
+        wanted = None if columns is None else tuple(columns)
+        checked = self._checked.get(wanted)
+        if checked is None:
+            checked = self._checked.setdefault(wanted, np.zeros(self.chunks, np.bool_))
+        found = self._reader(unit).read_chunk(
+            number - int(self._first_chunks[unit]), wanted, out=out, check=not checked[number]
+        )
+        checked[number] = True
+        return found
+
+    def keys(self) -> NDArray[np.uint8]:
+        """Keys of all rows in order, (rows, 16)."""
+        keys = np.empty((self.rows, 16), np.uint8)
+        start = 0
+        for number in range(self.chunks):
+            piece = self.read_chunk(number, ["key"])["key"]
+            keys[start : start + len(piece)] = piece
+            start += len(piece)
+        return keys
+
+    def read(self, rows: Iterable[int] | NDArray[np.integer[Any]], head: str = "logits") -> SoftLabels:
+        """Labels of ``rows``, in their order.
+
+        Args:
+            rows: row numbers.
+            head: name of the output.
+
+        Raises:
+            InvalidArgument: no such row or head.
+            StoreCorrupt: other bytes than were committed.
+        """
+        numbers = np.fromiter(rows, np.int64) if not isinstance(rows, np.ndarray) else rows.astype(np.int64)
+        return self.decode(self.take(numbers, self.head_columns(head)), head)
+
+    def take(self, numbers: NDArray[np.int64], names: list[str]) -> dict[str, NDArray[Any]]:
+        """Columns of rows, in their order, as read_chunk gives them.
+
+        Args:
+            numbers: row numbers.
+            names: of columns.
+
+        Raises:
+            InvalidArgument: no such row.
+            StoreCorrupt: other bytes than were committed.
+        """
+        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < self.rows:
+            raise InvalidArgument(
+                f"the store has rows 0 to {self.rows - 1}; {numbers.min()} to {numbers.max()} were asked for"
+            )
+        starts = np.concatenate([[0], np.cumsum(self.chunk_rows())])
+        chunk_of = np.searchsorted(starts, numbers, side="right") - 1
+        columns = self.descriptor.columns()
+        parts = []
+        for chunk in np.unique(chunk_of):
+            inside = numbers[chunk_of == chunk] - starts[chunk]
+            parts.append(ragged.take(self.read_chunk(int(chunk), names), columns, inside))
+        if not parts:
+            parts = [{name: np.empty((0, *columns[name].shape), columns[name].dtype) for name in names}]
+        # The parts lie in the order of the chunks; back to the order that was asked for.
+        by_chunk = np.argsort(chunk_of, kind="stable")
+        return ragged.take(ragged.join(parts), columns, np.argsort(by_chunk))
+
+    def encoding(self, head: str) -> Encoding:
+        """The encoding of a head."""
+        if head not in self._encodings:
+            self._encodings[head] = self.descriptor.encoding(head)
+        return self._encodings[head]
+
+    def decode(self, columns: Mapping[str, NDArray[Any]], head: str) -> SoftLabels:
+        """Labels from a head's columns, as read_chunk gives them.
+
+        Raises:
+            InvalidArgument: rows too many and too uneven to be padded to the longest in memory.
+        """
+        arrays = {name: native(array) for name, array in head_arrays(columns, head).items()}
+        lengths = arrays.pop(LENGTH, None)
+        try:
+            labels = self.encoding(head).decode(arrays, self.descriptor.heads[head], self.prior(head))
+        except ValueError as error:
+            raise InvalidArgument(f"{error}; read fewer rows of {head!r} at a time, or use smaller batches") from None
+        return labels if lengths is None else replace(labels, lengths=lengths)
+
+    def head_columns(self, head: str) -> list[str]:
+        """Names of a head's columns.
+
+        Raises:
+            InvalidArgument: no such head; lists those there are.
+        """
+        if head not in self.descriptor.heads:
+            raise InvalidArgument(f"{self.root} has no head {head!r}; it has {', '.join(self.descriptor.heads)}")
+        return [name for name in self.descriptor.columns() if name.startswith(f"{head}/")]
+
+    def prior(self, head: str) -> NDArray[np.float32] | None:
+        """The tail prior of a head, (T, C) with T temperatures, or its codebook, (T, M, C); None where it has none."""
+        if (codebook := self.codebook(head)) is not None:
+            return codebook.priors
+        if self._priors is None:
+            found = read_prior(self.root, self.snapshot)
+            for name, kind in self.descriptor.heads.items():
+                if (prior := found.get(f"{name}/prior")) is not None:
+                    path = paths.prior_path(self.root, self.snapshot.number, str(self.snapshot.prior))
+                    with refused(path, FETCH):
+                        check_priors(np.atleast_1d(prior)[..., None, :], (len(kind.temperatures), 1, kind.classes))
+            self._priors = found
+        return self._priors.get(f"{head}/prior")
+
+    def codebook(self, head: str) -> Codebook | None:
+        """The tail priors that a head's rows choose from; None where there is one prior for all."""
+        if head not in self._codebooks:
+            self._codebooks[head] = read_codebook(self.root, self.descriptor, head)
+        return self._codebooks[head]
+
+    def codebooks(self) -> dict[str, Codebook]:
+        """Those of all heads that have one."""
+        return {head: found for head in self.heads if (found := self.codebook(head)) is not None}
+
+    def probe(self, head: str = "logits") -> Probe | None:
+        """The rows kept dense; None where there are none."""
+        if self._probe is None:
+            self._probe = read_probe(self.root, self.snapshot, self.descriptor)
+        if f"{head}/rows" not in self._probe:
+            return None
+        return Probe(self._probe[f"{head}/rows"], self._probe[f"{head}/logits"], self._probe.get(f"{head}/positions"))
+
+    def _reader(self, unit: int) -> UnitReader:
+        reader = self._readers.get(unit)
+        if reader is None:
+            record = read_record(self.root, unit, self.descriptor)
+            if record.digest != self._records[unit].decode("latin-1"):
+                raise StoreCorrupt(
+                    f"unit {unit} of {self.root} is not the one that was sealed; "
+                    "run softlabels seal if you made it again"
+                )
+            reader = UnitReader(self.root, self.descriptor, record)
+            self._readers[unit] = reader
+            while len(self._readers) > READERS_KEPT:
+                self._readers.popitem(last=False)
+        return reader

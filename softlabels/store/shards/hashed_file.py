@@ -1,0 +1,71 @@
+"""Writing a shard front to back: bytes are counted and hashed as they pass, as a whole and by range."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from blake3 import blake3
+
+from softlabels.errors import InvalidArgument
+from softlabels.store.format.record import LARGEST, Range
+from softlabels.store.storage import posix
+
+
+class HashedFile:
+    """Where a shard's bytes go; ranges are cut off as they are complete.
+
+    Args:
+        file: open for writing and reading, empty.
+    """
+
+    closed = False  # pyarrow asks
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._whole, self._range = blake3(), blake3()
+        self._start = self.size = 0
+        self._dropped = False
+
+    def write(self, data: bytes) -> int:
+        """Append bytes.
+
+        Raises:
+            InvalidArgument: the shard would become too large.
+        """
+        length = len(memoryview(data).cast("B"))
+        if self._dropped:
+            return length
+        if self.size + length > LARGEST:
+            raise InvalidArgument("a shard is at most 4 GiB; choose fewer rows a unit with --unit-rows")
+        with posix.told_apart(Path("a new shard"), writing=True):
+            self._file.write(data)
+        self._whole.update(data)
+        self._range.update(data)
+        self.size += length
+        return length
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes that were written, from ``offset``."""
+        with posix.told_apart(Path("a new shard"), writing=True):
+            self._file.flush()
+        return os.pread(self._file.fileno(), size, offset)
+
+    def drop(self) -> None:
+        """Take no more bytes: pyarrow writes a footer also for a file that was given up, which is closed by then."""
+        self._dropped = True
+
+    def flush(self) -> None:
+        """Nothing is held back here; syncing is the store's business."""
+
+    def cut(self, rows: int = 0) -> Range:
+        """The range of everything since the last cut."""
+        found = Range(self._start, self.size - self._start, self._range.hexdigest(), rows)
+        self._start, self._range = self.size, blake3()
+        return found
+
+    @property
+    def digest(self) -> str:
+        """BLAKE3 of everything, hexadecimal."""
+        return str(self._whole.hexdigest())

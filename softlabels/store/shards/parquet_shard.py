@@ -1,0 +1,325 @@
+"""A shard as Parquet (docs/FORMAT.md, section 4.2): the same columns as lists, one row group a chunk.
+
+Viewers, Polars, DuckDB and the hub read it as it is: no dictionaries, no nulls, page checksums throughout. Here pyarrow
+decodes, from bytes whose BLAKE3 has been checked, and only after the footer and every page header say no more than the
+descriptor and the record do: a forged page may otherwise declare two gigabytes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from softlabels import columns as ragged
+from softlabels.encodings import Column
+from softlabels.errors import StoreError
+from softlabels.store.format import thrift
+from softlabels.store.format.descriptor import MOST_CHUNK_BYTES, Descriptor
+from softlabels.store.format.record import Range
+from softlabels.store.shards.hashed_file import HashedFile
+
+MAGIC = b"PAR1"
+TRAILER = 8
+"""Bytes behind the footer's struct: its length and the magic."""
+CODECS = {"zstd": ("zstd", 1), "lz4": ("lz4", None)}
+"""Compressors a store may use, with the level."""
+CODEC_NUMBERS = {"zstd": 6, "lz4": 7}
+PLAIN, RLE, BYTE_STREAM_SPLIT = 0, 3, 9
+DATA_PAGE = 0
+# Fields of parquet.thrift that a store uses; a footer with others is refused.
+ROW_GROUPS = 4
+COLUMNS, GROUP_ROWS = 1, 3
+CHUNK_FIELDS, META = {2, 3}, 3
+META_FIELDS = {1, 2, 3, 4, 5, 6, 7, 9, 13, 16}
+ENCODINGS, CODEC, VALUES, COMPRESSED, PAGE_OFFSET = 2, 4, 5, 7, 9
+PAGE_KIND, PAGE_UNCOMPRESSED, PAGE_COMPRESSED, PAGE_CRC, PAGE_DATA, PAGE_VALUES = 1, 2, 3, 4, 5, 1
+KEY_BYTES = 16
+LEVEL_BYTES = 2
+"""Room that a value's repetition and definition levels may take in a page, generously."""
+
+
+class ParquetWriter:
+    """Writes one shard; see ShardWriter."""
+
+    def __init__(self, sink: HashedFile, descriptor: Descriptor) -> None:
+        self._sink = sink
+        self._descriptor = descriptor
+        self._columns = descriptor.columns()
+        self._schema = arrow_schema(self._columns)
+        codec, level = CODECS[descriptor.codec]
+        self._parquet = pq.ParquetWriter(
+            pa.PythonFile(sink, mode="w"),
+            self._schema,
+            version="2.6",
+            compression=codec,
+            compression_level=level,
+            use_dictionary=False,
+            write_statistics=False,
+            write_page_checksum=True,
+            store_schema=False,  # it would be Arrow IPC, which no store holds
+            # Planes of bytes compress better; DuckDB reads them for all but float16.
+            use_byte_stream_split=[_leaf(name, self._columns) for name in self._columns if self._splits(name)],
+            data_page_size=2**20,
+        )
+        self._chunks: list[Range] = []
+        self._hashes: list[dict[str, str]] = []
+
+    def _splits(self, name: str) -> bool:
+        return np.dtype(self._columns[name].dtype) != np.float16 and name != "key"
+
+    def write_chunk(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """See ShardWriter.write_chunk."""
+        arrays = [_to_arrow(columns, self._columns, name) for name in self._columns]
+        self._parquet.write_table(pa.table(arrays, schema=self._schema), row_group_size=max(len(columns["key"]), 1))
+        self._chunks.append(self._sink.cut(len(columns["key"])))
+        self._hashes.append({name: _hash(columns[name]) for name in self._columns})
+
+    def finish(self) -> list[Range]:
+        """See ShardWriter.finish."""
+        self._parquet.close()
+        try:
+            self._read_back()
+        except ValueError as error:
+            raise StoreError(
+                f"a new shard does not read back: {error}, so memory, disk or a library is at fault; nothing was "
+                "committed: test the machine, and run the same command again"
+            ) from None
+        return self._chunks
+
+    def _read_back(self) -> None:
+        """Raise ValueError unless the shard holds what was given."""
+        end = self._chunks[-1].offset + self._chunks[-1].size
+        footer = Footer(
+            self._sink.read(end, self._sink.size - end), self._columns, tuple(self._chunks), self._descriptor.codec
+        )
+        for number, chunk in enumerate(self._chunks):
+            found = footer.read_chunk(self._sink.read(chunk.offset, chunk.size), number, list(self._columns))
+            for name, expected in self._hashes[number].items():
+                if _hash(found[name]) != expected:
+                    raise ValueError(f"column {name!r} has other values")
+
+
+class Footer:
+    """The footer of a shard, checked against what the store says, and the reader of its chunks.
+
+    Args:
+        data: the footer's bytes, verified.
+        columns: of the store.
+        chunks: byte ranges of the shard's chunks, from its record.
+        codec: of the store.
+
+    Raises:
+        ValueError: it does not describe these chunks.
+    """
+
+    def __init__(self, data: bytes, columns: Mapping[str, Column], chunks: tuple[Range, ...], codec: str) -> None:
+        self._columns = columns
+        self._chunks = chunks
+        if b"ARROW:schema" in data:
+            raise ValueError("the footer holds an Arrow schema, which no store does")
+        fields, end = thrift.read_struct(data)
+        groups = thrift.structs(fields, ROW_GROUPS)
+        if len(groups) != len(chunks) or end != len(data) - TRAILER:
+            raise ValueError("the footer describes other chunks than the store has")
+        self._places = [self._check_group(group, chunk, codec) for group, chunk in zip(groups, chunks, strict=True)]
+        try:
+            limits = {"thrift_string_size_limit": len(data), "thrift_container_size_limit": len(data)}
+            file = pq.ParquetFile(pa.BufferReader(MAGIC + data), pre_buffer=False, **limits)
+            found = file.schema_arrow
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"the footer is damaged: {error}") from None
+        if not found.equals(arrow_schema(columns)):
+            raise ValueError("the footer describes other columns than the store has")
+        self._metadata = file.metadata
+
+    def _check_group(self, group: thrift.Struct, chunk: Range, codec: str) -> dict[str, tuple[int, int]]:
+        """Where in the chunk each column is, once they are sure to fill it one after the other, plainly encoded."""
+        at = len(MAGIC) if chunk.offset == 0 else 0
+        columns = thrift.structs(group, COLUMNS)
+        if thrift.number(group, GROUP_ROWS) != chunk.rows or len(columns) != len(self._columns):
+            raise ValueError("a row group has other rows or columns than its chunk")
+        places = {}
+        for name, column in zip(self._columns, columns, strict=True):
+            meta = thrift.struct(column, META)
+            size = thrift.number(meta, COMPRESSED)
+            if (
+                not column.keys() <= CHUNK_FIELDS
+                or not meta.keys() <= META_FIELDS
+                or thrift.number(meta, CODEC) != CODEC_NUMBERS[codec]
+                or not set(thrift.numbers(meta, ENCODINGS)) <= {PLAIN, RLE, BYTE_STREAM_SPLIT}
+                or thrift.number(meta, PAGE_OFFSET) != chunk.offset + at
+                or size <= 0
+            ):
+                raise ValueError(f"column {name!r} is not stored as a store does")
+            places[name] = (at, size)
+            at += size
+        if at != chunk.size:
+            raise ValueError("a row group does not fill its chunk")
+        return places
+
+    def read_chunk(self, data: bytes, number: int, names: list[str]) -> dict[str, NDArray[Any]]:
+        """Columns of chunk ``number`` from its verified bytes; see zarr_shard.read_chunk.
+
+        Raises:
+            ValueError: pages that are not what a store holds.
+        """
+        chunk, total = self._chunks[number], 0
+        found: dict[str, NDArray[Any]] = {}
+        for name in names:
+            start, size = self._places[number][name]
+            values = self._values(found, name, chunk.rows)
+            total += values * np.dtype(self._columns[name].dtype).itemsize
+            if total > MOST_CHUNK_BYTES:
+                raise ValueError(f"a chunk holds more than {MOST_CHUNK_BYTES:,} bytes up to column {name!r}")
+            _check_pages(data[start : start + size], self._columns[name], values)
+            found[name] = self._read(data, number, name, found)
+        return found
+
+    def _values(self, found: Mapping[str, NDArray[Any]], name: str, count: int) -> int:
+        """How many values a column must hold in a chunk: those of its lists, each empty list counting as one."""
+        column = self._columns[name]
+        if column.per is None:
+            return count * int(np.prod(column.shape, dtype=np.int64)) if name != "key" else count
+        empty = 0
+        per: str | None = column.per
+        while per is not None:
+            empty += int((found[per] == 0).sum())
+            per = self._columns[per].per
+        entries = ragged.entries(found, self._columns, name)
+        return entries * int(np.prod(column.shape, dtype=np.int64)) + empty
+
+    def _read(self, data: bytes, number: int, name: str, found: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        source = pa.PythonFile(_Window(data, self._chunks[number].offset), mode="r")
+        try:
+            file = pq.ParquetFile(source, metadata=self._metadata, pre_buffer=False, page_checksum_verification=True)
+            table = file.read_row_group(number, columns=[name], use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"column {name!r} is damaged: {error}") from None
+        return _from_arrow(table.column(0), self._columns, name, found, self._chunks[number].rows)
+
+
+class _Window(io.RawIOBase):
+    """A file of which only one range can be read."""
+
+    def __init__(self, data: bytes, offset: int) -> None:
+        self._data, self._offset, self._position = memoryview(data), offset, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._offset + len(self._data)}[whence]
+        self._position = base + position
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        start = self._position - self._offset
+        if start < 0:
+            raise OSError("a read before the chunk")
+        piece = bytes(self._data[start : start + size] if size >= 0 else self._data[start:])
+        self._position += len(piece)
+        return piece
+
+
+def arrow_schema(columns: Mapping[str, Column]) -> pa.Schema:
+    """The columns as Arrow sees them: nothing can be null; shapes and ragged entries are lists."""
+    return pa.schema([pa.field(name, _arrow_type(columns, name), nullable=False) for name in columns])
+
+
+def _arrow_type(columns: Mapping[str, Column], name: str) -> pa.DataType:
+    if name == "key":
+        return pa.binary(columns[name].shape[0])
+    kind = pa.from_numpy_dtype(np.dtype(columns[name].dtype))
+    for _ in range(_depth(columns, name)):
+        kind = pa.list_(pa.field("element", kind, nullable=False))
+    return kind
+
+
+def _depth(columns: Mapping[str, Column], name: str) -> int:
+    """Lists within lists of a column: one a ragged level and one a dimension."""
+    return len(_counts(columns, name)) + len(columns[name].shape)
+
+
+def _counts(columns: Mapping[str, Column], name: str) -> list[str]:
+    """The columns that count the entries of a ragged one, outermost first."""
+    per, found = columns[name].per, []
+    while per is not None:
+        found.append(per)
+        per = columns[per].per
+    return found[::-1]
+
+
+def _leaf(name: str, columns: Mapping[str, Column]) -> str:
+    """Parquet's path of a column's values."""
+    return name + ".list.element" * _depth(columns, name)
+
+
+def _to_arrow(found: Mapping[str, NDArray[Any]], columns: Mapping[str, Column], name: str) -> pa.Array:
+    array, column = np.ascontiguousarray(found[name]), columns[name]
+    if name == "key":
+        return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(array), [None, pa.py_buffer(array)])
+    values = pa.array(array.reshape(-1))
+    for side in reversed(column.shape):
+        offsets = np.arange(0, len(values) + 1, side)
+        values = _list(offsets, values)
+    for per in reversed(_counts(columns, name)):
+        values = _list(np.concatenate([[0], np.cumsum(found[per], dtype=np.int64)]), values)
+    return values
+
+
+def _list(offsets: NDArray[np.int64], values: pa.Array) -> pa.Array:
+    kind = pa.list_(pa.field("element", values.type, nullable=False))
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values, type=kind)
+
+
+def _from_arrow(
+    chunked: pa.ChunkedArray, columns: Mapping[str, Column], name: str, found: Mapping[str, NDArray[Any]], count: int
+) -> NDArray[Any]:
+    """The values of a column as one array, once every list has the length it should."""
+    array = chunked.combine_chunks() if chunked.num_chunks != 1 else chunked.chunk(0)
+    column = columns[name]
+    if len(array) != count:
+        raise ValueError(f"column {name!r} has {len(array):,} rows where {count:,} are expected")
+    if name == "key":
+        data = np.frombuffer(array.buffers()[1], np.uint8)[array.offset * 16 : (array.offset + count) * 16]
+        return data.reshape(count, 16)
+    levels: list[NDArray[Any] | int] = [*(found[per] for per in _counts(columns, name)), *column.shape]
+    for expected in levels:
+        lengths = np.diff(np.asarray(array.offsets))
+        if (lengths != expected).any():
+            raise ValueError(f"column {name!r} has lists of other lengths than it should")
+        array = array.flatten()
+    return np.asarray(array).reshape(-1, *column.shape)
+
+
+def _check_pages(data: bytes, column: Column, values: int) -> None:
+    """Raise ValueError unless the pages in ``data`` say together what they should, and no more."""
+    # Parquet has no number of fewer than four bytes but float16.
+    width = KEY_BYTES if column.shape == (KEY_BYTES,) else max(4, np.dtype(column.dtype).itemsize)
+    seen = at = 0
+    while at < len(data):
+        page, at = thrift.read_struct(data, at)
+        if thrift.number(page, PAGE_KIND) != DATA_PAGE or PAGE_CRC not in page:
+            raise ValueError("a page without checksum, or of a kind that no store holds")
+        count = thrift.number(thrift.struct(page, PAGE_DATA), PAGE_VALUES)
+        full, size = thrift.number(page, PAGE_UNCOMPRESSED), thrift.number(page, PAGE_COMPRESSED)
+        if count < 0 or not 0 <= size <= len(data) - at or not 0 <= full <= count * (width + LEVEL_BYTES) + 1024:
+            raise ValueError(f"a page declares {full:,} bytes for {count:,} values")
+        seen += count
+        at += size
+    if seen != values:
+        raise ValueError(f"pages with {seen:,} values where {values:,} are expected")
+
+
+def _hash(array: NDArray[Any]) -> str:
+    return str(blake3(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"").hexdigest())

@@ -1,0 +1,278 @@
+"""A shard as a Zarr v3 group inside an uncompressed zip (docs/FORMAT.md, section 4.1).
+
+Any Zarr reader opens it and sees plain arrays. The zip is written front to back: chunk by chunk the Zarr chunks of all
+columns, so that the rows decoded together are one byte range with one hash, then the ``zarr.json`` documents and the
+zip's directory. Reading takes a range, verifies it and decodes from it directly; zarr-python is the reference in the
+tests. blosc packs ids to their true width or better; crc32c comes last, for readers that know no records. BLAKE3 over
+the range covers what crc32c does, so reading here does not compute both. Sizes and speeds of the codecs stand in
+docs/adr/0003-shard-codec.md.
+
+Zarr's chunks are of one size, so a ragged column is padded: chunk c of every column has room for the fullest chunk of
+the shard, and a unit with ragged columns is held until its last row is known.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numcodecs import blosc
+from numpy.typing import NDArray
+
+from softlabels import columns as ragged
+from softlabels.encodings import Column
+from softlabels.errors import StoreError
+from softlabels.store.format.descriptor import MOST_CHUNK_BYTES, VERSION, Descriptor
+from softlabels.store.format.record import Range
+from softlabels.store.shards.hashed_file import HashedFile
+
+LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+DIRECTORY_ENTRY = struct.Struct("<4s6H3I5H2I")
+DIRECTORY_END = struct.Struct("<4s4H2IH")
+LOCAL_MAGIC, ENTRY_MAGIC, END_MAGIC = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
+ZIP_VERSION = 20
+DOS_DATE = (1 << 5) | 1  # 1980-01-01: a shard's bytes depend on its rows alone
+CRC_BYTES = 4
+BLOSC_HEADER = 16
+CODECS = {"zstd": 1, "lz4": 5}
+"""Compressors a store may use, with the level."""
+LEAST_SAVED = 16
+"""An array of which compression saves less than one part in so many is kept as it is: decoding it would cost more."""
+
+
+class ZarrWriter:
+    """Writes one shard; see ShardWriter.
+
+    Memory: a chunk; where columns are ragged, the unit.
+    """
+
+    def __init__(self, sink: HashedFile, descriptor: Descriptor) -> None:
+        self._sink = sink
+        self._descriptor = descriptor
+        self._columns = descriptor.columns()
+        self._entries: list[tuple[bytes, int, int, int]] = []  # name, crc32, size, offset
+        self._held: list[Mapping[str, NDArray[Any]]] = []
+        self._chunks: list[Range] = []
+        self._room = {name: descriptor.chunk_rows for name, column in self._columns.items() if column.per is None}
+
+    def write_chunk(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """See ShardWriter.write_chunk."""
+        if len(self._room) < len(self._columns):
+            self._held.append(columns)
+        else:
+            self._write(columns)
+
+    def finish(self) -> list[Range]:
+        """See ShardWriter.finish."""
+        for name in self._columns.keys() - self._room.keys():
+            self._room[name] = max(1, *(len(columns[name]) for columns in self._held))
+        for columns in self._held:
+            self._write(columns)
+        count = sum(chunk.rows for chunk in self._chunks)
+        for name, document in metadata(self._descriptor, count, self._room).items():
+            self._member(name, json.dumps(document).encode())
+        self._write_directory()
+        return self._chunks
+
+    def _write(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        for name, column in self._columns.items():
+            full = np.zeros((self._room[name], *column.shape), np.dtype(column.dtype).newbyteorder("<"))
+            full[: len(columns[name])] = columns[name]
+            encoded = encode_array(full, self._descriptor.codec)
+            if not np.array_equal(decode_array(encoded, column, len(full)).view(np.uint8), full.view(np.uint8)):
+                raise StoreError(
+                    f"column {name!r} does not survive compression, so memory or a library is at fault; nothing was "
+                    "committed: test the machine, and run the same command again"
+                )
+            self._member(f"{name}/{chunk_key(len(self._chunks), column)}", encoded)
+        self._chunks.append(self._sink.cut(len(columns["key"])))
+
+    def _member(self, name: str, data: bytes) -> None:
+        """One stored zip member."""
+        encoded, crc = name.encode(), zlib.crc32(data)
+        header = LOCAL_HEADER.pack(
+            LOCAL_MAGIC, ZIP_VERSION, 0, 0, 0, DOS_DATE, crc, len(data), len(data), len(encoded), 0
+        )
+        self._entries.append((encoded, crc, len(data), self._sink.size))
+        self._sink.write(header + encoded + data)
+
+    def _write_directory(self) -> None:
+        start = self._sink.size
+        for name, crc, size, offset in self._entries:
+            fields = (ZIP_VERSION, ZIP_VERSION, 0, 0, 0, DOS_DATE, crc, size, size, len(name), 0, 0, 0, 0, 0, offset)
+            self._sink.write(DIRECTORY_ENTRY.pack(ENTRY_MAGIC, *fields) + name)
+        count, length = len(self._entries), self._sink.size - start
+        self._sink.write(DIRECTORY_END.pack(END_MAGIC, 0, 0, count, count, length, start, 0))
+
+
+def read_chunk(
+    data: bytes | memoryview,
+    number: int,
+    count: int,
+    columns: Mapping[str, Column],
+    chunk_rows: int,
+    wanted: list[str],
+    *,
+    out: ragged.Memory | None = None,
+) -> dict[str, NDArray[Any]]:
+    """The columns in a chunk's byte range, whose hash has been checked.
+
+    Args:
+        data: the range.
+        number: of the chunk within the shard.
+        count: rows in it; what lies behind them is padding.
+        columns: of the shard, in order.
+        chunk_rows: rows there is room for.
+        wanted: the columns to decode, and those that count their entries before them.
+        out: memory to decode into; what is returned are views of it.
+
+    Returns:
+        (count, *shape) arrays by column; (entries, *shape) of ragged ones.
+
+    Raises:
+        ValueError: not the members that should be there, or sizes that cannot be.
+    """
+    bodies, left = {}, memoryview(data)
+    for name, column in columns.items():
+        member, bodies[name], left = _member(left) if left else (b"", left, left)
+        if member != f"{name}/{chunk_key(number, column)}".encode():
+            raise ValueError(f"the chunk holds {member!r} where {name!r} is expected")
+    if len(left):
+        raise ValueError("more than the store's columns")
+    declared = sum(_declared(bodies[name]) for name in wanted)
+    if declared > MOST_CHUNK_BYTES:
+        raise ValueError(f"a chunk declares {declared:,} bytes, where at most {MOST_CHUNK_BYTES:,} are allowed")
+    found: dict[str, NDArray[Any]] = {}
+    for name in wanted:
+        column = columns[name]
+        entries, room = count, chunk_rows
+        if column.per is not None:
+            entries, room = ragged.entries(found, columns, name), _declared(bodies[name]) // column.entry_bytes
+            if entries > room:
+                raise ValueError(f"column {name!r} has room for {room:,} entries where {entries:,} are counted")
+        found[name] = decode_array(bodies[name], column, room, None if out is None else out(name, room))[:entries]
+    return found
+
+
+def _member(view: memoryview) -> tuple[bytes, memoryview, memoryview]:
+    """Name and body of the stored zip member that ``view`` begins with, and what comes after it."""
+    if len(view) < LOCAL_HEADER.size:
+        raise ValueError("a zip member is cut off")
+    magic, _, flags, method, _, _, _, size, full, name_size, extra = LOCAL_HEADER.unpack_from(view)
+    body = LOCAL_HEADER.size + name_size
+    end = body + size
+    if magic != LOCAL_MAGIC or flags or method or extra or size != full or end > len(view):
+        raise ValueError("not a plain stored zip member")
+    return bytes(view[LOCAL_HEADER.size : body]), view[body:end], view[end:]
+
+
+def encode_array(array: NDArray[Any], codec: str) -> bytes:
+    """One Zarr chunk: little-endian bytes, blosc, crc32c."""
+    size = array.dtype.itemsize
+    body = blosc.compress(array, codec.encode(), CODECS[codec], _shuffle(codec, size), 0, typesize=size)
+    if len(body) > array.nbytes - array.nbytes // LEAST_SAVED:
+        body = blosc.compress(array, codec.encode(), 0, blosc.NOSHUFFLE, 0, typesize=size)
+    return bytes(body) + struct.pack("<I", google_crc32c.value(bytes(body)))
+
+
+def decode_array(
+    data: bytes | memoryview, column: Column, count: int, into: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """The (count, *shape) array in one Zarr chunk; never more memory than that.
+
+    Args:
+        data: the chunk.
+        column: what it holds.
+        count: entries it must have.
+        into: decode into this array of count entries, rather than into a new one.
+
+    Raises:
+        ValueError: not blosc, or another size.
+    """
+    out = np.empty((count, *column.shape), np.dtype(column.dtype).newbyteorder("<")) if into is None else into
+    body = data[:-CRC_BYTES]
+    size = _declared(data)
+    if size != out.nbytes:
+        raise ValueError(f"a compressed array declares {size:,} bytes where {out.nbytes:,} are expected")
+    try:
+        blosc.decompress(body, out)
+    except RuntimeError as error:
+        raise ValueError(f"a compressed array is damaged: {error}") from None
+    return out
+
+
+def _declared(data: bytes | memoryview) -> int:
+    """Bytes a compressed array says it has when decompressed."""
+    if len(data) < BLOSC_HEADER + CRC_BYTES:
+        raise ValueError("a compressed array is cut off")
+    size, _block, compressed = struct.unpack_from("<III", data, 4)  # blosc's header, after its four flag bytes
+    if compressed != len(data) - CRC_BYTES:
+        raise ValueError(f"a compressed array declares {compressed:,} bytes and has {len(data) - CRC_BYTES:,}")
+    return int(size)
+
+
+def chunk_key(number: int, column: Column) -> str:
+    """Zarr's name of chunk ``number`` along the rows."""
+    return "/".join(["c", str(number), *["0"] * len(column.shape)])
+
+
+def metadata(descriptor: Descriptor, count: int, room: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """The ``zarr.json`` documents of a shard of ``count`` rows, by path: groups and arrays.
+
+    The root's attributes hold what decoding needs, so that a shard on its own can be read.
+
+    Args:
+        descriptor: of the store.
+        count: rows of the unit.
+        room: entries of a chunk, by column.
+    """
+    about = {"version": VERSION, "heads": {name: head.to_json() for name, head in descriptor.heads.items()}}
+    documents = {"zarr.json": _group({"softlabels": about})}
+    for head in descriptor.heads:
+        documents[f"{head}/zarr.json"] = _group({})
+    chunks = -(-count // descriptor.chunk_rows)
+    for name, column in descriptor.columns().items():
+        length = count if column.per is None else chunks * room[name]
+        documents[f"{name}/zarr.json"] = {
+            "zarr_format": 3,
+            "node_type": "array",
+            "shape": [length, *column.shape],
+            "data_type": column.dtype,
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [room[name], *column.shape]}},
+            "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+            "fill_value": 0,
+            "codecs": _codecs(descriptor.codec, np.dtype(column.dtype).itemsize),
+            "attributes": {} if column.per is None else {"per": column.per, "chunk_rows": descriptor.chunk_rows},
+        }
+    return documents
+
+
+def _group(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def _shuffle(codec: str, item_size: int) -> int:
+    """lz4 gains from bit planes; zstd codes byte planes better, but single bytes have only bit planes."""
+    return int(blosc.SHUFFLE if codec == "zstd" and item_size > 1 else blosc.BITSHUFFLE)
+
+
+def _codecs(codec: str, item_size: int) -> list[dict[str, Any]]:
+    return [
+        {"name": "bytes", "configuration": {"endian": "little"}},
+        {
+            "name": "blosc",
+            "configuration": {
+                "cname": codec,
+                "clevel": CODECS[codec],
+                "shuffle": "shuffle" if _shuffle(codec, item_size) == blosc.SHUFFLE else "bitshuffle",
+                "typesize": item_size,
+                "blocksize": 0,
+            },
+        },
+        {"name": "crc32c"},
+    ]

@@ -1,0 +1,1 @@
+"""Storage: the only door to input and output."""

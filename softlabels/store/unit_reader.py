@@ -1,0 +1,152 @@
+"""Reading one committed unit: its record, its chunks, its extras, each verified before it is decoded.
+
+Order of the checks (docs/FORMAT.md, section 8): length, BLAKE3, decompression to exactly the declared size, values.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from softlabels import columns as ragged
+from softlabels.columns import COUNT
+from softlabels.errors import ShardMissing
+from softlabels.store.format import array_file, paths
+from softlabels.store.format.descriptor import LENGTH, Descriptor
+from softlabels.store.format.record import Range, Record
+from softlabels.store.shards.shard import ChunkReader
+from softlabels.store.storage import posix
+from softlabels.store.storage.read_errors import MEND, refused
+
+KEPT_BYTES = 2**24
+"""A larger chunk's memory is given back at once."""
+
+PADDED = 2**22
+"""Entries checked at a time, rows padded to the longest of them."""
+
+_THREAD = threading.local()
+
+
+class UnitReader:
+    """Reads chunks of one unit. Holds no open file, so it may be shared between threads and pickled.
+
+    Args:
+        root: of the store.
+        descriptor: of the store.
+        record: of the unit.
+    """
+
+    def __init__(self, root: Path, descriptor: Descriptor, record: Record) -> None:
+        self.record = record
+        self._root = root
+        self._descriptor = descriptor
+        self._columns = descriptor.columns()
+        self._encodings = {name: descriptor.encoding(name) for name in descriptor.heads}
+        self._inside = False
+        self._chunks = ChunkReader(descriptor, record.chunks)
+        self.path = paths.shard_path(root, record.unit, record.attempt, descriptor.shard_format)
+
+    def read_chunk(
+        self,
+        number: int,
+        columns: Iterable[str] | None = None,
+        *,
+        out: ragged.Memory | None = None,
+        check: bool = True,
+    ) -> dict[str, NDArray[Any]]:
+        """Columns of chunk ``number``, (rows, *shape) each, (entries, *shape) of ragged ones; all of them for None.
+
+        Columns that count the entries of wanted ones come with them.
+
+        Args:
+            number: of the chunk within the unit.
+            columns: their names.
+            out: memory to decode into. What is returned of plain columns are views of it; what is returned of ragged
+                ones may be.
+            check: whether to look at the values too, of heads that are read whole. Bytes are always verified.
+
+        Raises:
+            ShardMissing: the shard is gone.
+            StoreCorrupt: other bytes than were committed, or values no encoder writes.
+        """
+        wanted = list(self._columns if columns is None else columns)
+        with refused(self.path, MEND, ShardMissing, f", chunk {number}"):
+            if self._chunks.needs_footer:
+                self._chunks.set_footer(self._verified(self.record.footer))
+            found = self._chunks.read(self._verified(self.record.chunks[number]), number, wanted, out)
+            if check:
+                self._check(found)
+            return found
+
+    def _verified(self, piece: Range) -> memoryview:
+        """The bytes of a range, once they are sure to be those that were committed; until this thread reads again."""
+        data = _scratch(piece.size)
+        if not self._inside:
+            posix.check_inside(self._root, self.path.parent)
+            self._inside = True
+        posix.read_range(self.path, piece.offset, data, of=self.record.size)
+        if blake3(data).hexdigest() != piece.blake3:
+            raise ValueError(f"bytes {piece.offset:,} to {piece.offset + piece.size:,} are not what was committed")
+        return data
+
+    def read_extras(self) -> dict[str, NDArray[Any]]:
+        """The arrays beside the shard; none where the unit carries none.
+
+        Raises:
+            StoreCorrupt: missing or damaged.
+        """
+        if self.record.extras is None:
+            return {}
+        size, digest = self.record.extras
+        path = paths.extras_path(self._root, self.record.unit, self.record.attempt)
+        return array_file.read(self._root, path, digest, MEND, limit=size)
+
+    def _check(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Values that no encoder writes: checked for every head that was read whole."""
+        for name, head in self._descriptor.heads.items():
+            found = head_arrays(columns, name)
+            found.pop(LENGTH, None)
+            columns_of_head = self._encodings[name].columns(head)
+            if set(found) == set(columns_of_head):
+                parts = [found]
+                if COUNT in found:
+                    parts = [ragged.cut(found, columns_of_head, *block) for block in _blocks(found[COUNT])]
+                for part in parts:
+                    self._encodings[name].check(part, head)
+
+
+def _blocks(counts: NDArray[np.integer[Any]]) -> Iterator[tuple[int, int]]:
+    """Ranges of rows to check together: checking pads rows to the longest, of which there may be few."""
+    start = 0
+    while start < len(counts):
+        longest = np.maximum.accumulate(counts[start : start + PADDED].astype(np.int64))
+        fits = int((longest * np.arange(1, len(longest) + 1) <= PADDED).sum())
+        yield start, start + max(1, fits)
+        start += max(1, fits)
+
+
+def _scratch(size: int) -> memoryview:
+    """Memory for ``size`` bytes that this thread uses again: fresh pages for every chunk cost more than its hash."""
+    buffer: bytearray | None = getattr(_THREAD, "buffer", None)
+    if buffer is None or len(buffer) < size:
+        buffer = bytearray(size)
+        if size <= KEPT_BYTES:
+            _THREAD.buffer = buffer
+    return memoryview(buffer)[:size]
+
+
+def head_arrays(columns: Mapping[str, NDArray[Any]], head: str) -> dict[str, NDArray[Any]]:
+    """The columns of one head, without its name before theirs."""
+    prefix = f"{head}/"
+    return {name.removeprefix(prefix): array for name, array in columns.items() if name.startswith(prefix)}
+
+
+def native(array: NDArray[Any]) -> NDArray[Any]:
+    """An array in this machine's byte order, as torch needs it."""
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))

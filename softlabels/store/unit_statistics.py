@@ -1,0 +1,196 @@
+"""What units leave beside their shards so that sealing can say how good the labels are.
+
+Three things per head: in a unit's extras file sums of the probability its rows did not list (the raw material of the
+tail prior), from about 256 units, and a few rows kept dense (the probe), about 256 in all; in its record, the fidelity
+of about 32 of its rows. Which ones follows from the seed and the number of the unit or row: any engine and any resume
+gives the same result. Where the total is not known yet, a unit or row is kept as if it were the last; sealing then
+keeps those that the total would have chosen. Of a ragged row one position is kept or measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabels.fidelity import Fidelity, combine
+from softlabels.rng import MEASURE_STREAM, POSITION_STREAM, ROW_STREAM, UNIT_STREAM, uniforms, words
+from softlabels.store.format.descriptor import Descriptor
+
+MOST_UNITS = 256
+PROBE_ROWS = 256
+PROBE_BYTES = 40 * 2**20
+GROWING_PROBE_BYTES = 4 * 2**20
+"""Of dense float32 logits of all heads together, expected; a growing store writes some ten times as much until it is
+sealed. How many rows a seeded choice takes varies: never more than twice as much, or where that is less than a row,
+none, so that the file stays below what readers accept."""
+
+MEASURED_ROWS = 32
+"""Of each unit."""
+
+PRIOR, PROBE, PROBE_NUMBERS, PROBE_POSITIONS = "prior", "probe", "probe_rows", "probe_positions"
+
+
+def gathers(descriptor: Descriptor, units: NDArray[np.int64], total: int | None = None) -> NDArray[np.bool_]:
+    """Which of ``units`` sum the probability they do not list.
+
+    Args:
+        descriptor: of the store.
+        units: numbers of units.
+        total: how many there are in all; by default what the descriptor says, or each as if it were the last.
+    """
+    if total is None and not descriptor.grows:
+        total = descriptor.units
+    return _chosen(descriptor.seed, UNIT_STREAM, units, MOST_UNITS, units + 1 if total is None else total)
+
+
+def probes(descriptor: Descriptor, head: str, rows: NDArray[np.int64], total: int | None = None) -> NDArray[np.bool_]:
+    """Which of ``rows`` are kept dense.
+
+    Args:
+        descriptor: of the store.
+        head: name of the head.
+        rows: numbers of rows, as if every unit were full.
+        total: as for gathers, of rows.
+    """
+    if total is None and descriptor.rows is not None:
+        total = descriptor.rows
+    expected = min(PROBE_ROWS, most_probed(descriptor, head, growing=descriptor.grows) / 2)
+    return _chosen(descriptor.seed, ROW_STREAM, rows, expected, rows + 1 if total is None else total)
+
+
+def most_probed(descriptor: Descriptor, head: str, *, growing: bool = False) -> int:
+    """How many rows of a head are kept dense at most, by a unit and in all.
+
+    Args:
+        descriptor: of the store.
+        head: name of the head.
+        growing: twice what a growing store expects to keep.
+    """
+    kind = descriptor.heads[head]
+    size = 4 * kind.classes * int(np.prod(kind.position_shape, dtype=np.int64))
+    share = 2 * PROBE_BYTES // (len(descriptor.heads) * size)
+    return min(share, 2 * max(16, GROWING_PROBE_BYTES // size)) if growing else share
+
+
+def thinned(count: int, most: int) -> NDArray[np.int64]:
+    """Which of ``count`` rows to keep so that there are ``most``: evenly spread."""
+    return np.arange(count) if count <= most else np.linspace(0, count - 1, num=most).astype(np.int64)
+
+
+class UnitStatistics:
+    """What one unit leaves for sealing, gathered as its rows come.
+
+    Args:
+        descriptor: of the store.
+        unit: its number.
+    """
+
+    def __init__(self, descriptor: Descriptor, unit: int) -> None:
+        self._descriptor = descriptor
+        self._first = unit * descriptor.unit_rows
+        self._gathers = bool(gathers(descriptor, np.array([unit]))[0])
+        self._sums: dict[str, NDArray[np.float64]] = {}
+        self._dense: dict[str, list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]] = {}
+        self._measured: dict[str, list[Fidelity]] = {}
+
+    def wants_sums(self, head: str) -> bool:
+        """Whether to give the sum of unlisted probability."""
+        chosen = self._descriptor.heads[head].codebook is None
+        return self._gathers and chosen and self._descriptor.encoding(head).has_tail
+
+    def wants_dense(self, head: str, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of ``rows`` of the unit to give dense."""
+        return probes(self._descriptor, head, self._first + rows)
+
+    def wants_measured(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of ``rows`` of the unit to measure."""
+        most = self._descriptor.unit_rows
+        return _chosen(self._descriptor.seed, MEASURE_STREAM, self._first + rows, MEASURED_ROWS, most)
+
+    def positions(self, rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The position of each of ragged ``rows`` of the unit that is kept or measured where the row is."""
+        of = words(self._descriptor.seed, self._first + rows, stream=POSITION_STREAM)
+        return (uniforms(of, np.zeros(1, np.int64)) * lengths).astype(np.int64)
+
+    def add_sums(self, head: str, sums: NDArray[np.float64]) -> None:
+        """Add (2, T, C) sums of unlisted probability; see Encoded.residual."""
+        self._sums[head] = self._sums[head] + sums if head in self._sums else sums
+
+    def add_dense(
+        self,
+        head: str,
+        rows: NDArray[np.int64],
+        logits: NDArray[np.float32],
+        positions: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Keep (n, *shape, C) logits of ``rows`` of the unit; of ragged ones those of a position each."""
+        where = np.zeros(len(rows), np.int64) if positions is None else positions
+        self._dense.setdefault(head, []).append((rows, where, logits))
+
+    def add_measured(self, head: str, found: Fidelity) -> None:
+        """Add the fidelity of some rows."""
+        self._measured.setdefault(head, []).append(found)
+
+    def fidelity(self) -> dict[str, Fidelity]:
+        """By head, of the rows that were measured."""
+        return {head: combine(parts) for head, parts in self._measured.items()}
+
+    def extras(self) -> dict[str, NDArray[Any]]:
+        """Arrays to commit with the unit; none where it leaves nothing."""
+        found: dict[str, NDArray[Any]] = {
+            f"{head}/{PRIOR}": sums.astype(np.float32) for head, sums in self._sums.items()
+        }
+        for head, parts in self._dense.items():
+            rows = np.concatenate([part[0] for part in parts])
+            order = np.argsort(rows)[thinned(len(rows), most_probed(self._descriptor, head))]
+            found[f"{head}/{PROBE}"] = np.concatenate([part[2] for part in parts])[order]
+            found[f"{head}/{PROBE_NUMBERS}"] = rows[order]
+            if self._descriptor.heads[head].ragged:
+                found[f"{head}/{PROBE_POSITIONS}"] = np.concatenate([part[1] for part in parts])[order]
+        return found
+
+
+def _chosen(
+    seed: int, stream: int, numbers: NDArray[np.int64], most: float, total: int | NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """A seeded choice of about ``most`` of ``total`` numbers; one chosen of many is also chosen of fewer."""
+    uniform = uniforms(words(seed, numbers, stream=stream), np.zeros(1, np.int64))
+    return np.asarray(uniform * total < most)
+
+
+def split_extras(
+    extras: Mapping[str, NDArray[Any]], descriptor: Descriptor, rows: int
+) -> dict[str, dict[str, NDArray[Any]]]:
+    """The extras of a unit of ``rows`` rows, by head and name, checked against the descriptor.
+
+    Raises:
+        ValueError: arrays of a head that is not there, or of another shape.
+    """
+    found: dict[str, dict[str, NDArray[Any]]] = {}
+    for full_name, array in extras.items():
+        head, _, name = full_name.partition("/")
+        if head not in descriptor.heads or name not in {PRIOR, PROBE, PROBE_NUMBERS, PROBE_POSITIONS}:
+            raise ValueError(f"an array {full_name!r} that does not belong there")
+        kind = descriptor.heads[head]
+        count = len(extras.get(f"{head}/{PROBE_NUMBERS}", ()))
+        dense = (count, *kind.position_shape, kind.classes)
+        sums = (2, len(kind.temperatures), kind.classes)
+        shape = {PRIOR: sums, PROBE: dense, PROBE_NUMBERS: (count,), PROBE_POSITIONS: (count,)}[name]
+        if array.shape != shape:
+            raise ValueError(f"{full_name!r} has shape {array.shape} where {shape} is expected")
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            raise ValueError(f"{full_name!r} holds NaN")
+        if name == PRIOR and not ((array >= 0) & np.isfinite(array)).all():
+            raise ValueError(f"{full_name!r} holds no sums of probabilities")
+        if name == PROBE_NUMBERS and (array.dtype != np.int64 or (np.diff(array, prepend=-1, append=rows) <= 0).any()):
+            raise ValueError(f"{full_name!r} are no ascending rows of the unit")
+        if name == PROBE_POSITIONS and (array.dtype != np.int64 or (array < 0).any()):
+            raise ValueError(f"{full_name!r} are no positions")
+        found.setdefault(head, {})[name] = array
+    for head, arrays in found.items():
+        if PROBE in arrays and (PROBE_POSITIONS in arrays) != descriptor.heads[head].ragged:
+            raise ValueError(f"the dense rows of {head!r} have positions, or lack them")
+    return found
