@@ -112,7 +112,9 @@ class Dense:
             return Encoded({"values_bf16": to_numpy(stored.view(torch.uint16))})
         return Encoded({"values": to_numpy(stored)})
 
-    def decode(self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None) -> DenseLabels:
+    def decode(
+        self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None, *, widen: bool = True
+    ) -> DenseLabels:
         """See Encoding.decode."""
         if self.dtype == "q8":
             codes = arrays["codes"]
@@ -121,7 +123,8 @@ class Dense:
         if self.dtype == "bf16":
             bits = arrays["values_bf16"].astype(np.uint32) << 16
             return DenseLabels(bits.view(np.float32), head.kind)
-        return DenseLabels(arrays["values"].astype(np.float32), head.kind)
+        values = arrays["values"]
+        return DenseLabels(values.astype(np.float32) if widen else values, head.kind)
 
     def check(self, arrays: Arrays, head: Head) -> None:
         """Values are what an encoder could have written: see Encoding.check."""

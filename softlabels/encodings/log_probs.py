@@ -77,8 +77,13 @@ class LogProbs:
             return {"steps": _differences(to_numpy(log_probs), self.steps_a_nat)}
         return _quantize(log_probs) if self.name == "q8" else {"values": to_numpy(log_probs.half())}
 
-    def decode(self, arrays: Arrays) -> NDArray[np.float32]:
-        """(B, K) float32; of the ``d`` ways up to a constant a row."""
+    def decode(self, arrays: Arrays, *, widen: bool = True) -> NDArray[np.float32]:
+        """Return (B, K) log-probabilities; those of the ``d`` ways are up to a constant per row.
+
+        Args:
+            arrays: Columns of the listed classes.
+            widen: Return float32. If False, float16 that is stored is returned as it is.
+        """
         if self.steps_a_nat:
             steps = arrays["steps"]
             is_out = steps == RULED_OUT["steps"]
@@ -88,7 +93,7 @@ class LogProbs:
             codes = arrays["codes"]
             scale, top = arrays["scale"].astype(np.float32), arrays["top"].astype(np.float32)
             return np.where(codes == RULED_OUT["codes"], np.float32(-np.inf), top[:, None] - scale[:, None] * codes)
-        return arrays["values"].astype(np.float32)
+        return arrays["values"].astype(np.float32) if widen else arrays["values"]
 
     def check(self, arrays: Arrays) -> None:
         """Raise ValueError where values cannot have come from ``encode``."""

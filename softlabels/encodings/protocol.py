@@ -78,13 +78,28 @@ class Encoding(Protocol):
             InvalidLogits: NaN, +infinity, a row of -infinity alone, or another shape; names the row.
         """
 
-    def decode(self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None) -> SoftLabels:
-        """The labels in ``arrays``.
+    def decode(
+        self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None, *, widen: bool = True
+    ) -> SoftLabels:
+        """Decode the columns of a head into labels.
+
+        This is the only decoder of an encoding. A reader for NumPy uses ``widen=True``. A reader that copies labels to
+        an accelerator uses ``widen=False``, wraps the arrays as tensors, and leaves widening to the losses, which do it
+        on the device: two to four times fewer bytes are moved.
 
         Args:
-            arrays: columns of the head.
-            head: what they are.
-            prior: the store's tail prior, (len(temperatures), C), or codebook, (len(temperatures), M, C), if any.
+            arrays: Columns of the head, in native byte order.
+            head: Head that the columns belong to.
+            prior: Tail prior of the store, (len(temperatures), C) float32, or its codebook, (len(temperatures), M, C).
+                None where the store has neither.
+            widen: Return ids as int64 and values as float32. If False, ids and values that are stored as they are used
+                keep their stored dtype and memory; values that have to be computed are float32 in both cases.
+
+        Returns:
+            Labels of all rows. Both settings of ``widen`` give equal numbers.
+
+        Raises:
+            ValueError: Rows too many and too uneven to be padded to the longest in memory.
         """
 
     def check(self, arrays: Arrays, head: Head) -> None:

@@ -136,12 +136,14 @@ class Sampled:
             arrays["weights"] = to_numpy((less * (1 - self.exponent) - normalizers[row]).float())
         return Encoded(arrays)
 
-    def decode(self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None) -> SparseLabels:
+    def decode(
+        self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None, *, widen: bool = True
+    ) -> SparseLabels:
         """See Encoding.decode."""
         log_weights = np.log(arrays["draws"].astype(np.float32) / np.float32(self.draws))
         if self.exponent != 1:
             log_weights = log_weights + arrays["weights"].astype(np.float32)
-        return _sample(arrays[COUNT], arrays["ids"], pad(log_weights, arrays[COUNT], -np.inf), head)
+        return _sample(arrays[COUNT], arrays["ids"], pad(log_weights, arrays[COUNT], -np.inf), head, widen=widen)
 
     def check(self, arrays: Arrays, head: Head) -> None:
         """Ids and counts are what an encoder could have written: see Encoding.check."""
@@ -268,13 +270,15 @@ class Threshold:
         codes: NDArray[np.uint8] = np.where(uniforms(words[:, None], ids) < chance, upper, upper + 1).astype(np.uint8)
         return codes
 
-    def decode(self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None) -> SparseLabels:
+    def decode(
+        self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None, *, widen: bool = True
+    ) -> SparseLabels:
         """See Encoding.decode."""
         counts, listed = arrays[COUNT], arrays["listed"]
         step = np.float32(math.log(self.tau) / self.levels)
         values = pad(np.full(len(arrays["ids"]), np.float32(math.log(self.tau))), counts, -np.inf)
         values[np.arange(values.shape[1]) < listed[:, None]] = arrays["codes"] * step
-        return _sample(counts, arrays["ids"], values.astype(np.float32), head)
+        return _sample(counts, arrays["ids"], values.astype(np.float32), head, widen=widen)
 
     def check(self, arrays: Arrays, head: Head) -> None:
         """Ids and codes are what an encoder could have written: see Encoding.check."""
@@ -286,10 +290,13 @@ class Threshold:
             raise ValueError(f"a code above {self.levels}")
 
 
-def _sample(counts: NDArray[np.integer], ids: NDArray[Any], values: NDArray[np.float32], head: Head) -> SparseLabels:
+def _sample(
+    counts: NDArray[np.integer], ids: NDArray[Any], values: NDArray[np.float32], head: Head, *, widen: bool
+) -> SparseLabels:
+    padded = pad(ids, counts)
     return SparseLabels(
         classes=head.classes,
-        ids=pad(ids, counts).astype(np.int64),
+        ids=padded.astype(np.int64) if widen else padded,
         values=values,
         temperatures=head.temperatures[:1],
         log_tail=np.full((len(counts), 1), -np.inf, np.float32),

@@ -104,9 +104,11 @@ class TopK:
 
         return likeliest(checked_float(logits, head, rows), self.k)
 
-    def decode(self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None) -> SparseLabels:
+    def decode(
+        self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None, *, widen: bool = True
+    ) -> SparseLabels:
         """See Encoding.decode."""
-        return _labels(arrays, self.dtype, head, prior)
+        return _labels(arrays, self.dtype, head, prior, widen=widen)
 
     def check(self, arrays: Arrays, head: Head) -> None:
         """Ids and values are what an encoder could have written: see Encoding.check."""
@@ -196,9 +198,11 @@ class Adaptive:
 
         return at_least(checked_float(logits, head, rows), self.least)
 
-    def decode(self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None) -> SparseLabels:
+    def decode(
+        self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None, *, widen: bool = True
+    ) -> SparseLabels:
         """See Encoding.decode."""
-        return _labels(self._padded(arrays), self.dtype, head, prior)
+        return _labels(self._padded(arrays), self.dtype, head, prior, widen=widen)
 
     def check(self, arrays: Arrays, head: Head) -> None:
         """Ids and values are what an encoder could have written: see Encoding.check."""
@@ -238,13 +242,13 @@ def _encode(listing: Listing, dtype: str, head: Head, *, residual: bool, codeboo
     return Encoded(arrays, summed)
 
 
-def _labels(arrays: Arrays, dtype: str, head: Head, prior: NDArray[np.float32] | None) -> SparseLabels:
+def _labels(arrays: Arrays, dtype: str, head: Head, prior: NDArray[np.float32] | None, *, widen: bool) -> SparseLabels:
     return SparseLabels(
         classes=head.classes,
-        ids=arrays["ids"].astype(np.int64),
-        values=LogProbs(dtype).decode(arrays),
+        ids=arrays["ids"].astype(np.int64) if widen else arrays["ids"],
+        values=LogProbs(dtype).decode(arrays, widen=widen),
         temperatures=head.temperatures,
-        log_tail=arrays["tail"].astype(np.float32),
+        log_tail=arrays["tail"].astype(np.float32) if widen else arrays["tail"],
         tail=head.tail,
         prior=prior,
         which=arrays.get(WHICH) if prior is not None else None,

@@ -232,8 +232,13 @@ class Store:
             self._encodings[head] = self.descriptor.encoding(head)
         return self._encodings[head]
 
-    def decode(self, columns: Mapping[str, NDArray[Any]], head: str) -> SoftLabels:
-        """Labels from a head's columns, as read_chunk gives them.
+    def decode(self, columns: Mapping[str, NDArray[Any]], head: str, *, widen: bool = True) -> SoftLabels:
+        """Decode a head's columns, as read_chunk gives them, into labels.
+
+        Args:
+            columns: Columns of the head, by full name.
+            head: Name of the output.
+            widen: Return ids as int64 and values as float32; see Encoding.decode.
 
         Raises:
             InvalidArgument: rows too many and too uneven to be padded to the longest in memory.
@@ -241,7 +246,7 @@ class Store:
         arrays = {name: native(array) for name, array in head_arrays(columns, head).items()}
         lengths = arrays.pop(LENGTH, None)
         try:
-            labels = self.encoding(head).decode(arrays, self.descriptor.heads[head], self.prior(head))
+            labels = self.encoding(head).decode(arrays, self.descriptor.heads[head], self.prior(head), widen=widen)
         except ValueError as error:
             raise InvalidArgument(f"{error}; read fewer rows of {head!r} at a time, or use smaller batches") from None
         return labels if lengths is None else replace(labels, lengths=lengths)
