@@ -41,7 +41,7 @@ def build_teacher(spec: str) -> object:
     """The teacher, with random weights: the speed is the same."""
     from softlabels import models
 
-    return models.build(spec, input_shape=(8, 8), classes=CLASSES, seed=0)
+    return models.build(spec, input_shape=(8, 8), heads={"logits": models.OutputHead(classes=CLASSES)})
 
 
 def bare_loop(path: Path, teacher: object, batch_size: int, rows: int) -> float:

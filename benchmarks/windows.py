@@ -172,7 +172,13 @@ def windowed(store: str, source: Source, seed: int, window: int) -> Iterator[tup
 
 def student(source: Source, batches: Iterator[tuple[np.ndarray, SoftLabels]], passes: int, seed: int) -> Model:
     """One student, by the recipe of ``train-student``."""
-    made = models.build(STUDENT, input_shape=source.input_shape, classes=10, seed=seed, mean=4.9, std=6.0)
+    made = models.build(
+        STUDENT,
+        input_shape=source.input_shape,
+        heads={"logits": models.OutputHead(classes=10)},
+        seed=seed,
+        statistics=models.InputStatistics(np.array(4.9), np.array(6.0)),
+    )
     recipe = Recipe(batch_size=BATCH)
     optimizer = torch.optim.AdamW(made.module.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     steps = passes * -(-len(source) // BATCH)

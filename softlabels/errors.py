@@ -59,6 +59,10 @@ class InvalidLogits(SoftLabelsError, ValueError):
     """The teacher's output cannot be stored: NaN, infinite, of another shape; names the row."""
 
 
+class ModelFailed(SoftLabelsError, RuntimeError):
+    """The code of a model raised an error; names its line and the shape of the inputs."""
+
+
 class TeacherRejected(SoftLabelsError):
     """The sanity gate stopped a teacher before anything was written."""
 

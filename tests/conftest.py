@@ -40,7 +40,13 @@ def teacher():
     """A small network with fixed random weights; what it says is as good as any for storing."""
     from softlabels import models
 
-    return models.build("mlp:width=32,depth=1", input_shape=(8, 8), classes=10, seed=7, mean=5.0, std=6.0)
+    return models.build(
+        "mlp:width=32,depth=1",
+        input_shape=(8, 8),
+        heads={"logits": models.OutputHead(classes=10)},
+        seed=7,
+        statistics=models.InputStatistics(np.array(5.0), np.array(6.0)),
+    )
 
 
 @pytest.fixture(scope="session")

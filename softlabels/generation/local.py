@@ -263,12 +263,7 @@ def _prepare(
     source = open_source(data) if isinstance(data, str | Path) else data
     if len(source) == 0:
         raise InvalidData(f"{source.spec} has no rows, so there is nothing to label")
-    if isinstance(teacher, str):
-        model = models.load(teacher, sample=source.inputs(np.zeros(1, np.int64)))
-    elif isinstance(teacher, Model):
-        model = teacher
-    else:
-        model = models.wrap(teacher, sample=source.inputs(np.zeros(1, np.int64)))
+    model = models.as_model(teacher, sample=source.inputs(np.zeros(1, np.int64)))
     return source, model.to(settings.device), settings
 
 

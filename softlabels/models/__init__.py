@@ -1,23 +1,37 @@
-"""MODEL specifications, and the networks behind them."""
+"""MODEL specifications, and the models behind them.
 
+``as_model`` turns a specification, a network or any callable into a ``Model``, whose ``predict`` returns one tensor per
+named head. ``build`` returns a network with initial weights. The kinds of MODEL are in ``softlabels.models.kinds``.
+"""
+
+from softlabels.models.building import build
+from softlabels.models.heads import DEFAULT_HEAD, OutputHead
+from softlabels.models.kinds import kinds
+from softlabels.models.kinds.run import load_run
+from softlabels.models.loading import ModelLike, as_model, load
 from softlabels.models.cost import Cost, measure
-from softlabels.models.model import Model, as_tensor, build, evaluating, load, load_run, model_digest, wrap
-from softlabels.models.runs import RUN_FILE, WEIGHTS_FILE, read_run, write_atomically, write_run
+from softlabels.models.model import Model, as_tensor, evaluating
+from softlabels.models.run_directory import RUN_FILE, WEIGHTS_FILE, read_run, write_atomically, write_run
+from softlabels.models.standardize import InputStatistics
 
 __all__ = [
+    "DEFAULT_HEAD",
     "RUN_FILE",
     "WEIGHTS_FILE",
     "Cost",
+    "InputStatistics",
     "Model",
+    "ModelLike",
+    "OutputHead",
+    "as_model",
     "as_tensor",
     "build",
     "evaluating",
+    "kinds",
     "load",
     "load_run",
     "measure",
-    "model_digest",
     "read_run",
-    "wrap",
     "write_atomically",
     "write_run",
 ]

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, FLOPs, latency, bytes."""
+"""Cost of running a model: parameters, FLOPs, latency, bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from softlabels.models.model import Model
-from softlabels.models.runs import WEIGHTS_FILE
+from softlabels.models.run_directory import WEIGHTS_FILE
 
 
 @dataclass(frozen=True, kw_only=True)

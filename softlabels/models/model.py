@@ -1,269 +1,239 @@
-"""A model: a network, what it eats, what it gives, and a digest that names exactly this one.
+"""A model: a network or function that maps inputs to named outputs, and a digest that names it.
 
-Teacher and student are both models. The digest is BLAKE3 over the canonical configuration and every tensor of the
-state in the order of names, so two teachers with one digest say the same things.
+Teacher and student are both models. ``predict`` is the only way to run one. It never hands memory of the data to code
+of the user, and never returns memory that such code may overwrite.
 """
 
 from __future__ import annotations
 
-import importlib
-import json
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from blake3 import blake3
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from softlabels.errors import InvalidArgument, InvalidLogits, RunCorrupt
-from softlabels.models.architectures import ARCHITECTURES, Standardize, build_module
-from softlabels.models.runs import read_run, read_weights
-from softlabels.models.spec import parse
+from softlabels.errors import InvalidArgument
+from softlabels.models.digest import digest_of, tensors_of
+from softlabels.models.failures import user_errors
+from softlabels.models.heads import OutputHead
+from softlabels.models.outputs import check_outputs, name_outputs
+from softlabels.models.user_code import CodeIdentity, identify
+from softlabels.sources import Ragged, map_arrays
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A network ready to use.
+    """A network or function that is ready to use.
 
     Attributes:
-        spec: the MODEL specification it came from.
-        module: the network; from (B, *input_shape) to (B, classes) logits.
-        classes: width of its output.
-        input_shape: shape of one input.
-        config: what rebuilds it (without the weights), as JSON values; empty for the user's own code.
-        run: description of the run it was loaded from, if any.
-        path: its run directory, if any.
+        spec: MODEL specification it came from.
+        module: The network; maps (B, *input_shape) to a tensor, or to tensors by head.
+        heads: Outputs by name.
+        input_shape: Shape of one input.
+        config: Configuration of a built-in architecture as JSON values; empty for code of the user.
+        device: Device that inputs are moved to.
+        user_code: True if the network is code of the user, which may keep and overwrite the memory it sees.
+        identity: Digest that was computed before the first batch; None: computed when it is needed.
+        run: Description of the run it was loaded from; None for other models.
+        path: Directory of that run.
     """
 
     spec: str
     module: nn.Module
-    classes: int
+    heads: Mapping[str, OutputHead]
     input_shape: tuple[int, ...]
-    config: Mapping[str, Any]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    device: torch.device = CPU
+    user_code: bool = False
+    identity: CodeIdentity | None = None
     run: Mapping[str, Any] | None = None
     path: Path | None = None
 
     @property
     def digest(self) -> str:
-        """BLAKE3 over configuration and weights, hexadecimal."""
-        return model_digest(self.config, self.module.state_dict())
+        """Return the digest of the model: BLAKE3, 64 hexadecimal digits."""
+        return self._identity().digest
 
     @property
-    def device(self) -> torch.device:
-        """Where the weights are; the CPU for a model without any."""
-        return next((parameter.device for parameter in self.module.parameters()), torch.device("cpu"))
+    def digest_covers(self) -> tuple[str, ...]:
+        """Return the parts that the digest covers, in words."""
+        return self._identity().covers
 
-    def to(self, device: str | None) -> Model:
-        """This model in evaluation mode on ``device``; None: an accelerator where there is one.
+    def _identity(self) -> CodeIdentity:
+        if self.identity is not None:
+            return self.identity
+        if self.user_code:
+            return identify(self.module, self.spec)
+        tensors = tensors_of(self.module)
+        covers = ("configuration and code version", f"parameters and buffers ({len(tensors)} tensors)")
+        return CodeIdentity(digest_of(self.config, tensors), covers)
+
+    @property
+    def classes(self) -> int:
+        """Return the number of classes of the only head."""
+        return self._only_head()[1].classes
+
+    def to(self, device: str | torch.device | None) -> Model:
+        """Return this model on another device; the network itself is moved, as torch does.
+
+        Args:
+            device: A torch device; None: an accelerator if there is one and the model has parameters.
 
         Raises:
-            InvalidArgument: there is no such device.
+            InvalidArgument: The device does not exist or has too little memory.
         """
-        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        has_parameters = next(self.module.parameters(), None) is not None
+        if device is None and not (has_parameters and torch.cuda.is_available()):
+            return self
+        name = "cuda" if device is None else device
         try:
-            return replace(self, module=self.module.to(chosen).eval())
-        except (RuntimeError, AssertionError) as error:
-            raise InvalidArgument(f"device {chosen!r} cannot be used: {error}") from error
+            torch.empty(0, device=name)
+            return replace(self, module=self.module.to(name), device=torch.device(name))
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise InvalidArgument(
+                f"device: cannot be used, got {str(name)!r} ({error}); expected cpu, cuda, ..."
+            ) from error
 
-    def logits(self, inputs: NDArray[np.generic] | Tensor) -> Tensor:
-        """What the model says, in inference mode: (B, *input_shape) to (B, classes) on its device.
+    def predict(self, inputs: Any) -> dict[str, Tensor]:
+        """Return the outputs for a batch, in evaluation mode and without gradients.
+
+        Args:
+            inputs: (B, *input_shape) as an array or tensor, Ragged, or a structure of them.
+
+        Returns:
+            A tensor per head on the model's device: (B, *shape, C), or (N, C) for the N positions of ragged rows. The
+            memory belongs to the caller, except for the parameters of built-in networks.
 
         Raises:
-            InvalidLogits: the network gave something other than a matrix with a row per input.
+            InvalidLogits: An output is missing or has another shape or type.
+            ModelFailed: The code of the user raised an error; names its line and the shape of the inputs.
         """
-        with torch.inference_mode(), evaluating(self.module):
-            outputs = self.module(as_tensor(inputs).to(self.device))
-        if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(inputs):
-            got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise InvalidLogits(f"{self.spec} gave {got} for {len(inputs)} rows; logits of shape (B, C) are expected")
+        rows, positions = count_rows(inputs)
+        outputs = self._outputs(inputs, rows)
+        check_outputs(outputs, self.heads, rows=rows, positions=positions, spec=self.spec)
         return outputs
 
+    def infer_heads(self, inputs: Any) -> dict[str, OutputHead]:
+        """Return the heads that the outputs for a batch show.
 
-def as_tensor(inputs: NDArray[np.generic] | Tensor) -> Tensor:
-    """Inputs as a tensor; copied only where the array is read-only (a memory map, say), which torch does not allow."""
-    return inputs if isinstance(inputs, Tensor) else torch.from_numpy(np.require(inputs, requirements=["W", "C"]))
+        Args:
+            inputs: As for ``predict``.
+
+        Raises:
+            InvalidLogits: An output does not have a row per input, or its layout cannot be inferred.
+            ModelFailed: The code of the user raised an error.
+        """
+        rows, positions = count_rows(inputs)
+        outputs = self._outputs(inputs, rows)
+        heads = {}
+        for name, output in outputs.items():
+            shape = tuple(output.shape)
+            if positions is not None and len(shape) == 2 and shape[0] == positions:
+                heads[name] = OutputHead(classes=shape[1], kind="tokens", shape=(None,))
+            else:
+                heads[name] = OutputHead.of_output(name, shape, spec=self.spec)
+        check_outputs(outputs, heads, rows=rows, positions=positions, spec=self.spec)
+        return heads
+
+    def logits(self, inputs: Any) -> Tensor:
+        """Return the output of the only head; see ``predict``.
+
+        Args:
+            inputs: As for ``predict``.
+
+        Raises:
+            InvalidLogits: There are several heads, or see ``predict``.
+        """
+        return self.predict(inputs)[self._only_head()[0]]
+
+    def _only_head(self) -> tuple[str, OutputHead]:
+        if len(self.heads) != 1:
+            raise InvalidArgument(
+                f"{self.spec}: a single head is needed, got {', '.join(self.heads)}; name one of them"
+            )
+        return next(iter(self.heads.items()))
+
+    def _outputs(self, inputs: Any, rows: int) -> dict[str, Tensor]:
+        """Run the network on inputs it may overwrite, and return outputs that it cannot."""
+        tensors = map_arrays(inputs, lambda array: to_device(array, self.device, copy=self.user_code))
+        # Code of the user may keep tensors for a later backward pass, which inference mode forbids.
+        without_gradients = torch.no_grad() if self.user_code else torch.inference_mode()
+        with without_gradients, evaluating(self.module):
+            with user_errors(self.spec, inputs, self.input_shape):
+                value = self.module(tensors)
+            return name_outputs(value, self.heads, rows=rows, spec=self.spec, copy=self.user_code)
+
+
+def as_tensor(array: NDArray[np.generic] | Tensor) -> Tensor:
+    """Return a tensor over the memory of an array; read-only arrays are copied, which torch requires.
+
+    Args:
+        array: Array or tensor of any shape.
+    """
+    return array if isinstance(array, Tensor) else torch.from_numpy(np.require(array, requirements=["W", "C"]))
+
+
+def to_device(array: NDArray[np.generic] | Tensor, device: torch.device, *, copy: bool) -> Tensor:
+    """Return an array as a tensor on a device.
+
+    Args:
+        array: Array or tensor of any shape.
+        device: Where the tensor is needed.
+        copy: If True, the tensor never shares memory with ``array``.
+    """
+    if copy and isinstance(array, np.ndarray) and device.type == "cpu":
+        return torch.from_numpy(np.array(array, order="C"))
+    tensor = as_tensor(array)
+    moved = tensor.to(device)
+    return moved.clone() if copy and moved is tensor else moved
+
+
+def count_rows(inputs: Any) -> tuple[int, int | None]:
+    """Return the number of rows of a batch, and the number of positions if its rows are ragged.
+
+    Args:
+        inputs: Inputs of a batch.
+
+    Raises:
+        InvalidArgument: The structure holds no array.
+    """
+    if isinstance(inputs, Ragged):
+        return len(inputs), len(inputs.values)
+    if isinstance(inputs, np.ndarray | Tensor):
+        return len(inputs), None
+    entries = list(inputs.values()) if isinstance(inputs, Mapping) else inputs
+    if isinstance(entries, list | tuple):
+        for entry in entries:
+            if isinstance(entry, np.ndarray | Tensor | Ragged | Mapping | list | tuple):
+                return count_rows(entry)
+        if isinstance(inputs, list | tuple) and entries:
+            return len(entries), None
+    raise InvalidArgument(f"inputs of a model: no array, got {type(inputs).__name__}; expected (B, *input_shape)")
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in evaluation mode, and back in the mode it was in."""
-    training = module.training
+    """Switch a network to evaluation mode, and restore the mode of each layer afterwards.
+
+    Args:
+        module: The network.
+    """
+    modes = [(layer, layer.training) for layer in module.modules()]
+    if not any(training for _, training in modes):
+        yield
+        return
     module.eval()
     try:
         yield
     finally:
-        module.train(training)
-
-
-def model_digest(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
-    """BLAKE3 over the canonical JSON of ``config`` and, by name, each tensor's name, dtype, shape and bytes."""
-    hasher = blake3(b"softlabels model 1\0")
-    hasher.update(json.dumps(dict(config), sort_keys=True, separators=(",", ":")).encode())
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        hasher.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
-    return str(hasher.hexdigest())
-
-
-def build(
-    spec: str,
-    *,
-    input_shape: tuple[int, ...],
-    classes: int,
-    seed: int = 0,
-    mean: float = 0.0,
-    std: float = 1.0,
-) -> Model:
-    """A freshly initialised built-in model.
-
-    Args:
-        spec: ``mlp`` or ``cnn`` with options, e.g. ``cnn:width=64,depth=3``.
-        input_shape: shape of one input.
-        classes: width of the output.
-        seed: of the initial weights; torch's global random state is left as it was.
-        mean: of the training inputs, for standardising.
-        std: as mean.
-
-    Raises:
-        InvalidArgument: not a built-in architecture, or one that cannot take these inputs.
-    """
-    parsed = parse(spec, ARCHITECTURES)
-    if parsed.kind not in ARCHITECTURES:
-        raise InvalidArgument(f"MODEL {spec!r} cannot be trained from the start; use one of {', '.join(ARCHITECTURES)}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = build_module(parsed.kind, parsed.options, input_shape=input_shape, classes=classes)
-    for part in module.modules():
-        if isinstance(part, Standardize):
-            part.mean.fill_(mean)
-            part.std.fill_(std if std > 0 else 1.0)
-    config = {
-        "architecture": parsed.kind,
-        "options": dict(parsed.options),
-        "input_shape": list(input_shape),
-        "classes": classes,
-    }
-    return Model(spec=str(parsed), module=module, classes=classes, input_shape=input_shape, config=config)
-
-
-def load(spec: str, *, sample: NDArray[np.generic] | None = None) -> Model:
-    """A model that exists: ``run:DIR`` or ``python:MODULE:NAME``.
-
-    Args:
-        spec: the MODEL specification.
-        sample: (n, *input_shape) some inputs, to learn the output width of the user's own code.
-
-    Raises:
-        InvalidArgument: a specification that names no finished model, or inputs of another shape than the run's.
-        DataNotFound: no such run.
-        RunCorrupt: a damaged run.
-    """
-    parsed = parse(spec, ARCHITECTURES)
-    if parsed.kind == "python":
-        return wrap(_import(parsed.rest), sample=sample, spec=spec)
-    if parsed.kind != "run":
-        raise InvalidArgument(f"MODEL {spec!r} is an architecture without weights; train it, then name run:DIR")
-    model = load_run(Path(parsed.rest))
-    if sample is not None and sample.shape[1:] != model.input_shape:
-        raise InvalidArgument(f"{spec} takes inputs of shape {model.input_shape}; the data has {sample.shape[1:]}")
-    return model
-
-
-def load_run(folder: Path) -> Model:
-    """The model of a run directory, checked against the digest in its description.
-
-    Raises:
-        DataNotFound: no finished run there.
-        RunCorrupt: damaged, or weights that are not the ones described.
-    """
-    run = read_run(folder)
-    tensors = read_weights(folder)
-    try:
-        config = run["model"]["config"]
-        shape, classes = tuple(config["input_shape"]), int(config["classes"])
-        module = build_module(config["architecture"], config["options"], input_shape=shape, classes=classes)
-        module.load_state_dict(tensors)
-        expected = run["model"]["digest"]
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise RunCorrupt(f"{folder} is not whole: {error}. Copy it again, or train again") from error
-    model = Model(
-        spec=f"run:{folder}",
-        module=module.eval(),
-        classes=classes,
-        input_shape=shape,
-        config=config,
-        run=run,
-        path=folder,
-    )
-    if model.digest != expected:
-        raise RunCorrupt(f"{folder}: the weights are not those run.json describes (digest differs). Copy it again")
-    return model
-
-
-def wrap(
-    function: Callable[[Tensor], Tensor],
-    *,
-    sample: NDArray[np.generic] | None = None,
-    spec: str = "python:callable",
-) -> Model:
-    """The user's own module or function from a batch of inputs to logits, as a model.
-
-    A function without weights is named by ``spec`` alone: what its digest says is only that.
-
-    Args:
-        function: a ``torch.nn.Module`` or any callable.
-        sample: (n, *input_shape) some inputs, run once to learn the number of classes.
-        spec: what to call it.
-
-    Raises:
-        InvalidArgument: no sample was given.
-        InvalidLogits: it does not give (B, C) logits.
-    """
-    if sample is None:
-        raise InvalidArgument(f"{spec}: the number of classes is learned by running it; give some inputs")
-    module = function if isinstance(function, nn.Module) else _Function(function)
-    model = Model(
-        spec=spec, module=module.eval(), classes=0, input_shape=tuple(sample.shape[1:]), config={"python": spec}
-    )
-    return replace(model, classes=model.logits(sample).shape[1])
-
-
-class _Function(nn.Module):
-    """A plain callable as a module."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """What the function says."""
-        return self.function(inputs)
-
-
-def _import(name: str) -> Callable[[Tensor], Tensor]:
-    """MODULE:NAME, a module or callable on tensors, or a class or factory without arguments that gives one."""
-    module_name, _, attribute = name.partition(":")
-    if not attribute:
-        raise InvalidArgument(f"MODEL 'python:{name}' lacks the name inside the module; it is python:MODULE:NAME")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # as python -m does, so that a teacher may stand beside the data
-    try:
-        found = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InvalidArgument(f"MODEL 'python:{name}' cannot be imported: {error}") from error
-    if isinstance(found, type):
-        found = found()
-    if not callable(found):
-        raise InvalidArgument(f"MODEL 'python:{name}' is {type(found).__name__}, which cannot be called on a batch")
-    return found  # type: ignore[no-any-return]  # whatever the user wrote
+        module.train(modes[0][1])
+        for layer, training in modes:
+            if layer.training != training:
+                layer.training = training

@@ -1,74 +1,83 @@
-"""MODEL specifications: ``name`` or ``name:option=value,option=value``, ``run:DIR``, ``python:MODULE:NAME``."""
+"""Parser of MODEL specifications: ``KIND:option=value,option=value`` or ``KIND:TEXT``."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 from softlabels.errors import InvalidArgument
+from softlabels.models.kind import Kind, ModelSpec, Option
+from softlabels.models.kinds import kinds
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """A parsed MODEL.
-
-    Attributes:
-        kind: a built-in architecture, ``run`` or ``python``.
-        options: options of an architecture, all of them, defaults filled in.
-        rest: what follows ``run:`` or ``python:``.
-    """
-
-    kind: str
-    options: Mapping[str, int | float]
-    rest: str = ""
-
-    def __str__(self) -> str:
-        if self.rest:
-            return f"{self.kind}:{self.rest}"
-        return f"{self.kind}:" + ",".join(f"{name}={value:g}" for name, value in self.options.items())
-
-
-def parse(text: str, architectures: Mapping[str, Mapping[str, int | float]]) -> ModelSpec:
-    """Read a MODEL.
+def parse(text: str) -> ModelSpec:
+    """Parse a MODEL specification.
 
     Args:
-        text: what the user typed.
-        architectures: built-in names, each with its options and their defaults.
+        text: Specification, e.g. ``cnn:width=64,depth=3``, ``run:DIR`` or ``python:MODULE:NAME``.
+
+    Returns:
+        The kind, and all of its options.
 
     Raises:
-        InvalidArgument: an unknown name or option, or a value that is no positive number; lists those there are.
+        InvalidArgument: The kind or an option is unknown, or a value is out of range; lists what exists.
+
+    Example:
+        >>> str(parse("mlp:width=64"))
+        'mlp:width=64,depth=2'
     """
-    kind, _, rest = text.partition(":")
-    if kind in {"run", "python"}:
+    kind = kind_of(text)
+    _, _, rest = text.partition(":")
+    if kind.options is None:
         if not rest:
-            example = "run:DIR" if kind == "run" else "python:MODULE:NAME"
-            raise InvalidArgument(f"MODEL {text!r} names nothing after the colon; it is written {example}")
-        return ModelSpec(kind, {}, rest)
-    if kind not in architectures:
-        names = [*architectures, "run", "python"]
-        near = difflib.get_close_matches(kind, names, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise InvalidArgument(
-            f"unknown MODEL {text!r}: it starts with {', '.join(architectures)}, run:DIR or python:MODULE:NAME.{hint}"
-        )
-    defaults = architectures[kind]
-    options = dict(defaults)
+            raise InvalidArgument(f"MODEL {text!r}: the text after the colon is missing; expected {kind.form}")
+        return ModelSpec(kind.name, {}, rest)
+    options = {name: option.default for name, option in kind.options.items()}
     for item in filter(None, rest.split(",")):
         name, _, value = item.partition("=")
-        if name not in defaults:
-            raise InvalidArgument(f"MODEL {text!r}: {kind} has no option {name!r}; it has {', '.join(defaults)}")
-        options[name] = _number(text, name, value, defaults[name])
-    return ModelSpec(kind, options)
+        if name not in kind.options:
+            raise InvalidArgument(f"MODEL {text!r}: unknown option {name!r}; expected {', '.join(kind.options)}")
+        options[name] = check_option(kind.options[name], value, f"MODEL {text!r}: {name}")
+    return ModelSpec(kind.name, options)
 
 
-def _number(text: str, name: str, value: str, default: float) -> int | float:
-    """The value of an option, of the type of its default."""
+def kind_of(text: str) -> Kind:
+    """Return the kind that a specification names.
+
+    Args:
+        text: MODEL specification.
+
+    Raises:
+        InvalidArgument: There is no such kind; names the nearest one.
+    """
+    name = text.partition(":")[0]
+    if name in kinds():
+        return kinds()[name]
+    near = difflib.get_close_matches(name, kinds(), n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    forms = ", ".join(kind.form for kind in kinds().values())
+    raise InvalidArgument(f"MODEL {text!r}: unknown kind, got {name!r}; expected {forms}.{hint}")
+
+
+def check_option(option: Option, value: object, subject: str) -> int | float:
+    """Return the value of an option as a number.
+
+    Args:
+        option: Default and range.
+        value: Text from a specification, or a number from a document.
+        subject: First words of the message.
+
+    Raises:
+        InvalidArgument: The value is not a number of the option's type, or is out of range.
+    """
     try:
-        number = type(default)(value)
+        number = type(option.default)(value) if isinstance(value, str) else value
     except ValueError:
-        number = -1
-    if not (0 < number < 1_000_000 or (number == 0 and isinstance(default, float))):
-        kind = "a whole number" if isinstance(default, int) else "a number"
-        raise InvalidArgument(f"MODEL {text!r}: {name}={value!r} is not {kind} above 0, as {name}={default:g} is")
-    return number
+        number = None
+    # By exact type: True is no width, and 2.5 no whole number.
+    exact = isinstance(number, int | float) and type(number) is type(option.default)
+    if isinstance(number, int | float) and exact and option.minimum <= number <= option.maximum:
+        return number
+    noun = "a whole number" if isinstance(option.default, int) else "a number"
+    raise InvalidArgument(
+        f"{subject} is out of range, got {value!r}; expected {noun} from {option.minimum} to {option.maximum}"
+    )

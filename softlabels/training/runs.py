@@ -19,7 +19,7 @@ from softlabels import losses, models
 from softlabels.errors import InvalidArgument, InvalidData
 from softlabels.labels import DenseLabels
 from softlabels.loading import Batch, Loader
-from softlabels.models import Model, load_run, write_run
+from softlabels.models import InputStatistics, Model, OutputHead, load_run, write_run
 from softlabels.sources import Source
 from softlabels.store import Store, open_store
 from softlabels.training.directory import claim, release
@@ -184,14 +184,13 @@ def _run(job: Job, source: Source, held_out: NDArray[np.int64], progress: Traini
 
 def _new_model(spec: str, source: Source, classes: int, train: NDArray[np.int64], recipe: Recipe) -> Model:
     """The model to be trained, standardising by the first rows of the training data."""
-    inputs = source.inputs(train[:4096]).astype(np.float64)
+    spread = np.unique(np.linspace(0, len(train) - 1, num=min(4096, len(train))).astype(np.int64))
     return models.build(
         spec,
         input_shape=source.input_shape,
-        classes=classes,
+        heads={models.DEFAULT_HEAD: OutputHead(classes=classes)},
         seed=recipe.seed,
-        mean=float(inputs.mean()),
-        std=float(inputs.std()),
+        statistics=InputStatistics.of(source.inputs(train[spread])),
     )
 
 

@@ -16,7 +16,7 @@ def source(digits_path):
 
 
 def teacher(function, source, classes=10):
-    return models.wrap(function, sample=source.inputs(np.zeros(1, np.int64)))
+    return models.as_model(function, sample=source.inputs(np.zeros(1, np.int64)))
 
 
 def look(inputs):

@@ -52,7 +52,7 @@ class Counting(torch.nn.Module):
 
 def test_a_run_that_died_goes_on_where_it_was(digits, tmp_path):
     def run(module):
-        teacher = models.wrap(module, sample=digits.inputs(np.arange(1)), spec="counting")
+        teacher = models.as_model(module, sample=digits.inputs(np.arange(1)), spec="counting")
         return generate(digits, teacher=teacher, out=tmp_path / "s", unit_rows=200, batch_size=50, gate=False)
 
     with pytest.raises(RuntimeError, match="out of memory"):

@@ -79,7 +79,8 @@ def test_unlike_labels_of_one_row_are_named(tmp_path, digits_path, teacher, digi
 
 
 def test_stores_of_other_teachers_or_heads_do_not_mix(tmp_path, halves, digits_path, digits):
-    other = models.build("mlp:width=8,depth=1", input_shape=(8, 8), classes=10, seed=1, mean=5.0, std=6.0)
+    heads = {"logits": models.OutputHead(classes=10)}
+    other = models.build("mlp:width=8,depth=1", input_shape=(8, 8), heads=heads, seed=1)
     generate(part(digits_path, tmp_path, range(50), "c"), teacher=other, out=tmp_path / "c.store", **OPTIONS)
     with pytest.raises(StoreConflict, match="labels of different teachers do not mix"):
         sl.merge([halves[0], tmp_path / "c.store"], tmp_path / "all")

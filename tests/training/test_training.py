@@ -63,7 +63,7 @@ def test_dense_labels_train_the_student_a_live_teacher_would_to_the_bit(teacher,
         def forward(self, inputs):
             return torch.cat([teacher.logits(row) for row in inputs.split(1)])
 
-    one_by_one = models.wrap(OneByOne(), sample=digits.inputs(np.arange(1)))
+    one_by_one = models.as_model(OneByOne(), sample=digits.inputs(np.arange(1)))
     generate(digits, teacher=one_by_one, out=tmp_path / "labels", encoding="dense:f32")
     recipe = {"steps": 60, "seed": 3, "temperature": 2.0, "hard_labels": 100}
     stored = train_student(tmp_path / "labels", digits, STUDENT, tmp_path / "stored", **recipe)

@@ -1,0 +1,84 @@
+"""The interface of a kind of MODEL.
+
+A kind builds networks that can be trained (``mlp:width=64``), or loads models that exist (``run:DIR``), or both
+(``python:MODULE:NAME``). To add one, add a module with a ``KIND`` to ``softlabels/models/kinds``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from numpy.typing import NDArray
+from torch import nn
+
+from softlabels.models.heads import OutputHead
+
+if TYPE_CHECKING:
+    from softlabels.models.model import Model
+
+Build: TypeAlias = Callable[["ModelSpec", tuple[int, ...], Mapping[str, OutputHead]], nn.Module]
+"""(spec, input_shape, heads) to a network with initial weights from torch's current random state."""
+
+Load: TypeAlias = Callable[["ModelSpec", NDArray[Any] | None], "Model"]
+"""(spec, sample of inputs (n, *input_shape)) to a model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One numeric option of a built-in architecture.
+
+    Attributes:
+        default: Value if the specification leaves the option out; its type is the type of the option.
+        minimum: Least value.
+        maximum: Greatest value.
+    """
+
+    default: int | float
+    minimum: int | float = 1
+    maximum: int | float = 65_536
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One kind of MODEL.
+
+    Attributes:
+        name: First word of the specification.
+        form: Specification with placeholders, for messages and help.
+        options: Options of an architecture; None if the text after the colon is free.
+        build: Builds a network to train; None if the kind only loads models.
+        load: Loads a model that exists; None if the kind only builds networks.
+        version: Version of the code of an architecture. Increment it if equal weights would give other outputs: runs of
+            other versions are refused.
+        runs_user_code: True if the network is code of the user, so that a run directory cannot name it on its own.
+    """
+
+    name: str
+    form: str
+    options: Mapping[str, Option] | None = None
+    build: Build | None = None
+    load: Load | None = None
+    version: int = 1
+    runs_user_code: bool = False
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A parsed MODEL specification.
+
+    Attributes:
+        kind: Name of the kind.
+        options: All options of an architecture, with defaults filled in.
+        text: Text after ``KIND:`` for kinds without options.
+    """
+
+    kind: str
+    options: Mapping[str, int | float] = field(default_factory=dict)
+    text: str = ""
+
+    def __str__(self) -> str:
+        if self.text:
+            return f"{self.kind}:{self.text}"
+        return f"{self.kind}:" + ",".join(f"{name}={value:g}" for name, value in self.options.items())

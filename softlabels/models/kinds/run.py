@@ -1,0 +1,81 @@
+"""``run:DIR``: a model that training wrote.
+
+Loading a run never runs code from it. The network is built without weights first and takes the tensors of the weights
+file, so no memory is allocated for sizes that a document claims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from softlabels.errors import InvalidArgument, RunCorrupt
+from softlabels.models.building import build_without_weights
+from softlabels.models.heads import OutputHead
+from softlabels.models.kind import Kind, ModelSpec
+from softlabels.models.kinds import kinds
+from softlabels.models.model import Model
+from softlabels.models.run_directory import read_run, read_weights
+from softlabels.models.spec import check_option
+
+
+def load(spec: ModelSpec, sample: Any) -> Model:
+    """Return the model of a run directory."""
+    return load_run(Path(spec.text))
+
+
+def load_run(folder: Path) -> Model:
+    """Return the model of a run directory, checked against the digest in its description.
+
+    Args:
+        folder: Run directory.
+
+    Raises:
+        DataNotFound: There is no finished run.
+        RunCorrupt: The run is damaged, or its weights are not the ones described.
+    """
+    run = read_run(folder)
+    tensors = read_weights(folder)
+    try:
+        config = run["model"]["config"]
+        shape = tuple(int(side) for side in config["input_shape"])
+        heads = {str(name): OutputHead.from_json(head) for name, head in config["heads"].items()}
+        module = _network(config, shape, heads, tensors)
+        expected = run["model"]["digest"]
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError) as error:
+        raise RunCorrupt(f"{folder}: the run is damaged, got {error}; expected what training wrote. Copy it again, or "
+                         "train again") from error  # fmt: skip
+    model = Model(
+        spec=f"run:{folder}", module=module, heads=heads, input_shape=shape, config=config, run=run, path=folder
+    )
+    if model.digest != expected:
+        raise RunCorrupt(
+            f"{folder}: the weights are not those that run.json describes, got digest {model.digest}; expected "
+            f"{expected}. Copy the run again"
+        )
+    return model
+
+
+def _network(
+    config: Mapping[str, Any], input_shape: tuple[int, ...], heads: Mapping[str, OutputHead], tensors: dict[str, Tensor]
+) -> nn.Module:
+    """Return the network that a configuration describes, with the tensors as its weights."""
+    kind = kinds().get(config["kind"])
+    if kind is None or kind.options is None:
+        raise InvalidArgument(f"model kind: unsupported, got {config['kind']!r}; expected a built-in architecture")
+    if config["version"] != kind.version:
+        raise InvalidArgument(
+            f"code version of {kind.name}: unsupported, got {config['version']!r}; expected {kind.version}. Train again"
+        )
+    options = {name: check_option(option, config["options"][name], name) for name, option in kind.options.items()}
+    module = build_without_weights(kind, ModelSpec(kind.name, options), input_shape, heads)
+    module.load_state_dict(tensors, assign=True)
+    for parameter in module.parameters():
+        parameter.requires_grad_(True)
+    return module.eval()
+
+
+KIND = Kind(name="run", form="run:DIR", load=load)
