@@ -5,11 +5,11 @@ named head. ``build`` returns a network with initial weights. The kinds of MODEL
 """
 
 from softlabels.models.building import build
+from softlabels.models.cost import Cost, measure
 from softlabels.models.heads import DEFAULT_HEAD, OutputHead
 from softlabels.models.kinds import kinds
 from softlabels.models.kinds.run import load_run
 from softlabels.models.loading import ModelLike, as_model, load
-from softlabels.models.cost import Cost, measure
 from softlabels.models.model import Model, as_tensor, evaluating
 from softlabels.models.run_directory import RUN_FILE, WEIGHTS_FILE, read_run, write_atomically, write_run
 from softlabels.models.standardize import InputStatistics
