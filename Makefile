@@ -1,6 +1,6 @@
 # Everything a fresh machine needs: python3 (3.11 or newer) and make.
 #
-#   make demo     the whole story on bundled real data, on a CPU
+#   make demo     teacher, labels, students and comparison on bundled real data, on a CPU
 #   make test     the whole test suite
 #
 # Both make .venv first. torch is installed in the version of constraints.txt; for CUDA, install the build you want into
@@ -11,13 +11,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Processes that run the tests.
+JOBS ?= 2
+
 # Per cent of lines and branches of softlabels/store that its tests must reach.
 COVERED ?= 100
 
-.PHONY: help demo test coverage lint benchmarks reliability clean
+.PHONY: help demo test coverage lint benchmarks peers readers reliability structure clean
 .DEFAULT_GOAL := help
 
-help:  ## Say what there is.
+help:  ## List the targets.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(STAMP): pyproject.toml constraints.txt
@@ -31,14 +34,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## Teacher, labels, students and comparison on the bundled digits (two minutes on two cores).
 	$(BIN)/softlabels demo
 
-test: $(STAMP)  ## The whole test suite: linters, types, layers, docs, wheel, behaviour.
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## The whole test suite: linters, types, layers, docs, wheel, behaviour (six minutes on two cores).
+	$(BIN)/python -m pytest --numprocesses $(JOBS)
 
 coverage: $(STAMP)  ## Branches of the store's modules that its own tests reach (three minutes).
 	$(BIN)/python -m pytest --cov=softlabels/store --cov-branch --cov-report=term-missing:skip-covered \
 		--cov-fail-under=$(COVERED) tests/store tests/corpus tests/generation tests/reliability/test_model.py
 
-lint: $(STAMP)  ## Put the code into shape and check it.
+lint: $(STAMP)  ## Format the code and check it.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/mypy
@@ -54,8 +57,11 @@ peers:  ## Install what benchmarks/readers.py compares with, in cache/peers.
 readers: $(STAMP)  ## Measure the loader beside a memory-mapped gather and other libraries (ten minutes).
 	$(BIN)/python benchmarks/readers.py --json benchmarks/readers.json
 
+structure: $(STAMP)  ## Measure what docs/architecture.md reports (a few seconds).
+	$(BIN)/python benchmarks/structure.py
+
 reliability: $(STAMP)  ## Kill, cut, race and mutate stores for half an hour; writes docs/reliability.md.
 	$(BIN)/python -m tests.reliability
 
-clean:  ## Remove what make made.
+clean:  ## Remove what make built.
 	rm -rf $(VENV) demo dist build

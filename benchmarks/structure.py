@@ -1,0 +1,198 @@
+"""Measure the structure of the code: sizes, docstrings, and the files on the two data paths.
+
+Prints the tables of docs/architecture.md. Sizes and docstrings come from the syntax trees; the files on a path come
+from profiling one epoch of the loader and one run of ``generate``, over all threads.
+
+    python benchmarks/structure.py          # a few seconds
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any, Self
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "softlabels"
+BANNED = frozenset({
+    "asked", "at", "each", "found", "given", "kept", "left", "made", "mine", "part", "piece", "pieces", "some",
+    "theirs", "told", "wanted", "whole",
+})  # fmt: skip
+"""Names that do not say what they hold."""
+QUESTION = re.compile(r"(What|Which|Whether|Where|How|Who|Why)\b")
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def sources(*folders: str) -> list[Path]:
+    """Return the Python files of the checkout that git knows, below ``folders``."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", *[f"{folder}/*.py" for folder in folders]],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return [ROOT / name for name in listed.stdout.split() if (ROOT / name).exists()]
+
+
+def lines(path: Path) -> int:
+    """Return the number of lines of a file."""
+    return path.read_bytes().count(b"\n")
+
+
+def functions(path: Path) -> Iterator[Function]:
+    """Yield the functions of a file, methods included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, Function):
+            yield node
+
+
+def public(path: Path) -> Iterator[Function | ast.ClassDef]:
+    """Yield the public functions, classes and methods of a file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, Function | ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+
+
+def bound_names(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the line and name of everything that a file binds: variables and arguments."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+
+
+def banned_names() -> list[str]:
+    """Return where the code binds a name that does not say what it holds."""
+    return [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in sources("softlabels", "cli")
+        for line, name in bound_names(path)
+        if name in BANNED
+    ]
+
+
+def question_summaries() -> list[str]:
+    """Return where a docstring opens with a question word in place of a verb or a noun phrase."""
+    return [
+        f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}: {(ast.get_docstring(node) or '').splitlines()[0]}"
+        for path in sources("softlabels", "cli", "benchmarks")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Module | ast.ClassDef | Function) and QUESTION.match(ast.get_docstring(node) or "")
+    ]
+
+
+def sizes() -> dict[str, Any]:
+    """Return the figures that the syntax trees give."""
+    code, tests = sources("softlabels", "cli"), sources("tests")
+    modules = [lines(path) for path in code]
+    bodies = sorted((node.end_lineno or 0) - node.lineno + 1 for path in code for node in functions(path))
+    documented = [ast.get_docstring(node) for path in code for node in public(path)]
+    raising = [
+        node for path in code for node in public(path)
+        if isinstance(node, Function) and any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
+    ]  # fmt: skip
+    names = sum(1 for path in code for _ in bound_names(path))
+    return {
+        "modules": len(modules),
+        "module lines, median": statistics.median(modules),
+        "module lines, maximum": max(modules),
+        "functions": len(bodies),
+        "function lines, median": statistics.median(bodies),
+        "function lines, 95 %": bodies[int(len(bodies) * 0.95)],
+        "public docstrings": sum(text is not None for text in documented) / len(documented),
+        "public functions that raise and list Raises":
+            sum("Raises:" in (ast.get_docstring(node) or "") for node in raising) / len(raising),
+        "public docstrings with an example": sum(">>>" in (text or "") for text in documented),
+        "lines of tests per line of source": sum(map(lines, tests)) / sum(modules),
+        "lines of source": sum(modules),
+        "bound names that HOUSE bans": len(banned_names()) / names,
+        "summary lines with a question word": len(question_summaries()),
+    }  # fmt: skip
+
+
+class FilesRun:
+    """Collects the files of the package in which a function runs.
+
+    Args:
+        everywhere: Whether to profile the calling thread and threads that read inputs, beside the other new threads.
+
+    Attributes:
+        files: Paths below the package, in the order of their first call.
+    """
+
+    def __init__(self, *, everywhere: bool) -> None:
+        self.files: dict[str, None] = {}
+        self._everywhere = everywhere
+        self._codes: set[CodeType] = set()
+
+    def __enter__(self) -> Self:
+        threading.setprofile(self._profile)
+        if self._everywhere:
+            sys.setprofile(self._profile)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+        threading.setprofile(None)
+
+    def _profile(self, frame: FrameType, event: str, _: object) -> None:
+        code = frame.f_code
+        if event != "call" or code in self._codes:
+            return
+        if not self._everywhere and threading.current_thread().name.startswith("softlabels-inputs"):
+            return
+        self._codes.add(code)
+        path = Path(code.co_filename)
+        if code.co_name != "<module>" and path.is_relative_to(PACKAGE):
+            self.files.setdefault(str(path.relative_to(PACKAGE)))
+
+
+def paths() -> dict[str, list[str]]:
+    """Return the files on the path of a row from disk to batch, and of logits from the teacher to the record."""
+    import softlabels as sl
+
+    teacher = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "labels"
+        with FilesRun(everywhere=False) as writing:
+            sl.generate(
+                "digits", teacher=lambda inputs: teacher(inputs.float()), out=out, encoding="topk:4", gate=False
+            )
+        loader = sl.loader(sl.open(out), batch_size=256, seed=0)
+        with FilesRun(everywhere=True) as reading:
+            for _ in loader:
+                pass
+    return {"a row, from disk to batch": list(reading.files), "logits, from teacher to record": list(writing.files)}
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--files", action="store_true", help="list the files on each path")
+    options = parser.parse_args()
+    figures, passed = sizes(), paths()
+    for name, value in figures.items():
+        print(f"| {name} | {value:.2%} |" if isinstance(value, float) and value < 1 else f"| {name} | {value:,.4g} |")
+    for name, files in passed.items():
+        print(f"| files that run for {name} | {len(files)} |")
+        for file in files if options.files else ():
+            print(f"    {file}")
+    if options.json:
+        options.json.write_text(json.dumps({"sizes": figures, "paths": passed}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
