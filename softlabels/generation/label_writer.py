@@ -69,10 +69,11 @@ def create(
         StoreBusy: another process is appending to it.
 
     Example:
-        >>> with sl.create("labels", heads={"logits": sl.Head(classes=1000, encoding="topk:32")}) as writer:
-        ...     for ids, images in batches:
-        ...         todo = writer.missing(ids)
-        ...         writer.append(ids[todo], {"logits": model(images[todo])})
+        >>> import numpy as np, softlabels as sl
+        >>> with sl.create("labels", heads={"logits": sl.Head(classes=10, encoding="topk:3")}) as writer:
+        ...     writer.append(["a", "b"], {"logits": np.zeros((2, 10), np.float32)})
+        >>> sl.open("labels").rows
+        2
     """
     canonical: dict[str, Head] = {}
     codebooks: dict[str, Codebook] = {}

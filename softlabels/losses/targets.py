@@ -1,12 +1,12 @@
-"""Soft labels on the student's device, at one temperature: the reconstructed distribution p^, in pieces or dense.
+"""Soft labels on the student's device at one temperature: the teacher's distribution p^, block by block.
 
-A piece of rows at a time is ever made dense, so what the losses need beside the student's logits and their gradient is
-O(B K) for the labels and a few MiB.
+Labels of N rows stay as they are stored, O(N K) numbers for sparse ones. A dense (n, C) array exists for one block of
+rows at a time. Every method takes the student's log-probabilities log q of the block, because classes that the student
+rules out (log q = -inf) take no share of the tail: the tail prior is restricted to the classes that are left.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -15,231 +15,313 @@ from torch import Tensor
 
 from softlabels.labels import DenseLabels, SoftLabels, SparseLabels
 
+FINITE = -1e30
+"""Stand-in for a log-probability of -inf that is multiplied by 0."""
+
 
 class Targets(Protocol):
-    """What a teacher said of N rows, at one temperature."""
+    """The teacher's distributions p^ of N rows at one temperature."""
 
     def rows(self, start: int, stop: int) -> Targets:
-        """Some of the rows."""
+        """Return the targets of rows ``start`` to ``stop``."""
 
-    def log_probs(self) -> Tensor:
-        """Log p^, (n, C) float32; -inf where a class has no probability."""
+    def kl(self, log_q: Tensor) -> Tensor:
+        """Return KL(p^ || q), (n,), from the student's log-probabilities, (n, C)."""
 
-    def cross(self, scaled: Tensor) -> Tensor:
-        """Cross-entropy H(p^, q) with q = softmax(scaled), (n,), from (n, C) student logits over T."""
+    def cross_entropy(self, log_q: Tensor) -> Tensor:
+        """Return H(p^, q), (n,)."""
 
-    def cross_gradient(self, scaled: Tensor) -> Tensor:
-        """Its gradient with respect to ``scaled``, (n, C)."""
+    def gradient(self, log_q: Tensor) -> Tensor:
+        """Return the gradient of both with respect to the student's logits over T, (n, C): (sum p^) q - p^."""
 
-    def entropy(self) -> Tensor:
-        """H(p^), (n,); of unbiased labels - sum p^ log p^."""
+    def log_probs(self, log_q: Tensor) -> Tensor:
+        """Return log p^, (n, C) float32; -inf for a class without probability."""
+
+    def outcomes(self, log_q: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log q and log p^ of the outcomes that are told apart, (n, outcomes) each: classes, or a bucket too."""
 
 
 @dataclass(frozen=True)
 class DenseTargets:
-    """All logits of the teacher, over T.
+    """Targets with a logit for every class.
 
     Attributes:
-        scaled: (n, C) float32; a class that the teacher ruled out is -inf.
+        values: (N, C) logits of any float dtype; -inf for a class that the teacher rules out.
+        temperature: Temperature T.
     """
 
-    scaled: Tensor
+    values: Tensor
+    temperature: float
 
     def rows(self, start: int, stop: int) -> DenseTargets:
         """See Targets.rows."""
-        return DenseTargets(self.scaled[start:stop])
+        return DenseTargets(self.values[start:stop], self.temperature)
 
-    def log_probs(self) -> Tensor:
+    def kl(self, log_q: Tensor) -> Tensor:
+        """See Targets.kl."""
+        log_p = self.log_probs(log_q)
+        return _dot(log_p.exp(), log_p - log_q)
+
+    def cross_entropy(self, log_q: Tensor) -> Tensor:
+        """See Targets.cross_entropy."""
+        return -_dot(self.log_probs(log_q).exp(), log_q)
+
+    def gradient(self, log_q: Tensor) -> Tensor:
+        """See Targets.gradient."""
+        return log_q.exp().sub_(self.log_probs(log_q).exp_())
+
+    def log_probs(self, log_q: Tensor) -> Tensor:
         """See Targets.log_probs."""
-        return self.scaled.log_softmax(dim=-1)
+        return (self.values.float() / self.temperature).log_softmax(dim=-1)
 
-    def cross(self, scaled: Tensor) -> Tensor:
-        """See Targets.cross."""
-        return -(self.scaled.softmax(dim=-1) * scaled.log_softmax(dim=-1)).sum(dim=-1)
+    def outcomes(self, log_q: Tensor) -> tuple[Tensor, Tensor]:
+        """See Targets.outcomes."""
+        return log_q, self.log_probs(log_q)
 
-    def cross_gradient(self, scaled: Tensor) -> Tensor:
-        """See Targets.cross_gradient."""
-        return scaled.softmax(dim=-1) - self.scaled.softmax(dim=-1)
 
-    def entropy(self) -> Tensor:
-        """See Targets.entropy."""
-        log_p = self.log_probs()
-        return -torch.where(log_p.isfinite(), log_p.exp() * log_p, 0.0).sum(dim=-1)
+class Tail(Protocol):
+    """Model of the mass that a row's listed classes leave."""
+
+    def rows(self, start: int, stop: int) -> Tail:
+        """Return the tails of rows ``start`` to ``stop``."""
+
+    def kl(self, log_q: Tensor, unlisted: Tensor) -> Tensor:
+        """Return the share of the unlisted classes in KL(p^ || q), (n,).
+
+        Args:
+            log_q: (n, C) log-probabilities of the student.
+            unlisted: (n, C) bool, the classes that are not listed.
+        """
+
+    def cross_entropy(self, log_q: Tensor, unlisted: Tensor) -> Tensor:
+        """Return the share of the unlisted classes in H(p^, q), (n,); arguments as for ``kl``."""
+
+    def probs(self, log_q: Tensor, unlisted: Tensor) -> Tensor:
+        """Return p^ of the unlisted classes for the gradient, (n, C), 0 for listed ones; arguments as for ``kl``."""
+
+
+@dataclass(frozen=True)
+class PriorTail:
+    """A tail that follows a prior over the unlisted classes (docs/fidelity.md, eq. 3).
+
+    Attributes:
+        log_mass: (N,) float32, log of the unlisted mass.
+        log_prior: (M, C) float32, logs of the priors; (M, 1) where they are uniform.
+        prior_index: (N,) int64, index of each row's prior.
+    """
+
+    log_mass: Tensor
+    log_prior: Tensor
+    prior_index: Tensor
+
+    def rows(self, start: int, stop: int) -> PriorTail:
+        """See Tail.rows."""
+        return PriorTail(self.log_mass[start:stop], self.log_prior, self.prior_index[start:stop])
+
+    def kl(self, log_q: Tensor, unlisted: Tensor) -> Tensor:
+        """See Tail.kl: exp(r) log w + w sum over unlisted v of pi_v (log pi_v - log q_v), w the factor of the prior."""
+        log_prior = self._log_prior()
+        share, weight, mass = self._spread(log_prior, log_q, unlisted)
+        apart = (share * (log_prior - log_q.clamp_min(FINITE))).sum(dim=-1)
+        return torch.where(mass > 0, mass * weight.log() + weight * apart, 0.0)
+
+    def cross_entropy(self, log_q: Tensor, unlisted: Tensor) -> Tensor:
+        """See Tail.cross_entropy."""
+        share, weight, _ = self._spread(self._log_prior(), log_q, unlisted)
+        return -weight * (share * log_q.clamp_min(FINITE)).sum(dim=-1)
+
+    def probs(self, log_q: Tensor, unlisted: Tensor) -> Tensor:
+        """See Tail.probs."""
+        share, weight, _ = self._spread(self._log_prior(), log_q, unlisted)
+        return share.mul_(weight[:, None])
+
+    def log_probs(self, log_q: Tensor, unlisted: Tensor) -> Tensor:
+        """Return log p^ of the unlisted classes, (n, C), -inf for listed ones; arguments as for ``kl``."""
+        log_prior = self._log_prior()
+        _, weight, _ = self._spread(log_prior, log_q, unlisted)
+        is_open = unlisted & (log_q > -torch.inf)
+        return torch.where(is_open, log_prior + weight.log()[:, None], -torch.inf)
+
+    def _log_prior(self) -> Tensor:
+        """Return the log prior of each row, (n, C), or one that broadcasts to that shape."""
+        return self.log_prior if len(self.log_prior) == 1 else self.log_prior[self.prior_index]
+
+    def _spread(self, log_prior: Tensor, log_q: Tensor, unlisted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the prior of the open classes, (n, C), its factor w = exp(r) / sum, (n,), and the mass, (n,).
+
+        Open classes are unlisted and not ruled out by the student. The mass of a row without any is dropped.
+        """
+        share = torch.where(unlisted & (log_q > -torch.inf), log_prior.exp(), 0.0)
+        total = share.sum(dim=-1)
+        mass = torch.where(total > 0, self.log_mass.exp(), 0.0)
+        return share, mass / torch.where(total > 0, total, 1.0), mass
+
+
+@dataclass(frozen=True)
+class BucketTail:
+    """A tail that is one outcome: any of the unlisted classes.
+
+    Attributes:
+        log_mass: (N,) float32, log of its probability.
+    """
+
+    log_mass: Tensor
+
+    def rows(self, start: int, stop: int) -> BucketTail:
+        """See Tail.rows."""
+        return BucketTail(self.log_mass[start:stop])
+
+    def kl(self, log_q: Tensor, unlisted: Tensor) -> Tensor:
+        """See Tail.kl."""
+        return _times(self.log_mass.exp(), self.log_mass - self.log_rest(log_q, unlisted))
+
+    def cross_entropy(self, log_q: Tensor, unlisted: Tensor) -> Tensor:
+        """See Tail.cross_entropy."""
+        return -_times(self.log_mass.exp(), self.log_rest(log_q, unlisted))
+
+    def probs(self, log_q: Tensor, unlisted: Tensor) -> Tensor:
+        """See Tail.probs: the mass, split among the unlisted classes as the student splits its own."""
+        rest = self.log_rest(log_q, unlisted)
+        excess = torch.where(rest.isfinite(), self.log_mass - rest, -torch.inf)
+        return torch.where(unlisted, log_q + excess[:, None], -torch.inf).exp_()
+
+    @staticmethod
+    def log_rest(log_q: Tensor, unlisted: Tensor) -> Tensor:
+        """Return the student's log-probability of the bucket, (n,)."""
+        return logsumexp(torch.where(unlisted, log_q, -torch.inf))
 
 
 @dataclass(frozen=True)
 class SparseTargets:
-    """Listed classes, and the rest: docs/fidelity.md, eq. 3.
+    """Targets that list some classes of each row (docs/fidelity.md, eq. 3).
 
     Attributes:
-        classes: C.
-        ids: (n, K) int64; padding has id 0.
-        p: (n, K) float32, 0 where padded.
-        log_p: (n, K) float32, -inf where padded.
-        weight: (n,) float32, w: an unlisted class v has probability w pi_v; None: unlisted classes have none.
-        log_pi: (M, C) float32, logs of the tail priors; None: uniform.
-        which: (n,) int64, the prior of each row.
-        log_bucket: (n,) float32, log of the mass of all unlisted classes as one outcome; None: they are no outcome.
+        classes: Number of classes C.
+        ids: (N, K) int64 class ids; padding has id 0.
+        log_p: (N, K) float32 log-probabilities; -inf for padding.
+        tail: Model of the remaining mass; None if the unlisted classes have no probability.
     """
 
     classes: int
     ids: Tensor
-    p: Tensor
     log_p: Tensor
-    weight: Tensor | None
-    log_pi: Tensor | None
-    which: Tensor
-    log_bucket: Tensor | None
+    tail: PriorTail | BucketTail | None
 
     def rows(self, start: int, stop: int) -> SparseTargets:
         """See Targets.rows."""
-        names = ("ids", "p", "log_p", "weight", "which", "log_bucket")
-        whole = {name: getattr(self, name) for name in names}
-        return replace(self, **{name: part[start:stop] for name, part in whole.items() if part is not None})
+        tail = None if self.tail is None else self.tail.rows(start, stop)
+        return replace(self, ids=self.ids[start:stop], log_p=self.log_p[start:stop], tail=tail)
 
-    def log_probs(self) -> Tensor:
-        """See Targets.log_probs; a bucket is no class, so its mass is missing here."""
-        if self.weight is None:
-            out = self.log_p.new_full((len(self.ids), self.classes), -torch.inf)
-        elif self.log_pi is None:
-            out = (self.weight.log()[:, None] - math.log(self.classes)).repeat(1, self.classes)
+    def kl(self, log_q: Tensor) -> Tensor:
+        """See Targets.kl."""
+        listed = _dot(self.log_p.exp(), self.log_p - log_q.gather(1, self.ids))
+        return listed if self.tail is None else listed + self.tail.kl(log_q, self._unlisted())
+
+    def cross_entropy(self, log_q: Tensor) -> Tensor:
+        """See Targets.cross_entropy."""
+        listed = -_dot(self.log_p.exp(), log_q.gather(1, self.ids))
+        return listed if self.tail is None else listed + self.tail.cross_entropy(log_q, self._unlisted())
+
+    def gradient(self, log_q: Tensor) -> Tensor:
+        """See Targets.gradient."""
+        p = self.log_p.exp()
+        total, rest = p.sum(dim=-1, keepdim=True), None
+        if self.tail is not None:
+            rest = self.tail.probs(log_q, self._unlisted())
+            total = total + rest.sum(dim=-1, keepdim=True)
+        gradient = log_q.exp().mul_(total)
+        if rest is not None:
+            gradient.sub_(rest)
+        return gradient.scatter_add_(1, self.ids, -p)
+
+    def log_probs(self, log_q: Tensor) -> Tensor:
+        """See Targets.log_probs; the mass of a bucket, which is no class, is missing."""
+        if isinstance(self.tail, PriorTail):
+            unlisted = self.tail.log_probs(log_q, self._unlisted())
         else:
-            out = self.weight.log()[:, None] + self.log_pi[self.which]
-        row, column = self.log_p.isfinite().nonzero(as_tuple=True)
-        out[row, self.ids[row, column]] = self.log_p[row, column]
-        return out
+            unlisted = self.log_p.new_full((len(self.ids), self.classes), -torch.inf)
+        # Padding goes to a column of its own, which is cut off.
+        out = torch.nn.functional.pad(unlisted, (0, 1))
+        return out.scatter_(1, self._slots(), self.log_p)[:, : self.classes]
 
-    def cross(self, scaled: Tensor) -> Tensor:
-        """See Targets.cross: one logsumexp, one product with pi, one gather (docs/fidelity.md, eq. 7)."""
-        log_normalizer = scaled.logsumexp(dim=-1)
-        log_q = scaled.gather(1, self.ids) - log_normalizer[:, None]
-        listed = _dot(self.p, log_q)
-        if self.log_bucket is not None:
-            log_q_rest = self._unlisted(scaled).logsumexp(dim=-1) - log_normalizer
-            rest = torch.where(self.log_bucket.isfinite(), self.log_bucket.exp() * log_q_rest, 0.0)
-            return -(listed + rest)
-        if self.weight is None:
-            return -listed
-        mean = scaled.mean(dim=-1) if self.log_pi is None else self._own(scaled @ self.log_pi.exp().T)
-        return -(listed + self.weight * (mean - log_normalizer - _dot(self._pi_listed(), log_q)))
+    def outcomes(self, log_q: Tensor) -> tuple[Tensor, Tensor]:
+        """See Targets.outcomes."""
+        if not isinstance(self.tail, BucketTail):
+            return log_q, self.log_probs(log_q)
+        listed = log_q.gather(1, self.ids).masked_fill(self.log_p.isneginf(), -torch.inf)
+        rest = self.tail.log_rest(log_q, self._unlisted())
+        return torch.cat([listed, rest[:, None]], 1), torch.cat([self.log_p, self.tail.log_mass[:, None]], 1)
 
-    def cross_gradient(self, scaled: Tensor) -> Tensor:
-        """See Targets.cross_gradient: (sum p^) q - p^, without p^ where nothing but the listed classes has a share."""
-        if self.log_bucket is not None:
-            with torch.enable_grad():
-                leaf = scaled.detach().requires_grad_()
-                (gradient,) = torch.autograd.grad(self.cross(leaf).sum(), leaf)
-            return gradient
-        gradient = scaled.softmax(dim=-1)
-        if self.weight is None:
-            return gradient.mul_(self.p.sum(dim=-1, keepdim=True)).scatter_add_(1, self.ids, -self.p)
-        weight, pi_listed = self.weight[:, None], self._pi_listed()
-        total = self.p.sum(dim=-1, keepdim=True) + weight * (1 - pi_listed.sum(dim=-1, keepdim=True))
-        gradient.mul_(total).sub_(
-            weight * (1 / self.classes if self.log_pi is None else self.log_pi[self.which].exp_())
-        )
-        return gradient.scatter_add_(1, self.ids, weight * pi_listed - self.p)
+    def _slots(self) -> Tensor:
+        """Return the ids, (n, K), with C in place of padding."""
+        return self.ids.masked_fill(self.log_p.isneginf(), self.classes)
 
-    def entropy(self) -> Tensor:
-        """See Targets.entropy."""
-        total = _dot(self.p, self.log_p)
-        if self.log_bucket is not None:
-            return -total - torch.where(self.log_bucket.isfinite(), self.log_bucket.exp() * self.log_bucket, 0.0)
-        if self.weight is None:
-            return -total
-        pi_listed = self._pi_listed().double()
-        if self.log_pi is None:
-            own = -math.log(self.classes) * (1 - pi_listed.sum(dim=-1))
-        else:
-            each = (self.log_pi.double().exp() * self.log_pi).sum(dim=-1)[self.which]
-            own = each - _dot(pi_listed, self._log_pi_listed(self.log_pi).double())
-        mass = self.weight * (1 - pi_listed.sum(dim=-1))
-        tail = torch.where(self.weight > 0, mass * self.weight.log() + self.weight * own, 0.0)
-        return (-total - tail).float()
-
-    def outcomes(self, scaled: Tensor) -> tuple[Tensor, Tensor]:
-        """Log q and log p^ of the listed classes and the bucket, (n, K + 1) each; padding is -inf in both."""
-        if self.log_bucket is None:
-            raise TypeError("these labels have no bucket")
-        log_normalizer = scaled.logsumexp(dim=-1, keepdim=True)
-        log_q = (scaled.gather(1, self.ids) - log_normalizer).masked_fill(self.log_p.isneginf(), -torch.inf)
-        log_q_rest = self._unlisted(scaled).logsumexp(dim=-1, keepdim=True) - log_normalizer
-        return torch.cat([log_q, log_q_rest], 1), torch.cat([self.log_p, self.log_bucket[:, None]], 1)
-
-    def _unlisted(self, scaled: Tensor) -> Tensor:
-        """(n, C) logits of the unlisted classes; those listed are -inf."""
-        # Padding has id 0, which stays unlisted unless it is listed too: hence a maximum, not a plain scatter.
-        listed = torch.zeros_like(scaled, dtype=torch.uint8)
-        listed.scatter_reduce_(1, self.ids, self.log_p.isfinite().byte(), reduce="amax")
-        return scaled.masked_fill(listed.bool(), -torch.inf)
-
-    def _pi_listed(self) -> Tensor:
-        """(n, K) tail prior of the listed classes, 0 where padded."""
-        is_listed = self.log_p.isfinite()
-        if self.log_pi is None:
-            return is_listed.float() / self.classes
-        return torch.where(is_listed, self._log_pi_listed(self.log_pi).exp(), 0.0)
-
-    def _log_pi_listed(self, log_pi: Tensor) -> Tensor:
-        """(n, K) of each row's own prior."""
-        return log_pi[self.which[:, None], self.ids]
-
-    def _own(self, by_prior: Tensor) -> Tensor:
-        """Of (n, M) the entry of each row's own prior."""
-        return by_prior.gather(1, self.which[:, None])[:, 0]
+    def _unlisted(self) -> Tensor:
+        """Return a mask of the classes that are not listed, (n, C) bool."""
+        mask = torch.ones((len(self.ids), self.classes + 1), dtype=torch.bool, device=self.ids.device)
+        return mask.scatter_(1, self._slots(), value=False)[:, : self.classes]
 
 
 def place(labels: SoftLabels, temperature: float, device: torch.device) -> Targets:
-    """Labels at ``temperature`` on ``device``.
+    """Return labels at ``temperature`` as targets on ``device``.
+
+    Args:
+        labels: Labels of a distribution; their arrays may be NumPy arrays or tensors of any width.
+        temperature: Temperature T.
+        device: Device of the student's logits.
 
     Raises:
-        TemperatureNotStored: they hold no tail mass at this temperature.
+        TemperatureNotStored: The labels hold no tail mass at this temperature.
     """
     if isinstance(labels, DenseLabels):
-        values = torch.as_tensor(labels.values, device=device).float()
-        return DenseTargets(values.reshape(-1, labels.classes) / temperature)
+        values = torch.as_tensor(labels.values, device=device)
+        return DenseTargets(values.reshape(-1, labels.classes), temperature)
     index = labels.temperature_index(temperature)
     ids = torch.as_tensor(labels.ids, device=device).long()
-    values = torch.as_tensor(labels.values, device=device).float()
-    log_tail = torch.as_tensor(labels.log_tail, device=device)[:, index].float()
-    log_p, weight, log_pi = values, None, None
-    which = torch.zeros(len(ids), dtype=torch.int64, device=device)
-    if labels.which is not None:
-        which = torch.as_tensor(labels.which, device=device).long()
-    if not labels.unbiased:
-        scaled = values / temperature
-        log_p = scaled - scaled.logsumexp(dim=-1, keepdim=True)
-        if labels.tail != "renormalize":
-            log_p = log_p + _log1mexp(log_tail)[:, None]
-        if labels.tail in {"calibrated", "uniform"}:
-            log_pi = _log_prior(labels, index, device)
-            weight = _weight(log_p, ids, log_pi, which, log_tail, labels.classes)
-    bucket = log_tail if labels.tail == "bucket" and not labels.unbiased else None
-    return SparseTargets(labels.classes, ids, log_p.exp(), log_p, weight, log_pi, which, bucket)
+    log_p = torch.as_tensor(labels.values, device=device).float()
+    if labels.unbiased:
+        return SparseTargets(labels.classes, ids, log_p, None)
+    log_mass = torch.as_tensor(labels.log_tail, device=device)[:, index].float()
+    log_p = (log_p / temperature).log_softmax(dim=-1)
+    if labels.tail == "renormalize":
+        return SparseTargets(labels.classes, ids, log_p, None)
+    log_p = log_p + _log1mexp(log_mass)[:, None]
+    if labels.tail == "bucket":
+        return SparseTargets(labels.classes, ids, log_p, BucketTail(log_mass))
+    return SparseTargets(labels.classes, ids, log_p, _prior_tail(labels, index, log_mass))
 
 
-def _log_prior(labels: SparseLabels, index: int, device: torch.device) -> Tensor | None:
+def _prior_tail(labels: SparseLabels, index: int, log_mass: Tensor) -> PriorTail:
     if labels.prior is None or labels.tail == "uniform":
-        return None
-    return torch.as_tensor(labels.prior[index], device=device).float().log().reshape(-1, labels.classes)
-
-
-def _weight(log_p: Tensor, ids: Tensor, log_pi: Tensor | None, which: Tensor, log_tail: Tensor, classes: int) -> Tensor:
-    """The factor exp(r) / (1 - pi(S)) of the prior."""
-    is_listed = log_p.isfinite()
-    if log_pi is None:
-        pi_listed = is_listed.sum(dim=-1).double() / classes
+        log_prior = log_mass.new_zeros((1, 1))
     else:
-        pi_listed = torch.where(is_listed, log_pi[which[:, None], ids].double().exp(), 0.0).sum(dim=-1)
-    # The prior is nowhere 0, so what is left is 0 only where every class is listed, and then the tail is empty too.
-    return (log_tail.double().exp() / (1 - pi_listed).clamp_min(1e-12)).float()
+        prior = torch.as_tensor(labels.prior[index], device=log_mass.device).float()
+        log_prior = prior.clamp_min(torch.finfo(torch.float32).tiny).log().reshape(-1, labels.classes)
+    if labels.which is None:
+        prior_index = torch.zeros(len(log_mass), dtype=torch.int64, device=log_mass.device)
+    else:
+        prior_index = torch.as_tensor(labels.which, device=log_mass.device).long()
+    return PriorTail(log_mass, log_prior, prior_index)
+
+
+def logsumexp(logs: Tensor) -> Tensor:
+    """Return the log of the sum of exponentials over the last axis; -inf, with gradient 0, where every entry is."""
+    top = logs.detach().amax(dim=-1)
+    shift = torch.where(top.isneginf(), 0.0, top)
+    total = (logs - shift[..., None]).exp().sum(dim=-1)
+    return torch.where(total == 0, -torch.inf, torch.where(total == 0, 1.0, total).log() + shift)
+
+
+def _times(weights: Tensor, logs: Tensor) -> Tensor:
+    """Return weights * logs; 0 where the weight is, whatever the log."""
+    return torch.where(weights == 0, 0.0, weights * logs)
 
 
 def _dot(weights: Tensor, logs: Tensor) -> Tensor:
-    """Sum over the last axis of weights * logs; nothing where a weight is 0, whatever the log."""
-    return torch.where(weights > 0, weights * logs, 0.0).sum(dim=-1)
+    """Return the sum over the last axis of weights * logs; a weight of 0 adds 0, whatever the log."""
+    return _times(weights, logs).sum(dim=-1)
 
 
 def _log1mexp(x: Tensor) -> Tensor:
-    """log(1 - exp(x)) for x <= 0 without cancellation (Maechler 2012)."""
+    """Return log(1 - exp(x)) for x <= 0 without cancellation (Maechler 2012)."""
     return torch.where(x > -0.6931, torch.log(-torch.expm1(x)), torch.log1p(-torch.exp(x)))

@@ -14,10 +14,15 @@ UNBIASED = ("sampled:6", "sampled:6:0.7", "threshold:0.2")
 ROWS = 6
 
 
-def make_labels(seed, classes, spec, tail="calibrated", *, scale=2.0):
-    """Labels of random logits, with priors measured from others, and a student's logits in float64."""
+def make_labels(seed, classes, spec, tail="calibrated", *, scale=2.0, ruled_out=None):
+    """Labels of random logits, with priors measured from others, and a student's logits in float64.
+
+    The teacher rules out the classes of ``ruled_out``, (ROWS, C) bool.
+    """
     generator = torch.Generator().manual_seed(seed)
     teacher = scale * torch.randn(ROWS, classes, generator=generator)
+    if ruled_out is not None:
+        teacher = teacher.masked_fill(torch.from_numpy(ruled_out), -torch.inf)
     others = scale * torch.randn(64, classes, generator=generator)
     student = 2 * torch.randn(ROWS, classes, generator=generator, dtype=torch.float64)
     encoding = encodings.parse(spec, classes=classes)
@@ -102,7 +107,8 @@ def dist(logits, labels, temperature, inter, intra):
 def logit_mse(logits, labels):
     """Over listed classes, each side less its mean."""
     if isinstance(labels, DenseLabels):
-        teacher, chosen = torch.from_numpy(labels.values).double(), torch.ones_like(logits, dtype=torch.bool)
+        teacher = torch.from_numpy(labels.values).double()
+        chosen = teacher.isfinite()
     else:
         teacher, chosen = torch.zeros_like(logits), torch.zeros_like(logits, dtype=torch.bool)
         for row in range(len(logits)):

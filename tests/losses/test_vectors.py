@@ -29,21 +29,21 @@ def test_values_and_gradients(name, seed, delta):
     mask = np.array([1, 1, 0, 1, 0.5])
     leaf, reference = student.clone().requires_grad_(), student.double().requires_grad_()
     options = {"delta": delta} if name == "huber" else {}
-    found = getattr(losses, name)(leaf, DenseLabels(target.numpy(), "embedding"), mask=mask, **options)
-    each = definition(name, reference, target.double(), delta)
-    expected = (each * torch.from_numpy(mask)).sum() / mask.sum()
-    found.backward()
+    actual = getattr(losses, name)(leaf, DenseLabels(target.numpy(), "embedding"), mask=mask, **options)
+    by_row = definition(name, reference, target.double(), delta)
+    expected = (by_row * torch.from_numpy(mask)).sum() / mask.sum()
+    actual.backward()
     expected.backward()
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
     torch.testing.assert_close(leaf.grad.double(), reference.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_what_does_not_fit_together_is_refused():
     labels = DenseLabels(np.zeros((3, 4), np.float32), "regression")
-    with pytest.raises(InvalidArgument, match=r"gives \(3, 5\), but the labels are \(3, 4\)"):
+    with pytest.raises(InvalidArgument, match=r"got shape \(3, 5\); the labels are \(3, 4\)"):
         losses.mse(torch.zeros(3, 5), labels)
     with pytest.raises(InvalidArgument, match="delta must be above 0"):
         losses.huber(torch.zeros(3, 4), labels, delta=0)
     sparse = SparseLabels(4, np.zeros((3, 1), int), np.zeros((3, 1), np.float32), (1.0,), np.zeros((3, 1), np.float32))
-    with pytest.raises(InvalidArgument, match=r"use losses\.kl"):
+    with pytest.raises(InvalidArgument, match=r"Use losses\.kl"):
         losses.cosine(torch.zeros(3, 4), sparse)

@@ -9,30 +9,30 @@ import torch
 
 from softlabels import losses
 from softlabels.errors import InvalidArgument
-from softlabels.losses import pieces
+from softlabels.losses import blocks
 from tests.losses import oracle
 
 
 @pytest.mark.parametrize("loss", [losses.kl, losses.jensen_shannon, losses.dist, losses.dkd])
 def test_the_size_of_a_piece_changes_nothing(loss, monkeypatch):
     labels, student = oracle.make_labels(0, 300, "adaptive:0.05:d4:4")
-    found = []
+    actual = []
     for elements in (1, 700, 2**20):
-        monkeypatch.setitem(pieces.ELEMENTS, "cpu", elements)
+        monkeypatch.setitem(blocks.ELEMENTS, "cpu", elements)
         leaf = student.float().requires_grad_()
         value = loss(leaf, labels)
         value.backward()
-        found.append((value.item(), leaf.grad))
-    for value, gradient in found[1:]:
-        assert value == pytest.approx(found[0][0], rel=1e-6)
-        torch.testing.assert_close(gradient, found[0][1], rtol=1e-5, atol=1e-8)
+        actual.append((value.item(), leaf.grad))
+    for value, gradient in actual[1:]:
+        assert value == pytest.approx(actual[0][0], rel=1e-6)
+        torch.testing.assert_close(gradient, actual[0][1], rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("spec", ["dense:f32", "topk:5:f16", "adaptive:0.05:d4:4", "threshold:0.2"])
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("elements", [300, 2**20])
 def test_a_fused_linear_layer_has_the_value_and_gradients_of_both(spec, with_bias, elements, monkeypatch):
-    monkeypatch.setitem(pieces.ELEMENTS, "cpu", elements)
+    monkeypatch.setitem(blocks.ELEMENTS, "cpu", elements)
     labels, _ = oracle.make_labels(1, 50, spec)
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(2, 3, 8, generator=generator), torch.randn(50, 8, generator=generator)]
@@ -56,16 +56,16 @@ def test_a_fused_layer_follows_autocast():
     labels, _ = oracle.make_labels(1, 50, "topk:5:f16")
     states, weight = torch.randn(6, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
-        found = losses.linear_kl(states, weight, labels)
+        actual = losses.linear_kl(states, weight, labels)
         expected = losses.kl(torch.nn.functional.linear(states, weight), labels)
-    assert found.item() == pytest.approx(expected.item(), rel=1e-3), "both in bfloat16, added in another order"
-    found.backward()
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-3), "both in bfloat16, added in another order"
+    actual.backward()
     assert states.grad.dtype == weight.grad.dtype == torch.float32
 
 
 def test_a_fused_layer_of_another_width_is_refused():
     labels, _ = oracle.make_labels(1, 50, "topk:5:f16")
-    with pytest.raises(InvalidArgument, match=r"the student gives \(6, 49\), but the labels have 50 classes"):
+    with pytest.raises(InvalidArgument, match=r"got shape \(6, 49\); the labels have 50 classes"):
         losses.linear_kl(torch.zeros(6, 8), torch.zeros(49, 8), labels)
 
 
@@ -97,5 +97,5 @@ def test_labels_of_ragged_rows_are_matched_by_position():
     labels, student = oracle.make_labels(2, 17, "topk:5:f16")
     ragged = type(labels)(**{**vars(labels), "lengths": np.array([2, 0, 4])})
     assert losses.kl(student, ragged).item() == pytest.approx(losses.kl(student, labels).item())
-    with pytest.raises(InvalidArgument, match="5 rows, but there are labels for 6"):
+    with pytest.raises(InvalidArgument, match="got 5 rows; there are labels of 6"):
         losses.kl(student[:5], ragged)
