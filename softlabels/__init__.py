@@ -1,7 +1,12 @@
-"""softlabels: run the teacher once, keep what it said, train students anywhere.
+"""softlabels: run the teacher once, store its outputs, train students anywhere.
 
 The public names are resolved when first used (PEP 562), so that ``import softlabels`` costs milliseconds and reading a
-store never imports torch.
+store never imports torch. A test checks that every verb of the command line is here under the same name.
+
+Example:
+    >>> import softlabels as sl
+    >>> sorted(name for name in ("open", "generate", "loader") if name in dir(sl))
+    ['generate', 'loader', 'open']
 """
 
 from __future__ import annotations
@@ -16,23 +21,34 @@ if TYPE_CHECKING:
     from softlabels import losses as losses
     from softlabels.generation import create, generate
     from softlabels.labels import DenseLabels, Head, SparseLabels
+    from softlabels.loading import Ensemble, Mixture
+    from softlabels.loading.adapters.torch_datasets import LabelDataset
     from softlabels.loading.loader import loader
-    from softlabels.sources import content_keys
-    from softlabels.store import merge, seal, verify
+    from softlabels.sources import content_keys, open_source
+    from softlabels.store import collect_garbage as gc
+    from softlabels.store import describe_store as inspect
+    from softlabels.store import merge, repair, seal, verify
     from softlabels.store import open_store as open  # noqa: A004  sl.open is the verb of the design
     from softlabels.training import compare, train_student, train_teacher
 
 _HOME = {
     "DenseLabels": "softlabels.labels",
+    "Ensemble": "softlabels.loading",
     "Head": "softlabels.labels",
+    "LabelDataset": "softlabels.loading.adapters.torch_datasets",
+    "Mixture": "softlabels.loading",
     "SparseLabels": "softlabels.labels",
     "compare": "softlabels.training",
     "content_keys": "softlabels.sources",
     "create": "softlabels.generation",
+    "gc": "softlabels.store:collect_garbage",
     "generate": "softlabels.generation",
+    "inspect": "softlabels.store:describe_store",
     "loader": "softlabels.loading.loader",
     "merge": "softlabels.store",
     "open": "softlabels.store:open_store",
+    "open_source": "softlabels.sources",
+    "repair": "softlabels.store",
     "seal": "softlabels.store",
     "train_student": "softlabels.training",
     "train_teacher": "softlabels.training",
@@ -42,18 +58,25 @@ _MODULES = ("errors", "losses")
 
 __all__ = [
     "DenseLabels",
+    "Ensemble",
     "Head",
+    "LabelDataset",
+    "Mixture",
     "SparseLabels",
     "__version__",
     "compare",
     "content_keys",
     "create",
     "errors",
+    "gc",
     "generate",
+    "inspect",
     "loader",
     "losses",
     "merge",
     "open",
+    "open_source",
+    "repair",
     "seal",
     "train_student",
     "train_teacher",

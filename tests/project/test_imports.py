@@ -49,3 +49,20 @@ def test_sources_need_no_torch(digits_path):
     assert "torch" not in modules_after(
         f"from softlabels.sources import open_source\nopen_source({str(digits_path)!r})"
     )
+
+
+def test_every_public_name_resolves():
+    import softlabels as sl
+
+    assert [name for name in sl.__all__ if getattr(sl, name, None) is None] == []
+
+
+def test_every_verb_of_the_command_line_is_a_name_of_the_package():
+    """``demo`` runs the command line itself and has no function."""
+    import click
+
+    import softlabels as sl
+    from softlabels_cli.main import cli
+
+    verbs = {name.replace("-", "_") for name in cli.list_commands(click.Context(cli))} - {"demo"}
+    assert verbs - set(sl.__all__) == {"plan"}
