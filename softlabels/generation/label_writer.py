@@ -71,7 +71,7 @@ def create(
     Example:
         >>> import numpy as np, softlabels as sl
         >>> with sl.create("labels", heads={"logits": sl.Head(classes=10, encoding="topk:3")}) as writer:
-        ...     writer.append(["a", "b"], {"logits": np.zeros((2, 10), np.float32)})
+        ...     rows = writer.append(["a", "b"], {"logits": np.zeros((2, 10), np.float32)})
         >>> sl.open("labels").rows
         2
     """
