@@ -1,0 +1,177 @@
+"""Augmentation policies: parsed from a specification, applied to an image, recorded in a store.
+
+A policy is written ``randcrop,flip,color`` with options behind a colon, as in ``randcrop:scale=0.3,flip``. Transforms
+run in the order written. Parameters of a view are SplitMix words of (seed, key, view) with a counter per draw, so they
+are equal on every machine, and no view depends on another.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from softlabels import rng
+from softlabels.errors import InvalidArgument, InvalidData
+from softlabels.views.transforms import TRANSFORMS, Transform, center_crop
+
+POLICY_VERSION = 1
+"""Version of the transforms' arithmetic. It changes whenever the pixels of a view change."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A list of transforms with their options; make one with ``parse_policy``.
+
+    Attributes:
+        steps: Transforms in their order, each with all its options.
+        version: Version of the arithmetic.
+
+    Example:
+        >>> import numpy as np
+        >>> policy = parse_policy("randcrop,flip")
+        >>> image = np.zeros((40, 30, 3), np.uint8)
+        >>> policy.view(image, key=b"0" * 16, view=3, seed=0, size=8).shape
+        (8, 8, 3)
+    """
+
+    steps: tuple[tuple[Transform, Mapping[str, float]], ...]
+    version: int = POLICY_VERSION
+
+    @property
+    def spec(self) -> str:
+        """Return the canonical specification, with every option."""
+        return ",".join(
+            ":".join([transform.name, *(f"{name}={value:g}" for name, value in options.items())])
+            for transform, options in self.steps
+        )
+
+    def uniforms(self, keys: NDArray[np.uint8], views: NDArray[np.integer], seed: int) -> NDArray[np.float64]:
+        """Return the random numbers of views, (n, draws) float64 in [0, 1).
+
+        Args:
+            keys: Keys of the examples, (n, 16) uint8.
+            views: Numbers of the views, (n,).
+            seed: Seed of the store.
+        """
+        halves = np.ascontiguousarray(keys).view("<u8")
+        words = rng.words(seed, halves[:, 0], halves[:, 1], stream=rng.AUGMENT_STREAM)
+        words = rng.mix(words ^ rng.mix(np.asarray(views).astype(np.uint64)))
+        draws = sum(transform.draws for transform, _ in self.steps)
+        return rng.uniforms(words[:, None], np.arange(draws)[None])
+
+    def view(
+        self, image: NDArray[np.uint8], *, key: bytes, view: int, seed: int, size: int | None = None
+    ) -> NDArray[np.uint8]:
+        """Return one view of an image.
+
+        The image is transformed by itself, so its pixels do not depend on the batch it is used in.
+
+        Args:
+            image: (H, W, C) uint8 with C of 1 or 3.
+            key: Key of the example, 16 bytes.
+            view: Number of the view, from 0.
+            seed: Seed of the store.
+            size: Side of the view in pixels; None: the size of the image.
+
+        Returns:
+            (size, size, C) uint8; (H, W, C) if ``size`` is None.
+
+        Raises:
+            InvalidData: The image has another shape or dtype.
+        """
+        pixels = as_pixels(image)
+        draws = self.uniforms(np.frombuffer(key, np.uint8)[None], np.array([view]), seed)[0]
+        start = 0
+        for transform, options in self.steps:
+            pixels = transform.apply(pixels, size, draws[start : start + transform.draws], options)
+            start += transform.draws
+        if size is not None and pixels.shape[1:] != (size, size):
+            pixels = center_crop(pixels, size)
+        return as_image(pixels)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the policy as the descriptor of a store holds it."""
+        return {"spec": self.spec, "version": self.version}
+
+
+def as_pixels(image: NDArray[np.uint8]) -> torch.Tensor:
+    """Return an (H, W, C) uint8 image as (C, H, W) float32, in memory of its own.
+
+    Raises:
+        InvalidData: The image has another shape or dtype.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in {1, 3} or 0 in image.shape:
+        raise InvalidData(
+            f"image: unsupported layout, got {image.dtype} of shape {image.shape}; expected uint8 of shape (H, W, C) "
+            "with 1 or 3 channels. Convert the image first"
+        )
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32))
+
+
+def as_image(pixels: torch.Tensor) -> NDArray[np.uint8]:
+    """Return (C, H, W) float32 pixels as an (H, W, C) uint8 image, rounded half to even."""
+    rounded = pixels.round().clamp(0, 255).to(torch.uint8)
+    return np.ascontiguousarray(rounded.numpy().transpose(1, 2, 0))
+
+
+def parse_policy(spec: str) -> Policy:
+    """Return the policy that a specification names.
+
+    Args:
+        spec: Names of transforms separated by commas, each with options behind colons, e.g.
+            ``randcrop:scale=0.3:ratio=1.5,flip,color``.
+
+    Raises:
+        InvalidArgument: A name or option is unknown, or a value is out of bounds.
+
+    Example:
+        >>> parse_policy("flip").spec
+        'flip:p=0.5'
+    """
+    steps = []
+    for item in spec.split(","):
+        name, *settings = item.strip().split(":")
+        if name not in TRANSFORMS:
+            near = difflib.get_close_matches(name, TRANSFORMS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise InvalidArgument(
+                f"augmentation: unknown transform, got {name!r}; expected one of {', '.join(TRANSFORMS)}.{hint}"
+            )
+        transform = TRANSFORMS[name]
+        steps.append((transform, dict(transform.options) | _options(transform, settings)))
+    return Policy(tuple(steps))
+
+
+def _options(transform: Transform, settings: list[str]) -> dict[str, float]:
+    """Return the options that were given, checked against their bounds."""
+    options = {}
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        if name not in transform.options:
+            known = ", ".join(transform.options)
+            raise InvalidArgument(f"augmentation: {transform.name} has no option {name!r}; expected one of {known}")
+        low, high = transform.bounds[name]
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise InvalidArgument(
+                f"augmentation: {transform.name}:{name} is out of bounds, got {text!r}; expected {low:g} to {high:g}"
+            )
+        options[name] = value
+    return options
+
+
+def view_digest(view: NDArray[np.uint8]) -> str:
+    """Return the BLAKE3 of a view's shape and pixels, hexadecimal; stores keep a few to check replay."""
+    hasher = blake3(repr(view.shape).encode())
+    hasher.update(np.ascontiguousarray(view).data)
+    return str(hasher.hexdigest())

@@ -1,0 +1,248 @@
+"""Transforms of one image, each a function of the image and of uniform random numbers.
+
+An image is (C, H, W) float32 with values from 0 to 255 and C of 1 or 3. A transform takes ``draws`` uniform numbers in
+[0, 1) and nothing else that is random. Elementwise arithmetic is in float32; every mean is an exact sum of integers, so
+that pixels do not depend on batch size, threads or the order of a reduction. A policy rounds to uint8 at the end.
+
+Positions and sizes are fractions of the image, so that a view has the same content at every resolution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Uniforms = NDArray[np.float64]
+Options = Mapping[str, float]
+
+LUMA = (299, 587, 114)
+"""Weights of red, green and blue in luma, in thousandths (ITU-R BT.601)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transform:
+    """A kind of transform.
+
+    Attributes:
+        name: Name in a policy.
+        draws: Number of uniform numbers it takes.
+        apply: Function of image (C, H, W), size or None, draws (n,) and options to the new image.
+        options: Options with their defaults.
+        bounds: Lowest and highest value of each option.
+    """
+
+    name: str
+    draws: int
+    apply: Callable[[Tensor, int | None, Uniforms, Options], Tensor]
+    options: Options = field(default_factory=dict)
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def crop_box(draws: Uniforms, options: Options, aspect: float) -> tuple[float, float, float, float]:
+    """Return the box of a random resized crop as fractions (top, left, height, width).
+
+    The area is uniform in [scale, 1] of the image and the aspect ratio of the box is log-uniform in [1/ratio, ratio]
+    (Szegedy et al. 2015). A box that does not fit is shrunk, keeping its aspect ratio, in place of another draw.
+
+    Args:
+        draws: Four uniform numbers: area, aspect ratio, vertical and horizontal position.
+        options: ``scale`` in (0, 1] and ``ratio`` of at least 1.
+        aspect: Width over height of the image in pixels.
+    """
+    area = options["scale"] + (1 - options["scale"]) * draws[0]
+    ratio = math.exp((2 * draws[1] - 1) * math.log(options["ratio"]))
+    height, width = math.sqrt(area * aspect / ratio), math.sqrt(area * ratio / aspect)
+    shrink = 1 / max(height, width, 1.0)
+    height, width = height * shrink, width * shrink
+    return draws[2] * (1 - height), draws[3] * (1 - width), height, width
+
+
+def resize(image: Tensor, height: int, width: int) -> Tensor:
+    """Return the image at another size, bilinear with antialiasing; unchanged where it has that size."""
+    if image.shape[1:] == (height, width):
+        return image
+    resized = torch.nn.functional.interpolate(
+        image[None], size=(height, width), mode="bilinear", antialias=True, align_corners=False
+    )
+    return resized[0]
+
+
+def crop(image: Tensor, box: tuple[float, float, float, float]) -> Tensor:
+    """Return the pixels inside a box of fractions, at least one each way; borders are rounded to pixels."""
+    _, height, width = image.shape
+    top, left = round(box[0] * height), round(box[1] * width)
+    bottom, right = round((box[0] + box[2]) * height), round((box[1] + box[3]) * width)
+    top, left = min(top, height - 1), min(left, width - 1)
+    return image[:, top : max(bottom, top + 1), left : max(right, left + 1)]
+
+
+def center_crop(image: Tensor, size: int) -> Tensor:
+    """Return the largest central square at ``size`` pixels."""
+    _, height, width = image.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return resize(image[:, top : top + side, left : left + side], size, size)
+
+
+def luma(image: Tensor) -> Tensor:
+    """Return the luma of an image, (1, H, W), as whole numbers; the image itself where it has one channel."""
+    if len(image) == 1:
+        return image.round()
+    pixels = image.round().to(torch.int64)
+    weighted = sum(weight * channel for weight, channel in zip(LUMA, pixels, strict=True))
+    return (torch.as_tensor(weighted)[None] + 500).div(1000, rounding_mode="floor").float()
+
+
+def blend(first: Tensor, second: Tensor | float, weight: float) -> Tensor:
+    """Return weight * first + (1 - weight) * second, clamped to [0, 255]."""
+    return (first * weight + second * (1 - weight)).clamp(0, 255)
+
+
+def brightness(image: Tensor, factor: float) -> Tensor:
+    """Return the image blended with black."""
+    return blend(image, 0.0, factor)
+
+
+def contrast(image: Tensor, factor: float) -> Tensor:
+    """Return the image blended with its mean luma, which is an exact sum of integers."""
+    gray = luma(image)
+    mean = int(gray.to(torch.int64).sum()) / gray.numel()
+    return blend(image, mean, factor)
+
+
+def saturation(image: Tensor, factor: float) -> Tensor:
+    """Return the image blended with its luma."""
+    return image if len(image) == 1 else blend(image, luma(image).expand_as(image), factor)
+
+
+def rotate_hue(image: Tensor, turns: float) -> Tensor:
+    """Return the image with its hue rotated by ``turns`` of a full circle, by rotation about the gray axis in RGB."""
+    if len(image) == 1 or turns == 0:
+        return image
+    cos, sin = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
+    same, after, before = (1 + 2 * cos) / 3, (1 - cos) / 3 - sin / math.sqrt(3), (1 - cos) / 3 + sin / math.sqrt(3)
+    red, green, blue = image
+    return torch.stack(
+        [
+            same * red + after * green + before * blue,
+            before * red + same * green + after * blue,
+            after * red + before * green + same * blue,
+        ]
+    ).clamp(0, 255)
+
+
+def affine(image: Tensor, matrix: Sequence[float], fill: float = 127.5) -> Tensor:
+    """Return the image resampled by an affine map of output to input coordinates in [-1, 1], bilinear.
+
+    Args:
+        image: (C, H, W).
+        matrix: Six numbers, the rows of a 2 x 3 matrix on (x, y, 1).
+        fill: Value outside the image.
+    """
+    theta = torch.tensor(matrix, dtype=torch.float32).reshape(1, 2, 3)
+    grid = torch.nn.functional.affine_grid(theta, [1, *image.shape], align_corners=False)
+    shifted = torch.nn.functional.grid_sample(image[None] - fill, grid, mode="bilinear", align_corners=False)
+    return (shifted[0] + fill).clamp(0, 255)
+
+
+def _random_crop(image: Tensor, size: int | None, draws: Uniforms, options: Options) -> Tensor:
+    _, height, width = image.shape
+    box = crop_box(draws, options, width / height)
+    return resize(crop(image, box), size or height, size or width)
+
+
+def _flip(image: Tensor, size: int | None, draws: Uniforms, options: Options) -> Tensor:
+    return image.flip(2) if draws[0] < options["p"] else image
+
+
+def _color(image: Tensor, size: int | None, draws: Uniforms, options: Options) -> Tensor:
+    factors = 1 + (2 * draws[:3] - 1) * [options["brightness"], options["contrast"], options["saturation"]]
+    image = brightness(image, float(factors[0]))
+    image = contrast(image, float(factors[1]))
+    image = saturation(image, float(factors[2]))
+    return rotate_hue(image, float((2 * draws[3] - 1) * options["hue"]))
+
+
+def _erase(image: Tensor, size: int | None, draws: Uniforms, options: Options) -> Tensor:
+    if draws[0] >= options["p"]:
+        return image
+    _, height, width = image.shape
+    area = options["low"] + (options["high"] - options["low"]) * draws[1]
+    ratio = math.exp((2 * draws[2] - 1) * math.log(options["ratio"]))
+    tall, wide = min(math.sqrt(area * ratio), 1.0), min(math.sqrt(area / ratio), 1.0)
+    top, left = draws[3] * (1 - tall), draws[4] * (1 - wide)
+    erased = image.clone()
+    rows = slice(round(top * height), round((top + tall) * height))
+    columns = slice(round(left * width), round((left + wide) * width))
+    erased[:, rows, columns] = 127.5
+    return erased
+
+
+def _posterize(image: Tensor, strength: float) -> Tensor:
+    step = float(2 ** round(4 * strength))
+    return (image / step).floor() * step
+
+
+def _operations(strength: float, sign: float) -> tuple[Callable[[Tensor], Tensor], ...]:
+    """Return the operations of RandAugment at a strength from 0 to 1; ``sign`` is the direction where there are two."""
+    angle = sign * strength * math.pi / 6
+    cos, sin = math.cos(angle), math.sin(angle)
+    factor = 1 + sign * 0.9 * strength
+    shear, shift = sign * 0.3 * strength, sign * 0.9 * strength
+    return (
+        lambda image: image,
+        lambda image: brightness(image, factor),
+        lambda image: contrast(image, factor),
+        lambda image: saturation(image, factor),
+        lambda image: _posterize(image, strength),
+        lambda image: torch.where(image >= 256 * (1 - strength), 255 - image, image),
+        lambda image: affine(image, (cos, -sin, 0, sin, cos, 0)),
+        lambda image: affine(image, (1, shear, 0, 0, 1, 0)),
+        lambda image: affine(image, (1, 0, 0, shear, 1, 0)),
+        lambda image: affine(image, (1, 0, shift, 0, 1, 0)),
+        lambda image: affine(image, (1, 0, 0, 0, 1, shift)),
+    )
+
+
+MAX_OPERATIONS = 4
+"""Operations that one RandAugment may apply."""
+
+
+def _rand_augment(image: Tensor, size: int | None, draws: Uniforms, options: Options) -> Tensor:
+    for i in range(int(options["n"])):
+        operations = _operations(options["m"] / 10, 1.0 if draws[2 * i] < 0.5 else -1.0)
+        image = operations[int(draws[2 * i + 1] * len(operations))](image)
+    return image
+
+
+TRANSFORMS: Mapping[str, Transform] = {
+    transform.name: transform
+    for transform in (
+        Transform(
+            name="randcrop", draws=4, apply=_random_crop, options={"scale": 0.08, "ratio": 4 / 3},
+            bounds={"scale": (1e-3, 1.0), "ratio": (1.0, 10.0)},
+        ),
+        Transform(name="flip", draws=1, apply=_flip, options={"p": 0.5}, bounds={"p": (0.0, 1.0)}),
+        Transform(
+            name="color", draws=4, apply=_color,
+            options={"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1},
+            bounds={"brightness": (0.0, 1.0), "contrast": (0.0, 1.0), "saturation": (0.0, 1.0), "hue": (0.0, 0.5)},
+        ),
+        Transform(
+            name="randaugment", draws=2 * MAX_OPERATIONS, apply=_rand_augment, options={"n": 2, "m": 9},
+            bounds={"n": (1, MAX_OPERATIONS), "m": (0.0, 10.0)},
+        ),
+        Transform(
+            name="erase", draws=5, apply=_erase, options={"p": 0.25, "low": 0.02, "high": 0.33, "ratio": 3.3},
+            bounds={"p": (0.0, 1.0), "low": (0.0, 1.0), "high": (0.0, 1.0), "ratio": (1.0, 10.0)},
+        ),
+    )
+}  # fmt: skip
+"""Transforms by name: random resized crop (Szegedy et al. 2015), horizontal flip, colour jitter, RandAugment (Cubuk et
+al. 2020, with the operations above) and random erasing (Zhong et al. 2020, with mid-gray)."""
