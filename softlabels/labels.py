@@ -1,16 +1,18 @@
-"""What a batch of soft labels is, in NumPy: the decoded form that every encoding, loss and reader speaks.
+"""Decoded soft labels of a batch, in NumPy: the common form of encodings, losses and readers.
 
-Two kinds cover everything. ``DenseLabels`` holds each value the teacher gave. ``SparseLabels`` holds a few classes a
-row with their log-probabilities, and what is known of the rest: the log of its mass at each captured temperature and
-the dataset's residual distribution, the tail prior (docs/fidelity.md). Unbiased samples are sparse labels without
-a rest: their weights have the full distribution as expectation.
+There are two kinds. ``DenseLabels`` holds every value of the teacher's output. ``SparseLabels`` holds a few classes per
+row with their log-probabilities, and a model of the rest: the log of its mass at each captured temperature, and the
+tail prior that it is taken to follow (docs/fidelity.md). Unbiased samples are sparse labels without a rest, whose
+weights have the full distribution as expectation.
 
-Both are frozen, hold plain arrays, and need neither torch nor a store.
+Both are frozen, hold plain arrays, and need neither torch nor a store. A loader with a device hands them out with torch
+tensors in place of the arrays; the losses take both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -24,22 +26,33 @@ HeadKind = Literal["classes", "tokens", "pixels", "regression", "embedding"]
 TailModel = Literal["calibrated", "uniform", "bucket", "renormalize"]
 
 DISTRIBUTIONS: tuple[HeadKind, ...] = ("classes", "tokens", "pixels")
-"""Kinds of head whose values are logits; the others are numbers to regress on."""
+"""Kinds of head whose values are logits; the values of the others are numbers to regress on."""
+
+TEMPERATURE_TOLERANCE = 1e-6
+"""Largest relative difference of two temperatures that are one: 7 * 0.1 is 0.7, and so is its float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """One named output of the teacher, and how it is stored.
+    """One named output of the teacher, and its storage.
+
+    Example:
+        >>> from softlabels.labels import Head
+        >>> Head(classes=1000, encoding="topk:32").temperatures
+        (1.0,)
 
     Attributes:
-        encoding: canonical encoding specification, e.g. ``topk:32:f16`` (see softlabels.encodings).
-        classes: number of classes C, or the width of a regression or embedding vector.
-        kind: what the values mean.
-        shape: positions before the class axis: () for one distribution a row, (L,) for L tokens, (H, W) for pixels,
-            (None,) for tokens whose number differs from row to row (ragged rows).
-        temperatures: at which tail masses were captured; the first is the one samples are drawn at.
-        tail: the default model of the unlisted mass.
-        codebook: BLAKE3 of the store's file of tail priors to choose from; None: there is none.
+        encoding: Encoding specification, e.g. ``topk:32:f16`` (see softlabels.encodings).
+        classes: Number of classes C, or the width of a regression or embedding vector.
+        kind: Meaning of the values.
+        shape: Positions before the class axis: () for one distribution per row, (L,) for L tokens, (H, W) for pixels,
+            (None,) for ragged rows, whose number of tokens differs.
+        temperatures: Temperatures at which tail masses are captured. Samples are drawn at the first.
+        tail: Default model of the unlisted mass.
+        codebook: BLAKE3 of the store's file of tail priors to choose from; None without one.
+
+    Raises:
+        InvalidArgument: A field outside its range.
     """
 
     encoding: str
@@ -52,29 +65,31 @@ class Head:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(HeadKind):
-            raise InvalidArgument(f"unknown head kind {self.kind!r}: use one of {', '.join(get_args(HeadKind))}")
+            raise InvalidArgument(f"head: unknown kind {self.kind!r}; expected one of {', '.join(get_args(HeadKind))}")
         if self.tail not in get_args(TailModel):
-            raise InvalidArgument(f"unknown tail model {self.tail!r}: use one of {', '.join(get_args(TailModel))}")
+            raise InvalidArgument(
+                f"head: unknown tail model {self.tail!r}; expected one of {', '.join(get_args(TailModel))}"
+            )
         if not 1 <= self.classes < 2**31:
-            raise InvalidArgument(f"a head needs between 1 and 2^31 - 1 classes, not {self.classes}")
+            raise InvalidArgument(f"head: got {self.classes} classes; expected 1 to 2^31 - 1")
         if self.shape != (None,) and not all(isinstance(side, int) and 0 < side < 2**20 for side in self.shape):
-            raise InvalidArgument(f"a head's shape is numbers above 0, or (None,) for ragged rows, not {self.shape}")
+            raise InvalidArgument(f"head: got shape {self.shape}; expected numbers above 0, or (None,) for ragged rows")
         if not self.temperatures or not all(0 < t < float("inf") for t in self.temperatures):
-            raise InvalidArgument(f"temperatures must be positive and finite, not {self.temperatures}")
+            raise InvalidArgument(f"head: got temperatures {self.temperatures}; expected positive, finite numbers")
 
     @property
     def ragged(self) -> bool:
-        """Whether the number of positions differs from row to row."""
+        """True if the number of positions differs from row to row."""
         return self.shape == (None,)
 
     @property
     def position_shape(self) -> tuple[int, ...]:
-        """Positions of one encoded item: those of a row; of ragged rows each position is an item."""
+        """Positions of one encoded item: those of a row, or () where each position of a ragged row is an item."""
         return tuple(side for side in self.shape if side is not None)
 
     def to_json(self) -> dict[str, object]:
-        """This head as the store's descriptor keeps it."""
-        told: dict[str, object] = {
+        """Return this head as an object of the store's descriptor."""
+        fields: dict[str, object] = {
             "kind": self.kind,
             "classes": self.classes,
             "shape": list(self.shape),
@@ -82,17 +97,49 @@ class Head:
             "temperatures": list(self.temperatures),
             "tail": self.tail,
         }
-        return told if self.codebook is None else told | {"codebook": self.codebook}
+        return fields if self.codebook is None else fields | {"codebook": self.codebook}
+
+
+def canonical_temperatures(temperatures: Iterable[float], existing: Iterable[float] = ()) -> tuple[float, ...]:
+    """Return temperatures as a store names them: distinct, in their order, rounded to nine digits.
+
+    Example:
+        >>> from softlabels.labels import canonical_temperatures
+        >>> canonical_temperatures([2, 0.7, 7 * 0.1])
+        (2.0, 0.7)
+
+    Args:
+        temperatures: Temperatures, positive and finite.
+        existing: Temperatures of the store that is there already, whose exact values take precedence.
+    """
+    known = tuple(existing)
+    names: list[float] = []
+    for temperature in temperatures:
+        if not any(same_temperature(name, temperature) for name in names):
+            names.append(next((t for t in known if same_temperature(t, temperature)), float(f"{temperature:.9g}")))
+    return tuple(names)
+
+
+def same_temperature(one: float, other: float) -> bool:
+    """Return True if two temperatures differ by rounding alone."""
+    return math.isclose(one, other, rel_tol=TEMPERATURE_TOLERANCE)
 
 
 @dataclass(frozen=True)
 class DenseLabels:
-    """Every value the teacher gave.
+    """Labels that hold every value of the teacher's output.
+
+    Example:
+        >>> import numpy as np
+        >>> from softlabels.labels import DenseLabels
+        >>> labels = DenseLabels(np.zeros((1, 4), np.float32))
+        >>> np.exp(labels.log_probs(temperature=2.0)).tolist()
+        [[0.25, 0.25, 0.25, 0.25]]
 
     Attributes:
-        values: (B, *shape, C) float32: logits where ``kind`` is a distribution, otherwise the numbers themselves; of
+        values: (B, *shape, C) float32: logits if ``kind`` is a distribution, otherwise the numbers themselves. Of
             ragged rows (N, C), the positions of all rows one after the other.
-        kind: what the values mean.
+        kind: Meaning of the values.
         lengths: (B,) positions of each row, N in all; None unless rows are ragged.
     """
 
@@ -109,34 +156,42 @@ class DenseLabels:
         return int(self.values.shape[-1])
 
     def log_probs(self, temperature: float = 1.0) -> NDArray[np.float32]:
-        """Log-probabilities at ``temperature``, (B, *shape, C) float32; reduced in float64."""
+        """Return log-probabilities at ``temperature``, (B, *shape, C) float32, reduced in float64."""
         return log_softmax(self.values, temperature)
 
     def take(self, rows: NDArray[np.integer]) -> DenseLabels:
-        """The labels of ``rows``, in that order."""
+        """Return the labels of ``rows``, in that order."""
         positions, lengths = _positions(self.lengths, rows)
         return replace(self, values=self.values[positions], lengths=lengths)
 
 
 @dataclass(frozen=True)
 class SparseLabels:
-    """A few classes a row, and what is known of the rest.
+    """Labels that hold a few classes per row, and a model of the rest.
+
+    Example:
+        >>> import numpy as np
+        >>> from softlabels.labels import SparseLabels
+        >>> values, log_tail = np.log([[0.5]]).astype(np.float32), np.log([[0.5]]).astype(np.float32)
+        >>> labels = SparseLabels(3, np.array([[2]]), values, (1.0,), log_tail)
+        >>> np.exp(labels.log_probs()).round(2).tolist()
+        [[0.25, 0.25, 0.5]]
 
     Attributes:
-        classes: C, the number of classes there are.
-        ids: (B, K), or (N, K) for the positions of all rows where rows are ragged;
-            integer class ids; a row with fewer than K is padded by entries whose value is -inf (their id is 0).
-        values: (B, K) float32 natural log-probabilities at T = 1, descending, up to a constant a row: what the tail
-            leaves is theirs; for ``unbiased`` labels the log-weights whose exponentials have p_T as expectation, at
-            T = temperatures[0].
-        temperatures: at which ``log_tail`` is known.
-        log_tail: (B, len(temperatures)) float32, log of the mass outside the listed classes; -inf where none is.
-        tail: the model of that mass.
-        prior: (len(temperatures), C) float32, the tail prior; each row sums to 1 and is nowhere 0. None: uniform. With
-            ``which``, (len(temperatures), M, C), priors to choose from.
-        unbiased: the labels are a sample (no tail).
+        classes: Number of classes C.
+        ids: (B, K) integer class ids, or (N, K) for the positions of all rows if rows are ragged. A row with fewer than
+            K is padded by entries with id 0 and value -inf.
+        values: (B, K) float32 natural log-probabilities at T = 1, descending, up to a constant per row: the listed
+            classes share the mass that the tail leaves. Of ``unbiased`` labels the log-weights whose exponentials have
+            p_T as expectation, at T = temperatures[0].
+        temperatures: Temperatures at which ``log_tail`` is known.
+        log_tail: (B, len(temperatures)) float32, log of the mass outside the listed classes; -inf where there is none.
+        tail: Model of that mass.
+        prior: (len(temperatures), C) float32, the tail prior; each row sums to 1 and is above 0 everywhere. None: the
+            tail is uniform. With ``prior_index``, (len(temperatures), M, C), the priors to choose from.
+        unbiased: True if the labels are a sample, which has no tail.
         lengths: (B,) positions of each row, N in all; None unless rows are ragged.
-        which: (B,) the tail prior each row has; None: there is one for all.
+        prior_index: (B,) index of each row's tail prior among M; None if there is one for all rows.
     """
 
     classes: int
@@ -148,44 +203,50 @@ class SparseLabels:
     prior: NDArray[np.float32] | None = field(default=None, repr=False)
     unbiased: bool = False
     lengths: NDArray[np.integer] | None = None
-    which: NDArray[np.integer] | None = None
+    prior_index: NDArray[np.integer] | None = None
 
     def __len__(self) -> int:
         return len(self.ids if self.lengths is None else self.lengths)
 
     def temperature_index(self, temperature: float) -> int:
-        """Position of ``temperature`` among the captured ones.
+        """Return the index of ``temperature`` among the captured ones, up to rounding.
 
         Raises:
-            TemperatureNotStored: it was not captured.
+            TemperatureNotStored: It was not captured. The message lists those that were.
         """
         for index, stored in enumerate(self.temperatures):
-            if stored == temperature:
+            if same_temperature(stored, temperature):
                 return index
         listed = ", ".join(f"{t:g}" for t in self.temperatures)
         raise TemperatureNotStored(
-            f"these labels hold no tail mass at temperature {temperature:g}; they hold {listed}. "
-            f"Use one of those, or generate again with --temperature {temperature:g}"
+            f"labels: no tail mass at temperature {temperature:g}; they hold {listed}. "
+            f"Use one of those, or generate labels with --temperature {temperature:g}"
         )
 
     def listed_log_probs(self, temperature: float = 1.0) -> NDArray[np.float32]:
-        """Exact log-probabilities of the listed classes at ``temperature``, (B, K) float32; padding stays -inf.
+        """Return exact log-probabilities of the listed classes at ``temperature``, (B, K) float32; padding is -inf.
 
-        log p_T(i) = l_i/T - logsumexp_S(l/T) + log(1 - exp(r_T))   (docs/fidelity.md, eq. 2). At T = 1 the stored
-        values are already that, but are normalised anyway so that listed and tail mass sum to one after quantising.
+        log p_T(i) = l_i/T - logsumexp_S(l/T) + log(1 - exp(r_T))   (docs/fidelity.md, eq. 2). The stored values are
+        normalised also at T = 1, so that listed and tail mass sum to one after quantising.
+
+        Raises:
+            TemperatureNotStored: The temperature was not captured.
         """
         index = self.temperature_index(temperature)
         if self.unbiased:
             return self.values
-        values = self.values.astype(np.float64) / temperature
+        values = self.values.astype(np.float64) / self.temperatures[index]
         listed = values - _logsumexp(values)[:, None]
         return (listed + log1mexp(self.log_tail[:, index].astype(np.float64))[:, None]).astype(np.float32)
 
     def log_probs(self, temperature: float = 1.0) -> NDArray[np.float32]:
-        """The reconstructed distribution p^ over all classes, (B, C) float32.
+        """Return the reconstructed distribution p^ over all classes, (B, C) float32.
 
-        For looking at and testing; losses never build it. With ``tail="bucket"`` unlisted classes are -inf, and the
+        It is for inspection and tests; losses never build it. With ``tail="bucket"`` unlisted classes are -inf and the
         row sums to the listed mass; with ``renormalize`` the listed classes sum to one.
+
+        Raises:
+            TemperatureNotStored: The temperature was not captured.
         """
         index = self.temperature_index(temperature)
         listed = self.listed_log_probs(temperature).astype(np.float64)
@@ -207,33 +268,34 @@ class SparseLabels:
         return out.astype(np.float32)
 
     def tail_prior(self, index: int) -> NDArray[np.float64]:
-        """The distribution that unlisted mass follows at temperatures[index], (B, C) float64."""
+        """Return the distribution that unlisted mass follows at temperatures[index], (B, C) float64."""
         shape = (len(self.ids), self.classes)
         if self.tail == "uniform" or self.prior is None:
             return np.broadcast_to(1.0 / self.classes, shape)
         prior = self.prior[index].astype(np.float64)
-        return np.broadcast_to(prior, shape) if self.which is None else prior[self.which]
+        return np.broadcast_to(prior, shape) if self.prior_index is None else prior[self.prior_index]
 
     def take(self, rows: NDArray[np.integer]) -> SparseLabels:
-        """The labels of ``rows``, in that order."""
-        at, lengths = _positions(self.lengths, rows)
-        which = None if self.which is None else self.which[at]
+        """Return the labels of ``rows``, in that order."""
+        positions, lengths = _positions(self.lengths, rows)
         return replace(
-            self, ids=self.ids[at], values=self.values[at], log_tail=self.log_tail[at], lengths=lengths, which=which
+            self,
+            ids=self.ids[positions],
+            values=self.values[positions],
+            log_tail=self.log_tail[positions],
+            lengths=lengths,
+            prior_index=None if self.prior_index is None else self.prior_index[positions],
         )
 
 
 SoftLabels = DenseLabels | SparseLabels
 """A batch of soft labels of one head."""
 
-Targets = Mapping[str, SoftLabels]
-"""A batch of soft labels, by head."""
-
 
 def _positions(
     lengths: NDArray[np.integer] | None, rows: NDArray[np.integer]
 ) -> tuple[NDArray[np.integer], NDArray[np.integer] | None]:
-    """Positions that belong to ``rows``, and the lengths of those rows; the rows themselves unless they are ragged."""
+    """Return the positions that belong to ``rows``, and the lengths of those rows; the rows if they are not ragged."""
     if lengths is None:
         return rows, None
     counts = lengths.astype(np.int64)
@@ -241,20 +303,20 @@ def _positions(
 
 
 def log1mexp(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """log(1 - exp(x)) for x <= 0 without cancellation (Maechler 2012); log(0) = -inf at x = 0."""
+    """Return log(1 - exp(x)) for x <= 0 without cancellation (Maechler 2012); -inf at x = 0."""
     with np.errstate(divide="ignore"):
         return np.asarray(np.where(x > -0.6931471805599453, np.log(-np.expm1(x)), np.log1p(-np.exp(x))))
 
 
 def log_softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float32]:
-    """Log-softmax of logits/temperature over the last axis, reduced in float64, as float32."""
+    """Return the log-softmax of logits/temperature over the last axis, reduced in float64, as float32."""
     scaled = logits.astype(np.float64) / temperature
     with np.errstate(over="ignore"):  # what is below the least float32 has no probability
         return (scaled - _logsumexp(scaled)[..., None]).astype(np.float32)
 
 
 def _logsumexp(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log of the sum of exponentials over the last axis; -inf where every entry is."""
+    """Return the log of the sum of exponentials over the last axis; -inf where every entry is."""
     top = x.max(axis=-1)
     shift = np.where(np.isfinite(top), top, 0.0)
     with np.errstate(divide="ignore"):

@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from softlabels import losses
 from softlabels.errors import InvalidArgument, TemperatureNotStored
 from softlabels.fidelity import distance
-from softlabels.labels import DenseLabels, Head, SparseLabels, log1mexp, log_softmax
+from softlabels.labels import DenseLabels, Head, SparseLabels, canonical_temperatures, log1mexp, log_softmax
 
 LABELS = SparseLabels(
     classes=5,
@@ -45,7 +47,7 @@ def test_the_bucket_keeps_listed_classes_alone_and_renormalising_makes_them_one(
 
 
 def test_a_temperature_that_was_not_captured_lists_those_that_were():
-    with pytest.raises(TemperatureNotStored, match=r"temperature 2; they hold 1\. .*--temperature 2"):
+    with pytest.raises(TemperatureNotStored, match=r"no tail mass at temperature 2; they hold 1\. .*--temperature 2"):
         LABELS.log_probs(2.0)
 
 
@@ -115,3 +117,23 @@ def test_distances_of_other_kinds():
     assert distance(ragged, ragged).tolist() == [0, 0, 0]
     assert distance(ragged, changed)[2] > 0.4
     assert distance(ragged, dense)[0] == np.inf
+
+
+@pytest.mark.parametrize("temperature", [7 * 0.1, np.float32(0.7), 0.7])
+def test_a_temperature_is_found_up_to_rounding(temperature):
+    tail = np.log(np.array([[0.3, 0.2], [0.1, 0.05]], np.float32))
+    labels = replace(LABELS, temperatures=(1.0, 0.7), log_tail=tail, prior=np.repeat(LABELS.prior, 2, axis=0))
+    assert labels.temperature_index(temperature) == 1
+    np.testing.assert_array_equal(labels.log_probs(temperature), labels.log_probs(0.7))
+    student = torch.zeros(2, 5)
+    assert losses.kl(student, labels, temperature=temperature).item() == pytest.approx(
+        losses.kl(student, labels, temperature=0.7).item(), rel=1e-6
+    )
+    with pytest.raises(TemperatureNotStored):
+        labels.temperature_index(0.71)
+
+
+def test_stores_name_a_temperature_once_and_keep_its_name():
+    assert canonical_temperatures([7 * 0.1, 2, 0.7]) == (0.7, 2.0)
+    assert canonical_temperatures([1 / 3, np.float32(0.7)], existing=[1 / 3]) == (1 / 3, 0.699999988)
+    assert canonical_temperatures([0.333333333], existing=[1 / 3]) == (1 / 3,)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from softlabels.encodings.listing import Listing
 
 
-WHICH = "prior"
-"""The column that says which prior of the codebook a row has."""
+PRIOR = "prior"
+"""Column with the index of each row's tail prior in the codebook."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class TopK:
             "ids": Column(id_dtype(head.classes), (self.k,)),
             "tail": Column(kept.tail_dtype, (len(head.temperatures),)),
             **kept.columns((self.k,), None),
-            **({WHICH: Column("uint8")} if self.priors > 1 else {}),
+            **({PRIOR: Column("uint8")} if self.priors > 1 else {}),
         }
 
     def typical_entries(self, head: Head) -> float:
@@ -151,7 +151,7 @@ class Adaptive:
             "ids": Column(id_dtype(head.classes), per=COUNT),
             "tail": Column(kept.tail_dtype, (len(head.temperatures),)),
             **kept.columns((), COUNT),
-            **({WHICH: Column("uint8")} if self.priors > 1 else {}),
+            **({PRIOR: Column("uint8")} if self.priors > 1 else {}),
         }
 
     def typical_entries(self, head: Head) -> float:
@@ -238,7 +238,7 @@ def _encode(listing: Listing, dtype: str, head: Head, *, residual: bool, codeboo
         **kept.encode(log_probs),
     }
     if codebook is not None:
-        arrays[WHICH] = codebook.choose(listing, head.temperatures[0])
+        arrays[PRIOR] = codebook.choose(listing, head.temperatures[0])
     return Encoded(arrays, summed)
 
 
@@ -251,7 +251,7 @@ def _labels(arrays: Arrays, dtype: str, head: Head, prior: NDArray[np.float32] |
         log_tail=arrays["tail"].astype(np.float32) if widen else arrays["tail"],
         tail=head.tail,
         prior=prior,
-        which=arrays.get(WHICH) if prior is not None else None,
+        prior_index=arrays.get(PRIOR) if prior is not None else None,
     )
 
 
@@ -263,5 +263,5 @@ def _check(arrays: Arrays, dtype: str, head: Head, priors: int) -> None:
         LogProbs(dtype).check(arrays)
     if np.isnan(tail).any() or (tail > ABOVE_ZERO).any():
         raise ValueError("tail masses that are NaN or above 1")
-    if priors > 1 and arrays[WHICH].size and int(arrays[WHICH].max()) >= priors:
-        raise ValueError(f"tail prior {int(arrays[WHICH].max())}, but there are {priors}")
+    if priors > 1 and arrays[PRIOR].size and int(arrays[PRIOR].max()) >= priors:
+        raise ValueError(f"tail prior {int(arrays[PRIOR].max())}, but there are {priors}")

@@ -25,7 +25,7 @@ from softlabels.errors import InvalidArgument, StoreBusy, StoreConflict
 from softlabels.generation.pilot import USUAL_POSITIONS, existing_heads, found_encoding, with_codebook
 from softlabels.generation.unit_encoder import UnitEncoder
 from softlabels.keys import as_keys, row_names
-from softlabels.labels import Head
+from softlabels.labels import Head, canonical_temperatures
 from softlabels.store import Descriptor, Snapshot, StoreWriter, UnitWriter, create_or_open, default_geometry, seal
 from softlabels.store.format.descriptor import LENGTH, MOST_CHUNKS, OWN_COLUMNS
 from softlabels.store.unit_reader import UnitReader
@@ -80,7 +80,9 @@ def create(
     existing = existing_heads(path)
     for name, head in heads.items():
         given = partial((pilot or {}).get, name)
-        found = replace(head, encoding=found_encoding(head, existing.get(name), given, codec))
+        before = existing.get(name)
+        temperatures = canonical_temperatures(head.temperatures, before.temperatures if before else ())
+        found = replace(head, encoding=found_encoding(head, before, given, codec), temperatures=temperatures)
         canonical[name], fitted = with_codebook(found, existing.get(name), given, seed)
         codebooks |= {} if fitted is None else {name: fitted}
     chunk_rows = 1

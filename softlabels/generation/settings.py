@@ -13,7 +13,7 @@ from softlabels.encodings import Codebook
 from softlabels.encodings.codebook import pilot_rows
 from softlabels.errors import InvalidArgument
 from softlabels.generation.pilot import with_codebook
-from softlabels.labels import Head
+from softlabels.labels import Head, canonical_temperatures
 from softlabels.models import Model
 from softlabels.sources import Source
 from softlabels.store import Descriptor, default_geometry
@@ -89,7 +89,7 @@ def describe(
     spec = settings.encoding
     if planning.is_target(spec):
         spec = before.encoding if before else planning.resolve(spec, sample_of_teacher(source, teacher, settings))
-    temperatures = tuple(sorted(set(settings.temperatures)))
+    temperatures = canonical_temperatures(sorted(settings.temperatures), before.temperatures if before else ())
     encoding = encodings.default(classes, len(temperatures)) if spec is None else encodings.parse(spec, classes=classes)
     head = Head(encoding=encoding.spec, classes=classes, temperatures=temperatures)
     head, codebook = with_codebook(head, before, lambda: _pilot(source, teacher, settings, head), settings.seed)
@@ -141,7 +141,7 @@ def sample_of_teacher(source: Source, teacher: Model, settings: Settings, *, row
     parts = [part.numpy() for part in _spread_logits(source, teacher, count, settings.batch_size)]
     return planning.Sample(
         logits=np.concatenate(parts),
-        temperatures=tuple(sorted(set(settings.temperatures))),
+        temperatures=canonical_temperatures(sorted(settings.temperatures)),
         items=len(source),
         rows=len(source),
         codec=settings.codec,

@@ -120,7 +120,7 @@ def map_labels(labels: SoftLabels, change: Callable[[Any], Any], *, with_prior: 
         prior=change(labels.prior) if with_prior and labels.prior is not None else labels.prior,
         unbiased=labels.unbiased,
         lengths=lengths,
-        which=None if labels.which is None else change(labels.which),
+        prior_index=None if labels.prior_index is None else change(labels.prior_index),
     )
 
 

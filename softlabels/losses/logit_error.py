@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from softlabels.labels import SoftLabels, SparseLabels
+from softlabels.labels import SoftLabels, SparseLabels, same_temperature
 from softlabels.losses.blocks import Rule
 from softlabels.losses.matching import Mask, mean_over_rows, refuse_samples
 from softlabels.losses.registry import loss
@@ -37,7 +37,7 @@ def logit_mse(student_logits: Tensor, labels: SoftLabels, *, mask: Mask = None) 
     """
     refuse_samples("the MSE of logits", labels)
     temperature = 1.0
-    if isinstance(labels, SparseLabels) and 1.0 not in labels.temperatures:
+    if isinstance(labels, SparseLabels) and not any(same_temperature(1.0, t) for t in labels.temperatures):
         temperature = labels.temperatures[0]
     return mean_over_rows(
         student_logits, labels, LOGIT_MSE, temperature=temperature, mask=mask, scale_by_temperature=False

@@ -297,10 +297,10 @@ def _prior_tail(labels: SparseLabels, index: int, log_mass: Tensor) -> PriorTail
     else:
         prior = torch.as_tensor(labels.prior[index], device=log_mass.device).float()
         log_prior = prior.clamp_min(torch.finfo(torch.float32).tiny).log().reshape(-1, labels.classes)
-    if labels.which is None:
+    if labels.prior_index is None:
         prior_index = torch.zeros(len(log_mass), dtype=torch.int64, device=log_mass.device)
     else:
-        prior_index = torch.as_tensor(labels.which, device=log_mass.device).long()
+        prior_index = torch.as_tensor(labels.prior_index, device=log_mass.device).long()
     return PriorTail(log_mass, log_prior, prior_index)
 
 

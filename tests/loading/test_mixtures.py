@@ -104,7 +104,7 @@ def test_unlike_tail_priors_are_kept_side_by_side_once(stores):
     own = [rng.dirichlet(np.ones(20), 2).astype(np.float32), rng.dirichlet(np.ones(20), (2, 3)).astype(np.float32)]
     parts = [
         replace(parts[0], prior=own[0]),
-        replace(parts[1], prior=own[1], which=np.array([0, 2, 1, 1, 0])),
+        replace(parts[1], prior=own[1], prior_index=np.array([0, 2, 1, 1, 0])),
         parts[1],
     ]
     kept = {}

@@ -52,8 +52,8 @@ def main() -> None:
         parts = {"values": labels.values, "keys": store.keys(), "digest": np.array(store.snapshot.digest)}
         if hasattr(labels, "ids"):
             parts |= {"ids": labels.ids, "tail": labels.log_tail}
-        if getattr(labels, "which", None) is not None:
-            parts |= {"which": labels.which, "priors": store.codebook("logits").priors}
+        if getattr(labels, "prior_index", None) is not None:
+            parts |= {"which": labels.prior_index, "priors": store.codebook("logits").priors}
         if labels.lengths is not None:
             parts["lengths"] = labels.lengths
         np.savez(GOLDEN / f"{name}.npz", **parts)

@@ -66,7 +66,7 @@ def test_a_generated_store_has_one_codebook_and_better_labels_than_without(label
     assert path.name == f"{store.heads['logits'].codebook[:32]}.safetensors"
     assert blake3(path.read_bytes()).hexdigest() == store.heads["logits"].codebook
     assert sl.verify(labelled, deep=True).ok
-    assert set(np.unique(store.read(range(store.rows)).which)) == {0, 1, 2}
+    assert set(np.unique(store.read(range(store.rows)).prior_index)) == {0, 1, 2}
 
 
 def test_going_on_after_a_crash_uses_the_codebook_there_is(tmp_path, labelled, digits, teacher, monkeypatch):

@@ -28,7 +28,7 @@ def test_a_golden_store_holds_what_it_held(name):
     if "lengths" in expected:
         np.testing.assert_array_equal(labels.lengths, expected["lengths"])
     if "which" in expected:
-        np.testing.assert_array_equal(labels.which, expected["which"])
+        np.testing.assert_array_equal(labels.prior_index, expected["which"])
         np.testing.assert_array_equal(store.codebook("logits").priors, expected["priors"])
     np.testing.assert_array_equal(store.keys(), expected["keys"])
     assert store.snapshot.digest == str(expected["digest"])

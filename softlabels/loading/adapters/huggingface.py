@@ -22,7 +22,7 @@ from torch.nn import functional
 from torch.utils.data import get_worker_info
 
 from softlabels.errors import InvalidArgument, LabelsMisaligned, TemperatureNotStored
-from softlabels.labels import SoftLabels
+from softlabels.labels import SoftLabels, same_temperature
 from softlabels.loading.adapters.torch_datasets import LabelDataset
 from softlabels.loading.batch import Batch, map_labels
 from softlabels.loading.collate.concat import join_batches
@@ -201,7 +201,7 @@ def check_student(store: Store | Ensemble, model: nn.Module, *, head: str = "log
             "generate labels with a teacher that has the student's"
         )
     if isinstance(store, Ensemble):
-        if temperature != store.temperature:
+        if not same_temperature(temperature, store.temperature):
             raise TemperatureNotStored(
                 f"the mean of an ensemble is taken at temperature {store.temperature:g}, so its labels cannot be used "
                 f"at {temperature:g}; make the Ensemble with temperature={temperature:g}"

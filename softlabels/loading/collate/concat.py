@@ -69,7 +69,7 @@ def join_labels(parts: Sequence[SoftLabels], priors: Priors) -> SoftLabels:
         return replace(dense[0], values=np.concatenate([part.values for part in dense]), lengths=lengths)
     sparse = [part for part in parts if isinstance(part, SparseLabels)]
     width = max(part.ids.shape[1] for part in sparse)
-    prior, which = _side_by_side(sparse, priors)
+    prior, prior_index = _side_by_side(sparse, priors)
     return replace(
         sparse[0],
         ids=np.concatenate([_padded(part.ids, width, 0) for part in sparse]),
@@ -77,7 +77,7 @@ def join_labels(parts: Sequence[SoftLabels], priors: Priors) -> SoftLabels:
         log_tail=np.concatenate([part.log_tail for part in sparse]),
         prior=prior,
         lengths=lengths,
-        which=which,
+        prior_index=prior_index,
     )
 
 
@@ -93,7 +93,7 @@ def _side_by_side(
     """Tail priors of all parts, and for each row which is its own; as they are where all parts share one."""
     given = tuple(part.prior for part in parts)
     if all(prior is given[0] for prior in given):
-        return given[0], _maybe([part.which for part in parts])
+        return given[0], _maybe([part.prior_index for part in parts])
     name = tuple(id(prior) for prior in given)
     if name not in priors:
         first = parts[0]
@@ -101,12 +101,12 @@ def _side_by_side(
         each = [uniform if prior is None else prior for prior in given]
         stacked = [prior[:, None] if prior.ndim == 2 else prior for prior in each]
         priors[name] = given, np.concatenate(stacked, axis=1)
-    before, which = 0, []
+    before, indices = 0, []
     for part in parts:
-        own = np.zeros(len(part.ids), np.int64) if part.which is None else part.which
-        which.append(own + before)
+        own = np.zeros(len(part.ids), np.int64) if part.prior_index is None else part.prior_index
+        indices.append(own + before)
         before += 1 if part.prior is None or part.prior.ndim == 2 else part.prior.shape[1]
-    return priors[name][1], np.concatenate(which)
+    return priors[name][1], np.concatenate(indices)
 
 
 def _padded(array: NDArray[Any], width: int, value: float) -> NDArray[Any]:
