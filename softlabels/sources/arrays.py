@@ -1,116 +1,99 @@
-"""Arrays in an .npz file: one row per entry of the first axis.
-
-Members that were stored uncompressed (``np.savez``) are mapped into memory, so a file larger than memory works;
-compressed ones are read once. Object arrays are refused: loading them would run code.
-"""
+"""A table over arrays: one row per entry of the first axis."""
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidData
-from softlabels.sources.protocol import Columns
-
-LOCAL_HEADER = 30
-"""Bytes of a zip member's local header before its name."""
 
 
-class ArrayBackend:
-    """Arrays by name, all with the same number of rows."""
+class RowArray(Protocol):
+    """An array whose rows can be read: in memory, or in a file."""
 
-    def __init__(self, path: Path, arrays: dict[str, NDArray[np.generic]], columns: Columns) -> None:
-        self.where = str(path)
-        self._arrays = arrays
-        self._columns = columns
-        lengths = {name: len(arrays[name]) for name in arrays}
-        if len(set(lengths.values())) > 1:
-            listed = ", ".join(f"{name}: {count}" for name, count in lengths.items())
-            raise InvalidData(f"{path}: the arrays have unequal numbers of rows ({listed})")
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape; the first axis are the rows."""
 
-    def __reduce__(self) -> tuple[Callable[[Path, Columns], ArrayBackend], tuple[Path, Columns]]:
-        """Another process opens the file itself."""
-        return open_arrays, (Path(self.where), self._columns)
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype."""
 
-    def __len__(self) -> int:
-        return len(self._arrays[self._columns.inputs[0]])
-
-    def inputs(self, rows: NDArray[np.int64]) -> NDArray[np.generic]:
-        """Inputs of the rows."""
-        arrays = [self._arrays[name][_as_slice(rows)] for name in self._columns.inputs]
-        array = arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=-1)
-        if array.dtype.kind == "f":
-            finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
-            if not finite.all():
-                raise InvalidData(
-                    f"{self.where}, row {int(rows[finite.argmin()])}: the input holds NaN or infinite values; "
-                    "mend or drop that row"
-                )
-        return np.asarray(array)
-
-    def column(self, name: str, rows: NDArray[np.int64]) -> pa.Array:
-        """Values of a label, id or split array."""
-        return pa.array(self._arrays[name][_as_slice(rows)])
+    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[Any]:
+        """Return rows, in the order of ``rows``."""
 
 
-def open_arrays(path: Path, columns: Columns) -> ArrayBackend:
-    """The arrays of a file with these roles."""
-    return ArrayBackend(path, read_arrays(path), columns)
+class ArrayTable:
+    """A table of arrays by name; see Table for the methods.
 
-
-def _as_slice(rows: NDArray[np.int64]) -> slice | NDArray[np.int64]:
-    """A run of rows as a slice: it maps instead of copying."""
-    if len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all():
-        return slice(int(rows[0]), int(rows[-1]) + 1)
-    return rows
-
-
-def read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
-    """The arrays of an .npz file with at least one axis, by name.
+    Args:
+        name: Name of the data, for messages.
+        arrays: Arrays of at least one axis.
 
     Raises:
-        InvalidData: not an .npz file, damaged, or holding object arrays.
+        InvalidData: An array holds values that cannot be stored in a table.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
-            arrays = {info.filename.removesuffix(".npy"): _read_member(path, archive, info) for info in members}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+
+    def __init__(self, name: str, arrays: Mapping[str, RowArray]) -> None:
+        self.name = name
+        self.decoded_rows = 0
+        self._arrays = dict(arrays)
+        self.schema = pa.schema([(column, _column_type(array)) for column, array in arrays.items()])
+
+    def __len__(self) -> int:
+        return next((array.shape[0] for array in self._arrays.values()), 0)
+
+    def select(self, columns: Sequence[str]) -> ArrayTable:
+        """Return the table restricted to ``columns``.
+
+        Raises:
+            InvalidData: They have unequal numbers of rows.
+        """
+        chosen = {column: self._arrays[column] for column in columns}
+        if len({array.shape[0] for array in chosen.values()}) > 1:
+            listed = ", ".join(f"{column}: {array.shape[0]}" for column, array in chosen.items())
+            raise InvalidData(
+                f"{self.name}: the arrays must have equal numbers of rows, got {listed}. "
+                "Name the input with --input and the label with --label"
+            )
+        return ArrayTable(self.name, chosen)
+
+    def read(self, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+        """Return ``columns`` of ``rows``, in that order; axes after the first become lists of fixed size."""
+        return pa.table([self._read_column(column, rows) for column in columns], names=list(columns))
+
+    def _read_column(self, column: str, rows: NDArray[np.int64]) -> pa.Array:
+        array = self._arrays[column][rows]
+        _check_dtype(array.dtype, f"{self.name}, array {column!r}")
+        native = array.astype(array.dtype.newbyteorder("="), copy=False)
+        values = pa.array(np.ascontiguousarray(native).reshape(-1))
+        for size in reversed(array.shape[1:]):
+            if size == 0:
+                raise InvalidData(f"{self.name}, array {column!r}: rows hold no values, got shape {array.shape}")
+            values = pa.FixedSizeListArray.from_arrays(values, size)
+        return values
+
+
+def _check_dtype(dtype: np.dtype[Any], name: str) -> None:
+    if dtype.kind not in "biufUS" or (dtype.itemsize > 8 and dtype.kind == "f"):
         raise InvalidData(
-            f"{path} cannot be read as npz: {error}. Write it with numpy.savez, of plain numbers"
-        ) from error
-    return {name: array for name, array in arrays.items() if array.ndim}
+            f"{name}: unsupported dtype {dtype}; expected numbers of at most 64 bits, booleans or text. "
+            "Convert the array, or name others with --input and --label"
+        )
 
 
-def schema_of(arrays: dict[str, NDArray[np.generic]]) -> pa.Schema:
-    """An Arrow schema with the arrays' names; more than one axis shows as a list."""
-    fields = []
-    for name, array in arrays.items():
-        kind = pa.from_numpy_dtype(array.dtype) if array.dtype.kind in "iufb" else pa.string()
-        fields.append((name, pa.list_(kind) if array.ndim > 1 else kind))
-    return pa.schema(fields)
-
-
-def _read_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[np.generic]:
-    with archive.open(info) as stream:
-        version = npy.read_magic(stream)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, fortran, dtype = read(stream)
-        header = stream.tell()
-        if dtype.hasobject:
-            raise ValueError(f"{info.filename} holds Python objects")
-        if info.compress_type != zipfile.ZIP_STORED or fortran or 0 in shape:
-            stream.seek(0)
-            return np.asarray(npy.read_array(stream, allow_pickle=False))
-    with path.open("rb") as raw:
-        raw.seek(info.header_offset)
-        local = raw.read(LOCAL_HEADER)
-    start = info.header_offset + LOCAL_HEADER + int.from_bytes(local[26:28], "little")
-    start += int.from_bytes(local[28:30], "little") + header
-    return np.memmap(path, dtype, "r", offset=start, shape=shape)
+def _column_type(array: RowArray) -> pa.DataType:
+    """Return the Arrow type that an array's rows have; what no column can hold shows as a struct."""
+    dtype = array.dtype
+    kind = pa.struct([])
+    if dtype.kind in "biuf" and dtype.itemsize <= 8:
+        kind = pa.from_numpy_dtype(dtype.newbyteorder("="))
+    elif dtype.kind in "US":
+        kind = pa.string() if dtype.kind == "U" else pa.binary()
+    for size in array.shape[1:]:
+        kind = pa.list_(kind, size) if size else pa.list_(kind)
+    return kind

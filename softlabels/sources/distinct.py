@@ -1,8 +1,10 @@
-"""A source without its repetitions: each input once, where it stands first."""
+"""A source without repeated inputs: each one where it occurs first."""
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,19 +12,26 @@ from numpy.typing import NDArray
 from softlabels.keys import fingerprint
 from softlabels.sources.protocol import Columns, Source
 
-PIECE = 65_536
+HASHED_ROWS = 65_536
+"""Keys that are hashed at a time."""
 
 
 class DistinctSource:
-    """The rows of a source whose key no earlier row has; see Source for what the methods mean.
+    """The rows of a source whose key no earlier row has; see Source for the methods.
 
-    Equal inputs have equal keys, so labels of these rows serve all: the loader joins by key.
+    Equal inputs have equal keys, so labels of these rows serve all rows: the loader joins by key.
 
     Args:
-        source: what to look through.
+        source: Source whose rows may repeat.
 
     Attributes:
-        left_out: rows that repeat earlier ones.
+        left_out: Number of rows that repeat earlier ones.
+
+    Example:
+        >>> from softlabels.sources import as_source
+        >>> source = DistinctSource(as_source(np.array([[1.0], [2.0], [1.0]])))
+        >>> len(source), source.left_out
+        (2, 1)
     """
 
     def __init__(self, source: Source) -> None:
@@ -31,12 +40,12 @@ class DistinctSource:
         _, first = np.unique(names, return_index=True)
         self._rows: NDArray[np.int64] = np.sort(first).astype(np.int64)
         self.left_out = len(source) - len(self._rows)
-        pieces = range(0, len(self._rows), PIECE)
-        self._fingerprint = fingerprint(self.keys(start, start + PIECE) for start in pieces)
+        starts = range(0, len(self._rows), HASHED_ROWS)
+        self._fingerprint = fingerprint(self.keys(start, start + HASHED_ROWS) for start in starts)
 
     @property
     def spec(self) -> str:
-        """What the user typed."""
+        """DATA as the user typed it."""
         return self._source.spec
 
     @property
@@ -46,7 +55,7 @@ class DistinctSource:
 
     @property
     def fingerprint(self) -> str:
-        """Names the ordered keys of the rows that are kept."""
+        """Hash of the ordered keys of these rows, hexadecimal."""
         return self._fingerprint
 
     @property
@@ -61,33 +70,39 @@ class DistinctSource:
 
     @property
     def classes(self) -> int | None:
-        """Number of classes the hard labels show; None without labels."""
+        """Number of classes; None without labels."""
         return self._source.classes
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """Names of the classes where labels are text."""
+        """Names of the classes in the order of their numbers; None if labels are plain numbers."""
         return self._source.class_names
 
     def __len__(self) -> int:
         return len(self._rows)
 
+    def with_class_names(self, names: Sequence[str] | None) -> Self:
+        """Return the same source with labels numbered by their position in ``names``."""
+        renamed = copy.copy(self)
+        renamed._source = self._source.with_class_names(names)  # noqa: SLF001  a copy of this class
+        return renamed
+
     def keys(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
-        """Keys of rows start to stop, (n, 16)."""
+        """Return the keys of rows ``start`` to ``stop``, (n, 16)."""
         return self._source.keys()[self._rows[start:stop]]
 
     def inputs(self, rows: NDArray[np.int64]) -> Any:
-        """Inputs of ``rows``, as the source gives them."""
+        """Return the inputs of ``rows``, in the form of the source."""
         return self._source.inputs(self._rows[rows])
 
     def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        """Hard labels of ``rows``; None without a label column."""
+        """Return the hard labels of ``rows``; None without a label column."""
         return self._source.labels(self._rows[rows])
 
     def split(self, name: str | None) -> NDArray[np.int64]:
-        """Numbers of the rows whose split is ``name``; all rows for None."""
+        """Return the rows of the split ``name``; all rows for None."""
         return np.flatnonzero(np.isin(self._rows, self._source.split(name))).astype(np.int64)
 
     def splits(self) -> tuple[str, ...]:
-        """The names in the split column."""
+        """Return the names of the splits, sorted."""
         return self._source.splits()

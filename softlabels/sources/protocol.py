@@ -1,37 +1,61 @@
-"""What a source of examples is, and the roles its columns play."""
+"""The interface of a data source, and the roles of its columns."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Which columns of the data are what.
+@dataclass(frozen=True)
+class UnusedColumn:
+    """A column of the data that has no role.
 
     Attributes:
-        inputs: the column of model inputs, or several numeric columns that are stacked in this order.
-        label: hard labels; None where there are none.
-        id: names rows in place of their content; None: by content.
-        split: says which part of the data a row belongs to; None: no such column.
+        name: Name of the column.
+        reason: Why it is not used, in a few words.
+    """
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The roles of the columns of a source.
+
+    Attributes:
+        inputs: Column of model inputs, or several numeric columns, which are stacked in this order.
+        label: Column of hard labels; None if there is none.
+        id: Column that names rows instead of their content; None to name rows by content.
+        split: Column that assigns rows to splits such as ``train`` and ``test``; None if there is none.
+        unused: Columns without a role, each with the reason.
+        stacked: If True, ``inputs`` are scalar columns that form one vector per row, even if there is only one.
     """
 
     inputs: tuple[str, ...]
     label: str | None = None
     id: str | None = None
     split: str | None = None
+    unused: tuple[UnusedColumn, ...] = ()
+    stacked: bool = False
+
+    def used(self) -> list[str]:
+        """Return the names of all columns that have a role, each once."""
+        roles = [*self.inputs, self.label, self.id, self.split]
+        return list(dict.fromkeys(name for name in roles if name is not None))
 
 
+@runtime_checkable
 class Source(Protocol):
-    """Examples by row number, with keys. Row numbers run from 0 to len(source) - 1."""
+    """Examples by row number, with keys. Rows are numbered from 0 to ``len(source) - 1``."""
 
     @property
     def spec(self) -> str:
-        """What the user typed."""
+        """DATA as the user typed it; used in messages."""
 
     @property
     def columns(self) -> Columns:
@@ -39,7 +63,7 @@ class Source(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Names the ordered keys (hexadecimal)."""
+        """Hash of the ordered keys, hexadecimal."""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -51,26 +75,32 @@ class Source(Protocol):
 
     @property
     def classes(self) -> int | None:
-        """Number of classes the hard labels show (highest + 1); None without labels."""
+        """Number of classes: of ``class_names``, else the highest label + 1; None without labels."""
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """Names of the classes where labels are text, in the order of their numbers."""
+        """Names of the classes in the order of their numbers; None if labels are plain numbers."""
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
+
+    def with_class_names(self, names: Sequence[str] | None) -> Self:
+        """Return the same source with labels numbered by their position in ``names``."""
 
     def keys(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
-        """Keys of rows start to stop, (n, 16) uint8."""
+        """Return the keys of rows ``start`` to ``stop``, (n, 16) uint8."""
 
     def inputs(self, rows: NDArray[np.int64]) -> Any:
-        """Inputs of ``rows``, in that order, also of none: (n, *input_shape), Ragged, or a structure of arrays."""
+        """Return the inputs of ``rows``, in that order: (n, *input_shape), Ragged, or a structure of arrays.
+
+        The memory belongs to the caller, who may change it.
+        """
 
     def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        """Hard labels of ``rows``, (n,), -1 where a row has none; None without a label column."""
+        """Return the hard labels of ``rows``, (n,), -1 for a row without one; None without a label column."""
 
     def split(self, name: str | None) -> NDArray[np.int64]:
-        """Numbers of the rows whose split is ``name``, ascending; all rows for None."""
+        """Return the rows of the split ``name``, (n,) ascending; all rows for None."""
 
     def splits(self) -> tuple[str, ...]:
-        """The names in the split column, sorted; none without one."""
+        """Return the names of the splits, sorted; empty without a split column."""

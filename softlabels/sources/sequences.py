@@ -3,43 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument, InvalidData
 from softlabels.keys import KEY_BYTES, as_keys, content_keys, fingerprint
+from softlabels.sources.ids import require_unique
 from softlabels.sources.protocol import Columns
 from softlabels.sources.structure import Ragged
 
-SHORTEST = 2
-"""Tokens of a sequence: one alone predicts nothing."""
+MIN_TOKENS = 2
+"""Tokens of a sequence: a single token predicts nothing."""
 
 
 class TokenSource:
-    """A source of token sequences; see Source for what its members mean.
+    """A source of token sequences; see Source for its members.
 
-    Inputs come as Ragged int64. A sequence is named by its token ids, whatever their integer type, or by ``ids``.
-    Opening reads everything once: a few microseconds a sequence.
+    Inputs are Ragged int64. A sequence is named by its token ids, whatever their integer type, or by ``ids``. Opening
+    reads everything once: a few microseconds per sequence.
 
     Args:
-        sequences: token ids of each text: lists, 1-D arrays, an (n, L) array, or ``dataset["input_ids"]``.
-        ids: names of the sequences, text or integers, or (n, 16) keys; None: by content.
-        spec: what messages call it.
+        sequences: Token ids of each text: lists, 1-D arrays, an (n, L) array, or ``dataset["input_ids"]``.
+        ids: Names of the sequences, all different: text, whole numbers, or (n, 16) keys; None to name them by content.
+        spec: Name of the data in messages.
 
     Raises:
-        InvalidData: no sequences, fewer than two tokens in one, or something that is no token id; names the row.
-        InvalidArgument: another number of ids than of sequences.
+        InvalidData: There are no sequences, one has fewer than two tokens or something else than token ids, or two
+            have one id; names the row.
+        InvalidArgument: The number of ids is not that of sequences.
+
+    Example:
+        >>> source = TokenSource([[1, 2, 3], [4, 5]])
+        >>> source.inputs(np.array([1, 0])).lengths.tolist()
+        [2, 3]
     """
 
     def __init__(self, sequences: Sequence[Any], ids: Sequence[object] | None = None, *, spec: str = "tokens") -> None:
         self._sequences = sequences
         self._spec = spec
         if len(sequences) == 0:
-            raise InvalidData(f"{spec} has no sequences")
+            raise InvalidData(f"{spec}: the data has no sequences")
         if ids is not None and len(ids) != len(sequences):
-            raise InvalidArgument(f"{spec} has {len(sequences)} sequences, but there are {len(ids)} ids")
+            raise InvalidArgument(f"{spec}: every row needs one id, got {len(ids)} ids for {len(sequences)} sequences")
         self._by_id = ids is not None
         keys = np.empty((len(sequences), KEY_BYTES), np.uint8)
         self._longest = 0
@@ -49,11 +56,13 @@ class TokenSource:
             if ids is None:
                 keys[row] = content_keys(tokens[None])[0]
         self._keys = keys if ids is None else as_keys(ids)
+        if ids is not None:
+            require_unique(self._keys, spec)
         self._fingerprint = fingerprint([self._keys])
 
     @property
     def spec(self) -> str:
-        """What messages call it."""
+        """Name of the data in messages."""
         return self._spec
 
     @property
@@ -63,12 +72,12 @@ class TokenSource:
 
     @property
     def fingerprint(self) -> str:
-        """Names the ordered keys."""
+        """Hash of the ordered keys, hexadecimal."""
         return self._fingerprint
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Tokens of the longest sequence."""
+        """Number of tokens of the longest sequence, (L,)."""
         return (self._longest,)
 
     @property
@@ -78,59 +87,63 @@ class TokenSource:
 
     @property
     def classes(self) -> None:
-        """There are no hard labels beside the tokens themselves."""
+        """None: there are no hard labels beside the tokens."""
 
     @property
     def class_names(self) -> None:
-        """There are none."""
+        """None: the source has no labels."""
 
     def __len__(self) -> int:
         return len(self._sequences)
 
+    def with_class_names(self, names: Sequence[str] | None) -> Self:
+        """Return the source itself: it has no labels to number."""
+        return self
+
     def keys(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
-        """Keys of rows start to stop, (n, 16)."""
+        """Return the keys of rows ``start`` to ``stop``, (n, 16)."""
         return self._keys[start:stop]
 
     def inputs(self, rows: NDArray[np.int64]) -> Ragged:
-        """The token ids of ``rows``."""
-        parts = [self._tokens(int(row)) for row in rows]
-        lengths = np.array([len(part) for part in parts], np.int64)
-        return Ragged(np.concatenate([np.empty(0, np.int64), *parts]), lengths)
+        """Return the token ids of ``rows``."""
+        sequences = [self._tokens(int(row)) for row in rows]
+        lengths = np.array([len(sequence) for sequence in sequences], np.int64)
+        return Ragged(np.concatenate([np.empty(0, np.int64), *sequences]), lengths)
 
     def labels(self, rows: NDArray[np.int64]) -> None:
-        """There are none."""
+        """Return None: there are no hard labels beside the tokens."""
 
     def split(self, name: str | None) -> NDArray[np.int64]:
-        """All rows.
+        """Return all rows.
 
         Raises:
-            InvalidArgument: a name was given; there are no splits.
+            InvalidArgument: A split is named; there are none.
         """
         if name is not None:
-            raise InvalidArgument(f"{self._spec} has no split {name!r}: it has no split column")
+            raise InvalidArgument(f"{self._spec}: no split {name!r}; it has no split column")
         return np.arange(len(self), dtype=np.int64)
 
     def splits(self) -> tuple[str, ...]:
-        """There are none."""
+        """Return no names: there are no splits."""
         return ()
 
     def _tokens(self, row: int) -> NDArray[np.int64]:
         tokens = np.asarray(self._sequences[row])
-        if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or len(tokens) < SHORTEST or tokens.min() < 0:
+        if tokens.ndim != 1 or tokens.dtype.kind not in "iu" or len(tokens) < MIN_TOKENS or tokens.min() < 0:
+            lowest = f" with the value {tokens.min()}" if tokens.size and tokens.dtype.kind in "iu" else ""
             raise InvalidData(
-                f"{self._spec}, row {row}: token ids are at least {SHORTEST} whole numbers from 0 in one dimension, "
-                f"not {tokens.dtype} of shape {tokens.shape}"
-                + (f" with {tokens.min()}" if tokens.size and tokens.dtype.kind in "iu" else "")
+                f"{self._spec}, row {row}: invalid token ids, got {tokens.dtype} of shape {tokens.shape}{lowest}; "
+                f"expected one dimension of at least {MIN_TOKENS} whole numbers from 0"
             )
         return tokens.astype(np.int64, copy=False)
 
 
 def input_keys(inputs: NDArray[np.generic] | Ragged, count: int) -> NDArray[np.uint8]:
-    """Keys by content of the first inputs of a batch, (count, 16)."""
+    """Return the content keys of the first ``count`` inputs of a batch, (count, 16)."""
     if not isinstance(inputs, Ragged):
         return content_keys(inputs[:count])
     ends = np.cumsum(inputs.lengths)[:count]
-    parts = [
+    keys = [
         content_keys(inputs.values[end - length : end][None]) for end, length in zip(ends, inputs.lengths, strict=False)
     ]
-    return np.concatenate([np.empty((0, KEY_BYTES), np.uint8), *parts])
+    return np.concatenate([np.empty((0, KEY_BYTES), np.uint8), *keys])

@@ -1,4 +1,4 @@
-"""What inputs look like in a batch: an array, sequences of unlike lengths, or whatever structure a dataset gives."""
+"""The inputs of a batch: an array, sequences of different lengths, or the structure that a dataset returns."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Ragged:
-    """Sequences of unlike lengths, one after the other.
+    """Sequences of different lengths, one after the other.
 
     Attributes:
         values: (N, ...) entries of all sequences.
-        lengths: (B,) entries of each, N in all.
+        lengths: (B,) number of entries of each sequence, N in total.
+
+    Example:
+        >>> len(Ragged(np.array([1, 2, 3]), np.array([2, 1])))
+        2
     """
 
     values: Any
@@ -26,38 +30,60 @@ class Ragged:
 
 
 def is_array(value: Any) -> bool:
-    """Whether something is a NumPy array or a torch tensor."""
+    """Return True for a NumPy array or a torch tensor."""
     return isinstance(value, np.ndarray) or (hasattr(value, "pin_memory") and hasattr(value, "dtype"))
 
 
 def map_arrays(value: Any, change: Callable[[Any], Any]) -> Any:
-    """The same structure with every array or tensor changed; anything else stays as it is."""
+    """Return the same structure with ``change`` applied to every array or tensor; other values stay as they are.
+
+    Args:
+        value: Arrays, tensors and Ragged, nested in mappings, lists and tuples.
+        change: Function from an array to its replacement.
+
+    Example:
+        >>> map_arrays({"x": np.array([1, 2]), "name": "a"}, lambda array: array.sum().item())
+        {'x': 3, 'name': 'a'}
+    """
     if is_array(value):
         return change(value)
     if isinstance(value, Ragged):
         return Ragged(change(value.values), change(value.lengths))
     if isinstance(value, Mapping):
-        return {name: map_arrays(part, change) for name, part in value.items()}
+        return {name: map_arrays(entry, change) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        parts = [map_arrays(part, change) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+        entries = [map_arrays(entry, change) for entry in value]
+        return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)
     return value
 
 
-def join_inputs(parts: Sequence[Any], concatenate: Callable[[Sequence[Any]], Any]) -> Any:
-    """Inputs of batches one after the other; all parts have one structure."""
-    first = parts[0]
-    if first is None or len(parts) == 1:
+def join_inputs(batches: Sequence[Any], concatenate: Callable[[Sequence[Any]], Any]) -> Any:
+    """Return the inputs of several batches as those of one.
+
+    Args:
+        batches: Inputs of one structure, at least one.
+        concatenate: Function that joins arrays along the first axis.
+
+    Raises:
+        TypeError: The inputs have a type that cannot be joined.
+
+    Example:
+        >>> join_inputs([np.array([1]), np.array([2, 3])], np.concatenate).tolist()
+        [1, 2, 3]
+    """
+    first = batches[0]
+    if first is None or len(batches) == 1:
         return first
     if is_array(first):
-        return concatenate(parts)
+        return concatenate(batches)
     if isinstance(first, Ragged):
-        return Ragged(concatenate([part.values for part in parts]), concatenate([part.lengths for part in parts]))
+        values, lengths = ([getattr(batch, name) for batch in batches] for name in ("values", "lengths"))
+        return Ragged(concatenate(values), concatenate(lengths))
     if isinstance(first, Mapping):
-        return {name: join_inputs([part[name] for part in parts], concatenate) for name in first}
-    if isinstance(first, list | tuple) and not all(is_array(part) or isinstance(part, Ragged) for part in first):
-        return type(first)([each for part in parts for each in part])
+        return {name: join_inputs([batch[name] for batch in batches], concatenate) for name in first}
+    if isinstance(first, list | tuple) and not all(is_array(entry) or isinstance(entry, Ragged) for entry in first):
+        return type(first)([entry for batch in batches for entry in batch])
     if isinstance(first, list | tuple):
-        joined = [join_inputs([part[i] for part in parts], concatenate) for i in range(len(first))]
+        joined = [join_inputs([batch[i] for batch in batches], concatenate) for i in range(len(first))]
         return type(first)(*joined) if hasattr(first, "_fields") else type(first)(joined)
-    raise TypeError(f"inputs of type {type(first).__name__} cannot be put together")
+    raise TypeError(f"inputs of type {type(first).__name__} cannot be joined; expected arrays, or structures of them")

@@ -1,44 +1,51 @@
-"""Any map-style dataset as a source: its examples are named by ids, and come as its own collation makes them."""
+"""Any map-style dataset as a source: examples are named by ids, and collated by its own function."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument, InvalidData
 from softlabels.keys import as_keys, fingerprint
+from softlabels.sources.ids import require_unique
 from softlabels.sources.protocol import Columns
 from softlabels.sources.structure import map_arrays
 
 
 class MapStyle(Protocol):
-    """What ``torch.utils.data.Dataset`` and ``datasets.Dataset`` have in common."""
+    """The interface that ``torch.utils.data.Dataset`` and ``datasets.Dataset`` share."""
 
     def __len__(self) -> int:
-        """Examples."""
+        """Return the number of examples."""
 
     def __getitem__(self, index: int, /) -> Any:
-        """One of them."""
+        """Return one example."""
 
 
 class DatasetSource:
-    """A source of the examples of a map-style dataset; see Source for what its members mean.
+    """A source of the examples of a map-style dataset; see Source for its members.
 
-    Decoding and augmentation stay the dataset's own business, so examples cannot be named by their content: ``ids``
-    name them, as they named the rows when the labels were made.
+    The dataset decodes and augments, so examples cannot be named by their content: ``ids`` name them, as they named
+    the rows when the labels were made.
 
     Args:
-        dataset: with ``len`` and examples by number.
-        ids: names of the examples, text or integers, or (n, 16) keys.
-        collate: list of examples to inputs of a batch, any structure of arrays or tensors; None: torch's own.
-        spec: what messages call it.
+        dataset: Dataset with ``len`` and examples by number.
+        ids: Names of the examples, all different: text, whole numbers, or (n, 16) keys.
+        collate: Function from a list of examples to the inputs of a batch, any structure of arrays or tensors; None
+            for torch's own.
+        spec: Name of the data in messages.
 
     Raises:
-        InvalidData: no examples.
-        InvalidArgument: another number of ids than of examples.
+        InvalidData: There are no examples, or two have one id; names both.
+        InvalidArgument: The number of ids is not that of examples, or an id is neither text nor a whole number.
+
+    Example:
+        >>> source = DatasetSource([1.5, 2.5], ids=["a", "b"], collate=np.array)
+        >>> source.inputs(np.array([1])).tolist()
+        [2.5]
     """
 
     def __init__(
@@ -50,18 +57,19 @@ class DatasetSource:
         spec: str = "dataset",
     ) -> None:
         if len(dataset) == 0:
-            raise InvalidData(f"{spec} has no examples")
+            raise InvalidData(f"{spec}: the dataset has no examples")
         if len(ids) != len(dataset):
-            raise InvalidArgument(f"{spec} has {len(dataset)} examples, but there are {len(ids)} ids")
+            raise InvalidArgument(f"{spec}: every example needs one id, got {len(ids)} ids for {len(dataset)} examples")
         self._dataset = dataset
         self._collate = collate
         self._spec = spec
         self._keys = as_keys(ids)
+        require_unique(self._keys, spec)
         self._fingerprint = fingerprint([self._keys])
 
     @property
     def spec(self) -> str:
-        """What messages call it."""
+        """Name of the data in messages."""
         return self._spec
 
     @property
@@ -71,36 +79,40 @@ class DatasetSource:
 
     @property
     def fingerprint(self) -> str:
-        """Names the ordered keys."""
+        """Hash of the ordered keys, hexadecimal."""
         return self._fingerprint
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Not known: examples are what the dataset makes them."""
+        """Empty: the shape of examples is not known."""
         return ()
 
     @property
     def input_dtype(self) -> np.dtype[np.generic]:
-        """Not known."""
+        """uint8: the dtype of examples is not known."""
         return np.dtype(np.uint8)
 
     @property
     def classes(self) -> None:
-        """Hard labels, where there are some, are part of the examples."""
+        """None: hard labels are part of the examples."""
 
     @property
     def class_names(self) -> None:
-        """There are none."""
+        """None: the source has no labels."""
 
     def __len__(self) -> int:
         return len(self._dataset)
 
+    def with_class_names(self, names: Sequence[str] | None) -> Self:
+        """Return the source itself: it has no labels to number."""
+        return self
+
     def keys(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
-        """Keys of rows start to stop, (n, 16)."""
+        """Return the keys of rows ``start`` to ``stop``, (n, 16)."""
         return self._keys[start:stop]
 
     def inputs(self, rows: NDArray[np.int64]) -> Any:
-        """The examples of ``rows``, collated."""
+        """Return the examples of ``rows``, collated."""
         if len(rows) == 0:
             return map_arrays(self.inputs(np.zeros(1, np.int64)), lambda array: array[:0])
         examples = [self._dataset[int(row)] for row in rows]
@@ -111,18 +123,18 @@ class DatasetSource:
         return default_collate(examples)
 
     def labels(self, rows: NDArray[np.int64]) -> None:
-        """There are none beside the examples."""
+        """Return None: hard labels are part of the examples."""
 
     def split(self, name: str | None) -> NDArray[np.int64]:
-        """All rows.
+        """Return all rows.
 
         Raises:
-            InvalidArgument: a name was given; there are no splits.
+            InvalidArgument: A split is named; there are none.
         """
         if name is not None:
-            raise InvalidArgument(f"{self._spec} has no split {name!r}: it has no split column")
+            raise InvalidArgument(f"{self._spec}: no split {name!r}; it has no split column")
         return np.arange(len(self), dtype=np.int64)
 
     def splits(self) -> tuple[str, ...]:
-        """There are none."""
+        """Return no names: there are no splits."""
         return ()

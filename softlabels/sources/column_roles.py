@@ -1,0 +1,187 @@
+"""The choice of columns: which are inputs, label, id and split, and why the others are not used."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import pyarrow as pa
+
+from softlabels.errors import ColumnMissing, InvalidArgument, InvalidData
+from softlabels.sources.arrow_types import is_list, is_number, is_tensor, is_text, value_type
+from softlabels.sources.protocol import Columns, UnusedColumn
+
+INPUT_NAMES = ("image", "input", "inputs", "x", "features", "pixels")
+LABEL_NAMES = ("label", "labels", "target", "y", "class")
+SPLIT_NAME = "split"
+ID_NAME = "id"
+
+INDEX_NAME = re.compile(r"(__index_level_\d+__|Unnamed: \d+|)")
+"""Names of the columns that pandas makes of an index: in Parquet, in a CSV that was read back, in a CSV."""
+
+ALIKE_NAMES = 5
+"""Columns named in a message."""
+
+InputOption = str | Sequence[str] | None
+LabelOption = str | Literal[False] | None
+
+
+def choose_columns(
+    schema: pa.Schema,
+    name: str,
+    *,
+    input_columns: InputOption = None,
+    label_column: LabelOption = None,
+    id_column: str | None = None,
+    odd: Mapping[str, str] | None = None,
+) -> Columns:
+    """Return the roles of the columns of ``schema``: as named, else by the names that are common.
+
+    The input is the first column named as one of INPUT_NAMES that holds lists, or that is the only number. Otherwise
+    it is all numeric columns without another role, in file order. Names are compared without case and blanks.
+
+    Args:
+        schema: Names and types of the columns.
+        name: Name of the data, for messages.
+        input_columns: Column of inputs, or several numeric ones (also as one text, separated by commas).
+        label_column: Column of hard labels; False if there is none; None to look for one of LABEL_NAMES.
+        id_column: Column that names rows; None to name them by content.
+        odd: Columns that cannot be used as they are, with the reason; an error if they would be inputs by default.
+
+    Raises:
+        ColumnMissing: A named column is not there, or nothing can be the input; lists the columns.
+        InvalidArgument: Several columns could have one role; lists them.
+        InvalidData: Two columns have one name, or a column that looks like an input cannot be used as one.
+
+    Example:
+        >>> schema = pa.schema([("a", pa.float32()), ("note", pa.string()), ("Label", pa.int64())])
+        >>> columns = choose_columns(schema, "data.parquet")
+        >>> columns.inputs, columns.label, [column.name for column in columns.unused]
+        (('a',), 'Label', ['note'])
+    """
+    names = schema.names
+    check_unique(names, name)
+    chosen = _input_names(input_columns, names, name)
+    for option in (*chosen, label_column, id_column):
+        if option is not None and option is not False:
+            require_column(option, names, name)
+    free = [column for column in names if column not in {*chosen, id_column}]
+    default_label = None if isinstance(label_column, str) else _named_like(LABEL_NAMES, free, name)
+    label = default_label if label_column is None else label_column or None
+    split = _named_like((SPLIT_NAME,), [column for column in free if column != label], name)
+    reasons = {default_label: "named like a label; use it with --label or --input"} if label_column is False else {}
+    reasons |= {column: "index of a pandas frame" for column in free if INDEX_NAME.fullmatch(column)}
+    roles = {label, id_column, split}
+    if id_column is None:
+        reasons |= {c: "names rows; use it with --id or --input" for c in free if _plain(c) == ID_NAME}
+    candidates = [column for column in free if column not in roles and column not in reasons]
+    stacked = len(chosen) > 1
+    if not chosen:
+        chosen, stacked = _default_inputs(schema, candidates, name, odd or {})
+    unused = tuple(
+        UnusedColumn(column, reasons.get(column) or _reason(schema.field(column).type, chosen))
+        for column in names
+        if column not in roles and column not in chosen
+    )
+    return Columns(inputs=chosen, label=label, id=id_column, split=split, unused=unused, stacked=stacked)
+
+
+def require_column(column: str, names: Sequence[str], name: str) -> None:
+    """Raise ColumnMissing, with the most similar name, unless ``column`` is one of ``names``."""
+    if column not in names:
+        near = difflib.get_close_matches(column, names, n=1)
+        hint = f". Did you mean {near[0]!r}?" if near else ""
+        raise ColumnMissing(f"{name}: no column {column!r}; it has: {', '.join(names)}{hint}")
+
+
+def check_unique(names: Sequence[str], name: str) -> None:
+    """Raise InvalidData, naming one of them, if two columns have the same name."""
+    repeated = [column for column, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise InvalidData(
+            f"{name}: column names must be unique, got {repeated[0]!r} more than once. Rename the columns"
+        )
+
+
+def _input_names(option: InputOption, names: Sequence[str], name: str) -> tuple[str, ...]:
+    """Return the input columns that an option names; empty for the default."""
+    if option is None:
+        return ()
+    if not isinstance(option, str):
+        columns = tuple(option)
+    elif option in names or "," not in option:
+        columns = (option,)
+    else:
+        columns = tuple(column.strip() for column in option.split(","))
+    if not columns or len({*columns}) < len(columns):
+        raise InvalidArgument(f"{name}: input must name one or more different columns, got {option!r}")
+    return columns
+
+
+def _plain(column: str) -> str:
+    return column.strip().casefold()
+
+
+def _named_like(known: Sequence[str], columns: Sequence[str], name: str) -> str | None:
+    """Return the column that has the first of the ``known`` names that occurs.
+
+    Raises:
+        InvalidArgument: Several columns have that name but for case and blanks.
+    """
+    for known_name in known:
+        alike = [column for column in columns if _plain(column) == known_name]
+        if len(alike) > 1 and known_name not in alike:
+            raise InvalidArgument(
+                f"{name}: several columns could be the {known_name}, got {', '.join(map(repr, alike))}. "
+                "Name one, or rename the others"
+            )
+        if alike:
+            return known_name if known_name in alike else alike[0]
+    return None
+
+
+def _default_inputs(
+    schema: pa.Schema, candidates: Sequence[str], name: str, odd: Mapping[str, str]
+) -> tuple[tuple[str, ...], bool]:
+    """Return the inputs where none are named, and whether they are scalar columns to be stacked."""
+    kinds = {column: schema.field(column).type for column in candidates}
+    first = _named_like(INPUT_NAMES, candidates, name)
+    if first is not None and not is_number(kinds[first]):
+        return (first,), False
+    numbers = [column for column in candidates if is_number(kinds[column])]
+    tensors = [column for column in candidates if is_tensor(kinds[column])]
+    if first is not None and (numbers == [first] or tensors):
+        return (first,), False
+    if len(tensors) + bool(numbers) > 1:
+        raise InvalidArgument(
+            f"{name}: several columns could be the model's input, got {', '.join(map(repr, tensors + numbers))}. "
+            "Name one with --input, or several scalar ones separated by commas"
+        )
+    if tensors:
+        return (tensors[0],), False
+    for column in candidates:
+        reason = "it holds no values" if pa.types.is_null(kinds[column]) else odd.get(column)
+        if reason is not None:
+            raise InvalidData(
+                f"{name}, column {column!r}: looks like an input that cannot be used: {reason}. Correct or remove the "
+                "column, or name the inputs with --input"
+            )
+    if not numbers:
+        raise ColumnMissing(
+            f"{name}: no column can be a model's input; expected one named {', '.join(INPUT_NAMES)}, or numeric ones; "
+            f"it has: {', '.join(schema.names)}. Name one with --input"
+        )
+    return tuple(numbers), True
+
+
+def _reason(kind: pa.DataType, inputs: Sequence[str]) -> str:
+    """Return why a column of a type is not an input, where ``inputs`` are."""
+    if is_number(kind) or is_tensor(kind):
+        listed = ", ".join(inputs[:ALIKE_NAMES]) + (", ..." if len(inputs) > ALIKE_NAMES else "")
+        return f"the input is {listed}"
+    if is_text(kind):
+        return "text"
+    return "lists of other values than numbers" if is_list(kind) else str(value_type(kind))

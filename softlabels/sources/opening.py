@@ -1,0 +1,174 @@
+"""The ways in for data: files and names (``open_source``), and anything that holds examples (``as_source``)."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from softlabels.errors import DataNotFound, InvalidArgument, InvalidData
+from softlabels.sources.arrays import ArrayTable
+from softlabels.sources.column_roles import InputOption, LabelOption
+from softlabels.sources.kinds import kind_of_file, kind_of_name
+from softlabels.sources.protocol import Source
+from softlabels.sources.request import OpenRequest
+from softlabels.sources.tables import MemoryTable, Table
+
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+def open_source(
+    spec: str | Path,
+    *,
+    input: InputOption = None,  # noqa: A002  named as the command line's option
+    label: LabelOption = None,
+    id: str | None = None,  # noqa: A002  as above
+    class_names: Sequence[str] | None = None,
+) -> Source:
+    """Open DATA: a file, or a word that stands for data.
+
+    Args:
+        spec: A .parquet, .csv, .jsonl, .arrow, .feather or .npz file, or ``digits``, the bundled handwritten digits.
+        input: Column of model inputs, or several numeric ones to be stacked (a sequence, or one text with commas). By
+            default the first of image, input, inputs, x, features, pixels, else all numeric columns in file order.
+        label: Column of hard labels; False if there is none. By default the first of label, labels, target, y, class.
+        id: Column that names rows instead of their content. Ids are text or whole numbers, and unique.
+        class_names: Names of the classes by number, as a run or a store records them; labels are mapped by name. By
+            default the labels of the data are numbered themselves.
+
+    Returns:
+        The source. Opening reads the data once, to check it and to compute its keys.
+
+    Raises:
+        DataNotFound: There is no such file.
+        InvalidArgument: The type of the file is unsupported, or it is not a regular file.
+        ColumnMissing: A named column is not there, or nothing can be the input.
+        InvalidData: The data is empty, damaged, of mixed shapes, null or not finite; names the row.
+
+    Example:
+        >>> source = open_source("digits")
+        >>> len(source), source.input_shape, source.classes
+        (1797, (8, 8), 10)
+    """
+    text = os.fspath(spec)
+    request = OpenRequest(
+        spec=text, path=Path(text).absolute(), input=input, label=label, id=id, class_names=class_names
+    )
+    kind = kind_of_name(text)
+    if kind is not None:
+        return kind.open(request)
+    _check_file(text)
+    return kind_of_file(Path(text), text).open(request)
+
+
+def as_source(
+    data: Any,
+    *,
+    input: InputOption = None,  # noqa: A002  named as the command line's option
+    label: LabelOption = None,
+    id: str | None = None,  # noqa: A002  as above
+    class_names: Sequence[str] | None = None,
+) -> Source:
+    """Return a source of whatever holds examples.
+
+    Args:
+        data: One of: DATA as ``open_source`` takes it; a source, which is returned as it is; a NumPy array or torch
+            tensor of inputs, (n, ...); a pair (inputs, labels); a mapping of column names to arrays; a data frame or
+            table (pandas, polars, pyarrow, DuckDB); a dataset of Hugging Face ``datasets``; a torch ``TensorDataset``.
+        input: Column of model inputs; see ``open_source``.
+        label: Column of hard labels; see ``open_source``.
+        id: Column that names rows; see ``open_source``.
+        class_names: Names of the classes by number; see ``open_source``.
+
+    Raises:
+        InvalidArgument: ``data`` is nothing of these, or a source together with options of columns.
+        DataNotFound: There is no such file.
+        ColumnMissing: A named column is not there, or nothing can be the input.
+        InvalidData: The data cannot be used; names the row.
+
+    Example:
+        >>> source = as_source({"x": np.zeros((3, 2), np.float32), "label": np.array([0, 1, 1])})
+        >>> len(source), source.input_shape, source.classes
+        (3, (2,), 2)
+    """
+    if isinstance(data, str | os.PathLike):
+        return open_source(os.fspath(data), input=input, label=label, id=id, class_names=class_names)
+    if isinstance(data, Source):
+        if (input, label, id) != (None, None, None):
+            raise InvalidArgument(f"{data.spec}: an open source has its columns already; leave out input, label and id")
+        return data if class_names is None else data.with_class_names(class_names)
+    table = _as_table(data)
+    request = OpenRequest(spec=table.name, path=Path(), input=input, label=label, id=id, class_names=class_names)
+    return request.source(table)
+
+
+def _as_table(data: Any) -> Table:
+    """Return a table over arrays, a data frame or a dataset."""
+    if _is_hugging_face(data):
+        from softlabels.sources.hugging_face import HuggingFaceTable
+
+        return HuggingFaceTable(data)
+    if hasattr(data, "__arrow_c_stream__"):
+        return MemoryTable("table", pa.table(data))
+    if (isinstance(data, tuple) and len(data) == 2) or hasattr(data, "tensors"):
+        data = dict(zip(("input", "label"), getattr(data, "tensors", data), strict=False))
+    if _is_array(data):
+        data = {"input": data}
+    if isinstance(data, Mapping) and data and all(isinstance(name, str) for name in data):
+        return ArrayTable("arrays", {name: _as_array(value, name) for name, value in data.items()})
+    raise InvalidArgument(
+        f"data: unsupported type {type(data).__name__}; expected a path, a source, arrays or tensors, a mapping of "
+        "columns, a pair (inputs, labels), a data frame or a Hugging Face dataset. Wrap another map-style dataset as "
+        "DatasetSource(dataset, ids=...)"
+    )
+
+
+def _is_hugging_face(data: Any) -> bool:
+    return type(data).__module__.partition(".")[0] == "datasets"
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) or (hasattr(value, "detach") and hasattr(value, "dtype"))
+
+
+def _as_array(value: Any, name: str) -> np.ndarray[tuple[int, ...], np.dtype[Any]]:
+    """Return a column as an array of at least one axis."""
+    try:
+        array = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+    except (TypeError, ValueError) as error:
+        raise InvalidData(f"arrays, column {name!r}: cannot be read as an array: {error}. Convert it first") from error
+    if array.ndim == 0:
+        raise InvalidData(f"arrays, column {name!r}: expected one value or array per row, got a single value")
+    return array
+
+
+def _check_file(spec: str) -> None:
+    """Raise unless ``spec`` names a regular file: devices and pipes would block, or never end."""
+    if URL.match(spec):
+        raise InvalidArgument(f"{spec}: data must be a local file, got a URL. Download it first")
+    path = Path(spec)
+    try:
+        if not path.exists():
+            raise DataNotFound(f"{spec}: no such file{_nearest(path)}")
+        if path.is_dir():
+            raise InvalidArgument(f"{spec}: data must be a file, got a directory. Name a file in it")
+        if not path.is_file():
+            raise InvalidArgument(f"{spec}: data must be a regular file, got a device or pipe. Save it to a file first")
+    except (OSError, ValueError) as error:
+        if isinstance(error, DataNotFound | InvalidArgument):
+            raise
+        raise DataNotFound(f"{spec!r}: cannot be opened: {error}") from error
+
+
+def _nearest(path: Path) -> str:
+    """Return a hint that names a file beside ``path`` that is spelt alike."""
+    if not path.parent.is_dir():
+        return f", and no directory {path.parent}"
+    near = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()], n=1)
+    return f". Did you mean {path.with_name(near[0])}?" if near else ""

@@ -1,0 +1,80 @@
+"""Requests to open DATA, and the kinds of data that answer them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from softlabels.errors import InvalidData
+from softlabels.sources.column_roles import InputOption, LabelOption, choose_columns
+from softlabels.sources.protocol import Source
+from softlabels.sources.table_source import TableSource
+from softlabels.sources.tables import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenRequest:
+    """DATA as typed, and the options it is opened with.
+
+    Attributes:
+        spec: DATA as the user typed it.
+        path: Absolute path of the file, so that a later change of directory does not matter.
+        input: Column of inputs, or several; None for the default.
+        label: Column of hard labels; False for none, None for the default.
+        id: Column that names rows; None to name them by content.
+        class_names: Names of the classes by number; None to number the labels of the data themselves.
+    """
+
+    spec: str
+    path: Path
+    input: InputOption = None
+    label: LabelOption = None
+    id: str | None = None
+    class_names: Sequence[str] | None = None
+
+    def source(self, table: Table, odd: Mapping[str, str] | None = None) -> TableSource:
+        """Return the source over a table, with the roles of columns that the request names.
+
+        Args:
+            table: The rows of the data.
+            odd: Columns that cannot be used as they are, with the reason.
+
+        Raises:
+            ColumnMissing: A named column is not there, or nothing can be the input.
+            InvalidArgument: Several columns could have one role.
+            InvalidData: The data cannot be used; names the row.
+        """
+        columns = choose_columns(
+            table.schema, table.name, input_columns=self.input, label_column=self.label, id_column=self.id, odd=odd
+        )
+        return TableSource(self.spec, table, columns, class_names=self.class_names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataKind:
+    """A kind of DATA. A module of softlabels.sources.kinds defines one as ``KIND``, and it is found by that.
+
+    Attributes:
+        name: Name of the kind, for messages.
+        open: Opens the data; may return any Source.
+        suffixes: Ends of file names, in lower case, with the dot.
+        names: Words that stand for data without a file, such as ``digits``.
+    """
+
+    name: str
+    open: Callable[[OpenRequest], Source]
+    suffixes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+
+
+@contextlib.contextmanager
+def reading(name: str, kind: str) -> Iterator[None]:
+    """Raise InvalidData for what Arrow and the operating system raise while a file is read."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        raise InvalidData(f"{name}: cannot be read as {kind}: {error}. Is the file complete?") from error

@@ -1,0 +1,264 @@
+"""The source over a table: files of every kind, arrays, data frames and Hugging Face datasets.
+
+Opening makes one pass over the rows. It checks all inputs and computes the keys; labels, splits and keys then stay in
+memory (22 bytes per row) or, above 4 MiB, in an unlinked temporary file. Only inputs are read from the table later.
+
+Shuffled reading touches many blocks of a file in every batch. If the decoded blocks do not fit the table's cache, they
+would be decoded again for every batch. Once the rows decoded in vain since opening exceed 1.5 times the rows of the
+source, all inputs are written to a temporary file of fixed-size rows (in TMPDIR), and later reads come from there. So
+at most four times the data is decoded, however many epochs follow. Reading in order decodes nothing in vain.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from softlabels.errors import InvalidData, StorageFailed
+from softlabels.keys import KEY_BYTES, content_keys, fingerprint
+from softlabels.sources.class_labels import ClassLabels, LabelReader, recorded_names
+from softlabels.sources.ids import id_column_keys, require_unique
+from softlabels.sources.inputs import input_array
+from softlabels.sources.protocol import Columns
+from softlabels.sources.scratch import ArrayBuilder
+from softlabels.sources.split_names import SplitReader, Splits
+from softlabels.sources.tables import Table
+
+PASS_ROWS = 16_384
+"""Rows that are converted at a time in a pass over all rows."""
+PASS_BYTES = 64 * 2**20
+"""Bytes of inputs that are converted at a time in a pass over all rows, at least one row."""
+MAX_WASTE = 1.5
+"""Rows decoded but not returned, per row of the source, before inputs are written to a temporary file."""
+SPARE = 2
+"""A temporary file is written if the disk has this many times its size free."""
+
+log = logging.getLogger("softlabels")
+
+
+class TableSource:
+    """A source of the rows of a table; see Source for the methods.
+
+    Args:
+        spec: DATA as the user typed it.
+        table: The rows.
+        columns: Roles of its columns.
+        class_names: Names of the classes by number; None to number the labels of the table themselves.
+
+    Raises:
+        InvalidData: No rows, inputs or labels that cannot be used, missing or repeated ids; names the row.
+    """
+
+    def __init__(self, spec: str, table: Table, columns: Columns, *, class_names: Sequence[str] | None = None) -> None:
+        self._spec = spec
+        self._columns = columns
+        self._table = table.select(columns.used())
+        self._schema = table.schema
+        if len(self._table) == 0:
+            raise InvalidData(f"{table.name}: the data has no rows")
+        first = self._read_inputs(np.zeros(1, np.int64))
+        self._shape, self._dtype = first.shape[1:], first.dtype
+        self._scratch: NDArray[np.generic] | None = None
+        self._lock = threading.Lock()
+        self._keys, self._labels, self._splits = self._read_all()
+        if columns.id is not None:
+            require_unique(self._keys, f"{table.name}, column {columns.id!r}")
+        self._fingerprint = fingerprint(self._keys[r : r + PASS_ROWS] for r in range(0, len(self), PASS_ROWS))
+        self._needless = self._table.decoded_rows
+        if class_names is not None and self._labels is not None:
+            self._labels = self._labels.renamed(class_names, table.name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without what only this process has: a lock and temporary files."""
+        state = self.__dict__ | {"_keys": np.array(self._keys), "_scratch": None, "_needless": 0}
+        if self._labels is not None:
+            state["_labels"] = replace(self._labels, codes=np.array(self._labels.codes))
+        if self._splits is not None:
+            state["_splits"] = replace(self._splits, codes=np.array(self._splits.codes))
+        del state["_lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore the state in another process."""
+        self.__dict__.update(state, _lock=threading.Lock())
+
+    @property
+    def spec(self) -> str:
+        """DATA as the user typed it."""
+        return self._spec
+
+    @property
+    def columns(self) -> Columns:
+        """The roles of the columns."""
+        return self._columns
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the ordered keys, hexadecimal."""
+        return self._fingerprint
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return self._shape
+
+    @property
+    def input_dtype(self) -> np.dtype[np.generic]:
+        """Dtype of the inputs."""
+        return self._dtype
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes; None without labels."""
+        return None if self._labels is None else self._labels.classes
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes in the order of their numbers; None if labels are plain numbers."""
+        return None if self._labels is None else self._labels.names
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def with_class_names(self, names: Sequence[str] | None) -> Self:
+        """Return the same source with labels numbered by their position in ``names``.
+
+        Raises:
+            InvalidArgument: ``names`` are not different texts.
+            InvalidData: The data has labels that are not in ``names``; lists them.
+        """
+        renamed = copy.copy(self)
+        if self._labels is not None:
+            renamed._labels = self._labels.renamed(names, self._table.name)  # noqa: SLF001  a copy of this class
+        return renamed
+
+    def keys(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
+        """Return the keys of rows ``start`` to ``stop``, (n, 16)."""
+        return self._keys[start:stop]
+
+    def inputs(self, rows: NDArray[np.int64]) -> NDArray[np.generic]:
+        """Return the inputs of ``rows``, (n, *input_shape), in memory of the caller's own.
+
+        Raises:
+            InvalidData: The data cannot be read any more, or has changed since it was opened.
+        """
+        if len(rows) == 0:
+            return np.empty((0, *self._shape), self._dtype)
+        with self._lock:
+            # Rows that were decoded since opening but not returned; the opening pass itself is set off at the start.
+            if self._scratch is None and self._table.decoded_rows - self._needless > MAX_WASTE * len(self):
+                self._scratch = self._write_scratch()
+            self._needless += len(rows)
+        if self._scratch is not None:
+            return np.array(self._scratch[rows])
+        array = self._read_inputs(rows)
+        self._check_shape(array, rows)
+        return array if array.flags.owndata and array.flags.writeable else np.array(array)
+
+    def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Return the hard labels of ``rows``, -1 for a row without one; None without a label column."""
+        return None if self._labels is None else self._labels.take(rows)
+
+    def split(self, name: str | None) -> NDArray[np.int64]:
+        """Return the rows of the split ``name``, in any known spelling; all rows for None.
+
+        Raises:
+            InvalidArgument: There is no such split; lists those there are.
+        """
+        if name is None:
+            return np.arange(len(self), dtype=np.int64)
+        return (self._splits or Splits((), np.empty(0, np.int16))).rows(name, self._table.name)
+
+    def splits(self) -> tuple[str, ...]:
+        """Return the names of the splits, sorted; ``train``, ``validation`` and ``test`` in these spellings."""
+        return () if self._splits is None else tuple(sorted(self._splits.names))
+
+    @property
+    def decoded_rows(self) -> int:
+        """Rows that were decoded from the file so far; above ``len(source)``, some were decoded repeatedly."""
+        return self._table.decoded_rows
+
+    def _read_inputs(self, rows: NDArray[np.int64]) -> NDArray[np.generic]:
+        return input_array(self._table.read(rows, self._columns.inputs), self._columns, self._table.name, rows)
+
+    def _check_shape(self, array: NDArray[np.generic], rows: NDArray[np.int64]) -> None:
+        if array.shape[1:] != self._shape or array.dtype != self._dtype:
+            raise InvalidData(
+                f"{self._table.name}, rows {rows.min()} to {rows.max()}: inputs must have one shape and dtype, "
+                f"got {array.dtype} {array.shape[1:]}; expected {self._dtype} {self._shape} as in row 0"
+            )
+
+    def _row_ranges(self) -> Iterator[NDArray[np.int64]]:
+        """Yield all rows in order, as many at a time as the bounds of a pass allow."""
+        row_bytes = math.prod(self._shape) * self._dtype.itemsize
+        step = max(1, min(PASS_ROWS, PASS_BYTES // row_bytes))
+        for start in range(0, len(self), step):
+            yield np.arange(start, min(start + step, len(self)), dtype=np.int64)
+
+    def _read_all(self) -> tuple[NDArray[np.uint8], ClassLabels | None, Splits | None]:
+        """Read every row once to check the inputs, and return keys, labels and splits."""
+        name, columns, count = self._table.name, self._columns, len(self)
+        keys = ArrayBuilder(count, (KEY_BYTES,), np.dtype(np.uint8))
+        labels = splits = None
+        if columns.label is not None:
+            names = recorded_names(self._schema.metadata, columns.label)
+            labels = LabelReader(count, f"{name}, column {columns.label!r}", names)
+        if columns.split is not None:
+            splits = SplitReader(count, f"{name}, column {columns.split!r}")
+        for rows in self._row_ranges():
+            table = self._table.read(rows, columns.used())
+            inputs = input_array(table, columns, name, rows)
+            self._check_shape(inputs, rows)
+            first = int(rows[0])
+            if columns.id is None:
+                keys.append(content_keys(inputs))
+            else:
+                keys.append(id_column_keys(_column(table, columns.id), f"{name}, column {columns.id!r}", first))
+            if labels is not None and columns.label is not None:
+                labels.append(_column(table, columns.label), first)
+            if splits is not None and columns.split is not None:
+                splits.append(_column(table, columns.split), first)
+        return (
+            keys.finish().view(np.uint8),
+            None if labels is None else labels.finish(),
+            None if splits is None else splits.finish(),
+        )
+
+    def _write_scratch(self) -> NDArray[np.generic] | None:
+        """Return all inputs in a temporary file; None if there is no space for one."""
+        size = len(self) * math.prod(self._shape) * self._dtype.itemsize
+        try:
+            if shutil.disk_usage(tempfile.gettempdir()).free < SPARE * size:
+                raise StorageFailed(f"{tempfile.gettempdir()} has too little free space")
+            builder = ArrayBuilder(len(self), self._shape, self._dtype)
+            for rows in self._row_ranges():
+                builder.append(self._read_inputs(rows))
+            return builder.finish()
+        except (StorageFailed, OSError) as error:
+            log.warning(
+                "%s: blocks are decoded repeatedly because they exceed the cache, and no temporary file of %d bytes "
+                "can be written: %s. Set TMPDIR, or write the data with smaller row groups",
+                self._table.name,
+                size,
+                error,
+            )
+            return None
+        finally:
+            self._needless = self._table.decoded_rows
+
+
+def _column(table: pa.Table, name: str) -> pa.Array:
+    """Return a column of a table as one array."""
+    chunks = table.column(name).chunks
+    return chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
