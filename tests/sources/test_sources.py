@@ -108,13 +108,6 @@ def test_ids_name_rows_in_place_of_content(tmp_path):
     assert by_id.keys()[0].tobytes() == blake3(b"softlabels key 1\0id\0a").digest()[:16]
 
 
-def test_uncompressed_arrays_are_mapped_not_read(tmp_path):
-    np.savez(tmp_path / "d.npz", x=np.zeros((1000, 50), np.float32))
-    source = open_source(tmp_path / "d.npz")
-    part = source.inputs(np.arange(10, 20))
-    assert isinstance(part.base, np.memmap) or isinstance(part, np.memmap)
-
-
 def test_a_compressed_npz_reads_too(tmp_path):
     np.savez_compressed(tmp_path / "d.npz", x=np.arange(12.0).reshape(4, 3))
     assert open_source(tmp_path / "d.npz").inputs(np.array([3])).tolist() == [[9.0, 10.0, 11.0]]
@@ -136,15 +129,15 @@ BAD = {
     "infinite input": (lambda f: parquet(f, x=[[1.0], [float("inf")]]),
         InvalidData, "row 1: the input holds NaN or inf"),
     "mixed shapes": (lambda f: parquet(f, x=[[1.0, 2.0], [1.0]]),
-        InvalidData, "row 1: 1 values, but the first row has 2"),
+        InvalidData, "row 1: inputs must have one shape, got 1 values; expected 2"),
     "text input": (lambda f: parquet(f, x=["a"]),
-        InvalidData, "values of type string cannot be fed"),
+        InvalidData, "values of type string cannot be the input of a model"),
     "negative label": (lambda f: parquet(f, x=[1.0, 2.0], label=[0, -3]),
         InvalidData, "row 1: the label -3 is negative"),
     "label of fractions": (lambda f: parquet(f, x=[1.0], label=[0.5]),
-        InvalidData, "whole numbers or text, not double"),
+        InvalidData, "row 0: the label 0.5 is not a whole number"),
     "nothing to feed": (lambda f: parquet(f, label=[1]),
-        ColumnMissing, "no column to feed a model"),
+        ColumnMissing, "no column can be a model's input"),
 }
 # fmt: on
 
@@ -164,7 +157,7 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(digits_path):
 def test_a_file_that_is_not_there_names_its_neighbour(digits_path):
     with pytest.raises(DataNotFound, match=r"Did you mean .*digits\.parquet"):
         open_source(digits_path.with_name("digit.parquet"))
-    with pytest.raises(InvalidArgument, match="files may end in"):
+    with pytest.raises(InvalidArgument, match=r"unsupported file type '\.md'; supported: .*\.csv"):
         open_source(digits_path.with_name("README.md"))
 
 
