@@ -127,7 +127,9 @@ def map_labels(labels: SoftLabels, change: Callable[[Any], Any], *, with_prior: 
 def _take(inputs: Any, order: NDArray[np.int64]) -> Any:
     if isinstance(inputs, Ragged):
         starts = np.cumsum(inputs.lengths) - inputs.lengths
-        return Ragged(inputs.values[ranges(starts[order], inputs.lengths[order])], inputs.lengths[order])
+        entries = ranges(starts[order], inputs.lengths[order])
+        marks = None if inputs.marks is None else inputs.marks[entries]
+        return Ragged(inputs.values[entries], inputs.lengths[order], marks)
     return map_arrays(inputs, lambda array: array[order])
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from softlabels.models.heads import OutputHead
 from softlabels.models.outputs import check_outputs, name_outputs
 from softlabels.models.user_code import CodeIdentity, identify
 from softlabels.sources import Ragged, map_arrays
+from softlabels.text import LABELLED
 
 CPU = torch.device("cpu")
 
@@ -116,9 +117,37 @@ class Model:
             ModelFailed: The code of the user raised an error; names its line and the shape of the inputs.
         """
         rows, positions = count_rows(inputs)
-        outputs = self._outputs(inputs, rows)
+        outputs = select_labelled(self._outputs(inputs, rows), inputs)
         check_outputs(outputs, self.heads, rows=rows, positions=positions, spec=self.spec)
         return outputs
+
+    def predict_slices(self, inputs: Any, *, positions: int) -> Iterator[dict[str, Tensor]]:
+        """Yield the outputs for ragged rows in slices of positions, so that no tensor (N, C) of all of them exists.
+
+        The output layer of a language model has one row of a vocabulary per position: 8,192 positions of 128,000
+        classes have 4 GiB. A network that offers ``states`` and ``project`` computes that layer per slice; any other
+        yields the outputs for the batch as one slice.
+
+        Args:
+            inputs: Ragged, as for ``predict``.
+            positions: Positions of a slice.
+
+        Raises:
+            InvalidLogits: As for ``predict``.
+        """
+        if not is_sliceable(self.module):
+            yield self.predict(inputs)
+            return
+        name, head = self._only_head()
+        tensors = map_arrays(inputs, lambda array: to_device(array, self.device, copy=False))
+        with torch.inference_mode(), evaluating(self.module):
+            states = self.module.states(tensors)
+        for start in range(0, len(states), positions):
+            with torch.inference_mode():
+                outputs = {name: self.module.project(states[start : start + positions])}
+            count = min(positions, len(states) - start)
+            check_outputs(outputs, {name: head}, rows=len(inputs), positions=count, spec=self.spec)
+            yield outputs
 
     def infer_heads(self, inputs: Any) -> dict[str, OutputHead]:
         """Return the heads that the outputs for a batch show.
@@ -131,7 +160,7 @@ class Model:
             ModelFailed: The code of the user raised an error.
         """
         rows, positions = count_rows(inputs)
-        outputs = self._outputs(inputs, rows)
+        outputs = select_labelled(self._outputs(inputs, rows), inputs)
         heads = {}
         for name, output in outputs.items():
             shape = tuple(output.shape)
@@ -195,8 +224,34 @@ def to_device(array: NDArray[np.generic] | Tensor, device: torch.device, *, copy
     return moved.clone() if copy and moved is tensor else moved
 
 
+def is_sliceable(module: nn.Module) -> TypeGuard[Any]:
+    """Return whether a network computes states of positions and logits of states separately.
+
+    Args:
+        module: The network.
+    """
+    return callable(getattr(module, "states", None)) and callable(getattr(module, "project", None))
+
+
+def select_labelled(outputs: dict[str, Tensor], inputs: Any) -> dict[str, Tensor]:
+    """Return outputs with one entry per token reduced to the labelled positions; others are returned unchanged.
+
+    Args:
+        outputs: Tensors by head.
+        inputs: Inputs of the batch.
+    """
+    if not isinstance(inputs, Ragged) or inputs.marks is None:
+        return outputs
+    labelled = torch.as_tensor((inputs.marks & LABELLED) > 0)
+    tokens = len(labelled)
+    return {
+        name: output[labelled.to(output.device)] if output.shape[:1] == (tokens,) and not labelled.all() else output
+        for name, output in outputs.items()
+    }
+
+
 def count_rows(inputs: Any) -> tuple[int, int | None]:
-    """Return the number of rows of a batch, and the number of positions if its rows are ragged.
+    """Return the number of rows of a batch, and the number of (labelled) positions if its rows are ragged.
 
     Args:
         inputs: Inputs of a batch.
@@ -205,7 +260,7 @@ def count_rows(inputs: Any) -> tuple[int, int | None]:
         InvalidArgument: The structure holds no array.
     """
     if isinstance(inputs, Ragged):
-        return len(inputs), len(inputs.values)
+        return len(inputs), len(inputs.values) if inputs.marks is None else int(((inputs.marks & LABELLED) > 0).sum())
     if isinstance(inputs, np.ndarray | Tensor):
         return len(inputs), None
     entries = list(inputs.values()) if isinstance(inputs, Mapping) else inputs

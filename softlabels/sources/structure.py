@@ -16,6 +16,7 @@ class Ragged:
     Attributes:
         values: (N, ...) entries of all sequences.
         lengths: (B,) number of entries of each sequence, N in total.
+        marks: (N,) uint8 flags of each token, see softlabels.text.rows; None: not tokens of a text.
 
     Example:
         >>> len(Ragged(np.array([1, 2, 3]), np.array([2, 1])))
@@ -24,6 +25,7 @@ class Ragged:
 
     values: Any
     lengths: Any
+    marks: Any = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -48,7 +50,8 @@ def map_arrays(value: Any, change: Callable[[Any], Any]) -> Any:
     if is_array(value):
         return change(value)
     if isinstance(value, Ragged):
-        return Ragged(change(value.values), change(value.lengths))
+        marks = None if value.marks is None else change(value.marks)
+        return Ragged(change(value.values), change(value.lengths), marks)
     if isinstance(value, Mapping):
         return {name: map_arrays(entry, change) for name, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -77,8 +80,8 @@ def join_inputs(batches: Sequence[Any], concatenate: Callable[[Sequence[Any]], A
     if is_array(first):
         return concatenate(batches)
     if isinstance(first, Ragged):
-        values, lengths = ([getattr(batch, name) for batch in batches] for name in ("values", "lengths"))
-        return Ragged(concatenate(values), concatenate(lengths))
+        columns = [[getattr(batch, name) for batch in batches] for name in ("values", "lengths", "marks")]
+        return Ragged(*(None if column[0] is None else concatenate(column) for column in columns))
     if isinstance(first, Mapping):
         return {name: join_inputs([batch[name] for batch in batches], concatenate) for name in first}
     if isinstance(first, list | tuple) and not all(is_array(entry) or isinstance(entry, Ragged) for entry in first):
