@@ -25,6 +25,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from softlabels.store import DataRecord, TeacherRecord
+
 CHILD = "--child"
 CLASSES, CHUNK_ROWS, UNIT_ROWS = 1000, 512, 8192
 TIMES = 4.2
@@ -49,8 +51,8 @@ def write(root: Path, limit: int) -> int:
     rows = units * UNIT_ROWS
     store = create_or_open(root, Descriptor(
         rows=rows, unit_rows=UNIT_ROWS, chunk_rows=CHUNK_ROWS, codec="lz4",
-        heads={"logits": Head(encoding="dense:f16", classes=CLASSES)}, teacher={"spec": "t", "digest": "d"},
-        data={"spec": "x", "fingerprint": "f", "rows": rows},
+        heads={"logits": Head(encoding="dense:f16", classes=CLASSES)}, teacher=TeacherRecord(spec="t", digest="d"),
+        data=DataRecord(spec="x", fingerprint="f", rows=rows),
     ))  # fmt: skip
     rng = np.random.default_rng(0)
     for unit in tqdm(range(units), desc="write"):

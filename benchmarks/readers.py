@@ -36,7 +36,7 @@ import verified
 
 from softlabels.labels import Head
 from softlabels.sources import id_keys
-from softlabels.store import Descriptor, create_or_open, seal
+from softlabels.store import DataRecord, Descriptor, TeacherRecord, create_or_open, seal
 
 CHILD = "--child"
 CLASSES, K, RAGGED_K = 50_000, 32, 16
@@ -110,7 +110,7 @@ def make_store(folder: Path, workload: str, name: str, codec: str, unit_rows: in
     unit_rows = unit_rows or 4 * chunk
     store = create_or_open(folder / name, Descriptor(
         rows=rows, unit_rows=unit_rows, chunk_rows=min(chunk, unit_rows), heads={"logits": head}, codec=codec,
-        teacher={"spec": "t", "digest": "d"}, data={"spec": "x", "fingerprint": "f", "rows": rows},
+        teacher=TeacherRecord(spec="t", digest="d"), data=DataRecord(spec="x", fingerprint="f", rows=rows),
     ))  # fmt: skip
     for unit in range(store.descriptor.units):
         part = store.descriptor.unit_range(unit)

@@ -23,7 +23,7 @@ from blake3 import blake3
 from tqdm import tqdm
 
 from softlabels.labels import Head
-from softlabels.store import Descriptor, create_or_open, open_store, seal, verify
+from softlabels.store import DataRecord, Descriptor, TeacherRecord, create_or_open, open_store, seal, verify
 
 ROWS = 4
 HOLES = 1000
@@ -36,7 +36,8 @@ def describe(units: int, rows: int, classes: int, encoding: str) -> Descriptor:
     return Descriptor(
         rows=total, unit_rows=rows, chunk_rows=min(rows, 1024),
         heads={"logits": Head(encoding=encoding, classes=classes)},
-        codec="lz4", teacher={"spec": "t", "digest": "d"}, data={"spec": "x", "fingerprint": "f", "rows": total},
+        codec="lz4", teacher=TeacherRecord(spec="t", digest="d"),
+        data=DataRecord(spec="x", fingerprint="f", rows=total),
     )  # fmt: skip
 
 

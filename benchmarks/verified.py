@@ -21,7 +21,7 @@ import numpy as np
 
 import softlabels as sl
 from softlabels.labels import Head
-from softlabels.store import Descriptor, Store, create_or_open, unit_reader
+from softlabels.store import DataRecord, Descriptor, Store, TeacherRecord, create_or_open, unit_reader
 from softlabels.store.format.record import Range
 from softlabels.store.storage import posix
 
@@ -37,7 +37,7 @@ def make(root: Path, rows: int, shard_format: str, codec: str, encoding: str) ->
         Descriptor(
             rows=rows, unit_rows=16_384, chunk_rows=4096 if encoding.startswith("topk") else 512, codec=codec,
             heads={"logits": Head(encoding=encoding, classes=CLASSES)}, shard_format=shard_format,
-            teacher={"spec": "t", "digest": "d"}, data={"spec": "x", "fingerprint": "f", "rows": rows},
+            teacher=TeacherRecord(spec="t", digest="d"), data=DataRecord(spec="x", fingerprint="f", rows=rows),
         ),
     )  # fmt: skip
     for unit in list(store.missing()):

@@ -161,8 +161,11 @@ def as_rows(labels: SoftLabels, lengths: NDArray[np.integer[Any]], positions: ND
 
 def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{value!r} where a number is expected")  # noqa: TRY004  of untrusted content, not of a type
-    return float(value)
+        raise ValueError(f"{value!r:.60} where a number is expected")  # noqa: TRY004  of untrusted content, not of a type
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError("an integer beyond float64, where a number is expected") from None
 
 
 def distance(ours: SoftLabels, theirs: SoftLabels) -> NDArray[np.float64]:

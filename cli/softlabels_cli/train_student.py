@@ -53,7 +53,7 @@ def command(
     from softlabels.training import train_student
 
     labels = open_store(store)
-    spec = data if data is not None else str(labels.descriptor.data["spec"])
+    spec = data if data is not None else labels.descriptor.data.spec
     source = open_source(spec, input=input_column, label=label_column, id=id_column)
     run_training(
         "train-student",

@@ -26,8 +26,19 @@ from softlabels.generation.pilot import USUAL_POSITIONS, existing_heads, found_e
 from softlabels.generation.unit_encoder import UnitEncoder
 from softlabels.keys import as_keys, row_names
 from softlabels.labels import Head, canonical_temperatures
-from softlabels.store import Descriptor, Snapshot, StoreWriter, UnitWriter, create_or_open, default_geometry, seal
-from softlabels.store.format.descriptor import LENGTH, MOST_CHUNKS, OWN_COLUMNS
+from softlabels.store import (
+    DataRecord,
+    Descriptor,
+    Snapshot,
+    StoreWriter,
+    TeacherRecord,
+    UnitWriter,
+    create_or_open,
+    default_geometry,
+    seal,
+)
+from softlabels.store.format.descriptor import LENGTH, OWN_COLUMNS
+from softlabels.store.format.limits import MAX_UNIT_CHUNKS
 from softlabels.store.unit_reader import UnitReader
 
 if TYPE_CHECKING:
@@ -93,8 +104,8 @@ def create(
         unit_rows=unit_rows,
         chunk_rows=chunk_rows,
         heads=canonical,
-        teacher={"spec": teacher, "digest": teacher_digest},
-        data={"spec": "appended", "fingerprint": None, "rows": None},
+        teacher=TeacherRecord(spec=teacher, digest=teacher_digest),
+        data=DataRecord(spec="appended", fingerprint=None, rows=None),
         shard_format=shard_format,
         codec=codec,
         seed=seed,
@@ -109,7 +120,7 @@ def _geometry(heads: Mapping[str, Head], unit_rows: int | None) -> tuple[int, in
         size += each * (USUAL_POSITIONS if head.ragged else 1)
     rows, chunk = default_geometry(size, None)
     if unit_rows is not None:
-        rows, chunk = unit_rows, min(max(chunk, -(-unit_rows // MOST_CHUNKS)), unit_rows)
+        rows, chunk = unit_rows, min(max(chunk, -(-unit_rows // MAX_UNIT_CHUNKS)), unit_rows)
     return rows, chunk
 
 

@@ -243,7 +243,7 @@ def _open(
     """The store to write to, a new one or the one there is, and where rows are copied from."""
     existing = existing_heads(out) or (reused[0].heads if reused else {})
     descriptor, fitted = describe(source, model, settings, existing)
-    donors = RowCopier(reused, dict(descriptor.heads), model.digest) if reused else None
+    donors = RowCopier(reused, dict(descriptor.heads), descriptor.teacher.identity) if reused else None
     try:
         return create_or_open(out, descriptor, fitted or (reused[0].codebooks() if reused else {})), donors
     except StoreConflict:

@@ -16,8 +16,9 @@ from softlabels.generation.pilot import with_codebook
 from softlabels.labels import Head, canonical_temperatures
 from softlabels.models import Model
 from softlabels.sources import Source
-from softlabels.store import Descriptor, default_geometry
-from softlabels.store.format.descriptor import MOST_CHUNKS, OWN_COLUMNS
+from softlabels.store import DataRecord, Descriptor, TeacherRecord, default_geometry
+from softlabels.store.format.descriptor import OWN_COLUMNS
+from softlabels.store.format.limits import MAX_UNIT_CHUNKS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,14 +98,14 @@ def describe(
     unit_rows, chunk_rows = default_geometry(row_bytes, len(source))
     if settings.unit_rows is not None:
         unit_rows = min(settings.unit_rows, len(source))
-        chunk_rows = min(max(chunk_rows, -(-unit_rows // MOST_CHUNKS)), unit_rows)
+        chunk_rows = min(max(chunk_rows, -(-unit_rows // MAX_UNIT_CHUNKS)), unit_rows)
     descriptor = Descriptor(
         rows=len(source),
         unit_rows=unit_rows,
         chunk_rows=chunk_rows,
         heads={HEAD: head},
-        teacher={"spec": teacher.spec, "digest": teacher.digest},
-        data={"spec": source.spec, "fingerprint": source.fingerprint, "rows": len(source)},
+        teacher=TeacherRecord(spec=teacher.spec, digest=teacher.digest),
+        data=DataRecord(spec=source.spec, fingerprint=source.fingerprint, rows=len(source)),
         shard_format=settings.shard_format,
         codec=settings.codec,
         seed=settings.seed,

@@ -100,7 +100,7 @@ class Join:
 
 def positional(store: Store, source: Source) -> bool:
     """Whether row i of the data is row i of the store, as equal fingerprints say."""
-    return source.fingerprint == store.descriptor.data["fingerprint"] and len(source) == store.rows
+    return source.fingerprint == store.descriptor.data.fingerprint and len(source) == store.rows
 
 
 def join(store: Store, source: Source, rows: Rows, *, missing: str = "error", views: str = "all") -> Join:
@@ -145,8 +145,8 @@ def aligned_rows(store: Store, other: Store) -> Rows | None:
     Raises:
         InvalidArgument: ``other`` lacks some of them.
     """
-    theirs = other.descriptor.data["fingerprint"]
-    if theirs is not None and theirs == store.descriptor.data["fingerprint"] and store.rows == other.rows:
+    theirs = other.descriptor.data.fingerprint
+    if theirs is not None and theirs == store.descriptor.data.fingerprint and store.rows == other.rows:
         return None
     if store.rows == other.rows and np.array_equal(store.keys(), other.keys()):
         return None

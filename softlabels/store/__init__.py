@@ -1,6 +1,7 @@
 """The store: committed units of labels on disk, sealed snapshots of them, verified reading."""
 
 from softlabels.store.format.descriptor import Descriptor, default_geometry
+from softlabels.store.format.provenance import DataRecord, TeacherRecord
 from softlabels.store.format.snapshot import Snapshot
 from softlabels.store.maintenance.describe import describe_store
 from softlabels.store.maintenance.garbage import OrphanedFile, collect_garbage
@@ -15,6 +16,7 @@ from softlabels.store.unit_statistics import UnitStatistics
 from softlabels.store.writer import StoreWriter, UnitWriter, create_or_open
 
 __all__ = [
+    "DataRecord",
     "Descriptor",
     "OrphanedFile",
     "Problem",
@@ -23,6 +25,7 @@ __all__ = [
     "Snapshot",
     "Store",
     "StoreWriter",
+    "TeacherRecord",
     "UnitLocks",
     "UnitStatistics",
     "UnitWriter",

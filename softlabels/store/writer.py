@@ -25,8 +25,8 @@ from softlabels.errors import InvalidArgument, StoreConflict, StoreError
 from softlabels.fidelity import Fidelity
 from softlabels.store.format import array_file, canonical_json, paths
 from softlabels.store.format.codebooks import read_codebook, write_codebook
-from softlabels.store.format.descriptor import MOST_CHUNK_BYTES, Descriptor, parse_descriptor, read_descriptor
-from softlabels.store.format.record import LIMIT as RECORD_LIMIT
+from softlabels.store.format.descriptor import Descriptor, parse_descriptor, read_descriptor
+from softlabels.store.format.limits import MAX_CHUNK_BYTES, MAX_RECORD_BYTES
 from softlabels.store.format.record import Record, parse_record
 from softlabels.store.shards.hashed_file import HashedFile
 from softlabels.store.shards.shard import open_writer
@@ -141,7 +141,7 @@ class StoreWriter:
             FileNotFoundError: it is not committed.
             ValueError: its record is damaged.
         """
-        data = posix.read(self.root, paths.record_path(self.root, unit), RECORD_LIMIT)
+        data = posix.read(self.root, paths.record_path(self.root, unit), MAX_RECORD_BYTES)
         return parse_record(data, unit, self.descriptor)
 
     def begin(self, unit: int) -> UnitWriter:
@@ -245,7 +245,7 @@ class UnitWriter:
             extras=self._write_extras(attempt, extras),
             fidelity=dict(fidelity or {}),
             descriptor=descriptor.digest,
-            teacher=str(descriptor.teacher["digest"] or ""),
+            teacher=descriptor.teacher.digest or "",
             software=f"softlabels {__version__}",
         )
         try:
@@ -285,9 +285,9 @@ class UnitWriter:
         joined = ragged.join(self._waiting)
         chunk = ragged.cut(joined, self._columns, 0, rows)
         size = sum(array.nbytes for array in chunk.values())
-        if size > MOST_CHUNK_BYTES:
+        if size > MAX_CHUNK_BYTES:
             raise InvalidArgument(
-                f"{rows} rows have {size:,} bytes, where at most {MOST_CHUNK_BYTES:,} are allowed in one chunk; make "
+                f"{rows} rows have {size:,} bytes, where at most {MAX_CHUNK_BYTES:,} are allowed in one chunk; make "
                 "the store with fewer rows a chunk"
             )
         self._keys.update(np.ascontiguousarray(chunk["key"]).data)

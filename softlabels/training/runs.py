@@ -213,7 +213,7 @@ def _provenance(labels: Store | Model, temperature: float) -> dict[str, Any]:
         return {"live_teacher": labels.digest, "temperature": temperature}
     return {
         "snapshot": labels.snapshot.digest,
-        "teacher": dict(labels.descriptor.teacher),
+        "teacher": labels.descriptor.teacher.to_json(),
         "encodings": {name: head.encoding for name, head in labels.heads.items()},
         "bytes_per_row": labels.bytes_per_row,
         "temperature": temperature,

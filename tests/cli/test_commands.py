@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import softlabels as sl
+from softlabels.store import DataRecord, TeacherRecord
 from softlabels_cli.main import cli, main
 from tests.corpus import forging
 
@@ -258,7 +259,7 @@ def test_debug_shows_where_an_error_was_raised(folder):
 
 
 def test_what_a_store_says_does_not_steer_the_terminal(tmp_path):
-    forging.make(tmp_path / "s", "topk-zarr", teacher={"spec": "\x1b[2Jevil\x9b<b>", "digest": "d"})
+    forging.make(tmp_path / "s", "topk-zarr", teacher=TeacherRecord(spec="\x1b[2Jevil\x9b<b>", digest="d"))
     said = run("inspect", "s", cwd=tmp_path)
     assert "\x1b" not in said
     assert r"\x1b[2Jevil\x9b<b>" in said
@@ -279,8 +280,8 @@ INJECTED = (
 @pytest.mark.parametrize("name", INJECTED)
 def test_names_are_shown_within_their_line_and_escaped(tmp_path, capsys, name):
     """Formulas and tags are shown as they are, behind a word of ours; what moves a cursor is not."""
-    forging.make(tmp_path / "s", "topk-zarr", teacher={"spec": name, "digest": name},
-                 data={"spec": name, "fingerprint": name, "rows": 12})  # fmt: skip
+    forging.make(tmp_path / "s", "topk-zarr", teacher=TeacherRecord(spec=name, digest=name),
+                 data=DataRecord(spec=name, fingerprint=name, rows=12))  # fmt: skip
     (tmp_path / "s" / "tmp" / f"{name.replace('/', '')}").write_text("litter")
     told = []
     for arguments in (["inspect"], ["inspect", "--json"], ["gc", "--older-than", "0"], ["verify", "-q"]):
@@ -299,7 +300,7 @@ def test_names_are_shown_within_their_line_and_escaped(tmp_path, capsys, name):
 @pytest.mark.parametrize("name", ["=cmd()", "<b>", "a b", "\x1b[2J", "é"])
 def test_heads_have_plain_names_alone(name):
     """They are columns, paths and keys of JSON; classes have no names, and keys are shown as hexadecimal digits."""
-    with pytest.raises(sl.errors.InvalidArgument, match="is not a plain one"):
+    with pytest.raises(sl.errors.InvalidArgument, match="head name: got"):
         forging.descriptor("topk-zarr", heads={name: forging.head_of("topk-zarr")})
 
 

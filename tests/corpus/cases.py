@@ -32,7 +32,7 @@ from softlabels.errors import (
 )
 from softlabels.labels import Head
 from softlabels.sources import DatasetSource, TokenSource, id_keys
-from softlabels.store import create_or_open
+from softlabels.store import TeacherRecord, create_or_open
 from softlabels.store.format import canonical_json, paths
 from softlabels.store.shards import zarr_shard
 from tests.corpus.forging import (
@@ -304,7 +304,7 @@ def _(root: Path) -> None:
 
 @case("shards or records from another store", variant="record", says="another store")
 def _(root: Path) -> None:
-    other = make(root.parent / "other", "topk-zarr", teacher={"spec": "t", "digest": "other"})
+    other = make(root.parent / "other", "topk-zarr", teacher=TeacherRecord(spec="t", digest="other"))
     paths.record_path(root, 0).write_bytes(paths.record_path(other, 0).read_bytes())
 
 
@@ -343,15 +343,15 @@ for _name, _path in {
     def _(root: Path, path: str = _path) -> None:
         forge(root, record=lambda value: value.update(attempt=path))
 
-    @case("paths", variant=f"{_name} as table", says="BLAKE3 is expected")
+    @case("paths", variant=f"{_name} as table", says="expected a BLAKE3")
     def _(root: Path, path: str = _path) -> None:
         forge(root, snapshot=lambda value: value.update(table=path))
 
-    @case("paths", variant=f"{_name} as head", says="not a plain one")
+    @case("paths", variant=f"{_name} as head", says="expected at most 64 letters")
     def _(root: Path, path: str = _path) -> None:
         forge(root, descriptor=lambda value: value.update(heads={path: value["heads"]["logits"]}))
 
-    @case("paths", variant=f"{_name} as codebook", says="BLAKE3 is expected")
+    @case("paths", variant=f"{_name} as codebook", says="expected a BLAKE3")
     def _(root: Path, path: str = _path) -> None:
         forge(root, descriptor=lambda value: value["heads"]["logits"].update(codebook=path))
 
@@ -425,7 +425,7 @@ def _(root: Path) -> Action:
     return append
 
 
-@case("case collisions", says="differ in more than case")
+@case("case collisions", says="differ in case alone")
 def _(root: Path) -> None:
     def twice(value: dict[str, Any]) -> None:
         value["heads"] = {"Logits": value["heads"]["logits"], "logits": value["heads"]["logits"]}
@@ -433,7 +433,7 @@ def _(root: Path) -> None:
     forge(root, descriptor=twice)
 
 
-@case("NFC collisions", says="not a plain one")
+@case("NFC collisions", says="expected at most 64 letters")
 def _(root: Path) -> None:
     def twice(value: dict[str, Any]) -> None:
         value["heads"] = dict.fromkeys(("\u00e9", "e\u0301"), value["heads"]["logits"])
@@ -492,7 +492,7 @@ def _(root: Path) -> None:
     forge(root, listed=bytes(data))
 
 
-@case("decompression bombs", variant="a table of very many units", says="at most")
+@case("decompression bombs", variant="a table of very many units", says="units: got 1099511627776; expected")
 def _(root: Path) -> None:
     forge(root, snapshot=lambda value: value.update(units=2**40))
 
@@ -513,7 +513,7 @@ def _(root: Path) -> None:
     os.truncate(shard_of(root), 2**31 + 1000)
 
 
-@case("declared sizes of 2^50", variant="extras", says="are allowed")
+@case("declared sizes of 2^50", variant="extras", says="extras.size: got")
 def _(root: Path) -> Action:
     forge(root, record=lambda value: value["extras"].update(size=2**50))
     return partial(sl.seal, root)
@@ -654,8 +654,10 @@ def _(root: Path) -> Action:
 def _(root: Path) -> Action:
     """The teacher tells which tokenizer it was; without a digest its name does."""
     shutil.rmtree(root)
-    make(root, "ragged-zarr", teacher={"spec": "llama, its tokenizer", "digest": None})
-    other = make(root.parent / "other", "ragged-zarr", teacher={"spec": "mistral, its tokenizer", "digest": None})
+    make(root, "ragged-zarr", teacher=TeacherRecord(spec="llama, its tokenizer", digest=None))
+    other = make(
+        root.parent / "other", "ragged-zarr", teacher=TeacherRecord(spec="mistral, its tokenizer", digest=None)
+    )
     return partial(sl.merge, [root, other], root.parent / "merged")
 
 
@@ -688,7 +690,7 @@ def _(root: Path) -> Action:
 
 @case("mixed teachers", StoreConflict, says="labels of different teachers do not mix")
 def _(root: Path) -> Action:
-    other = make(root.parent / "other", "topk-zarr", teacher={"spec": "t", "digest": "other"})
+    other = make(root.parent / "other", "topk-zarr", teacher=TeacherRecord(spec="t", digest="other"))
     return partial(sl.merge, [root, other], root.parent / "merged")
 
 

@@ -18,6 +18,9 @@ from tests.corpus.forging import CLASSES, SUMS, forge, record_of
 
 for _what in DOCUMENTS:
     case("no JSON object", variant=_what, says="where an object is expected")(raw(_what, lambda _: b"[]"))
+    case("nested lists", variant=_what, says="nested too deeply")(
+        raw(_what, lambda _: b'{"a":' + b"[" * 700 + b"]" * 700 + b"}")
+    )
     case("another spelling", variant=_what, says="canonical spelling")(
         raw(_what, lambda data: json.dumps(json.loads(data)).encode())
     )
@@ -47,27 +50,55 @@ def without(*names: str) -> Callable[[dict[str, Any]], None]:
 
 HEAD = {"kind": "classes", "classes": 5, "shape": [], "encoding": "dense:f16", "temperatures": [1.0], "tail": "bucket"}
 DESCRIPTORS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
-    "rows in words": (changed("rows", to="many"), "whole number"),
-    "half a row": (changed("unit_rows", to=2.5), "whole number"),
-    "chunks above units": (changed("chunk_rows", to=7), "above unit_rows"),
-    "very many chunks": (lambda value: value.update(unit_rows=1025), "too many chunks"),
+    "rows in words": (changed("rows", to="many"), "rows: got 'many'; expected an integer"),
+    "half a row": (changed("unit_rows", to=2.5), "unit_rows: got 2.5; expected an integer"),
+    "chunks above units": (changed("chunk_rows", to=7), "expected at most unit_rows, 6"),
+    "very many chunks": (lambda value: value.update(unit_rows=1025), "expected at most 256 chunks"),
     "another shard format": (changed("shard", "format", to="zip"), "zarr or parquet"),
-    "no heads": (changed("heads", to={}), "1 to 64 heads"),
-    "65 heads": (changed("heads", to={f"h{i}": HEAD for i in range(65)}), "1 to 64 heads"),
+    "no heads": (changed("heads", to={}), "heads: got 0; expected 1 to 64"),
+    "65 heads": (changed("heads", to={f"h{i}": HEAD for i in range(65)}), "heads: got 65; expected 1 to 64"),
     "a codebook for one prior": (changed("heads", "logits", "codebook", to="a" * 64), "do not go together"),
     "no codebook for many": (changed("heads", "logits", "encoding", to="topk:3:f16:4"), "do not go together"),
     "tails too large": (
         lambda value: value["heads"]["logits"].update(classes=2**21, temperatures=[1.0 + i for i in range(64)]),
         "fewer temperatures",
     ),
-    "65 temperatures": (changed("heads", "logits", "temperatures", to=[1.0] * 65), "cannot be"),
+    "65 temperatures": (
+        changed("heads", "logits", "temperatures", to=[1.0] * 65),
+        "a list of 65'; expected a list of at most 64",
+    ),
     "another format": (changed("format", to="hardlabels"), "'hardlabels'"),
-    "a key missing": (without("seed"), "KeyError 'seed'"),
-    "heads as a list": (changed("heads", to=["logits"]), "where a store says what it holds"),
-    "a digest that is a number": (changed("teacher", "digest", to=5), "where text is expected"),
-    "a teacher without a name": (changed("teacher", to={"digest": "d"}), "KeyError 'spec'"),
-    "a name that is a list": (changed("data", "spec", to=["x"]), "where text is expected"),
-    "rows of data in words": (changed("data", "rows", to="=1+1"), "'=1+1' rows of data"),
+    "a key missing": (without("seed"), "seed: it is missing"),
+    "heads as a list": (changed("heads", to=["logits"]), "expected an object"),
+    "a digest that is a number": (changed("teacher", "digest", to=5), "teacher.digest: got 5; expected a text"),
+    "a teacher without a name": (changed("teacher", to={"digest": "d"}), "teacher.spec: it is missing"),
+    "a name that is a list": (changed("data", "spec", to=["x"]), "data.spec: got a JSON list"),
+    "rows of data in words": (changed("data", "rows", to="=1+1"), "data.rows: got '=1+1'; expected an integer"),
+    "a seed in words": (changed("seed", to="zero"), "seed: got 'zero'; expected an integer"),
+    "a seed of very many digits": (changed("seed", to=10**4000), "seed: got a large integer; expected an integer"),
+    "a temperature beyond float64": (
+        changed("heads", "logits", "temperatures", to=[10**400]),
+        "expected a finite number",
+    ),
+    "temperatures as text": (
+        changed("heads", "logits", "temperatures", to="12"),
+        "temperatures: got '12'; expected a list",
+    ),
+    "no temperatures": (changed("heads", "logits", "temperatures", to=[]), "temperatures"),
+    "a shape as text": (changed("heads", "logits", "shape", to="ab"), "shape: got 'ab'; expected a list"),
+    "a tail that is a list": (changed("heads", "logits", "tail", to=["bucket"]), "tail: got a JSON list"),
+    "a codec that is a list": (changed("shard", "codec", to=["zstd"]), "shard.codec: got a JSON list"),
+    "another codec": (changed("shard", "codec", to="blosc"), "codec: got 'blosc'; expected zstd or lz4"),
+    "columns of data as a number": (changed("data", "columns", to=3), "data.columns: got 3; expected a list"),
+    "class names that are numbers": (
+        changed("data", "class_names", to=[1, 2]),
+        "data.class_names: got 1; expected texts",
+    ),
+    "a shape of data below 0": (changed("data", "shape", to=[-1]), "data.shape: got -1; expected an integer"),
+    "2^28 chunks": (
+        lambda value: value.update(rows=2**28, unit_rows=256, chunk_rows=1),
+        "expected at most 1,048,576 units",
+    ),
 }
 for _name, (_change, _says) in DESCRIPTORS.items():
 
@@ -77,17 +108,17 @@ for _name, (_change, _says) in DESCRIPTORS.items():
 
 
 RECORDS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
-    "a key missing": (without("attempt"), "KeyError 'attempt'"),
-    "chunks as a number": (changed("chunks", to=2), "where a record says what was committed"),
-    "no rows": (changed("rows", to=0), "a unit has 1 to 6"),
-    "rows in words": (changed("rows", to="six"), "a unit has 1 to 6"),
+    "a key missing": (without("attempt"), "attempt: it is missing"),
+    "chunks as a number": (changed("chunks", to=2), "chunks: got 2; expected a list"),
+    "no rows": (changed("rows", to=0), "rows: got 0; expected an integer from 1 to 6"),
+    "rows in words": (changed("rows", to="six"), "rows: got 'six'; expected an integer from 1 to 6"),
     "a gap": (changed("chunks", 1, "offset", to=lambda offset: offset + 1), "gaps or overlap"),
     "overlap": (changed("chunks", 1, "offset", to=lambda offset: offset - 1), "gaps or overlap"),
     "an empty range": (changed("footer", "size", to=0), "gaps or overlap"),
-    "a negative range": (changed("chunks", 0, "size", to=-4), "-4 where a count of bytes or rows"),
-    "a range of truth": (changed("chunks", 0, "offset", to=False), "False where a count of bytes or rows"),
-    "a hash that is none": (changed("keys", to="../../x"), "where a BLAKE3 is expected"),
-    "a hash that is a number": (changed("shard", "blake3", to=7), "7 where a BLAKE3 is expected"),
+    "a negative range": (changed("chunks", 0, "size", to=-4), "chunks[0].size: got -4; expected an integer"),
+    "a range of truth": (changed("chunks", 0, "offset", to=False), "chunks[0].offset: got False; expected an integer"),
+    "a hash that is none": (changed("keys", to="../../x"), "keys: got '../../x'; expected a BLAKE3"),
+    "a hash that is a number": (changed("shard", "blake3", to=7), "shard.blake3: got 7; expected a BLAKE3"),
     "another shard size": (changed("shard", "size", to=lambda size: size + 1), "its byte ranges end at"),
     "fidelity of another head": (
         changed("fidelity", to={"x": {"rows": 1, "kl": {}, "mass": 1, "top1": 1, "entropy": 0, "error": 0}}),
@@ -97,6 +128,11 @@ RECORDS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "fidelity as text": (changed("fidelity", to={"logits": "good"}), "where a fidelity is expected"),
     "fidelity without its mass": (changed("fidelity", to={"logits": {"kl": {}, "rows": 1}}), "KeyError 'mass'"),
     "a KL in words": (changed("fidelity", to={"logits": {"kl": {"1": "low"}, "rows": 1}}), "'low' where a number"),
+    "a KL beyond float64": (changed("fidelity", to={"logits": {"kl": {"1": 10**400}, "rows": 1}}), "beyond float64"),
+    "a fidelity that is null": (changed("fidelity", to={"logits": None}), "where a fidelity is expected"),
+    "a teacher that is a list": (changed("teacher", to=["d"]), "teacher: got a JSON list"),
+    "software that is null": (changed("software", to=None), "software: got None; expected a text"),
+    "a unit beyond 2^31": (changed("unit", to=2**40), "unit: got 1099511627776; expected an integer"),
 }
 for _name, (_change, _says) in RECORDS.items():
 
@@ -109,21 +145,22 @@ for _name, (_change, _says) in RECORDS.items():
 
 
 SNAPSHOTS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
-    "a key missing": (without("units"), "KeyError 'units'"),
+    "a key missing": (without("units"), "units: it is missing"),
     "another number": (changed("number", to=2), "it says it is snapshot 2"),
-    "rows below none": (changed("rows", to=-1), "-1 where a count is expected"),
-    "units of truth": (changed("units", to=True), "True where a count is expected"),
-    "bytes in words": (changed("bytes", to="few"), "'few' where a count is expected"),
-    "a hash that is a number": (changed("table", to=7), "where a snapshot says what was sealed"),
-    "fidelity as a list": (changed("fidelity", to={"logits": []}), "where a snapshot says what was sealed"),
+    "rows below none": (changed("rows", to=-1), "rows: got -1; expected an integer"),
+    "units of truth": (changed("units", to=True), "units: got True; expected an integer"),
+    "bytes in words": (changed("bytes", to="few"), "bytes: got 'few'; expected an integer"),
+    "a hash that is a number": (changed("table", to=7), "table: got 7; expected a BLAKE3"),
+    "fidelity as a list": (changed("fidelity", to={"logits": []}), "fidelity.logits: got a JSON list of 0"),
     "fidelity without its mass": (changed("fidelity", to={"logits": {"kl": {}, "rows": 1}}), "KeyError 'mass'"),
     "the poorest unit in words": (
         changed("fidelity", to={"logits": (_good := {"rows": 1, "kl": {}, "mass": 1, "top1": 1, "entropy": 0})
                                 | {"units": _good | {"poorest": _good | {"unit": "<b>"}}}}),
-        "'<b>' where the number of a unit",
+        "unit: got '<b>'; expected an integer",
     ),
     "the poorest unit left out": (
-        changed("fidelity", to={"logits": _good | {"units": _good | {"poorest": _good}}}), "KeyError 'unit'",
+        changed("fidelity", to={"logits": _good | {"units": _good | {"poorest": _good}}}),
+        "poorest.unit: it is missing",
     ),
 }  # fmt: skip
 for _name, (_change, _says) in SNAPSHOTS.items():

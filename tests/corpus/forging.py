@@ -13,7 +13,7 @@ from blake3 import blake3
 
 import softlabels as sl
 from softlabels.labels import Head
-from softlabels.store import Descriptor, create_or_open
+from softlabels.store import DataRecord, Descriptor, TeacherRecord, create_or_open
 from softlabels.store.format import canonical_json, paths, unit_table
 
 ROWS, UNIT_ROWS, CHUNK_ROWS, CLASSES = 12, 6, 4, 300
@@ -37,7 +37,8 @@ def descriptor(kind: str, **changes: Any) -> Descriptor:
     """Of a store of this kind."""
     fields: dict[str, Any] = {
         "rows": ROWS, "unit_rows": UNIT_ROWS, "chunk_rows": CHUNK_ROWS, "heads": {"logits": head_of(kind)},
-        "teacher": {"spec": "run:teacher", "digest": "d"}, "data": {"spec": "x.npz", "fingerprint": "f", "rows": ROWS},
+        "teacher": TeacherRecord(spec="run:teacher", digest="d"),
+        "data": DataRecord(spec="x.npz", fingerprint="f", rows=ROWS),
         "shard_format": kind.partition("-")[2],
     }  # fmt: skip
     return Descriptor(**fields | changes)

@@ -10,7 +10,7 @@ import softlabels as sl
 from softlabels.encodings import parse
 from softlabels.labels import Head
 from softlabels.sources import id_keys
-from softlabels.store import Descriptor, create_or_open, seal
+from softlabels.store import DataRecord, Descriptor, TeacherRecord, create_or_open, seal
 
 
 def write_store(
@@ -24,7 +24,7 @@ def write_store(
         root,
         Descriptor(
             rows=rows, unit_rows=unit_rows, chunk_rows=chunk_rows, heads={"logits": head},
-            teacher={"spec": "t", "digest": "d"}, data={"spec": "x", "fingerprint": fingerprint, "rows": rows},
+            teacher=TeacherRecord(spec="t", digest="d"), data=DataRecord(spec="x", fingerprint=fingerprint, rows=rows),
             **descriptor,
         ),
     )  # fmt: skip

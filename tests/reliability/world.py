@@ -11,7 +11,7 @@ import numpy as np
 
 from softlabels.encodings import Codebook, parse
 from softlabels.labels import Head
-from softlabels.store import Descriptor, StoreWriter, create_or_open
+from softlabels.store import DataRecord, Descriptor, StoreWriter, TeacherRecord, create_or_open
 from softlabels.store.format import paths
 from softlabels.store.format.codebooks import digest_of
 from softlabels.store.format.record import read_record
@@ -36,7 +36,7 @@ def descriptor(units: int, shard_format: str = "zarr", labels: str = "topk") -> 
     return Descriptor(
         rows=rows, unit_rows=UNIT_ROWS, chunk_rows=CHUNK_ROWS, shard_format=shard_format, codec="lz4",
         heads={"logits": Head(encoding=spec, classes=300, codebook=codebook)},
-        teacher={"spec": "t", "digest": "d"}, data={"spec": "x", "fingerprint": "f", "rows": rows},
+        teacher=TeacherRecord(spec="t", digest="d"), data=DataRecord(spec="x", fingerprint="f", rows=rows),
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ import softlabels as sl
 from softlabels.errors import InvalidArgument, StoreConflict, StoreCorrupt, StoreError
 from softlabels.fidelity import Fidelity
 from softlabels.labels import Head
-from softlabels.store import Descriptor, create_or_open
+from softlabels.store import DataRecord, Descriptor, TeacherRecord, create_or_open
 from softlabels.store.format import paths
 from softlabels.store.format.record import read_record
 from softlabels.store.shards import hashed_file, zarr_shard
@@ -31,7 +31,7 @@ ROWS, UNIT = 120, 10
 def descriptor():
     return Descriptor(
         rows=ROWS, unit_rows=UNIT, chunk_rows=4, heads={"logits": Head(encoding="dense:f32", classes=3)},
-        teacher={"spec": "t", "digest": "d"}, data={"spec": "x", "fingerprint": "f", "rows": ROWS},
+        teacher=TeacherRecord(spec="t", digest="d"), data=DataRecord(spec="x", fingerprint="f", rows=ROWS),
     )  # fmt: skip
 
 
@@ -144,16 +144,16 @@ def test_a_store_may_lie_deep_in_folders_that_are_not_there_yet(tmp_path):
 def test_a_descriptor_that_could_not_be_read_again_is_not_written(tmp_path, names):
     """Too long, a path that is no text, no text at all: said before there is a store."""
     with pytest.raises(InvalidArgument, match=r"could not be read again: .*; give teacher and data short names"):
-        create_or_open(tmp_path / "s", replace(descriptor(), teacher={"spec": "t", "digest": "d"} | names))
+        create_or_open(
+            tmp_path / "s", replace(descriptor(), teacher=TeacherRecord(**{"spec": "t", "digest": "d"} | names))
+        )
     assert not (tmp_path / "s").exists()
 
 
 def test_a_record_that_readers_would_refuse_is_not_committed(tmp_path):
     """A digest of any length fits a descriptor, but not every record."""
-    named = replace(descriptor(), teacher={"spec": "t", "digest": "d" * 2**16})
-    with pytest.raises(
-        StoreError, match=r"refuse the record of unit 0: .* at most 65,536 are allowed; nothing was comm"
-    ):
+    named = replace(descriptor(), teacher=TeacherRecord(spec="t", digest="d" * 2**16))
+    with pytest.raises(StoreError, match=r"refuse the record of unit 0: .* expected at most 65,536; nothing was comm"):
         commit(create_or_open(tmp_path / "s", named), 0)
     assert list(paths.committed_units(tmp_path / "s")) == []
 
@@ -180,7 +180,7 @@ def test_extras_that_readers_would_refuse_are_not_written(tmp_path):
 def test_a_shard_that_would_be_too_large_is_not_committed(tmp_path, monkeypatch):
     store = create_or_open(tmp_path / "s", descriptor())
     with monkeypatch.context() as patch:
-        patch.setattr(hashed_file, "LARGEST", 300)  # 4 GiB would take a while
+        patch.setattr(hashed_file, "MAX_SHARD_BYTES", 300)  # 4 GiB would take a while
         with pytest.raises(
             InvalidArgument, match="a shard is at most 4 GiB; choose fewer rows a unit with --unit-rows"
         ):
@@ -433,7 +433,7 @@ def test_a_store_sealed_after_repair_is_a_new_snapshot(tmp_path):
 
     assert repair(root) == [5]
     assert list(store.missing()) == [5]
-    with pytest.raises(StoreCorrupt, match="no record"):
+    with pytest.raises(StoreCorrupt, match="is missing"):
         sl.open(root).read(range(50, 60))
     commit(store, 5)
     second = sl.seal(root)

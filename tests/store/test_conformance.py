@@ -20,7 +20,7 @@ from softlabels.columns import ranges
 from softlabels.encodings import codebook, parse
 from softlabels.errors import InvalidArgument
 from softlabels.labels import Head
-from softlabels.store import Descriptor, create_or_open
+from softlabels.store import DataRecord, Descriptor, TeacherRecord, create_or_open
 from softlabels.store.format.codebooks import digest_of
 from softlabels.store.shards import parquet_shard
 
@@ -46,7 +46,7 @@ def head_of(spec, **options):
 def describe(shard_format, head, *, rows, unit_rows=7, chunk_rows=3, codec="zstd"):
     return Descriptor(
         rows=rows, unit_rows=unit_rows, chunk_rows=chunk_rows, heads={"logits": head}, shard_format=shard_format,
-        codec=codec, teacher={"spec": "t", "digest": "d"}, data={"spec": "x", "fingerprint": "f", "rows": rows},
+        codec=codec, teacher=TeacherRecord(spec="t", digest="d"), data=DataRecord(spec="x", fingerprint="f", rows=rows),
     )  # fmt: skip
 
 
@@ -296,7 +296,7 @@ def test_plain_zarr_shows_ragged_rows(tmp_path):
 
 
 def test_rows_too_wide_for_a_chunk_are_refused():
-    with pytest.raises(InvalidArgument, match="bytes a chunk"):
+    with pytest.raises(InvalidArgument, match="expected at most 67,108,864 bytes"):
         describe("zarr", Head(encoding="dense:f32", classes=2**20), rows=1000, unit_rows=1000, chunk_rows=100)
 
 

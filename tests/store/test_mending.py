@@ -9,7 +9,7 @@ import pytest
 import softlabels as sl
 from softlabels.errors import InvalidArgument, StoreCorrupt
 from softlabels.labels import Head
-from softlabels.store import Descriptor, collect_garbage, create_or_open, repair, verify
+from softlabels.store import DataRecord, Descriptor, TeacherRecord, collect_garbage, create_or_open, repair, verify
 from softlabels.store.storage import posix
 from tests.corpus import forging
 
@@ -19,7 +19,7 @@ DAY = 86_400
 def descriptor():
     return Descriptor(
         rows=40, unit_rows=10, chunk_rows=5, heads={"logits": Head(encoding="dense:f32", classes=3)},
-        teacher={"spec": "t", "digest": "d"}, data={"spec": "x", "fingerprint": "f", "rows": 40},
+        teacher=TeacherRecord(spec="t", digest="d"), data=DataRecord(spec="x", fingerprint="f", rows=40),
     )  # fmt: skip
 
 

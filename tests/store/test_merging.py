@@ -10,7 +10,7 @@ from softlabels import models
 from softlabels.errors import InvalidArgument, StoreConflict, StoreNotFound
 from softlabels.generation import generate
 from softlabels.sources import DistinctSource, open_source
-from softlabels.store import create_or_open
+from softlabels.store import TeacherRecord, create_or_open
 from tests.corpus import forging
 
 OPTIONS = {"encoding": "topk:4", "temperatures": (1.0, 4.0), "unit_rows": 300}
@@ -140,14 +140,14 @@ def test_a_store_with_a_head_more_does_not_mix(tmp_path):
 def test_teachers_that_nothing_names_but_people_do_not_mix(tmp_path):
     """Without a digest, what a teacher is called is all that tells it from another."""
     first, other, again = (
-        forging.make(tmp_path / name, "topk-zarr", teacher={"spec": spec, "digest": None})
+        forging.make(tmp_path / name, "topk-zarr", teacher=TeacherRecord(spec=spec, digest=None))
         for name, spec in (("a", "llama"), ("b", "qwen"), ("c", "llama"))
     )
     with pytest.raises(StoreConflict, match="made by the teacher qwen, not llama; labels of different teachers"):
         sl.merge([first, other], tmp_path / "all")
     assert sl.merge([first, again], tmp_path / "all").rows == 12
     with pytest.raises(StoreConflict, match=r"holds another store: its teacher is .*llama"):
-        create_or_open(first, forging.descriptor("topk-zarr", teacher={"spec": "qwen", "digest": None}))
+        create_or_open(first, forging.descriptor("topk-zarr", teacher=TeacherRecord(spec="qwen", digest=None)))
 
 
 def test_topping_up_asks_the_teacher_about_new_rows_alone(tmp_path, digits_path, teacher, digits, sealed, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 
 import softlabels as sl
 from softlabels.errors import InvalidArgument
-from softlabels.store import Descriptor, create_or_open
+from softlabels.store import DataRecord, Descriptor, TeacherRecord, create_or_open
 
 CLASSES = 1000
 READER = """
@@ -33,7 +33,7 @@ def test_the_largest_chunk_takes_256_mb(tmp_path, form, encoding):
         tmp_path / "s",
         Descriptor(
             rows=rows + 10, unit_rows=rows, chunk_rows=rows, heads={"logits": head}, shard_format=form,
-            teacher={"spec": "t", "digest": "d"}, data={"spec": "x", "fingerprint": "f", "rows": rows + 10},
+            teacher=TeacherRecord(spec="t", digest="d"), data=DataRecord(spec="x", fingerprint="f", rows=rows + 10),
         ),
     )  # fmt: skip
     for unit, count in ((0, rows), (1, 10)):

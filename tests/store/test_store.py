@@ -22,7 +22,16 @@ from softlabels.errors import (
 )
 from softlabels.generation import generate
 from softlabels.labels import Head
-from softlabels.store import Descriptor, create_or_open, default_geometry, describe_store, sealed_store, unit_reader
+from softlabels.store import (
+    DataRecord,
+    Descriptor,
+    TeacherRecord,
+    create_or_open,
+    default_geometry,
+    describe_store,
+    sealed_store,
+    unit_reader,
+)
 from softlabels.store.format import canonical_json, paths
 from softlabels.store.unit_statistics import gathers, probes
 from tests.corpus import forging
@@ -172,7 +181,7 @@ def test_sealing_twice_changes_nothing(sealed):
 def make_descriptor(**changes):
     fields = {
         "rows": 10, "unit_rows": 5, "chunk_rows": 5, "heads": {"logits": Head(encoding="topk:2:f16", classes=4)},
-        "teacher": {"spec": "t", "digest": "d"}, "data": {"spec": "x", "fingerprint": "f", "rows": 10},
+        "teacher": TeacherRecord(spec="t", digest="d"), "data": DataRecord(spec="x", fingerprint="f", rows=10),
     }  # fmt: skip
     return Descriptor(**(fields | changes))
 
@@ -211,7 +220,7 @@ def test_the_default_geometry_is_bounded(row_bytes, rows):
 
 
 def test_the_choice_of_evidence_is_seeded_spread_and_bounded():
-    descriptor = make_descriptor(rows=10**6, unit_rows=10, data={"spec": "x", "fingerprint": "f", "rows": 10**6})
+    descriptor = make_descriptor(rows=10**6, unit_rows=10, data=DataRecord(spec="x", fingerprint="f", rows=10**6))
     units, rows = np.arange(10**5), np.arange(10**6)
     for chosen in (gathers(descriptor, units), probes(descriptor, "logits", rows)):
         assert 200 < chosen.sum() < 320
@@ -234,7 +243,7 @@ def test_what_a_growing_store_keeps_holds_what_the_total_would_choose():
 
 def test_a_store_that_grows_does_not_know_how_long_it_will_be(tmp_path):
     growing = make_descriptor(rows=None)
-    with pytest.raises(InvalidArgument, match="as many units as are committed"):
+    with pytest.raises(InvalidArgument, match="the store grows"):
         _ = growing.units
     with pytest.raises(InvalidArgument, match="rows of a unit that is appended are in its record"):
         growing.unit_range(0)

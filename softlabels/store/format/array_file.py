@@ -13,14 +13,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from softlabels.errors import InvalidArgument
+from softlabels.store.format.limits import MAX_ARRAYS_BYTES
 from softlabels.store.storage import posix
 from softlabels.store.storage.read_errors import refused
 
-LARGEST = 2**27
-"""Bytes of such a file; what sealing keeps is chosen to stay below."""
 
-
-def to_bytes(arrays: Mapping[str, NDArray[Any]], *, limit: int = LARGEST) -> tuple[bytes, str]:
+def to_bytes(arrays: Mapping[str, NDArray[Any]], *, limit: int = MAX_ARRAYS_BYTES) -> tuple[bytes, str]:
     """A file of arrays, and its BLAKE3.
 
     Raises:
@@ -32,7 +30,7 @@ def to_bytes(arrays: Mapping[str, NDArray[Any]], *, limit: int = LARGEST) -> tup
     return data, str(blake3(data).hexdigest())
 
 
-def read(root: Path, path: Path, digest: str, mend: str, *, limit: int = LARGEST) -> dict[str, NDArray[Any]]:
+def read(root: Path, path: Path, digest: str, mend: str, *, limit: int = MAX_ARRAYS_BYTES) -> dict[str, NDArray[Any]]:
     """The arrays in a file whose BLAKE3 is ``digest``.
 
     Raises:

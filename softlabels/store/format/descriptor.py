@@ -1,43 +1,49 @@
-"""The descriptor: what a store is, written once and never changed.
+"""The descriptor of a store: written once, never changed.
 
-It holds no clock and no host, so several generators with one configuration write the same bytes, and its digest tells
-two configurations apart. Which rows a unit and a chunk hold follows from it alone.
+It holds no time and no host name, so several generators with one configuration write the same bytes, and its digest
+tells two configurations apart. The rows of a unit and of a chunk follow from it alone.
 """
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from softlabels import encodings
 from softlabels.encodings import Column, Encoding
 from softlabels.errors import InvalidArgument, StoreNotFound, StoreUnsupported
-from softlabels.labels import Head
+from softlabels.labels import Head, HeadKind, TailModel
 from softlabels.store.format import canonical_json, paths
+from softlabels.store.format.fields import Fields, check_integer, check_number
+from softlabels.store.format.limits import (
+    MAX_AXES,
+    MAX_CHUNK_BYTES,
+    MAX_CHUNKS,
+    MAX_COLUMN_CHUNKS,
+    MAX_DESCRIPTOR_BYTES,
+    MAX_HEADS,
+    MAX_POSITIONS,
+    MAX_ROWS,
+    MAX_TEMPERATURES,
+    MAX_UNIT_CHUNKS,
+    MAX_UNITS,
+)
+from softlabels.store.format.provenance import DataRecord, TeacherRecord
 from softlabels.store.storage import posix
 from softlabels.store.storage.read_errors import FETCH, refused
 
 FORMAT = "softlabels"
 VERSION = 1
-LIMIT = 2**20
-"""Bytes a descriptor may have."""
 
-MOST_CHUNKS = 256
-"""Chunks of a unit, so that a record stays under 64 KiB."""
-MOST_CHUNK_BYTES = 2**26
-"""Bytes of the columns of one chunk together, decoded; a reader in 256 MB holds them and what it decodes them from."""
-MOST_ENCODED_BYTES = MOST_CHUNK_BYTES * 5 // 4
-"""Bytes of a chunk, or a footer, as stored."""
-MOST_HEADS = 64
-MOST_TEMPERATURES = 64
 CHUNK_TARGET = 2**20
 UNIT_TARGET = 64 * 2**20
-MOST_CHUNK_ROWS = 4096
-MOST_UNIT_ROWS = 16_384
+DEFAULT_CHUNK_ROWS = 4096
+DEFAULT_UNIT_ROWS = 16_384
+"""Rows of a chunk and of a unit if rows are small; else as many as have the target's bytes."""
 
 CODEBOOK = "codebook"
 KNOWN = (CODEBOOK,)
@@ -52,50 +58,57 @@ OWN_COLUMNS = {"key": Column("uint8", (16,)), "view": Column("uint32")}
 
 @dataclass(frozen=True, kw_only=True)
 class Descriptor:
-    """What a store is.
+    """The layout, heads and provenance of a store.
 
     Attributes:
-        rows: how many rows it has when whole; None for one that grows as rows are appended.
-        unit_rows: rows of a unit; the last may have fewer, and any of one that grows.
-        chunk_rows: rows of a chunk; the last of a unit may have fewer.
-        heads: outputs of the teacher, by name.
-        teacher: ``spec`` and ``digest``.
-        data: ``spec``, ``fingerprint`` and ``rows``; the last two None where rows are appended.
+        rows: Rows of the complete store; None if it grows as rows are appended.
+        unit_rows: Rows of a unit; the last may have fewer, and any unit of a store that grows.
+        chunk_rows: Rows of a chunk; the last of a unit may have fewer.
+        heads: Outputs of the teacher by name.
+        teacher: The teacher that labelled the data.
+        data: The data.
         shard_format: ``zarr`` or ``parquet``.
-        codec: of its arrays, ``zstd`` (smaller) or ``lz4`` (faster to read).
-        seed: of everything that is drawn.
+        codec: Compression of the arrays: ``zstd`` (smaller) or ``lz4`` (faster to read).
+        seed: Seed of every random draw, taken modulo 2^64.
+
+    Raises:
+        InvalidArgument: A value out of range, or a product of values that readers would refuse.
+
+    Example:
+        >>> descriptor = Descriptor(
+        ...     rows=100, unit_rows=40, chunk_rows=10, heads={"logits": Head(encoding="topk:3:f16", classes=10)},
+        ...     teacher=TeacherRecord(spec="run:teacher", digest=None),
+        ...     data=DataRecord(spec="x.npz", fingerprint=None, rows=100),
+        ... )
+        >>> descriptor.units, descriptor.unit_range(2)
+        (3, range(80, 100))
     """
 
     rows: int | None
     unit_rows: int
     chunk_rows: int
     heads: Mapping[str, Head]
-    teacher: Mapping[str, Any]
-    data: Mapping[str, Any]
+    teacher: TeacherRecord
+    data: DataRecord
     shard_format: str = "zarr"
     codec: str = "zstd"
     seed: int = 0
     document: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
-    """As it was read, with keys of later versions that do not matter here."""
+    """The document that was read, with keys of later versions."""
 
     def __post_init__(self) -> None:
         for name, value in (("rows", self.rows), ("unit_rows", self.unit_rows), ("chunk_rows", self.chunk_rows)):
-            if type(value) is not int and not (name == "rows" and value is None):
-                raise InvalidArgument(f"{name} must be a whole number, not {value!r}")
-            if value is not None and not 0 < value < 2**48:
-                raise InvalidArgument(f"{name} must be above 0 and below 2^48, not {value!r}")
-        if self.chunk_rows > self.unit_rows:
-            raise InvalidArgument(f"chunk_rows ({self.chunk_rows}) is above unit_rows ({self.unit_rows})")
-        if self.unit_rows > self.chunk_rows * MOST_CHUNKS:
-            raise InvalidArgument(f"a unit of {self.unit_rows} rows in chunks of {self.chunk_rows} has too many chunks")
+            if not (name == "rows" and value is None) and (type(value) is not int or not 0 < value <= MAX_ROWS):
+                raise InvalidArgument(f"{name}: got {value!r}; expected a whole number above 0 and below 2^48")
         if self.shard_format not in {"zarr", "parquet"}:
-            raise InvalidArgument(f"unknown shard format {self.shard_format!r}; it is zarr or parquet")
+            raise InvalidArgument(f"shard format: got {self.shard_format!r}; expected zarr or parquet")
         if self.codec not in {"zstd", "lz4"}:
-            raise InvalidArgument(f"unknown codec {self.codec!r}; it is zstd or lz4")
-        if not 1 <= len(self.heads) <= MOST_HEADS:
-            raise InvalidArgument(f"a store has 1 to {MOST_HEADS} heads, not {len(self.heads)}")
+            raise InvalidArgument(f"codec: got {self.codec!r}; expected zstd or lz4")
+        if not 1 <= len(self.heads) <= MAX_HEADS:
+            raise InvalidArgument(f"heads: got {len(self.heads)}; expected 1 to {MAX_HEADS}")
         self._check_names()
         self._check_sizes()
+        self._check_chunks()
         self._check_codebooks()
 
     def _check_codebooks(self) -> None:
@@ -104,61 +117,86 @@ class Descriptor:
                 raise InvalidArgument(f"head {name!r}: {head.encoding} and codebook {head.codebook} do not go together")
 
     def _check_sizes(self) -> None:
-        row = sum(column.entry_bytes for column in self.columns().values() if column.per is None)
-        if row * self.chunk_rows > MOST_CHUNK_BYTES:
-            raise InvalidArgument(
-                f"{self.chunk_rows:,} rows of {row:,} bytes would make {row * self.chunk_rows:,} bytes a chunk, where "
-                f"at most {MOST_CHUNK_BYTES:,} are allowed; use an encoding that keeps less, or fewer rows a chunk"
-            )
         for name, head in self.heads.items():
+            if len(head.shape) > MAX_AXES or math.prod(head.position_shape) > MAX_POSITIONS:
+                raise InvalidArgument(
+                    f"head {name!r}: got shape {head.shape}; expected at most {MAX_POSITIONS:,} positions"
+                )
+            if not 1 <= len(head.temperatures) <= MAX_TEMPERATURES:
+                raise InvalidArgument(
+                    f"head {name!r}: got {len(head.temperatures)} temperatures; expected 1 to {MAX_TEMPERATURES}"
+                )
             sums = 8 * head.classes * len(head.temperatures)
-            if self.encoding(name).has_tail and sums > MOST_CHUNK_BYTES:
+            if self.encoding(name).has_tail and sums > MAX_CHUNK_BYTES:
                 raise InvalidArgument(
                     f"head {name!r}: tails of {head.classes:,} classes at {len(head.temperatures)} temperatures have "
-                    f"{sums:,} bytes, where at most {MOST_CHUNK_BYTES:,} are kept; give fewer temperatures"
+                    f"{sums:,} bytes; expected at most {MAX_CHUNK_BYTES:,}. Use fewer temperatures"
                 )
 
+    def _check_chunks(self) -> None:
+        """Raise InvalidArgument unless chunks are small enough and few enough for readers."""
+        row = sum(column.entry_bytes for column in self.columns().values() if column.per is None)
+        if row * self.chunk_rows > MAX_CHUNK_BYTES:
+            raise InvalidArgument(
+                f"chunk: got {self.chunk_rows:,} rows of {row:,} bytes, {row * self.chunk_rows:,} bytes in all; "
+                f"expected at most {MAX_CHUNK_BYTES:,} bytes. Use an encoding that keeps less, or fewer rows per chunk"
+            )
+        if self.chunk_rows > self.unit_rows:
+            raise InvalidArgument(f"chunk_rows: got {self.chunk_rows}; expected at most unit_rows, {self.unit_rows}")
+        chunks = -(-self.unit_rows // self.chunk_rows)
+        most = min(MAX_UNIT_CHUNKS, MAX_COLUMN_CHUNKS // len(self.columns()))
+        if chunks > most:
+            raise InvalidArgument(
+                f"unit: got {chunks:,} chunks of {len(self.columns())} columns; expected at most {most} chunks. Use "
+                "fewer rows per unit, or more rows per chunk"
+            )
+        if self.rows is not None and (self.units > MAX_UNITS or self.units * chunks > MAX_CHUNKS):
+            raise InvalidArgument(
+                f"store: got {self.units:,} units of {chunks} chunks; expected at most {MAX_UNITS:,} units and "
+                f"{MAX_CHUNKS:,} chunks. Use more rows per unit and per chunk, or several stores"
+            )
+
     def _check_names(self) -> None:
-        """A head's name is a path component of shards, so it is kept plain, and apart where case is not told apart."""
+        """Raise InvalidArgument for a head name that is unsafe in the path of an array, or ambiguous by its case."""
         for name in self.heads:
             if not name.isidentifier() or not name.isascii() or len(name) > 64 or name in OWN_COLUMNS:
-                raise InvalidArgument(f"the head name {name!r} is not a plain one (letters, digits, underscore)")
+                raise InvalidArgument(f"head name: got {name!r}; expected at most 64 letters, digits and underscores")
         if len({name.lower() for name in self.heads}) < len(self.heads):
-            raise InvalidArgument(f"head names differ in more than case, not {', '.join(self.heads)}; rename one")
+            raise InvalidArgument(f"head names: {', '.join(self.heads)} differ in case alone. Rename one")
 
     @property
     def grows(self) -> bool:
-        """Whether rows are appended without their number being known."""
+        """True if rows are appended and their number is not known."""
         return self.rows is None
 
     @property
     def units(self) -> int:
-        """Number of units when whole.
+        """Units of the complete store.
 
         Raises:
-            InvalidArgument: the store grows.
+            InvalidArgument: The store grows.
         """
         if self.rows is None:
-            raise InvalidArgument("a store that grows has as many units as are committed")
+            raise InvalidArgument("units: the store grows, so its number of units is the number of records")
         return -(-self.rows // self.unit_rows)
 
     def unit_range(self, unit: int) -> range:
-        """Row numbers of ``unit``.
+        """Return the row numbers of ``unit``.
 
         Raises:
-            InvalidArgument: the store grows, so the records say.
+            InvalidArgument: The store grows, so only records know.
         """
         if self.rows is None:
-            raise InvalidArgument("the rows of a unit that is appended are in its record")
+            raise InvalidArgument("rows of a unit: the store grows, so only the record of the unit knows them")
         start = unit * self.unit_rows
         return range(start, min(start + self.unit_rows, self.rows))
 
     def chunk_sizes(self, rows: int) -> list[int]:
-        """Rows of each chunk of a unit of ``rows`` rows."""
+        """Return the rows of each chunk of a unit of ``rows`` rows."""
         return [min(self.chunk_rows, rows - start) for start in range(0, rows, self.chunk_rows)]
 
     def encoding(self, head: str) -> Encoding:
-        """The encoding of a head."""
+        """Return the encoding of a head."""
         return self._encodings[head]
 
     @cached_property
@@ -166,7 +204,7 @@ class Descriptor:
         return {name: encodings.parse(head.encoding, classes=head.classes) for name, head in self.heads.items()}
 
     def columns(self) -> dict[str, Column]:
-        """Columns of a shard by name, in the order they are written."""
+        """Return the columns of a shard by name, in the order of writing."""
         return self._columns
 
     @cached_property
@@ -183,12 +221,12 @@ class Descriptor:
         return columns
 
     def for_rows(self, rows: int) -> Descriptor:
-        """This descriptor for another number of rows, all in one unit of chunks as they are."""
+        """Return this descriptor for another number of rows in one unit, with chunks of the same size."""
         chunk_rows = min(self.chunk_rows, rows)
         return replace(self, rows=rows, unit_rows=rows, chunk_rows=chunk_rows, document=None)
 
     def to_json(self) -> dict[str, Any]:
-        """As ``softlabels.json`` holds it."""
+        """Return the document in ``softlabels.json``."""
         if self.document is not None:
             return dict(self.document)
         return {
@@ -200,38 +238,34 @@ class Descriptor:
             "chunk_rows": self.chunk_rows,
             "shard": {"format": self.shard_format, "codec": self.codec},
             "heads": {name: head.to_json() for name, head in self.heads.items()},
-            "teacher": dict(self.teacher),
-            "data": dict(self.data),
+            "teacher": self.teacher.to_json(),
+            "data": self.data.to_json(),
             "seed": self.seed,
         }
 
     @property
     def work(self) -> dict[str, Any]:
-        """What is to be computed: the descriptor without the names people gave to teacher and data.
+        """The work to do: the descriptor with teacher and data reduced to their identities.
 
-        The same teacher and data may be reached by other paths on another machine; their digests say they are the same.
-        Without a digest the name is all that tells one teacher from another, and stays.
+        The same teacher and data may have other paths on another machine, and a later version may describe them in more
+        detail. Their digests prove that they are the same.
         """
-        named = self.to_json()
-        for part, digest in (("teacher", "digest"), ("data", "fingerprint")):
-            if named[part][digest] is not None:
-                named[part] = {name: value for name, value in named[part].items() if name != "spec"}
-        return named
+        return self.to_json() | {"teacher": self.teacher.identity, "data": self.data.identity}
 
     @cached_property
     def digest(self) -> str:
-        """Names this configuration: BLAKE3 of its canonical JSON."""
+        """BLAKE3 of the canonical JSON, which identifies the configuration."""
         return canonical_json.digest(self.to_json())
 
 
 def parse_descriptor(data: bytes) -> Descriptor:
-    """The descriptor in ``softlabels.json``.
+    """Return the descriptor in the bytes of ``softlabels.json``.
 
     Raises:
-        StoreUnsupported: a format version or required feature that is not known here.
-        ValueError: not a descriptor; says why.
+        StoreUnsupported: The format version or a required feature is not known here.
+        ValueError: The bytes are not a descriptor; says why.
     """
-    value = canonical_json.parse(data, LIMIT)
+    value = canonical_json.parse(data, MAX_DESCRIPTOR_BYTES)
     if value.get("format") != FORMAT:
         raise ValueError(f"its format is {value.get('format')!r}, not {FORMAT!r}")
     requires = value.get("requires", [])
@@ -240,88 +274,76 @@ def parse_descriptor(data: bytes) -> Descriptor:
             f"the store has format version {value.get('version')!r} and requires {requires!r}; this "
             f"softlabels reads version {VERSION} and {', '.join(KNOWN)}. Upgrade softlabels"
         )
-    try:
-        heads = {name: _head(head) for name, head in value["heads"].items()}
-        descriptor = Descriptor(
-            rows=value["rows"],
-            unit_rows=value["unit_rows"],
-            chunk_rows=value["chunk_rows"],
-            heads=heads,
-            teacher=_about(value["teacher"], "digest"),
-            data=_about(value["data"], "fingerprint"),
-            shard_format=value["shard"]["format"],
-            codec=value["shard"]["codec"],
-            seed=value["seed"],
-            document=value,
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{type(error).__name__} {error} where a store says what it holds") from error
-    return descriptor
-
-
-def _about(value: Any, digest: str) -> dict[str, Any]:
-    """What a store says of its teacher or its data: a digest, and what people call it."""
-    named, spec, rows = value[digest], value["spec"], value.get("rows")
-    if not isinstance(spec, str) or (named is not None and not isinstance(named, str)):
-        raise ValueError(f"the {digest} is {named!r}, named {spec!r}, where text is expected")
-    if rows is not None and type(rows) is not int:
-        raise ValueError(f"{rows!r} rows of data")
-    return dict(value)
-
-
-def _head(value: Mapping[str, Any]) -> Head:
-    if type(value["classes"]) is not int or len(value["temperatures"]) > MOST_TEMPERATURES or len(value["shape"]) > 4:
-        raise ValueError("a head with classes, temperatures or shape that cannot be")
-    return Head(
-        encoding=str(value["encoding"]),
-        classes=value["classes"],
-        kind=value["kind"],
-        shape=tuple(value["shape"]),
-        temperatures=tuple(float(t) for t in value["temperatures"]),
-        tail=value["tail"],
-        codebook=_digest(value.get("codebook")),
+    fields = Fields(value)
+    heads = fields.object("heads")
+    if not 1 <= len(list(heads)) <= MAX_HEADS:
+        raise ValueError(f"heads: got {len(list(heads))}; expected 1 to {MAX_HEADS}")
+    shard = fields.object("shard")
+    return Descriptor(
+        rows=None if fields.get("rows") is None else fields.integer("rows", 1, MAX_ROWS),
+        unit_rows=fields.integer("unit_rows", 1, MAX_ROWS),
+        chunk_rows=fields.integer("chunk_rows", 1, MAX_ROWS),
+        heads={name: _head(heads.object(name)) for name in heads},
+        teacher=TeacherRecord.from_fields(fields.object("teacher")),
+        data=DataRecord.from_fields(fields.object("data")),
+        shard_format=shard.text("format"),
+        codec=shard.text("codec"),
+        seed=fields.integer("seed", -(2**63), 2**64 - 1),
+        document=value,
     )
 
 
-def _digest(value: Any) -> str | None:
-    if value is not None and not (isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)):
-        raise ValueError(f"{value!r} where a BLAKE3 is expected")
-    return value
+def _head(fields: Fields) -> Head:
+    shape = fields.items("shape", MAX_AXES)
+    temperatures = fields.items("temperatures", MAX_TEMPERATURES)
+    return Head(
+        encoding=fields.text("encoding"),
+        classes=fields.integer("classes", 1, 2**31 - 1),
+        kind=cast("HeadKind", fields.text("kind")),
+        shape=(None,) if shape == [None] else tuple(check_integer(fields.path("shape"), n, 1, 2**20) for n in shape),
+        temperatures=tuple(check_number(fields.path("temperatures"), value) for value in temperatures),
+        tail=cast("TailModel", fields.text("tail")),
+        codebook=fields.optional_hash("codebook"),
+    )
 
 
 def default_geometry(row_bytes: float, rows: int | None) -> tuple[int, int]:
-    """Rows of a unit and of a chunk, from the bytes of a row before compression.
+    """Return default rows of a unit and of a chunk.
 
-    A chunk is the power of two of rows next below 1 MiB, at most 4,096; a unit the one next below 64 MiB, at most
-    16,384, which bounds what an interruption can cost.
+    A chunk has the power of two of rows next below 1 MiB, at most 4,096. A unit has the power of two next below 64 MiB,
+    at most 16,384, which bounds the work that an interruption can lose.
+
+    Args:
+        row_bytes: Mean bytes of a row before compression.
+        rows: Rows of the store; None if it grows.
     """
-    chunk = _power_below(CHUNK_TARGET / row_bytes, MOST_CHUNK_ROWS)
-    unit = max(chunk, _power_below(UNIT_TARGET / row_bytes, MOST_UNIT_ROWS))
+    chunk = _power_below(CHUNK_TARGET / row_bytes, DEFAULT_CHUNK_ROWS)
+    unit = max(chunk, _power_below(UNIT_TARGET / row_bytes, DEFAULT_UNIT_ROWS))
     return (unit, chunk) if rows is None else (min(unit, rows), min(chunk, rows))
 
 
-def _power_below(value: float, most: int) -> int:
-    return int(min(most, 2 ** max(0, int(value).bit_length() - 1)))
+def _power_below(value: float, limit: int) -> int:
+    return int(min(limit, 2 ** max(0, int(value).bit_length() - 1)))
 
 
 def read_descriptor(root: Path) -> Descriptor:
-    """The descriptor of the store at ``root``.
+    """Return the descriptor of the store at ``root``.
 
     Raises:
-        StoreNotFound: there is none.
-        StoreCorrupt: it is damaged.
-        StoreUnsupported: it needs a newer softlabels.
+        StoreNotFound: There is none.
+        StoreCorrupt: It is damaged.
+        StoreUnsupported: It needs a newer softlabels.
     """
     path = root / paths.DESCRIPTOR
     with refused(path, f"so {root} is no store of labels, or not whole; {FETCH}", StoreNotFound):
-        return parse_descriptor(posix.read(root, path, LIMIT))
+        return parse_descriptor(posix.read(root, path, MAX_DESCRIPTOR_BYTES))
 
 
 def open_root(path: str | Path) -> tuple[Path, Descriptor]:
-    """The directory and descriptor of a store.
+    """Return the directory and descriptor of a store.
 
     Raises:
-        StoreNotFound: no store there.
+        StoreNotFound: There is no store.
     """
     root = Path(path)
     return root, read_descriptor(root)

@@ -1,8 +1,7 @@
-"""Records: the small JSON whose existence commits a unit, and everything needed to read and verify its shard."""
+"""Records: small JSON documents, each of which commits one unit and says how to read and verify its shard."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,40 +9,57 @@ from typing import Any
 
 from softlabels.fidelity import Fidelity
 from softlabels.store.format import canonical_json, paths
-from softlabels.store.format.array_file import LARGEST as LARGEST_ARRAYS
-from softlabels.store.format.descriptor import MOST_ENCODED_BYTES, Descriptor
+from softlabels.store.format.descriptor import Descriptor
+from softlabels.store.format.fields import Fields
+from softlabels.store.format.limits import (
+    MAX_ARRAYS_BYTES,
+    MAX_FIDELITY_BYTES,
+    MAX_RECORD_BYTES,
+    MAX_SHARD_BYTES,
+    MAX_STORED_BYTES,
+    MAX_UNIT_CHUNKS,
+)
 from softlabels.store.format.paths import ATTEMPT
 from softlabels.store.storage import posix
 from softlabels.store.storage.read_errors import MEND, refused
 
-LIMIT = 64 * 2**10
-"""Bytes a record may have."""
 
-MOST_FIDELITY = 16 * 2**10
-"""Of those, how many may say how faithful the labels are."""
+@dataclass(frozen=True)
+class Range:
+    """A byte range of a shard, with its hash.
 
-HASH = re.compile(r"[0-9a-f]{64}")
+    Attributes:
+        offset: Offset of its first byte.
+        size: Size in bytes.
+        blake3: BLAKE3 of those bytes, hexadecimal.
+        rows: Rows in it; 0 for the footer.
+    """
+
+    offset: int
+    size: int
+    blake3: str
+    rows: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What was committed for one unit.
+    """The commit of one unit.
 
     Attributes:
-        unit: which.
-        rows: how many.
-        attempt: names the shard file (32 hexadecimal digits).
-        size: bytes of the shard.
-        blake3: of the shard.
-        chunks: byte ranges of the chunks, in order, from the first byte on.
-        footer: byte range behind them, to the end.
+        unit: Number of the unit.
+        rows: Rows of the unit.
+        attempt: 32 hexadecimal digits, part of the names of shard and extras.
+        size: Bytes of the shard.
+        blake3: BLAKE3 of the shard.
+        chunks: Byte ranges of the chunks, in order, from the first byte on.
+        footer: Byte range behind them, to the end.
         keys: BLAKE3 of the unit's keys, in order.
-        extras: size and BLAKE3 of the unit's extras file; None where it has none.
-        descriptor: digest of the store's descriptor.
-        teacher: digest of the teacher that was run.
-        software: what wrote it.
-        fidelity: of a few rows, by head; those of heads that are no distribution are left out.
-        digest: BLAKE3 of the record without this field; the identity of what was committed.
+        extras: Size and BLAKE3 of the unit's extras file; None without extras.
+        descriptor: Digest of the store's descriptor.
+        teacher: Digest of the teacher.
+        software: Name and version of the writer.
+        fidelity: Fidelity of a few rows, by head; absent for heads that are not distributions.
+        digest: BLAKE3 of the record without this field: the identity of the commit.
     """
 
     unit: int
@@ -62,7 +78,7 @@ class Record:
     digest: str = field(default="")
 
     def to_json(self) -> dict[str, Any]:
-        """As the record file holds it, digest included."""
+        """Return the document in the record's file, digest included."""
         body: dict[str, Any] = {
             "format": "softlabels-record",
             "version": 1,
@@ -78,131 +94,92 @@ class Record:
             "teacher": self.teacher,
             "software": self.software,
         }
-        measured = {head: found.to_json() for head, found in self.fidelity.items()}
-        # A record is small; very many heads and temperatures go without.
-        if measured and len(canonical_json.to_bytes(measured)) <= MOST_FIDELITY:
-            body["fidelity"] = measured
-        return body | {"digest": canonical_json.digest(body)}
+        fidelity = {head: measured.to_json() for head, measured in self.fidelity.items()}
+        # Very many heads and temperatures would not fit into a record, so it goes without their fidelity.
+        if fidelity and len(canonical_json.to_bytes(fidelity)) <= MAX_FIDELITY_BYTES:
+            body["fidelity"] = fidelity
+        return canonical_json.sign(body)
 
 
 def parse_record(data: bytes, unit: int, descriptor: Descriptor) -> Record:
-    """The record of ``unit``, checked against itself and against the descriptor.
+    """Return the record of ``unit``, checked against its own digest and against the descriptor.
 
     Raises:
-        ValueError: says what is wrong.
+        ValueError: The bytes are not the record of this unit of this store; says why.
     """
-    value = canonical_json.parse(data, LIMIT)
-    body = {name: part for name, part in value.items() if name != "digest"}
-    if canonical_json.digest(body) != value.get("digest"):
-        raise ValueError("its digest does not match its content")
+    value = canonical_json.parse_signed(data, MAX_RECORD_BYTES)
     if value.get("format") != "softlabels-record" or value.get("version") != 1:
         raise ValueError(f"its format is {value.get('format')!r}, version {value.get('version')!r}")
-    try:
-        record = Record(
-            unit=value["unit"],
-            rows=value["rows"],
-            attempt=value["attempt"],
-            size=value["shard"]["size"],
-            blake3=_hash(value["shard"]["blake3"]),
-            chunks=tuple(_range(chunk, rows=chunk["rows"]) for chunk in value["chunks"]),
-            footer=_range(value["footer"], rows=0),
-            keys=_hash(value["keys"]),
-            extras=None if value["extras"] is None else _extras(value["extras"]),
-            descriptor=value["descriptor"],
-            teacher=value["teacher"],
-            software=value["software"],
-            fidelity=_fidelity(value.get("fidelity", {}), descriptor),
-            digest=value["digest"],
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{type(error).__name__} {error} where a record says what was committed") from error
+    fields = Fields(value)
+    shard = fields.object("shard")
+    chunks = fields.items("chunks", MAX_UNIT_CHUNKS)
+    record = Record(
+        unit=fields.integer("unit", 0, 2**31),
+        rows=fields.integer("rows", 1, descriptor.unit_rows),
+        attempt=fields.text("attempt"),
+        size=shard.integer("size", 1, MAX_SHARD_BYTES),
+        blake3=shard.hash("blake3"),
+        chunks=tuple(_range(Fields(chunk, f"chunks[{index}]"), "rows") for index, chunk in enumerate(chunks)),
+        footer=_range(fields.object("footer")),
+        keys=fields.hash("keys"),
+        extras=None if fields.get("extras") is None else _extras(fields.object("extras")),
+        descriptor=fields.text("descriptor"),
+        teacher=fields.text("teacher"),
+        software=fields.text("software"),
+        fidelity={} if fields.get("fidelity") is None else _fidelity(fields.object("fidelity"), descriptor),
+        digest=value["digest"],
+    )
     _check_geometry(record, unit, descriptor)
     return record
 
 
 def _check_geometry(record: Record, unit: int, descriptor: Descriptor) -> None:
     """Raise ValueError unless the record is of this unit of this store and its ranges tile the shard."""
-    if type(record.rows) is not int or not 0 < record.rows <= descriptor.unit_rows:
-        raise ValueError(f"it says it has {record.rows!r} rows; a unit has 1 to {descriptor.unit_rows}")
-    expected = record.rows if descriptor.grows else len(descriptor.unit_range(unit))
-    if type(record.unit) is not int or record.unit != unit or record.rows != expected:
-        raise ValueError(f"it describes unit {record.unit!r} with {record.rows!r} rows, not unit {unit} of {expected}")
     if record.descriptor != descriptor.digest:
         raise ValueError("it belongs to another store (digest of the descriptor)")
-    if not isinstance(record.attempt, str) or not ATTEMPT.fullmatch(record.attempt):
-        raise ValueError(f"the attempt {record.attempt!r} cannot name a shard")
+    expected = record.rows if descriptor.grows else len(descriptor.unit_range(unit))
+    if record.unit != unit or record.rows != expected:
+        raise ValueError(f"it describes unit {record.unit} with {record.rows} rows, not unit {unit} of {expected}")
+    if not ATTEMPT.fullmatch(record.attempt):
+        raise ValueError(f"the attempt {record.attempt[:64]!r} cannot name a shard")
     if [chunk.rows for chunk in record.chunks] != descriptor.chunk_sizes(record.rows):
         raise ValueError("its chunks do not hold the rows they should")
     end = 0
-    for piece in (*record.chunks, record.footer):
-        if piece.offset != end or piece.size == 0:
+    for extent in (*record.chunks, record.footer):
+        if extent.offset != end or extent.size == 0:
             raise ValueError("its byte ranges have gaps or overlap")
-        if piece.size > MOST_ENCODED_BYTES:
-            raise ValueError(f"a chunk of {piece.size:,} bytes, where at most {MOST_ENCODED_BYTES:,} are allowed")
-        end += piece.size
-    if end != record.size or record.size > LARGEST:
-        raise ValueError(f"its byte ranges end at {end:,}, its shard at {record.size!r}")
+        if extent.size > MAX_STORED_BYTES:
+            raise ValueError(f"a chunk of {extent.size:,} bytes, where at most {MAX_STORED_BYTES:,} are allowed")
+        end += extent.size
+    if end != record.size:
+        raise ValueError(f"its byte ranges end at {end:,}, its shard at {record.size:,}")
 
 
-def _fidelity(value: Mapping[str, Any], descriptor: Descriptor) -> dict[str, Fidelity]:
-    found = {head: Fidelity.from_json(part) for head, part in dict(value).items()}
-    if not found.keys() <= descriptor.heads.keys():
-        raise ValueError(f"a fidelity of heads {sorted(found)}, which are not the store's")
-    return found
+def _fidelity(fields: Fields, descriptor: Descriptor) -> dict[str, Fidelity]:
+    if not set(fields) <= descriptor.heads.keys():
+        raise ValueError(f"a fidelity of heads {sorted(fields)[:8]}, which are not the store's")
+    return {head: Fidelity.from_json(fields.get(head)) for head in fields}
 
 
-def _range(value: Mapping[str, Any], *, rows: int) -> Range:
-    offset, size = value["offset"], value["size"]
-    for number in (offset, size, rows):
-        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= LARGEST:
-            raise ValueError(f"{number!r} where a count of bytes or rows is expected")
-    return Range(offset, size, _hash(value["blake3"]), rows)
+def _range(fields: Fields, rows: str | None = None) -> Range:
+    offset, size = (fields.integer(name, 0, MAX_SHARD_BYTES) for name in ("offset", "size"))
+    return Range(offset, size, fields.hash("blake3"), 0 if rows is None else fields.integer(rows, 0, MAX_SHARD_BYTES))
 
 
-def _extras(value: Mapping[str, Any]) -> tuple[int, str]:
-    size = value["size"]
-    if not isinstance(size, int) or isinstance(size, bool) or not 0 < size <= LARGEST_ARRAYS:
-        raise ValueError(f"{size!r} bytes of extras, where 1 to {LARGEST_ARRAYS:,} are allowed")
-    return size, _hash(value["blake3"])
+def _extras(fields: Fields) -> tuple[int, str]:
+    return fields.integer("size", 1, MAX_ARRAYS_BYTES), fields.hash("blake3")
 
 
-def _range_json(piece: Range) -> dict[str, Any]:
-    return {"offset": piece.offset, "size": piece.size, "blake3": piece.blake3}
-
-
-def _hash(value: object) -> str:
-    if not isinstance(value, str) or not HASH.fullmatch(value):
-        raise ValueError(f"{value!r} where a BLAKE3 is expected")
-    return value
+def _range_json(extent: Range) -> dict[str, Any]:
+    return {"offset": extent.offset, "size": extent.size, "blake3": extent.blake3}
 
 
 def read_record(root: Path, unit: int, descriptor: Descriptor) -> Record:
-    """The record of a committed unit.
+    """Return the record of a committed unit.
 
     Raises:
-        StoreCorrupt: missing, damaged or of another store.
+        StoreCorrupt: It is missing, damaged or of another store.
     """
     path = paths.record_path(root, unit)
-    with refused(path, f"unit {unit} has no record; {MEND}"):
-        return parse_record(posix.read(root, path, LIMIT), unit, descriptor)
-
-
-LARGEST = 2**32 - 1
-"""Bytes of a shard: a zip is kept to its plain form."""
-
-
-@dataclass(frozen=True)
-class Range:
-    """A byte range of a shard, with its hash.
-
-    Attributes:
-        offset: of its first byte.
-        size: in bytes.
-        blake3: of those bytes, hexadecimal.
-        rows: rows in it; 0 for the footer.
-    """
-
-    offset: int
-    size: int
-    blake3: str
-    rows: int = 0
+    with refused(path, MEND):
+        return parse_record(posix.read(root, path, MAX_RECORD_BYTES), unit, descriptor)

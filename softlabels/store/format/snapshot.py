@@ -19,11 +19,10 @@ from softlabels.errors import StoreNotFound
 from softlabels.fidelity import Fidelity
 from softlabels.store.format import array_file, canonical_json, paths, unit_table
 from softlabels.store.format.descriptor import Descriptor
-from softlabels.store.format.record import HASH
+from softlabels.store.format.fields import Fields
+from softlabels.store.format.limits import MAX_ROWS, MAX_SHARD_BYTES, MAX_SNAPSHOT_BYTES, MAX_UNITS
 from softlabels.store.storage import posix
 from softlabels.store.storage.read_errors import FETCH, SEAL, refused
-
-LIMIT = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,44 +65,47 @@ def read_snapshot(root: Path, number: int) -> Snapshot:
     """
     path = paths.snapshot_path(root, number)
     with refused(path, SEAL, StoreNotFound):
-        return _parse(posix.read(root, path, LIMIT), number)
+        return _parse(posix.read(root, path, MAX_SNAPSHOT_BYTES), number)
 
 
 def _parse(data: bytes, number: int) -> Snapshot:
-    value = canonical_json.parse(data, LIMIT)
-    body = {name: part for name, part in value.items() if name != "digest"}
-    if canonical_json.digest(body) != value.get("digest"):
-        raise ValueError("its digest does not match its content")
+    value = canonical_json.parse_signed(data, MAX_SNAPSHOT_BYTES)
     if value.get("format") != "softlabels-snapshot" or value.get("version") != 1:
         raise ValueError(f"its format is {value.get('format')!r}, version {value.get('version')!r}")
-    try:
-        found = Snapshot(**{name: value[name] for name in Snapshot.__dataclass_fields__})
-        _check(found, number)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{type(error).__name__} {error} where a snapshot says what was sealed") from error
-    return found
+    fields = Fields(value)
+    if fields.get("number") != number:
+        raise ValueError(f"it says it is snapshot {fields.get('number')!r:.40}")
+    fidelity = fields.object("fidelity")
+    for head in fidelity:
+        _check_fidelity(fidelity.object(head))
+    units = fields.integer("units", 1, MAX_UNITS)
+    return Snapshot(
+        number=number,
+        digest=value["digest"],
+        previous=fields.optional_hash("previous"),
+        descriptor=fields.hash("descriptor"),
+        rows=fields.integer("rows", units, MAX_ROWS),
+        units=units,
+        bytes=fields.integer("bytes", 1, MAX_UNITS * MAX_SHARD_BYTES),
+        table=fields.hash("table"),
+        prior=fields.optional_hash("prior"),
+        probe=fields.optional_hash("probe"),
+        fidelity=value["fidelity"],
+    )
 
 
-def _check(found: Snapshot, number: int) -> None:
-    """Raise ValueError (or what a value of another type raises) unless a snapshot can be what it says."""
-    if found.number != number:
-        raise ValueError(f"it says it is snapshot {found.number!r}")
-    for count in (found.rows, found.units, found.bytes):
-        if type(count) is not int or not 0 < count < 2**63:
-            raise ValueError(f"{count!r} where a count is expected")
-    if found.units > unit_table.MOST_UNITS:
-        raise ValueError(f"{found.units:,} units, where at most {unit_table.MOST_UNITS:,} are allowed")
-    optional = [digest for digest in (found.previous, found.prior, found.probe) if digest is not None]
-    for digest in (found.descriptor, found.table, *optional):
-        if not HASH.fullmatch(digest):
-            raise ValueError(f"{digest!r} where a BLAKE3 is expected")
-    for measured in found.fidelity.values():
-        units = measured.get("units", measured)
-        poorest = units.get("poorest", {"unit": 0, **measured})
-        for part in (measured, units, poorest):
-            Fidelity.from_json({"error": 0.0, **part})  # snapshots of before the error was measured lack it
-        if type(poorest["unit"]) is not int:
-            raise ValueError(f"{poorest['unit']!r} where the number of a unit is expected")
+def _check_fidelity(fields: Fields) -> None:
+    """Raise ValueError unless a head has the figures of a fidelity for probe, units and poorest unit."""
+    figures = [fields]
+    if "units" in set(fields):
+        units = fields.object("units")
+        figures.append(units)
+        if "poorest" in set(units):
+            figures.append(units.object("poorest"))
+            figures[-1].integer("unit", 0, MAX_UNITS)
+    for measured in figures:
+        # Snapshots of before the error was measured lack it.
+        Fidelity.from_json({"error": 0.0} | {name: measured.get(name) for name in measured})
 
 
 def read_table(

@@ -25,8 +25,6 @@ COLUMNS = {
     "unit": 0, "first_row": 0, "rows": 0, "attempt": 32, "size": 0, "blake3": 64, "record": 64, "keys": 64,
 }  # fmt: skip
 """Columns and the length of their strings, 0 for 64-bit numbers; ``record`` is the record's digest."""
-MOST_UNITS = 2**20
-"""Units of a store: 17 billion rows at 16,384 each."""
 MOST_BYTES_A_UNIT = 512
 """Of the table's file, and some for its footer."""
 

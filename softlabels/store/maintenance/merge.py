@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument, StoreConflict
 from softlabels.fidelity import distance
+from softlabels.store.format.provenance import DataRecord
 from softlabels.store.format.snapshot import Snapshot
-from softlabels.store.maintenance.row_copier import RowCopier, _named
+from softlabels.store.maintenance.row_copier import RowCopier
 from softlabels.store.sealed_store import open_store
 from softlabels.store.sealing import seal
 from softlabels.store.unit_statistics import UnitStatistics
@@ -56,7 +57,7 @@ def merge(
         raise InvalidArgument(f"merging takes two stores or more, and conflicts=error or first, not {conflicts!r}")
     stores = [open_store(path) for path in paths]
     first = stores[0].descriptor
-    donors = RowCopier(stores, dict(first.heads), _named(first.teacher))
+    donors = RowCopier(stores, dict(first.heads), first.teacher.identity)
     kept, twice = donors.distinct()
     if conflicts == "error":
         _check_alike_labels(donors, twice)
@@ -65,8 +66,9 @@ def merge(
         rows=len(kept),
         unit_rows=min(first.unit_rows, len(kept)),
         chunk_rows=min(first.chunk_rows, len(kept)),
-        data={"spec": " + ".join(str(store.descriptor.data.get("spec")) for store in stores),
-              "fingerprint": _fingerprint(donors, kept), "rows": len(kept)},
+        data=DataRecord.union(
+            [store.descriptor.data for store in stores], fingerprint=_fingerprint(donors, kept), rows=len(kept)
+        ),
         document=None,
     )  # fmt: skip
     writer = create_or_open(out, descriptor, stores[0].codebooks())

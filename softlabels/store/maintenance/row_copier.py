@@ -104,13 +104,8 @@ def _spread(labels: SparseLabels, prior: NDArray[np.float32]) -> NDArray[np.floa
     return sums_of(prior, seen, np.exp(labels.log_tail.astype(np.float64)).sum(axis=0))
 
 
-def _named(teacher: Mapping[str, Any]) -> str:
-    """What tells a teacher from others: its digest, or, where it has none, its name."""
-    return str(teacher["spec"] if teacher["digest"] is None else teacher["digest"])
-
-
 def _check_alike(store: Store, heads: dict[str, Head], teacher: str) -> None:
-    theirs = _named(store.descriptor.teacher)
+    theirs = store.descriptor.teacher.identity
     if theirs != teacher:
         raise StoreConflict(
             f"{store.root} was made by the teacher {theirs}, not {teacher}; labels of different teachers do not mix: "

@@ -9,7 +9,8 @@ from typing import BinaryIO
 from blake3 import blake3
 
 from softlabels.errors import InvalidArgument
-from softlabels.store.format.record import LARGEST, Range
+from softlabels.store.format.limits import MAX_SHARD_BYTES
+from softlabels.store.format.record import Range
 from softlabels.store.storage import posix
 
 
@@ -37,7 +38,7 @@ class HashedFile:
         length = len(memoryview(data).cast("B"))
         if self._dropped:
             return length
-        if self.size + length > LARGEST:
+        if self.size + length > MAX_SHARD_BYTES:
             raise InvalidArgument("a shard is at most 4 GiB; choose fewer rows a unit with --unit-rows")
         with posix.told_apart(Path("a new shard"), writing=True):
             self._file.write(data)

@@ -21,7 +21,8 @@ from softlabels import columns as ragged
 from softlabels.encodings import Column
 from softlabels.errors import StoreError
 from softlabels.store.format import thrift
-from softlabels.store.format.descriptor import MOST_CHUNK_BYTES, Descriptor
+from softlabels.store.format.descriptor import Descriptor
+from softlabels.store.format.limits import MAX_CHUNK_BYTES
 from softlabels.store.format.record import Range
 from softlabels.store.shards.hashed_file import HashedFile
 
@@ -176,8 +177,8 @@ class Footer:
             start, size = self._places[number][name]
             values = self._values(found, name, chunk.rows)
             total += values * np.dtype(self._columns[name].dtype).itemsize
-            if total > MOST_CHUNK_BYTES:
-                raise ValueError(f"a chunk holds more than {MOST_CHUNK_BYTES:,} bytes up to column {name!r}")
+            if total > MAX_CHUNK_BYTES:
+                raise ValueError(f"a chunk holds more than {MAX_CHUNK_BYTES:,} bytes up to column {name!r}")
             _check_pages(data[start : start + size], self._columns[name], values)
             found[name] = self._read(data, number, name, found)
         return found

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from softlabels import columns as ragged
 from softlabels.encodings import Column
 from softlabels.errors import StoreError
-from softlabels.store.format.descriptor import MOST_CHUNK_BYTES, VERSION, Descriptor
+from softlabels.store.format.descriptor import VERSION, Descriptor
+from softlabels.store.format.limits import MAX_CHUNK_BYTES
 from softlabels.store.format.record import Range
 from softlabels.store.shards.hashed_file import HashedFile
 
@@ -145,8 +146,8 @@ def read_chunk(
     if len(left):
         raise ValueError("more than the store's columns")
     declared = sum(_declared(bodies[name]) for name in wanted)
-    if declared > MOST_CHUNK_BYTES:
-        raise ValueError(f"a chunk declares {declared:,} bytes, where at most {MOST_CHUNK_BYTES:,} are allowed")
+    if declared > MAX_CHUNK_BYTES:
+        raise ValueError(f"a chunk declares {declared:,} bytes, where at most {MAX_CHUNK_BYTES:,} are allowed")
     found: dict[str, NDArray[Any]] = {}
     for name in wanted:
         column = columns[name]

@@ -1,0 +1,170 @@
+"""Records of provenance in a descriptor: the teacher that labelled a store, and the data it labelled.
+
+Only what identifies them counts when a store is resumed, reused or merged (``identity``). The other fields describe:
+``softlabels inspect`` shows them, and errors of joining labels with data use them. Absent fields are not written, so a
+description that grows in a later version changes no document of today.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from softlabels.store.format.fields import Fields, check_integer
+
+MAX_NAMES = 2**16
+"""Names of columns or of classes."""
+MAX_AXES = 16
+MAX_COUNT = 2**48 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherRecord:
+    """The teacher that labelled a store.
+
+    Attributes:
+        spec: Name of the teacher as its user gave it, such as ``run:teacher``.
+        digest: Digest of the teacher; None if it has none, and then ``spec`` identifies it.
+        covers: Parts of the teacher that ``digest`` covers, such as ``weights``, ``buffers`` and ``source``.
+        version: Version that the user gave because code cannot show it (``--teacher-version``).
+
+    Example:
+        >>> TeacherRecord(spec="run:teacher", digest="ab12", covers=("weights", "source")).identity
+        'ab12'
+        >>> TeacherRecord(spec="openai:gpt", digest=None, version="May").identity
+        'openai:gpt, version May'
+    """
+
+    spec: str
+    digest: str | None
+    covers: tuple[str, ...] = ()
+    version: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """Text that two stores of one teacher share: the digest, without one the name, and the version."""
+        name = self.spec if self.digest is None else self.digest
+        return name if self.version is None else f"{name}, version {self.version}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as the descriptor holds it."""
+        return _to_json(self, always=("spec", "digest"))
+
+    @classmethod
+    def from_fields(cls, value: Fields) -> Self:
+        """Return the record in an untrusted document.
+
+        Raises:
+            ValueError: A field is missing or of another type.
+        """
+        return cls(
+            spec=value.text("spec"),
+            digest=_required_or_null(value, "digest"),
+            covers=value.texts("covers", MAX_AXES),
+            version=value.optional_text("version"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecord:
+    """The data that a store has labels for.
+
+    Attributes:
+        spec: Name of the data as its user gave it, such as a path.
+        fingerprint: Digest of all keys in order; None if rows are appended.
+        rows: Number of rows; None if rows are appended.
+        columns: Names of the columns that are the input; empty if the data has no columns.
+        ignored: Names of the columns that are neither input nor label.
+        label: Name of the column of hard labels; None if there is none.
+        split: Name of the split that was labelled; None for all rows.
+        dtype: NumPy name of the input's dtype; None if unknown.
+        shape: Shape of one input; None for an axis of any length. None if unknown.
+        classes: Number of classes of the hard labels; None without hard labels.
+        class_names: Names of the classes by number; empty if they have none.
+
+    Example:
+        >>> DataRecord(spec="iris.csv", fingerprint="ab12", rows=150, columns=("petal length",)).identity
+        'ab12'
+    """
+
+    spec: str
+    fingerprint: str | None
+    rows: int | None
+    columns: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    label: str | None = None
+    split: str | None = None
+    dtype: str | None = None
+    shape: tuple[int | None, ...] | None = None
+    classes: int | None = None
+    class_names: tuple[str, ...] = ()
+
+    @classmethod
+    def union(cls, records: Sequence[Self], *, fingerprint: str, rows: int) -> Self:
+        """Return the record of the rows of several data sets; fields in which they differ are left out."""
+        shared = {
+            field.name: getattr(records[0], field.name)
+            for field in fields(cls)
+            if len({getattr(record, field.name) for record in records}) == 1
+        }
+        spec = " + ".join(record.spec for record in records)
+        return cls(**shared | {"spec": spec, "fingerprint": fingerprint, "rows": rows})
+
+    @property
+    def identity(self) -> str:
+        """Text that two stores of the same data share: the fingerprint, without one the name."""
+        return self.spec if self.fingerprint is None else self.fingerprint
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as the descriptor holds it."""
+        return _to_json(self, always=("spec", "fingerprint", "rows"))
+
+    @classmethod
+    def from_fields(cls, value: Fields) -> Self:
+        """Return the record in an untrusted document.
+
+        Raises:
+            ValueError: A field is missing or of another type.
+        """
+        return cls(
+            spec=value.text("spec"),
+            fingerprint=_required_or_null(value, "fingerprint"),
+            rows=_count(value, "rows"),
+            columns=value.texts("columns", MAX_NAMES),
+            ignored=value.texts("ignored", MAX_NAMES),
+            label=value.optional_text("label"),
+            split=value.optional_text("split"),
+            dtype=value.optional_text("dtype"),
+            shape=_shape(value),
+            classes=_count(value, "classes"),
+            class_names=value.texts("class_names", MAX_NAMES),
+        )
+
+
+def _to_json(record: TeacherRecord | DataRecord, always: tuple[str, ...]) -> dict[str, Any]:
+    defaults = {field.name: field.default for field in fields(record)}
+    values = {name: getattr(record, name) for name in defaults}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+        if name in always or value != defaults[name]
+    }
+
+
+def _required_or_null(value: Fields, name: str) -> str | None:
+    """Return a text or null that must be there: a document without it says nothing about the identity."""
+    if name not in set(value):
+        raise ValueError(f"{value.path(name)}: it is missing")
+    return value.optional_text(name)
+
+
+def _count(value: Fields, name: str) -> int | None:
+    return None if value.get(name) is None else value.integer(name, 0, MAX_COUNT)
+
+
+def _shape(value: Fields) -> tuple[int | None, ...] | None:
+    if value.get("shape") is None:
+        return None
+    axes = value.items("shape", MAX_AXES)
+    return tuple(None if axis is None else check_integer(value.path("shape"), axis, 0, MAX_COUNT) for axis in axes)
