@@ -58,12 +58,13 @@ def build(
         module = kind.build(parsed, input_shape, heads)
     if statistics is not None:
         set_statistics(module, statistics)
+    described = kind.describe(module, heads) if kind.describe is not None else None
     return Model(
         spec=str(parsed),
         module=module,
         heads=dict(heads),
         input_shape=input_shape,
-        config=config_of(kind, parsed, input_shape, heads),
+        config=described or config_of(kind, parsed, input_shape, heads),
         user_code=kind.runs_user_code,
     )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from softlabels.models.heads import OutputHead
 
@@ -53,6 +53,8 @@ class Kind:
         version: Version of the code of an architecture. Increment it if equal weights would give other outputs: runs of
             other versions are refused.
         runs_user_code: True if the network is code of the user, so that a run directory cannot name it on its own.
+        describe: Returns the configuration of a network as JSON values, for kinds whose options do not describe it.
+        restore: Rebuilds such a network from that configuration and its tensors.
     """
 
     name: str
@@ -62,6 +64,8 @@ class Kind:
     load: Load | None = None
     version: int = 1
     runs_user_code: bool = False
+    describe: Callable[[nn.Module, Mapping[str, OutputHead]], dict[str, Any]] | None = None
+    restore: Callable[[Mapping[str, Any], Mapping[str, Tensor]], nn.Module] | None = None
 
 
 @dataclass(frozen=True)

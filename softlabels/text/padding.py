@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from softlabels.text.rows import LABELLED, START
+from softlabels.text.rows import LABELLED, SECOND, START
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,12 @@ class PaddedTokens:
     """A batch of B rows, padded to the longest with L tokens.
 
     Attributes:
-        ids: Token ids, (B, L) int64; 0 where padded.
+        ids: Token ids, (B, L) int64.
         valid: Whether a position holds a token, (B, L).
         positions: Position of each token within its document, (B, L) int64; 0 where padded.
         documents: Number of each token's document within its row, (B, L) int64; -1 where padded.
         labelled: Index into the flattened (B * L,) positions of each labelled position, in row order, (P,).
+        second: Whether a token belongs to the second text of a pair, (B, L).
         packed: Whether a row holds several documents.
     """
 
@@ -32,6 +33,7 @@ class PaddedTokens:
     positions: Tensor
     documents: Tensor
     labelled: Tensor
+    second: Tensor
     packed: bool
 
     def attention_bias(self, dtype: torch.dtype, *, causal: bool = True) -> Tensor:
@@ -49,7 +51,9 @@ class PaddedTokens:
         return torch.zeros_like(allowed, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
 
 
-def pad(values: Tensor, lengths: Tensor, marks: Tensor | None = None, *, side: str = "right") -> PaddedTokens:
+def pad(
+    values: Tensor, lengths: Tensor, marks: Tensor | None = None, *, side: str = "right", token: int = 0
+) -> PaddedTokens:
     """Pad rows of tokens to the longest.
 
     Args:
@@ -57,6 +61,7 @@ def pad(values: Tensor, lengths: Tensor, marks: Tensor | None = None, *, side: s
         lengths: Tokens of each row, (B,).
         marks: Marks of each token, (N,); None: each row is one document, and every position is labelled.
         side: Side of the padding, ``right`` or ``left``.
+        token: Id of the padding.
 
     Example:
         >>> pad(torch.tensor([5, 6, 7]), torch.tensor([1, 2])).ids
@@ -69,7 +74,7 @@ def pad(values: Tensor, lengths: Tensor, marks: Tensor | None = None, *, side: s
     offset = (longest - lengths)[:, None] if side == "left" else 0
     valid = (columns >= offset) & (columns < lengths[:, None] + offset)
     shape = (rows, longest)
-    ids = torch.zeros(shape, dtype=torch.int64, device=values.device)
+    ids = torch.full(shape, token, dtype=torch.int64, device=values.device)
     ids[valid] = values.long()
     flags = torch.full(shape, 0, dtype=torch.uint8, device=values.device)
     flags[valid] = torch.full_like(values, LABELLED, dtype=torch.uint8) if marks is None else marks
@@ -79,4 +84,5 @@ def pad(values: Tensor, lengths: Tensor, marks: Tensor | None = None, *, side: s
     begins = (starts * columns).cummax(1).values
     positions = (columns - begins).masked_fill(~valid, 0)
     labelled = ((flags & LABELLED) > 0).flatten().nonzero()[:, 0]
-    return PaddedTokens(ids, valid, positions, documents, labelled, bool((documents > 0).any()))
+    second = (flags & SECOND) > 0
+    return PaddedTokens(ids, valid, positions, documents, labelled, second, bool((documents > 0).any()))

@@ -22,6 +22,9 @@ START = 1
 LABELLED = 2
 """Mark of a position that ragged heads have an entry for."""
 
+SECOND = 4
+"""Mark of a token of the second text of a pair."""
+
 MIN_TOKENS = 2
 """Tokens of a row: one alone predicts nothing."""
 

@@ -64,13 +64,17 @@ def _network(
 ) -> nn.Module:
     """Return the network that a configuration describes, with the tensors as its weights."""
     kind = kinds().get(config["kind"])
-    if kind is None or kind.options is None:
+    if kind is None or (kind.options is None and kind.restore is None):
         raise InvalidArgument(f"model kind: unsupported, got {config['kind']!r}; expected a built-in architecture")
     if config["version"] != kind.version:
         raise InvalidArgument(
             f"code version of {kind.name}: unsupported, got {config['version']!r}; expected {kind.version}. Train again"
         )
-    options = {name: check_option(option, config["options"][name], name) for name, option in kind.options.items()}
+    if kind.restore is not None:
+        return kind.restore(config, tensors)
+    options = {
+        name: check_option(option, config["options"][name], name) for name, option in (kind.options or {}).items()
+    }
     module = build_without_weights(kind, ModelSpec(kind.name, options), input_shape, heads)
     module.load_state_dict(tensors, assign=True)
     for parameter in module.parameters():
