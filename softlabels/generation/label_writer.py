@@ -166,7 +166,8 @@ class LabelWriter:
             keys: B names of rows, as for append.
             views: the view of each; None: 0.
         """
-        names = row_names(as_keys(keys), _views(views, len(keys))).tolist()
+        numbers = _views(views, len(keys))
+        names = row_names(as_keys(keys, numbers), numbers).tolist()
         return np.array([i for i, name in enumerate(names) if name not in self._known], np.int64)
 
     def append(
@@ -188,7 +189,8 @@ class LabelWriter:
         """
         if self._lock.closed:
             raise StoreBusy("this writer is closed; open another with sl.create")
-        named, numbers = as_keys(keys), _views(views, len(keys))
+        numbers = _views(views, len(keys))
+        named = as_keys(keys, numbers)
         if set(outputs) != set(self._store.descriptor.heads):
             wanted = sorted(self._store.descriptor.heads)
             raise InvalidArgument(f"outputs for heads {sorted(outputs)} were given; the store has {wanted}")

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidData
-from softlabels.keys import KEY_BYTES, id_keys
+from softlabels.keys import KEY_BYTES, id_keys, repeated_rows
 from softlabels.sources.arrow_types import is_binary, is_text
-
-ROUND_ROWS = 2**22
-"""Keys that are sorted at a time while looking for repeated ones: 64 MiB of work memory."""
-SCAN_ROWS = 2**20
 
 
 def id_column_keys(ids: pa.Array, name: str, first_row: int) -> NDArray[np.uint8]:
@@ -65,8 +59,6 @@ def _require(valid: object, problem: str, name: str, first_row: int) -> None:
 def require_unique(keys: NDArray[np.uint8], name: str) -> None:
     """Raise unless all ids are different.
 
-    Keys are sorted in rounds over ranges of their first bytes, so memory does not grow with the number of rows.
-
     Args:
         keys: (n, 16) keys of ids.
         name: Name of the data, for messages.
@@ -80,30 +72,3 @@ def require_unique(keys: NDArray[np.uint8], name: str) -> None:
             f"{name}: ids must be unique, but rows {repeated[0]} and {repeated[1]} have the same id. "
             "Correct or remove one of them, or use another column"
         )
-
-
-def repeated_rows(keys: NDArray[np.uint8], *, round_rows: int = ROUND_ROWS) -> tuple[int, int] | None:
-    """Return two rows with the same key, the earlier one first; None if all keys differ.
-
-    Args:
-        keys: (n, 16) uint8.
-        round_rows: Keys sorted at a time, about.
-    """
-    rounds = -(-len(keys) // round_rows)
-    bounds = [(number << 16) // rounds for number in range(rounds + 1)] if rounds else []
-    for low, high in itertools.pairwise(bounds):
-        rows = np.concatenate([_rows_between(keys, start, low, high) for start in range(0, len(keys), SCAN_ROWS)])
-        chosen = np.ascontiguousarray(keys[rows]).view("S16").reshape(-1)
-        order = np.argsort(chosen, kind="stable")
-        # Fixed-size comparison by bytes: S16 ignores trailing zeros, which are equal in keys of one length anyway.
-        same = np.flatnonzero(chosen[order][1:] == chosen[order][:-1])
-        if len(same):
-            return int(rows[order[same[0]]]), int(rows[order[same[0] + 1]])
-    return None
-
-
-def _rows_between(keys: NDArray[np.uint8], start: int, low: int, high: int) -> NDArray[np.int64]:
-    """Return the rows of one scan whose first two bytes are in [low, high)."""
-    scanned = keys[start : start + SCAN_ROWS]
-    prefix = scanned[:, 0].astype(np.int64) << 8 | scanned[:, 1]
-    return start + np.flatnonzero((prefix >= low) & (prefix < high))

@@ -19,12 +19,19 @@ def split_rows(source: Source) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
     By the split column where it has a ``train``: the others are ``test`` if there is one, else all that is not
     ``train``. Without it, a tenth of the rows is held out, the same tenth for any seed.
+
+    Raises:
+        InvalidArgument: There is a split column, but no split is known as ``train``; lists the splits.
     """
     splits = source.splits()
     if "train" in splits:
         train = source.split("train")
         rest = source.split("test") if "test" in splits else np.setdiff1d(source.split(None), train)
         return train, rest
+    if splits:
+        raise InvalidArgument(
+            f"{source.spec}: no split is called train, got {', '.join(splits)}. Rename the splits to train and test"
+        )
     everything = source.split(None)
     if len(everything) < HELD_OUT:
         return everything, everything[:0]

@@ -61,7 +61,7 @@ def test_a_loop_that_starts_over_adds_only_what_is_missing(tmp_path):
     with sl.create(tmp_path / "s", heads=HEADS, unit_rows=8) as writer:
         assert writer.missing(names).tolist() == [*range(10), *range(30, 50)]
         assert writer.append(names[:40], {"logits": answers(names[:40])}) == 20
-        again = [*names[35:], names[49], names[49]]
+        again = names[35:]
         assert writer.append(again, {"logits": answers(again)}) == 10
         assert len(writer.missing(names)) == 0
     assert_holds(tmp_path / "s", names)
@@ -189,7 +189,9 @@ def test_what_cannot_be_meant_is_refused(tmp_path, sealed):
             writer.append(ids(2), {"other": answers(ids(2))})
         with pytest.raises(InvalidArgument, match="3 rows of outputs for 2 keys"):
             writer.append(ids(2), {"logits": answers(ids(3))})
-        with pytest.raises(InvalidArgument, match="named by"):
+        with pytest.raises(InvalidArgument, match="rows 0 and 1 are both 'a'"):
+            writer.append(["a", "a"], {"logits": answers(ids(2))})
+        with pytest.raises(InvalidArgument, match="expected text, a whole number or a key"):
             writer.append([1.5, 2.5], {"logits": answers(ids(2))})
         with pytest.raises(InvalidArgument, match="views"):
             writer.append(ids(2), {"logits": answers(ids(2))}, views=[-1, 0])
