@@ -25,6 +25,9 @@ from softlabels.store.format.codebooks import read_codebook
 from softlabels.store.format.descriptor import LENGTH, Descriptor, open_root
 from softlabels.store.format.record import read_record
 from softlabels.store.format.snapshot import Snapshot, read_prior, read_probe, read_snapshot, read_table
+from softlabels.store.format.token_inputs import IDS, MARKS, TokenInputs
+from softlabels.store.format.token_inputs import LENGTH as INPUT_LENGTH
+from softlabels.store.format.tokenizer_file import TokenizerDocument, read_tokenizer
 from softlabels.store.storage.read_errors import FETCH, refused
 from softlabels.store.unit_reader import UnitReader, head_arrays, native
 
@@ -280,6 +283,34 @@ class Store:
         if head not in self._codebooks:
             self._codebooks[head] = read_codebook(self.root, self.descriptor, head)
         return self._codebooks[head]
+
+    @property
+    def inputs(self) -> TokenInputs | None:
+        """Return the section on the token ids of the store; None if it holds labels alone."""
+        return self.descriptor.inputs
+
+    def read_inputs(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.uint8]]:
+        """Return the token ids of rows, (N,), the tokens of each row, (B,), and the marks of the tokens, (N,).
+
+        Args:
+            rows: Row numbers, (B,).
+
+        Raises:
+            InvalidArgument: The store holds labels alone, or has no such row.
+            StoreCorrupt: The bytes are not those that were committed.
+        """
+        if self.inputs is None:
+            raise InvalidArgument(f"{self.root}: holds labels alone, got no token ids; expected a store of text")
+        columns = self.take(rows, list(self.inputs.columns()))
+        return columns[IDS], columns[INPUT_LENGTH].astype(np.int64), columns[MARKS]
+
+    def tokenizer_document(self) -> TokenizerDocument | None:
+        """Return the document of the tokenizer that made the token ids; None if there is none.
+
+        Raises:
+            StoreCorrupt: The file is missing or damaged.
+        """
+        return read_tokenizer(self.root, self.descriptor)
 
     def codebooks(self) -> dict[str, Codebook]:
         """Those of all heads that have one."""

@@ -109,9 +109,12 @@ class UnitReader:
 
     def _check(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Values that no encoder writes: checked for every head that was read whole."""
+        lengths = {}
         for name, head in self._descriptor.heads.items():
             found = head_arrays(columns, name)
-            found.pop(LENGTH, None)
+            length = found.pop(LENGTH, None)
+            if length is not None:
+                lengths[name] = length
             columns_of_head = self._encodings[name].columns(head)
             if set(found) == set(columns_of_head):
                 parts = [found]
@@ -119,6 +122,8 @@ class UnitReader:
                     parts = [ragged.cut(found, columns_of_head, *block) for block in _blocks(found[COUNT])]
                 for part in parts:
                     self._encodings[name].check(part, head)
+        if self._descriptor.inputs is not None:
+            self._descriptor.inputs.check(columns, lengths)
 
 
 def _blocks(counts: NDArray[np.integer[Any]]) -> Iterator[tuple[int, int]]:

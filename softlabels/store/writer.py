@@ -28,14 +28,21 @@ from softlabels.store.format.codebooks import read_codebook, write_codebook
 from softlabels.store.format.descriptor import Descriptor, parse_descriptor, read_descriptor
 from softlabels.store.format.limits import MAX_CHUNK_BYTES, MAX_RECORD_BYTES
 from softlabels.store.format.record import Record, parse_record
+from softlabels.store.format.tokenizer_file import write_tokenizer
 from softlabels.store.shards.hashed_file import HashedFile
 from softlabels.store.shards.shard import open_writer
 from softlabels.store.storage import posix
 from softlabels.version import __version__
 
+_BEFORE_DESCRIPTOR = {posix.TEMPORARY, paths.CODEBOOKS, paths.TOKENIZERS}
+"""Directories that are written before the descriptor."""
+
 
 def create_or_open(
-    path: str | Path, descriptor: Descriptor, codebooks: Mapping[str, Codebook] | None = None
+    path: str | Path,
+    descriptor: Descriptor,
+    codebooks: Mapping[str, Codebook] | None = None,
+    tokenizer: bytes | None = None,
 ) -> StoreWriter:
     """A writer on the store at ``path``: a new one, or the one that is there if it is the same.
 
@@ -43,6 +50,7 @@ def create_or_open(
         path: directory of the store.
         descriptor: of the store.
         codebooks: of heads that name one, for a new store.
+        tokenizer: document of the tokenizer that the inputs of a new store name.
 
     Raises:
         StoreConflict: another store is there, or something that is no store; says what differs.
@@ -53,7 +61,7 @@ def create_or_open(
     if root.exists() and not root.is_dir():
         raise StoreConflict(f"{root} is a file; name a directory for the store")
     if not existing.exists():
-        others = [name for name in posix.list_names(root, root) if name not in {posix.TEMPORARY, paths.CODEBOOKS}]
+        others = [name for name in posix.list_names(root, root) if name not in _BEFORE_DESCRIPTOR]
         if others and not existing.exists():  # another writer may have made the store meanwhile
             raise StoreConflict(
                 f"{root} holds {', '.join(others[:3])} and no store; name an empty or a new directory with --out"
@@ -62,6 +70,7 @@ def create_or_open(
         posix.make_directory(root, root)
         for codebook in (codebooks or {}).values():
             write_codebook(root, codebook)
+        write_tokenizer(root, descriptor, tokenizer)
         posix.put_if_absent(root, existing, document)
     found = read_descriptor(root)
     if found.work != descriptor.work:

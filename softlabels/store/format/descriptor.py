@@ -33,6 +33,7 @@ from softlabels.store.format.limits import (
     MAX_UNITS,
 )
 from softlabels.store.format.provenance import DataRecord, TeacherRecord
+from softlabels.store.format.token_inputs import INPUTS, TokenInputs
 from softlabels.store.storage import posix
 from softlabels.store.storage.read_errors import FETCH, refused
 
@@ -46,7 +47,7 @@ DEFAULT_UNIT_ROWS = 16_384
 """Rows of a chunk and of a unit if rows are small; else as many as have the target's bytes."""
 
 CODEBOOK = "codebook"
-KNOWN = (CODEBOOK,)
+KNOWN = (CODEBOOK, INPUTS)
 """Features a store may require."""
 
 LENGTH = "length"
@@ -70,6 +71,7 @@ class Descriptor:
         shard_format: ``zarr`` or ``parquet``.
         codec: Compression of the arrays: ``zstd`` (smaller) or ``lz4`` (faster to read).
         seed: Seed of every random draw, taken modulo 2^64.
+        inputs: Token ids that the store holds beside the labels; None if it holds labels alone.
 
     Raises:
         InvalidArgument: A value out of range, or a product of values that readers would refuse.
@@ -93,6 +95,7 @@ class Descriptor:
     shard_format: str = "zarr"
     codec: str = "zstd"
     seed: int = 0
+    inputs: TokenInputs | None = None
     document: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
     """The document that was read, with keys of later versions."""
 
@@ -161,6 +164,8 @@ class Descriptor:
         for name in self.heads:
             if not name.isidentifier() or not name.isascii() or len(name) > 64 or name in OWN_COLUMNS:
                 raise InvalidArgument(f"head name: got {name!r}; expected at most 64 letters, digits and underscores")
+        if self.inputs is not None and INPUTS in {name.lower() for name in self.heads}:
+            raise InvalidArgument(f"head name: got {INPUTS!r}, which the inputs of this store have. Rename the head")
         if len({name.lower() for name in self.heads}) < len(self.heads):
             raise InvalidArgument(f"head names: {', '.join(self.heads)} differ in case alone. Rename one")
 
@@ -209,7 +214,7 @@ class Descriptor:
 
     @cached_property
     def _columns(self) -> dict[str, Column]:
-        columns = dict(OWN_COLUMNS)
+        columns = OWN_COLUMNS | ({} if self.inputs is None else self.inputs.columns())
         for name, head in self.heads.items():
             outer = None
             if head.ragged:
@@ -229,10 +234,11 @@ class Descriptor:
         """Return the document in ``softlabels.json``."""
         if self.document is not None:
             return dict(self.document)
-        return {
+        features = {CODEBOOK: any(head.codebook for head in self.heads.values()), INPUTS: self.inputs is not None}
+        document: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
-            "requires": [CODEBOOK] if any(head.codebook for head in self.heads.values()) else [],
+            "requires": [name for name, is_used in features.items() if is_used],
             "rows": self.rows,
             "unit_rows": self.unit_rows,
             "chunk_rows": self.chunk_rows,
@@ -242,6 +248,7 @@ class Descriptor:
             "data": self.data.to_json(),
             "seed": self.seed,
         }
+        return document if self.inputs is None else document | {INPUTS: self.inputs.to_json()}
 
     @property
     def work(self) -> dict[str, Any]:
@@ -289,6 +296,7 @@ def parse_descriptor(data: bytes) -> Descriptor:
         shard_format=shard.text("format"),
         codec=shard.text("codec"),
         seed=fields.integer("seed", -(2**63), 2**64 - 1),
+        inputs=TokenInputs.from_fields(fields.object(INPUTS)) if INPUTS in requires else None,
         document=value,
     )
 

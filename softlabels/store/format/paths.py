@@ -13,7 +13,8 @@ NUMBERED = re.compile(r"([0-9]{8,12})\.json")
 ATTEMPT = re.compile(r"[0-9a-f]{32}")
 SUFFIX = {"zarr": ".zarr.zip", "parquet": ".parquet"}
 CODEBOOKS = "codebooks"
-OWN = ("records", CODEBOOKS, "shards", "extras", "snapshots", "probe", "quarantine", posix.TEMPORARY)
+TOKENIZERS = "tokenizers"
+OWN = ("records", CODEBOOKS, TOKENIZERS, "shards", "extras", "snapshots", "probe", "quarantine", posix.TEMPORARY)
 """Directories of a store."""
 
 
@@ -40,6 +41,11 @@ def extras_path(root: Path, unit: int, attempt: str) -> Path:
 def codebook_path(root: Path, digest: str) -> Path:
     """The tail priors that a head's rows choose from."""
     return root / CODEBOOKS / f"{digest[:32]}.safetensors"
+
+
+def tokenizer_path(root: Path, digest: str) -> Path:
+    """Return the path of the tokenizer that made the token ids."""
+    return root / TOKENIZERS / f"{digest[:32]}.json"
 
 
 def snapshot_path(root: Path, number: int) -> Path:

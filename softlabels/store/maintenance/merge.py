@@ -57,7 +57,7 @@ def merge(
         raise InvalidArgument(f"merging takes two stores or more, and conflicts=error or first, not {conflicts!r}")
     stores = [open_store(path) for path in paths]
     first = stores[0].descriptor
-    donors = RowCopier(stores, dict(first.heads), first.teacher.identity)
+    donors = RowCopier(stores, dict(first.heads), first.teacher.identity, first.inputs)
     kept, twice = donors.distinct()
     if conflicts == "error":
         _check_alike_labels(donors, twice)
@@ -71,7 +71,7 @@ def merge(
         ),
         document=None,
     )  # fmt: skip
-    writer = create_or_open(out, descriptor, stores[0].codebooks())
+    writer = create_or_open(out, descriptor, stores[0].codebooks(), stores[0].tokenizer_document())
     names = list(descriptor.columns())
     for unit in list(writer.missing()):
         numbers = kept[descriptor.unit_range(unit).start : descriptor.unit_range(unit).stop]

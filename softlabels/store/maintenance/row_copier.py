@@ -13,6 +13,7 @@ from softlabels.encodings.tail import exposure, sums_of
 from softlabels.errors import StoreConflict
 from softlabels.keys import row_names
 from softlabels.labels import Head, SparseLabels
+from softlabels.store.format.token_inputs import TokenInputs
 from softlabels.store.sealed_store import Store
 from softlabels.store.unit_statistics import UnitStatistics
 
@@ -24,15 +25,23 @@ class RowCopier:
         stores: what to copy from, one at least; of several that hold a row, the first.
         heads: what the rows are to hold.
         teacher: digest of the teacher they must come from; of one without, what it is called.
+        inputs: Token ids that the rows are to hold; None for labels alone.
 
     Raises:
         StoreConflict: a store of another teacher or of other heads.
     """
 
-    def __init__(self, stores: Sequence[Store], heads: dict[str, Head], teacher: str) -> None:
+    def __init__(
+        self, stores: Sequence[Store], heads: dict[str, Head], teacher: str, inputs: TokenInputs | None = None
+    ) -> None:
         self.stores = list(stores)
         for store in self.stores:
             _check_alike(store, heads, teacher)
+            if store.descriptor.inputs != inputs:
+                raise StoreConflict(
+                    f"{store.root}: other inputs, got {store.descriptor.inputs}; expected {inputs}. Use stores of one "
+                    "tokenizer"
+                )
         names = [_names(store) for store in self.stores]
         joined = np.concatenate(names)
         self._which = np.repeat(np.arange(len(names)), [len(part) for part in names])

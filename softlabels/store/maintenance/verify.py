@@ -16,6 +16,7 @@ from softlabels.store.format.descriptor import Descriptor, open_root
 from softlabels.store.format.paths import QUARANTINE
 from softlabels.store.format.record import Record, read_record
 from softlabels.store.format.snapshot import read_prior, read_probe, read_snapshot, read_table
+from softlabels.store.format.tokenizer_file import read_tokenizer
 from softlabels.store.maintenance.verification_cache import VerificationCache
 from softlabels.store.storage import posix
 from softlabels.store.unit_reader import UnitReader
@@ -134,6 +135,7 @@ def _verify_snapshots(root: Path, descriptor: Descriptor, report: Report) -> dic
         read_probe(root, snapshot, descriptor)
         for head in descriptor.heads:
             read_codebook(root, descriptor, head)
+        read_tokenizer(root, descriptor)
         table = read_table(root, snapshot, ["unit", "record"])
     except (StoreCorrupt, StoreNotFound) as error:
         report.bad.append(Problem(None, str(paths.snapshot_path(root, number)), str(error)))

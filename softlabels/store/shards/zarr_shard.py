@@ -234,8 +234,8 @@ def metadata(descriptor: Descriptor, count: int, room: Mapping[str, int]) -> dic
     """
     about = {"version": VERSION, "heads": {name: head.to_json() for name, head in descriptor.heads.items()}}
     documents = {"zarr.json": _group({"softlabels": about})}
-    for head in descriptor.heads:
-        documents[f"{head}/zarr.json"] = _group({})
+    for group in dict.fromkeys(name.partition("/")[0] for name in descriptor.columns() if "/" in name):
+        documents[f"{group}/zarr.json"] = _group({})
     chunks = -(-count // descriptor.chunk_rows)
     for name, column in descriptor.columns().items():
         length = count if column.per is None else chunks * room[name]
