@@ -92,8 +92,10 @@ def plain_table(table: pa.Table, name: str) -> pa.Table:
     columns = []
     for field, column in zip(table.schema, table.columns, strict=True):
         try:
-            chunks = [plain_array(chunk) for chunk in column.chunks]
-            columns.append(pa.concat_arrays(chunks) if chunks else plain_array(pa.array([], column.type)))
+            chunks = [_with_wide_offsets(plain_array(chunk)) for chunk in column.chunks]
+            columns.append(
+                pa.concat_arrays(chunks) if chunks else _with_wide_offsets(plain_array(pa.array([], column.type)))
+            )
         except (pa.ArrowException, TypeError) as error:
             raise InvalidData(f"{name}, column {field.name!r}: cannot be read as {field.type}: {error}") from error
     return pa.table(columns, names=table.column_names)
@@ -128,6 +130,22 @@ def scalar_values(values: pa.Array, name: str, first_row: int) -> pa.Array:
             )
         values = values.flatten()
     return values
+
+
+def _with_wide_offsets(array: pa.Array) -> pa.Array:
+    """Return an array whose lists and texts have 64-bit offsets, so that joining chunks cannot overflow them."""
+    wide = _wide_type(array.type)
+    return array if wide == array.type else array.cast(wide)
+
+
+def _wide_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.large_list(_wide_type(kind.value_type))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_wide_type(kind.value_type), kind.list_size)
+    if pa.types.is_string(kind):
+        return pa.large_string()
+    return pa.large_binary() if pa.types.is_binary(kind) else kind
 
 
 def _is_wrapped(kind: pa.DataType) -> bool:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidData
+from softlabels.sources.arrow_types import is_text
 from softlabels.sources.protocol import Columns
 
 EXACT = 2**53
@@ -85,8 +86,9 @@ def _numbers(column: pa.ChunkedArray, name: str, rows: NDArray[np.int64]) -> NDA
     if pa.types.is_decimal(array.type):
         array = array.cast(pa.float64())
     if not (pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_boolean(array.type)):
+        kind = "text" if is_text(array.type) else str(array.type)
         raise InvalidData(
-            f"{name}: values of type {array.type} cannot be the input of a model; expected numbers. "
+            f"{name}: values of type {kind} cannot be the input of a model; expected numbers. "
             "Convert the column, or name another one with --input"
         )
     return np.asarray(array.to_numpy(zero_copy_only=False)).reshape(shape)

@@ -48,6 +48,8 @@ class OpenRequest:
             InvalidArgument: Several columns could have one role.
             InvalidData: The data cannot be used; names the row.
         """
+        if len(table) == 0:
+            raise InvalidData(f"{table.name}: the data has no rows")
         columns = choose_columns(
             table.schema, table.name, input_columns=self.input, label_column=self.label, id_column=self.id, odd=odd
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import weakref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +46,8 @@ class ArrayBuilder:
         if math.prod(self._shape) * dtype.itemsize <= max_in_memory:
             self._array = np.empty(self._shape, dtype)
         else:
-            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  lives as long as the array
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  closed with the builder; the map stays
+            weakref.finalize(self, self._file.close)
 
     def append(self, rows: NDArray[np.generic]) -> None:
         """Add the next rows.

@@ -74,7 +74,7 @@ def test_uuids_are_their_usual_text_and_other_values_of_16_bytes_are_keys():
         (["b", "a", "b"], "rows 0 and 2 have the same id"),
         ([1.0, 2.0], "ids must be text or whole numbers, got double"),
         ([True, False], "got bool"),
-        ([[1], [2]], "got list"),
+        ([[1], [2]], "got large_list"),
         (pa.array([1, 2], pa.timestamp("us", tz="Mars/Olympus")), "got timestamp"),
         (pa.array([b"\xff", b"a"]), "must be UTF-8 text or 16 bytes"),
     ],

@@ -1,4 +1,4 @@
-"""Sources: the same values give the same inputs, keys and fingerprint, whatever file they lie in."""
+"""Sources over tables: the same values give the same inputs, keys and fingerprint, whatever file holds them."""
 
 import json
 
@@ -8,7 +8,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from blake3 import blake3
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -44,6 +44,7 @@ def write(folder, kind, images, labels):
     return path
 
 
+@settings(max_examples=30)  # each opens an Arrow file, which starts a process
 @given(
     images=hnp.arrays(
         np.int64, st.tuples(st.integers(1, 11), st.just(3), st.just(2)), elements=st.integers(-(2**40), 2**40)
@@ -131,7 +132,7 @@ BAD = {
     "mixed shapes": (lambda f: parquet(f, x=[[1.0, 2.0], [1.0]]),
         InvalidData, "row 1: inputs must have one shape, got 1 values; expected 2"),
     "text input": (lambda f: parquet(f, x=["a"]),
-        InvalidData, "values of type string cannot be the input of a model"),
+        InvalidData, "values of type text cannot be the input of a model"),
     "negative label": (lambda f: parquet(f, x=[1.0, 2.0], label=[0, -3]),
         InvalidData, "row 1: the label -3 is negative"),
     "label of fractions": (lambda f: parquet(f, x=[1.0], label=[0.5]),

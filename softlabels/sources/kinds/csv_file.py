@@ -141,10 +141,10 @@ def _check_header(header: Sequence[str], table: pa.Table, name: str) -> None:
     numeric = [cell for cell in header if NUMBER.fullmatch(cell)]
     if not numeric:
         return
-    whole = [int(cell) for cell in numeric if cell.isdecimal()]
-    consecutive = len(whole) == len(numeric) and whole == list(range(whole[0], whole[0] + len(whole)))
+    integers = [int(cell) for cell in numeric if cell.isdecimal()]
+    consecutive = len(integers) == len(numeric) and integers == list(range(integers[0], integers[0] + len(integers)))
     if len(numeric) == len([cell for cell in header if cell]):
-        named = consecutive and whole[0] in {0, 1} and len(whole) > 2
+        named = consecutive and integers[0] in {0, 1} and len(integers) > 2
     else:
         named = consecutive and not any(
             cell and is_text(column.type) and pc.any(pc.equal(column, cell)).as_py()

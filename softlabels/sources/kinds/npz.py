@@ -12,6 +12,7 @@ import contextlib
 import math
 import os
 import threading
+import weakref
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -155,7 +156,8 @@ class StoredRows:
         self._name = name
         self._offset = offset
         self._row_bytes = math.prod(shape[1:]) * dtype.itemsize
-        self._file = path.open("rb", buffering=0)
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
 
     def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         out = np.empty((len(rows), *self.shape[1:]), self.dtype)
@@ -172,7 +174,7 @@ class StoredRows:
         view, position = memoryview(buffer), self._offset + start * self._row_bytes
         while view:
             with _reading(self._name):
-                count = os.preadv(self._file.fileno(), [view], position)
+                count = os.preadv(self._file, [view], position)
             if count == 0:
                 raise InvalidData(f"{self._name}, row {start}: the file ends before it; it was truncated while in use")
             view, position = view[count:], position + count
