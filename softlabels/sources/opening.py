@@ -15,10 +15,11 @@ import pyarrow as pa
 from softlabels.errors import DataNotFound, InvalidArgument, InvalidData
 from softlabels.sources.arrays import ArrayTable
 from softlabels.sources.column_roles import InputOption, LabelOption
-from softlabels.sources.kinds import kind_of_file, kind_of_name
+from softlabels.sources.kinds import kind_of_directory, kind_of_file, kind_of_name
 from softlabels.sources.protocol import Source
 from softlabels.sources.request import OpenRequest
 from softlabels.sources.tables import MemoryTable, Table
+from softlabels.text.options import TextOptions
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -30,17 +31,21 @@ def open_source(
     label: LabelOption = None,
     id: str | None = None,  # noqa: A002  as above
     class_names: Sequence[str] | None = None,
+    text: TextOptions | None = None,
 ) -> Source:
     """Open DATA: a file, or a word that stands for data.
 
     Args:
-        spec: A .parquet, .csv, .jsonl, .arrow, .feather or .npz file, or ``digits``, the bundled handwritten digits.
+        spec: A .parquet, .csv, .jsonl, .arrow, .feather, .npz or .txt file, a folder that ``datasets`` saved, or
+            ``digits``, the bundled handwritten digits.
         input: Column of model inputs, or several numeric ones to be stacked (a sequence, or one text with commas). By
             default the first of image, input, inputs, x, features, pixels, else all numeric columns in file order.
         label: Column of hard labels; False if there is none. By default the first of label, labels, target, y, class.
         id: Column that names rows instead of their content. Ids are text or whole numbers, and unique.
         class_names: Names of the classes by number, as a run or a store records them; labels are mapped by name. By
             default the labels of the data are numbered themselves.
+        text: Options of text; None if the inputs are numbers. Text is a .txt file, a column of text, a pair of columns
+            or a column of chats.
 
     Returns:
         The source. Opening reads the data once, to check it and to compute its keys.
@@ -56,15 +61,15 @@ def open_source(
         >>> len(source), source.input_shape, source.classes
         (1797, (8, 8), 10)
     """
-    text = os.fspath(spec)
+    name = os.fspath(spec)
     request = OpenRequest(
-        spec=text, path=Path(text).absolute(), input=input, label=label, id=id, class_names=class_names
+        spec=name, path=Path(name).absolute(), input=input, label=label, id=id, class_names=class_names, text=text
     )
-    kind = kind_of_name(text)
+    kind = kind_of_name(name) or (kind_of_directory(request.path) if request.path.is_dir() else None)
     if kind is not None:
         return kind.open(request)
-    _check_file(text)
-    return kind_of_file(Path(text), text).open(request)
+    _check_file(name)
+    return kind_of_file(Path(name), name).open(request)
 
 
 def as_source(
@@ -74,6 +79,7 @@ def as_source(
     label: LabelOption = None,
     id: str | None = None,  # noqa: A002  as above
     class_names: Sequence[str] | None = None,
+    text: TextOptions | None = None,
 ) -> Source:
     """Return a source of whatever holds examples.
 
@@ -85,6 +91,7 @@ def as_source(
         label: Column of hard labels; see ``open_source``.
         id: Column that names rows; see ``open_source``.
         class_names: Names of the classes by number; see ``open_source``.
+        text: Options of text; see ``open_source``.
 
     Raises:
         InvalidArgument: ``data`` is nothing of these, or a source together with options of columns.
@@ -98,13 +105,15 @@ def as_source(
         (3, (2,), 2)
     """
     if isinstance(data, str | os.PathLike):
-        return open_source(os.fspath(data), input=input, label=label, id=id, class_names=class_names)
+        return open_source(os.fspath(data), input=input, label=label, id=id, class_names=class_names, text=text)
     if isinstance(data, Source):
         if (input, label, id) != (None, None, None):
             raise InvalidArgument(f"{data.spec}: an open source has its columns already; leave out input, label and id")
         return data if class_names is None else data.with_class_names(class_names)
     table = _as_table(data)
-    request = OpenRequest(spec=table.name, path=Path(), input=input, label=label, id=id, class_names=class_names)
+    request = OpenRequest(
+        spec=table.name, path=Path(), input=input, label=label, id=id, class_names=class_names, text=text
+    )
     return request.source(table)
 
 

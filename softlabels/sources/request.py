@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from softlabels.errors import InvalidData
+from softlabels.errors import InvalidArgument, InvalidData
 from softlabels.sources.column_roles import InputOption, LabelOption, choose_columns
 from softlabels.sources.protocol import Source
 from softlabels.sources.table_source import TableSource
 from softlabels.sources.tables import Table
+from softlabels.sources.text_tables import open_text_table
+from softlabels.text.options import TextOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,7 @@ class OpenRequest:
         label: Column of hard labels; False for none, None for the default.
         id: Column that names rows; None to name them by content.
         class_names: Names of the classes by number; None to number the labels of the data themselves.
+        text: Options of text; None if the inputs are numbers.
     """
 
     spec: str
@@ -35,8 +38,9 @@ class OpenRequest:
     label: LabelOption = None
     id: str | None = None
     class_names: Sequence[str] | None = None
+    text: TextOptions | None = None
 
-    def source(self, table: Table, odd: Mapping[str, str] | None = None) -> TableSource:
+    def source(self, table: Table, odd: Mapping[str, str] | None = None) -> Source:
         """Return the source over a table, with the roles of columns that the request names.
 
         Args:
@@ -50,6 +54,13 @@ class OpenRequest:
         """
         if len(table) == 0:
             raise InvalidData(f"{table.name}: the data has no rows")
+        if self.text is not None:
+            if self.id is not None:
+                raise InvalidArgument(
+                    f"{self.spec}: rows of text are named by their tokens, got --id {self.id}; leave it out"
+                )
+            source = open_text_table(self.spec, table, self.text, input_columns=self.input, label_column=self.label)
+            return source if self.class_names is None else source.with_class_names(self.class_names)
         columns = choose_columns(
             table.schema, table.name, input_columns=self.input, label_column=self.label, id_column=self.id, odd=odd
         )
@@ -65,12 +76,14 @@ class DataKind:
         open: Opens the data; may return any Source.
         suffixes: Ends of file names, in lower case, with the dot.
         names: Words that stand for data without a file, such as ``digits``.
+        holds: Tells if a directory is data of this kind; None if data of this kind is a file.
     """
 
     name: str
     open: Callable[[OpenRequest], Source]
     suffixes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    holds: Callable[[Path], bool] | None = None
 
 
 @contextlib.contextmanager

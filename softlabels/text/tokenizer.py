@@ -181,25 +181,41 @@ class Tokenizer:
         """Return the narrowest dtype for ids: uint16 or uint32."""
         return np.dtype(np.uint16 if self.size <= 2**16 else np.uint32)
 
-    def encode(self, texts: Sequence[str], *, special: bool = True) -> list[NDArray[np.int64]]:
+    def encode(
+        self, texts: Sequence[str], *, special: bool = True, max_tokens: int | None = None
+    ) -> list[NDArray[np.int64]]:
         """Return the token ids of texts.
 
         Args:
             texts: Documents.
             special: If True, add the special tokens that the tokenizer puts around a text, e.g. a beginning-of-text
                 token.
+            max_tokens: Longer texts are truncated to this, special tokens included; None: no text is truncated.
         """
-        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=special)
+        encodings = self._limited(max_tokens).encode_batch_fast(list(texts), add_special_tokens=special)
         return [np.array(encoding.ids, np.int64) for encoding in encodings]
 
-    def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[NDArray[np.int64]]:
-        """Return the token ids of pairs of texts, joined as the tokenizer joins them.
+    def encode_pairs(
+        self, pairs: Sequence[tuple[str, str]], *, max_tokens: int | None = None
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+        """Return the token ids of pairs of texts, joined by the tokenizer, and whether each is of the second.
 
         Args:
             pairs: First and second text of each row.
+            max_tokens: As for ``encode``.
         """
-        encodings = self.backend.encode_batch_fast(list(pairs), add_special_tokens=True)
-        return [np.array(encoding.ids, np.int64) for encoding in encodings]
+        encodings = self._limited(max_tokens).encode_batch_fast(list(pairs), add_special_tokens=True)
+        return [(np.array(one.ids, np.int64), np.array(one.type_ids) > 0) for one in encodings]
+
+    def _limited(self, max_tokens: int | None) -> tokenizers.Tokenizer:
+        """Return the native tokenizer with a limit of tokens."""
+        if max_tokens is None:
+            return self.backend
+        from tokenizers import Tokenizer as Native
+
+        limited = Native.from_str(json.dumps(self.model))
+        limited.enable_truncation(max_tokens)
+        return limited
 
     def encode_with_offsets(self, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the token ids of one text, (n,), and the characters each covers, (n, 2); no special tokens are added.

@@ -34,6 +34,11 @@ def kind_of_name(name: str) -> DataKind | None:
     return next((kind for kind in data_kinds() if name in kind.names), None)
 
 
+def kind_of_directory(path: Path) -> DataKind | None:
+    """Return the kind of data that a directory holds; None if it holds none that is known."""
+    return next((kind for kind in data_kinds() if kind.holds is not None and kind.holds(path)), None)
+
+
 def kind_of_file(path: Path, spec: str) -> DataKind:
     """Return the kind of a file by the end of its name.
 

@@ -21,8 +21,8 @@ import pyarrow.ipc
 from softlabels.errors import InvalidData
 from softlabels.sources.column_roles import check_unique
 from softlabels.sources.kinds import arrow_probe
+from softlabels.sources.protocol import Source
 from softlabels.sources.request import DataKind, OpenRequest, reading
-from softlabels.sources.table_source import TableSource
 from softlabels.sources.tables import BlockTable, MemoryTable
 
 PROBE_SECONDS = 60
@@ -121,7 +121,7 @@ def _probe(path: Path, name: str, size: int) -> list[int] | None:
     return batch_rows
 
 
-def _open(request: OpenRequest) -> TableSource:
+def _open(request: OpenRequest) -> Source:
     return request.source(open_arrow(request.path, request.spec))
 
 

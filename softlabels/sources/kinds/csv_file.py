@@ -21,8 +21,8 @@ import pyarrow.csv
 from softlabels.errors import InvalidData
 from softlabels.sources.arrow_types import is_text
 from softlabels.sources.column_roles import INPUT_NAMES, LABEL_NAMES, SPLIT_NAME, check_unique
+from softlabels.sources.protocol import Source
 from softlabels.sources.request import DataKind, OpenRequest, reading
-from softlabels.sources.table_source import TableSource
 from softlabels.sources.tables import MemoryTable
 
 BLOCK_BYTES = 2**20
@@ -157,7 +157,7 @@ def _check_header(header: Sequence[str], table: pa.Table, name: str) -> None:
         )
 
 
-def _open(request: OpenRequest) -> TableSource:
+def _open(request: OpenRequest) -> Source:
     table = open_csv(request.path, request.spec, request.id)
     return request.source(table, number_like_columns(table.rows))
 

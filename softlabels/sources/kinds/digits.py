@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from softlabels.sources.kinds.parquet import open_parquet
+from softlabels.sources.protocol import Source
 from softlabels.sources.request import DataKind, OpenRequest
-from softlabels.sources.table_source import TableSource
 
 
 def digits_path() -> Path:
@@ -17,7 +17,7 @@ def digits_path() -> Path:
     return packaged if packaged.exists() else Path(__file__).parents[3] / "data" / "digits.parquet"
 
 
-def _open(request: OpenRequest) -> TableSource:
+def _open(request: OpenRequest) -> Source:
     path = digits_path()
     return replace(request, path=path).source(open_parquet(path, request.spec))
 

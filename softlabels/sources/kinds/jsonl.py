@@ -14,8 +14,8 @@ import pyarrow.json
 
 from softlabels.errors import InvalidData
 from softlabels.sources.column_roles import LABEL_NAMES, SPLIT_NAME
+from softlabels.sources.protocol import Source
 from softlabels.sources.request import DataKind, OpenRequest, reading
-from softlabels.sources.table_source import TableSource
 from softlabels.sources.tables import MemoryTable
 
 BLOCK_BYTES = 2**20
@@ -94,7 +94,7 @@ def _literal_values(path: Path, name: str, column: str) -> pa.Array:
     return pa.array(values, pa.string())
 
 
-def _open(request: OpenRequest) -> TableSource:
+def _open(request: OpenRequest) -> Source:
     return request.source(open_json_lines(request.path, request.spec, request.id, request.label or None))
 
 

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from softlabels.errors import InvalidData
 from softlabels.sources.arrays import ArrayTable, RowArray
+from softlabels.sources.protocol import Source
 from softlabels.sources.request import DataKind, OpenRequest
 from softlabels.sources.scratch import ArrayBuilder
-from softlabels.sources.table_source import TableSource
 
 LOCAL_HEADER = 30
 """Bytes of a zip member's local header before its name."""
@@ -213,7 +213,7 @@ def _open_member(path: Path, name: str, archive: zipfile.ZipFile, info: zipfile.
     return NpzArray(path, member, info.filename, shape, dtype, fortran, header_bytes, offset)
 
 
-def _open(request: OpenRequest) -> TableSource:
+def _open(request: OpenRequest) -> Source:
     return request.source(open_npz(request.path, request.spec))
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from softlabels.sources.protocol import Source
 from softlabels.sources.request import DataKind, OpenRequest, reading
-from softlabels.sources.table_source import TableSource
 from softlabels.sources.tables import BlockTable
 
 
@@ -37,7 +37,7 @@ def open_parquet(path: Path, name: str) -> BlockTable:
     return BlockTable(name, file.schema_arrow, rows, read_group, (open_parquet, (path, name)))
 
 
-def _open(request: OpenRequest) -> TableSource:
+def _open(request: OpenRequest) -> Source:
     return request.source(open_parquet(request.path, request.spec))
 
 

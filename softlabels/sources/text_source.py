@@ -1,0 +1,206 @@
+"""The source of text: rows of token ids, from a text file or from columns of a table.
+
+Opening tokenises all documents once, see softlabels.text.corpus. Rows are named by their token ids.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabels.errors import InvalidArgument, InvalidData
+from softlabels.keys import KEY_BYTES, content_keys, fingerprint
+from softlabels.sources.class_labels import ClassLabels
+from softlabels.sources.protocol import Columns
+from softlabels.sources.split_names import Splits
+from softlabels.sources.structure import Ragged
+from softlabels.store.format.token_inputs import TokenInputs
+from softlabels.text import Tokenizer, by_document, pack, tokenize
+from softlabels.text.documents import Encode
+from softlabels.text.options import TextOptions
+from softlabels.text.rows import LABELLED, SECOND
+
+Blocks = Callable[[], Iterator[Sequence[Any]]]
+"""Returns the documents in blocks, the same each time."""
+
+
+class TextSource:
+    """A source of text; see Source for its members.
+
+    Args:
+        spec: DATA as the user typed it.
+        blocks: Returns the documents.
+        encode: Tokenises the documents of a block.
+        tokenizer: The tokenizer.
+        options: Options of the text.
+        columns: Roles of the columns.
+        kind: Kind of the documents: text, pairs or chats.
+        labels: Hard labels of the documents; None without any.
+        splits: Splits of the documents; None without any.
+
+    Raises:
+        InvalidData: There is no document, or a row has fewer than two tokens; names the row.
+        InvalidArgument: Documents of several splits would be packed into one row.
+    """
+
+    def __init__(
+        self,
+        spec: str,
+        blocks: Blocks,
+        encode: Encode,
+        tokenizer: Tokenizer,
+        options: TextOptions,
+        columns: Columns,
+        *,
+        kind: str = "text",
+        labels: ClassLabels | None = None,
+        splits: Splits | None = None,
+    ) -> None:
+        if options.pack is not None and splits is not None:
+            raise InvalidArgument(
+                f"{spec}: packed rows would mix the splits {', '.join(splits.names)}; expected data of one split. "
+                "Filter the rows, or leave out --pack"
+            )
+        settings = options.settings(tokenizer, kind)
+        corpus = tokenize(blocks, encode, dtype=tokenizer.dtype, settings=settings)
+        if len(corpus) == 0:
+            raise InvalidData(f"{spec}: no documents, got an empty file; expected text")
+        self.tokenizer = tokenizer
+        self.options = options
+        self._spec = spec
+        self._columns = columns
+        self._kind = kind
+        self._labels = labels if options.pack is None else None
+        self._splits = splits
+        self._rows = by_document(corpus, spec) if options.pack is None else pack(corpus, options.pack)
+        keys = [content_keys(self._rows.row(row)[0][None])[0] for row in range(len(self._rows))]
+        self._keys = np.array(keys, np.uint8).reshape(-1, KEY_BYTES)
+        self._fingerprint = fingerprint([self._keys])
+
+    @property
+    def spec(self) -> str:
+        """DATA as the user typed it."""
+        return self._spec
+
+    @property
+    def columns(self) -> Columns:
+        """The roles of the columns."""
+        return self._columns
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the ordered keys, hexadecimal."""
+        return self._fingerprint
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Tokens of the longest row."""
+        return (self._rows.longest,)
+
+    @property
+    def input_dtype(self) -> np.dtype[np.generic]:
+        """Dtype of the inputs."""
+        return np.dtype(np.int64)
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes of the hard labels; None without any."""
+        return None if self._labels is None else self._labels.classes
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes; None if labels are plain numbers."""
+        return None if self._labels is None else self._labels.names
+
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of the text of all tokens in UTF-8, for bits per byte."""
+        ids = self._rows.corpus.ids
+        return sum(
+            len(self.tokenizer.decode(ids[start : start + 65_536]).encode(errors="replace"))
+            for start in range(0, len(ids), 65_536)
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of all rows."""
+        return int(self._rows.bounds[-1])
+
+    def token_inputs(self, written_by: str | None = None) -> TokenInputs:
+        """Return the section of a store that holds these tokens.
+
+        Args:
+            written_by: Digest or name of the model that wrote the text; None if unknown.
+        """
+        return TokenInputs(vocabulary=self.tokenizer.size, tokenizer=self.tokenizer.digest, written_by=written_by)
+
+    def check_positions(self, limit: int, model: str) -> None:
+        """Raise InvalidData if a row has more tokens than a model has positions; names the row.
+
+        Args:
+            limit: Positions of the model.
+            model: Name of the model for the message.
+        """
+        longest = int(np.diff(self._rows.bounds).argmax())
+        if self._rows.longest > limit:
+            raise InvalidData(
+                f"{self._spec}, row {longest}: too long for {model}, got {self._rows.longest} tokens; expected at most "
+                f"{limit}. Use --pack {limit}, or truncate with --max-tokens {limit}"
+            )
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def with_class_names(self, names: Sequence[str] | None) -> Self:
+        """Return the same source with labels numbered by their position in ``names``."""
+        renamed = copy.copy(self)
+        if self._labels is not None:
+            renamed._labels = self._labels.renamed(names, self._spec)  # noqa: SLF001  a copy of this class
+        return renamed
+
+    def keys(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
+        """Return the keys of rows ``start`` to ``stop``, (n, 16)."""
+        return self._keys[start:stop]
+
+    def inputs(self, rows: NDArray[np.int64]) -> Ragged:
+        """Return the token ids and marks of ``rows``."""
+        pairs = [self._row(int(row)) for row in rows]
+        lengths = np.array([len(ids) for ids, _ in pairs], np.int64)
+        ids = np.concatenate([np.empty(0, np.int64), *[ids for ids, _ in pairs]])
+        marks = np.concatenate([np.empty(0, np.uint8), *[marks for _, marks in pairs]])
+        return Ragged(ids, lengths, marks)
+
+    def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Return the hard labels of ``rows``; None without a label column, or if rows are packed."""
+        return None if self._labels is None else self._labels.take(rows)
+
+    def split(self, name: str | None) -> NDArray[np.int64]:
+        """Return the rows of the split ``name``; all rows for None.
+
+        Raises:
+            InvalidArgument: There is no such split.
+        """
+        if name is None:
+            return np.arange(len(self), dtype=np.int64)
+        return (self._splits or Splits((), np.empty(0, np.int16))).rows(name, self._spec)
+
+    def splits(self) -> tuple[str, ...]:
+        """Return the names of the splits, sorted."""
+        return () if self._splits is None else tuple(sorted(self._splits.names))
+
+    def _row(self, row: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """Return the ids and marks of a row, as the target of the labels sets them."""
+        ids, marks = self._rows.row(row)
+        if self.options.target == "next":
+            return ids, marks
+        marks &= ~np.uint8(LABELLED)
+        if self.options.target == "token":
+            marks |= np.uint8(LABELLED)
+        if self._kind == "pairs" and self._rows.corpus.written is not None:
+            start = int(self._rows.bounds[row])
+            marks[self._rows.corpus.written[start : start + len(ids)]] |= np.uint8(SECOND)
+        return ids, marks
