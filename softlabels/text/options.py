@@ -17,7 +17,7 @@ Target = Literal["next", "token", "row"]
 
 @dataclass(frozen=True, kw_only=True)
 class TextOptions:
-    """How text becomes rows of tokens.
+    """Options that turn text into rows of tokens.
 
     Attributes:
         tokenizer: Specification (``bpe:8192`` is trained on the text, or a directory with a ``tokenizer.json``), or a
