@@ -24,6 +24,8 @@ MEANS = ("mass", "top1", "entropy", "error")
 POOR_MASS = 0.9
 POOR_KL = 0.1
 """Above this KL in nats a person is warned; below this listed mass, above a fifth of it."""
+NEGLIGIBLE = 1e-20
+"""Probability below which a class adds nothing to the KL; 8-bit encodings store such a class as ruled out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +128,7 @@ def _measure(
         log_p = log_softmax(logits, temperature).astype(np.float64)
         p = np.exp(log_p)
         with np.errstate(invalid="ignore"):
-            terms = np.where(p > 0, p * (log_p - labels.log_probs(temperature)), 0.0)
+            terms = np.where(p > NEGLIGIBLE, p * (log_p - labels.log_probs(temperature)), 0.0)
         kl[f"{temperature:g}"] = float(max(terms.sum(axis=-1).mean(), 0.0))
     log_p = log_softmax(logits, temperatures[0]).astype(np.float64)
     p = np.exp(log_p)

@@ -250,21 +250,20 @@ class SparseLabels:
         """
         index = self.temperature_index(temperature)
         listed = self.listed_log_probs(temperature).astype(np.float64)
-        rows = np.arange(len(self.ids))[:, None]
-        valid = np.isfinite(self.values)
+        row_of, column = np.nonzero(np.isfinite(self.values))
         if self.unbiased or self.tail == "bucket":
             out = np.full((len(self.ids), self.classes), -np.inf)
         elif self.tail == "renormalize":
             listed = listed - _logsumexp(listed)[:, None]
             out = np.full((len(self.ids), self.classes), -np.inf)
         else:
-            prior = self.tail_prior(index)
-            listed_prior = np.where(valid, np.take_along_axis(prior, self.ids, axis=1), 0.0).sum(axis=1)
-            rest = np.maximum(1.0 - listed_prior, np.finfo(np.float64).tiny)
+            prior = self.tail_prior(index).copy()
+            prior[row_of, self.ids[row_of, column]] = 0.0
+            # Summed, not 1 less the listed share: stored priors sum to 1 only up to rounding.
+            rest = prior.sum(axis=1)
             with np.errstate(divide="ignore"):
-                out = np.log(prior) + (self.log_tail[:, index] - np.log(rest))[:, None]
-        row_of, column = np.nonzero(valid)
-        out[rows[row_of, 0], self.ids[row_of, column]] = listed[row_of, column]
+                out = np.log(prior) + (self.log_tail[:, index] - np.log(np.where(rest > 0, rest, 1.0)))[:, None]
+        out[row_of, self.ids[row_of, column]] = listed[row_of, column]
         return out.astype(np.float32)
 
     def tail_prior(self, index: int) -> NDArray[np.float64]:
@@ -310,9 +309,12 @@ def log1mexp(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def log_softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float32]:
     """Return the log-softmax of logits/temperature over the last axis, reduced in float64, as float32."""
-    scaled = logits.astype(np.float64) / temperature
+    scaled: NDArray[np.float64] = logits.astype(np.float64) / temperature
+    # Relative to the greatest, since a logsumexp of 1e30 has lost the logarithm of the sum.
+    scaled = scaled - scaled.max(axis=-1, keepdims=True)
     with np.errstate(over="ignore"):  # what is below the least float32 has no probability
-        return (scaled - _logsumexp(scaled)[..., None]).astype(np.float32)
+        log_probs: NDArray[np.float32] = (scaled - _logsumexp(scaled)[..., None]).astype(np.float32)
+    return log_probs
 
 
 def _logsumexp(x: NDArray[np.float64]) -> NDArray[np.float64]:

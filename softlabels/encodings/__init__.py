@@ -1,14 +1,19 @@
-"""Encodings: how a head's logits become arrays, and arrays labels."""
+"""Encodings: how a head's logits become arrays, and arrays become labels.
+
+``parse`` returns the encoding of a specification. ``Encoding.encode`` needs torch; decoding needs NumPy alone.
+"""
 
 from __future__ import annotations
 
 from softlabels.columns import Arrays, Column
+from softlabels.encodings.adaptive import Adaptive
 from softlabels.encodings.codebook import Codebook
 from softlabels.encodings.dense import Dense
-from softlabels.encodings.protocol import Encoded, Encoding, row_bytes
-from softlabels.encodings.sampled import Sampled, Threshold
-from softlabels.encodings.specification import MANY_CLASSES, default, parse
-from softlabels.encodings.topk import Adaptive, TopK
+from softlabels.encodings.encoding import Encoded, Encoding, row_bytes
+from softlabels.encodings.registry import MANY_CLASSES, default, parse
+from softlabels.encodings.sampled import Sampled
+from softlabels.encodings.threshold import Threshold
+from softlabels.encodings.topk import TopK
 
 __all__ = [
     "MANY_CLASSES",

@@ -1,11 +1,11 @@
-"""A codebook of tail priors: each row says in one byte which of M distributions its unlisted mass follows.
+"""A codebook of tail priors: each row names in one byte which of M distributions its unlisted mass follows.
 
 One prior for a whole dataset is right on average and wrong in each context. A few dozen, found by clustering the
 residual distributions of a few thousand rows (k-means in KL: Banerjee, Merugu, Dhillon, Ghosh 2005), tell apart the
 contexts that matter, and the encoder, which sees the row's dense logits, picks the one that costs least. On a language
-model 64 of them halve the KL for less than a byte a token (docs/fidelity.md).
+model 64 of them halve the KL for less than a byte per token (docs/fidelity.md).
 
-A codebook is fitted once, from a pilot, before the first row is labelled; it is a file of the store, named by its hash
+A codebook is fitted once, from a pilot, before the first row is labelled. It is a file of the store, named by its hash
 in the descriptor, so every engine and every resume uses the same.
 """
 
@@ -14,11 +14,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabels.encodings.listed import Listed
 from softlabels.errors import InvalidArgument
 from softlabels.labels import Head
 
@@ -27,18 +28,20 @@ if TYPE_CHECKING:
 
     from softlabels.encodings.listing import Listing
 
-MOST = 256
-"""Priors of a codebook: a row's choice is one byte."""
-MOST_BYTES = 2**28
-"""Of a codebook."""
+MAX_CODEBOOK_BYTES = 2**28
+"""Upper bound of the bytes of a codebook."""
 ROUNDS = 8
+"""Rounds of k-means."""
 SHARED = 0.03
-"""Share of the mean of all rows in each prior, so that few rows do not make it too sure of itself."""
+"""Share of the mean of all rows in each prior, which keeps a prior of few rows from being too certain."""
 UNIFORM_SHARE = 0.01
-"""Of that mean, so that no class has probability 0."""
-PILOT_ROWS = 16_384
-PILOT_BYTES = 2**29
-"""Rows a codebook is fitted to, and most bytes of their residuals in half precision."""
+"""Share of a uniform distribution in that mean, so that no class has probability 0."""
+MAX_PILOT_ROWS = 16_384
+"""Upper bound of the rows that a codebook is fitted to."""
+MAX_PILOT_BYTES = 2**29
+"""Upper bound of the bytes of their residuals in half precision."""
+BLOCK_ROWS = 512
+"""Rows of the pilot that are widened to float32 together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,25 +49,25 @@ class Codebook:
     """Tail priors to choose from.
 
     Attributes:
-        priors: (T, M, C) float32, each row sums to 1 and is nowhere 0; the first temperature decides.
+        priors: (T, M, C) float32; each row sums to 1 and is above 0 everywhere. The first temperature decides.
     """
 
     priors: NDArray[np.float32] = field(repr=False)
 
     @cached_property
     def _by_class(self) -> Tensor:
-        """(C, M)."""
+        """Priors at the first temperature, (C, M)."""
         import torch
 
         return torch.from_numpy(np.ascontiguousarray(self.priors[0].T))
 
     @cached_property
     def _log_by_class(self) -> Tensor:
-        """(C, M): a product with it takes two thirds of the time of one with its transpose."""
+        """Their logs, (C, M): a product with it takes two thirds of the time of one with its transpose."""
         return self._by_class.log()
 
     def choose(self, listing: Listing, temperature: float) -> NDArray[np.uint8]:
-        """For each row the prior that leaves the least KL, (B,).
+        """Return the index of the prior that leaves the least KL for each row, (B,).
 
         KL_c = const - sum_{v not in S} p_v log pi_c(v) + m log(1 - pi_c(S)), m the unlisted mass.
         """
@@ -72,61 +75,49 @@ class Codebook:
 
         from softlabels.encodings.logits import to_numpy
 
-        found = listing.masses(temperature)
-        by_class, log = (part.to(found.weights.device) for part in (self._by_class, self._log_by_class))
+        masses = listing.masses(temperature)
+        by_class, log = (priors.to(masses.weights.device) for priors in (self._by_class, self._log_by_class))
         is_listed = ~listing.logits.isneginf()
         ends = is_listed.sum(dim=1).cumsum(dim=0)
         starts = torch.cat([ends.new_zeros(1), ends[:-1]])
         listed = torch.nn.functional.embedding_bag(listing.ids[is_listed], by_class, starts, mode="sum")
-        explained = (found.weights @ log) * found.scale[:, None]
-        cost = found.log_tail.exp()[:, None] * torch.log1p(-listed.clamp(max=1 - 1e-7)) - explained
+        explained = (masses.weights @ log) * masses.scale[:, None]
+        cost = masses.log_tail.exp()[:, None] * torch.log1p(-listed.clamp(max=1 - 1e-7)) - explained
         return to_numpy(cost.argmin(dim=1)).astype(np.uint8)
 
 
-class Lists(Protocol):
-    """An encoding that lists classes and leaves a tail."""
-
-    @property
-    def priors(self) -> int:
-        """How many to choose from, M."""
-
-    def listing(self, logits: Tensor, head: Head, rows: NDArray[np.int64]) -> Listing:
-        """The classes that are listed."""
-
-
 def pilot_rows(head: Head) -> int:
-    """How many rows a codebook of this head is fitted to, where there are so many."""
-    return min(PILOT_ROWS, PILOT_BYTES // (2 * head.classes * len(head.temperatures)))
+    """Return the number of rows that a codebook of this head is fitted to, if there are so many."""
+    return min(MAX_PILOT_ROWS, MAX_PILOT_BYTES // (2 * head.classes * len(head.temperatures)))
 
 
-def fit(encoding: Lists, head: Head, pilot: Iterable[Tensor], *, seed: int = 0) -> Codebook:
-    """A codebook for rows like those of ``pilot``.
+def fit(encoding: Listed, head: Head, pilot: Iterable[Tensor], *, seed: int = 0) -> Codebook:
+    """Fit a codebook to a pilot.
 
     Args:
-        encoding: of the head.
-        head: what the rows are of.
+        encoding: Encoding of the head.
+        head: Head of the rows.
         pilot: (n, C) logits each, some thousand rows in all.
-        seed: of where clustering starts.
+        seed: Seed of the rows at which clustering starts.
 
     Raises:
-        InvalidArgument: too few rows for so many priors.
-        InvalidLogits: logits that are not finite, or of another shape.
+        InvalidArgument: Too few rows for so many priors.
+        InvalidLogits: Logits that are not finite, or of another shape.
     """
     import torch
 
     by_temperature: list[list[Tensor]] = [[] for _ in head.temperatures]
-    priors, rows, most = encoding.priors, 0, pilot_rows(head)
+    priors, rows, limit = encoding.priors, 0, pilot_rows(head)
     for logits in pilot:
         listing = encoding.listing(logits, head, np.arange(rows, rows + len(logits)))
-        for found, temperature in zip(by_temperature, head.temperatures, strict=True):
-            found.append(listing.unlisted_probabilities(temperature)[: max(0, most - rows)].half().cpu())
+        for residuals, temperature in zip(by_temperature, head.temperatures, strict=True):
+            residuals.append(listing.unlisted_probabilities(temperature)[: max(0, limit - rows)].half().cpu())
         rows += len(by_temperature[0][-1])
-        if rows >= most:
+        if rows >= limit:
             break
     if rows < 4 * priors:
         raise InvalidArgument(
-            f"a codebook of {priors} tail priors needs a pilot of {4 * priors} rows or more, not {rows}; ask for fewer "
-            "priors"
+            f"codebook: {priors} tail priors need a pilot of {4 * priors} rows or more, got {rows}. Use fewer priors"
         )
     first = torch.cat(by_temperature[0])
     mean = _mixed(first.float().sum(dim=0))
@@ -135,18 +126,20 @@ def fit(encoding: Lists, head: Head, pilot: Iterable[Tensor], *, seed: int = 0) 
     centres = 0.5 * chosen / chosen.sum(dim=1, keepdim=True).clamp_min(1e-12) + 0.5 * mean
     nearest = torch.zeros(rows, dtype=torch.int64)
     for _ in range(ROUNDS):
-        nearest = torch.cat([(part.float() @ centres.log().T).argmax(dim=1) for part in torch.split(first, 512)])
+        log_centres = centres.log().T
+        nearest = torch.cat([(r.float() @ log_centres).argmax(dim=1) for r in torch.split(first, BLOCK_ROWS)])
         centres = _centres(first, nearest, priors)
-    return Codebook(torch.stack([_centres(torch.cat(found), nearest, priors) for found in by_temperature]).numpy())
+    by_prior = [_centres(torch.cat(residuals), nearest, priors) for residuals in by_temperature]
+    return Codebook(torch.stack(by_prior).numpy())
 
 
 def _centres(residuals: Tensor, nearest: Tensor, priors: int) -> Tensor:
-    """The mean residual of each cluster, (M, C), with a share of the mean of all."""
+    """Return the mean residual of each cluster, (M, C), with a share of the mean of all."""
     import torch
 
-    sums = residuals.new_zeros((priors, residuals.shape[1]), dtype=residuals.dtype).float()
-    for part, to in zip(torch.split(residuals, 512), torch.split(nearest, 512), strict=True):
-        sums.index_add_(0, to, part.float())
+    sums = residuals.new_zeros((priors, residuals.shape[1]), dtype=torch.float32)
+    for block, clusters in zip(torch.split(residuals, BLOCK_ROWS), torch.split(nearest, BLOCK_ROWS), strict=True):
+        sums.index_add_(0, clusters, block.float())
     mean = _mixed(sums.sum(dim=0))
     mass = sums.sum(dim=1, keepdim=True)
     own = (sums / mass.clamp_min(1e-12)).where(mass > 0, mean)
@@ -155,6 +148,7 @@ def _centres(residuals: Tensor, nearest: Tensor, priors: int) -> Tensor:
 
 
 def _mixed(sums: Tensor) -> Tensor:
+    """Return sums as a distribution with a uniform share."""
     share = sums / sums.sum().clamp_min(1e-12)
     return (1 - UNIFORM_SHARE) * share + UNIFORM_SHARE / len(sums)
 
@@ -163,5 +157,5 @@ def check_priors(priors: NDArray[Any], shape: tuple[int, int, int]) -> None:
     """Raise ValueError unless ``priors`` are the (T, M, C) distributions of a codebook."""
     if priors.shape != shape or priors.dtype != np.float32:
         raise ValueError(f"tail priors of shape {priors.shape}, {priors.dtype}, where {shape} in float32 are expected")
-    if not (priors > 0).all() or (np.abs(priors.sum(axis=-1, dtype=np.float64) - 1) > 1e-3).any():
+    if not (priors > 0).all() or not (np.abs(priors.sum(axis=-1, dtype=np.float64) - 1) <= 1e-3).all():
         raise ValueError("tail priors that are no distributions")

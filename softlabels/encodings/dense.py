@@ -1,27 +1,29 @@
-"""``dense``: every value, as float32, float16, bfloat16, or 8 bits with a scale and an offset a row.
+"""``dense``: every value, as float32, float16, bfloat16, or 8 bits with a scale and an offset per row.
 
-For few classes, for regression and embeddings, and as the truth other encodings are measured against. bfloat16 has no
-NumPy type: its bits are kept as ``values_bf16``, uint16, the upper half of the float32.
+It is for few classes, for regression and embeddings, and the truth that other encodings are measured against. bfloat16
+has no NumPy type: its bits are stored as ``values_bf16``, uint16, the upper half of the float32.
+
+In 8 bits, classes that the teacher rules out by a finite fill such as -1e4 are stored as -infinity. A range that
+included them would leave no codes for the others.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.columns import Arrays, Column
 from softlabels.encodings import halves
-from softlabels.encodings.protocol import Encoded
+from softlabels.encodings.encoding import Block, Encoded, Encoding
+from softlabels.encodings.options import choice, require_count
 from softlabels.errors import InvalidLogits
 from softlabels.labels import DISTRIBUTIONS, DenseLabels, Head
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from softlabels.encodings.codebook import Codebook
 
 RULED_OUT = 255
 """The q8 code of -infinity."""
@@ -29,39 +31,43 @@ RULED_OUT = 255
 LEVELS = 254
 """Codes 0 to 254 divide the range from the row's least to its greatest finite value."""
 
-WIDEST = 1e30
-"""Such a range comes of classes ruled out by float32's least number; nothing would be left of the others."""
+MIN_FILL_GAP = 64.0
+"""Least gap above a fill, in nats at the head's highest temperature; a class that far below has no probability."""
+
+MIN_FILL_RATIO = 8.0
+"""Least ratio of that gap to the range of the values above it."""
+
+MAX_RANGE = 1e30
+"""Upper bound of a row's range in 8 bits; the differences of larger values overflow float32."""
 
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(Encoding):
     """Every value of the head.
 
     Attributes:
-        dtype: ``f32``, ``f16``, ``bf16`` or ``q8``.
+        dtype: Storage of the values: ``f32``, ``f16``, ``bf16`` or ``q8``.
     """
+
+    name: ClassVar[str] = "dense"
+    DTYPES: ClassVar[tuple[str, ...]] = ("f32", "f16", "bf16", "q8")
+    form: ClassVar[str] = "dense[:f32|f16|bf16|q8]"
 
     dtype: str = "f16"
 
-    DTYPES: ClassVar[tuple[str, ...]] = ("f32", "f16", "bf16", "q8")
+    @classmethod
+    def from_options(cls, options: list[str], classes: int) -> Self:
+        """See Encoding.from_options."""
+        require_count(options, 0, 1)
+        return cls(choice(options[0], cls.DTYPES)) if options else cls()
 
     @property
     def spec(self) -> str:
         """Canonical specification."""
         return f"dense:{self.dtype}"
 
-    @property
-    def priors(self) -> int:
-        """There is no tail."""
-        return 1
-
-    @property
-    def has_tail(self) -> bool:
-        """Nothing goes unlisted."""
-        return False
-
     def columns(self, head: Head) -> dict[str, Column]:
-        """``values``, or ``codes`` with ``scale`` and ``offset``."""
+        """Return ``values``, or ``codes`` with ``scale`` and ``offset``."""
         shape = (*head.position_shape, head.classes)
         if self.dtype == "q8":
             return {
@@ -73,40 +79,27 @@ class Dense:
             return {"values_bf16": Column("uint16", shape)}
         return {"values": Column({"f32": "float32", "f16": "float16"}[self.dtype], shape)}
 
-    def typical_entries(self, head: Head) -> float:
-        """No column is ragged."""
-        return 1.0
-
-    def encode(
-        self,
-        logits: Tensor,
-        head: Head,
-        rows: NDArray[np.int64],
-        *,
-        words: NDArray[np.uint64] | None = None,
-        residual: bool = False,
-        codebook: Codebook | None = None,
-    ) -> Encoded:
-        """See Encoding.encode.
+    def encode_block(self, block: Block) -> Encoded:
+        """See Encoding.encode_block.
 
         Raises:
-            InvalidLogits: also where a value is too large for the dtype.
+            InvalidLogits: A value is too large for the dtype.
         """
         import torch
 
-        from softlabels.encodings.logits import checked_float, to_numpy
+        from softlabels.encodings.logits import to_numpy
 
-        values = checked_float(logits, head, rows)
+        values = block.values
         if self.dtype == "q8":
-            return Encoded(_quantize(values, rows))
+            return Encoded(_quantize(block))
         stored = values.to({"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[self.dtype])
         overflow = (stored.isinf() & values.isfinite()).flatten(1).any(dim=1)
         if bool(overflow.any()):
             position = int(overflow.int().argmax())
             wider = "dense:f32" if self.dtype == "bf16" else "dense:f32 or dense:bf16"
             raise InvalidLogits(
-                f"row {int(rows[position])}: a value of {float(values[position].abs().max()):.6g} is too large for "
-                f"{self.dtype}; use --encoding {wider}"
+                f"row {int(block.rows[position])}: a value of {float(values[position].abs().max()):.6g} is too large "
+                f"for {self.dtype}. Use --encoding {wider}"
             )
         if self.dtype == "bf16":
             return Encoded({"values_bf16": to_numpy(stored.view(torch.uint16))})
@@ -127,10 +120,15 @@ class Dense:
         return DenseLabels(values.astype(np.float32) if widen else values, head.kind)
 
     def check(self, arrays: Arrays, head: Head) -> None:
-        """Values are what an encoder could have written: see Encoding.check."""
+        """See Encoding.check."""
         if self.dtype == "f16" and halves.all_finite(arrays["values"]):
             return
-        values = self.decode(arrays, head).values
+        with np.errstate(invalid="ignore"):  # a signalling NaN, when it is widened
+            if self.dtype == "q8":
+                offset, scale = arrays["offset"].astype(np.float64), arrays["scale"].astype(np.float64)
+                if not ((scale >= 0) & (np.abs(offset) + LEVELS * scale < np.finfo(np.float32).max)).all():
+                    raise ValueError("a scale or offset that is not finite, or out of range")
+            values = self.decode(arrays, head).values
         if head.kind not in DISTRIBUTIONS:
             if not np.isfinite(values).all():
                 raise ValueError("values that are not finite")
@@ -140,27 +138,54 @@ class Dense:
             raise ValueError("logits with NaN, infinity, or a row without any finite value")
 
 
-def _quantize(values: Tensor, rows: NDArray[np.int64]) -> dict[str, NDArray[np.generic]]:
-    """Codes, scale and offset of (B, *shape, C) float32: value = offset + scale * code, in 255 equal steps.
+def _quantize(block: Block) -> dict[str, NDArray[np.generic]]:
+    """Return codes, scale and offset of (B, *shape, C) values: value = offset + scale * code, in 255 equal steps.
 
     Raises:
-        InvalidLogits: a row spans more than WIDEST; names it.
+        InvalidLogits: A row has a range of more than MAX_RANGE. The message names it.
     """
     import torch
 
     from softlabels.encodings.logits import to_numpy
 
+    values = block.values
+    if block.head.kind in DISTRIBUTIONS:
+        values = _without_fills(values, MIN_FILL_GAP * max(1.0, *block.head.temperatures))
     finite = values.isfinite()
     low = torch.where(finite, values, torch.inf).amin(dim=-1)
     high = torch.where(finite, values, -torch.inf).amax(dim=-1)
     span = high - low
-    if bool((span > WIDEST).any()):
-        position = int(span.reshape(len(rows), -1).amax(dim=1).argmax())
+    if bool((span > MAX_RANGE).any()):
+        position = int(span.reshape(len(block.rows), -1).amax(dim=1).argmax())
         raise InvalidLogits(
-            f"row {int(rows[position])}: its values span {float(span.max()):.3g}, more than 8 bits can tell apart; use "
-            "--encoding dense:f32, or rule classes out by -infinity"
+            f"row {int(block.rows[position])}: its values span {float(span.max()):.3g}, more than 8 bits can tell "
+            "apart. Use --encoding dense:f32, or rule classes out by -infinity"
         )
     scale = (span / LEVELS).clamp_min(torch.finfo(torch.float32).tiny)
     codes = ((values / scale[..., None] - (low / scale)[..., None]).round()).clamp(0, LEVELS)
     codes = torch.where(finite, codes, float(RULED_OUT)).to(torch.uint8)
     return {"codes": to_numpy(codes), "scale": to_numpy(scale), "offset": to_numpy(low)}
+
+
+def _without_fills(values: Tensor, least_gap: float) -> Tensor:
+    """Return logits, (..., C), with -infinity in place of the values below a wide gap.
+
+    A gap is wide if it is above ``least_gap`` and above MIN_FILL_RATIO times the range of the values above it, which
+    must be more than one. Such values are fills that rule classes out; a single dominant class makes no gap wide.
+    """
+    import torch
+
+    flat = values.reshape(-1, values.shape[-1])
+    highest = flat.amax(dim=-1)
+    lowest = torch.where(flat.isneginf(), torch.inf, flat).amin(dim=-1)
+    suspects = (highest - lowest > least_gap).nonzero()[:, 0]  # few rows, if any, are sorted
+    if not len(suspects):
+        return values
+    falling = flat[suspects].double().sort(dim=-1, descending=True).values
+    gaps, ranges = falling[:, :-1] - falling[:, 1:], falling[:, :1] - falling[:, :-1]
+    is_wide = (gaps > least_gap) & (gaps > MIN_FILL_RATIO * ranges) & (ranges > 0)
+    # The first wide gap from the top; its upper edge is the least value that is stored. -inf - -inf is NaN: never wide.
+    edge = torch.where(is_wide, falling[:, :-1], -torch.inf).amax(dim=-1)
+    cleaned = flat.clone()
+    cleaned[suspects] = flat[suspects].masked_fill(flat[suspects] < edge[:, None], -torch.inf)
+    return cleaned.reshape(values.shape)

@@ -1,7 +1,8 @@
-"""What float16 values are like, told from their bits: several times faster than by way of float32.
+"""Checks of float16 values by their bits, several times faster than by way of float32.
 
-Most processors, and NumPy, only compute with float16 after widening it. Its bits are a sign and a magnitude, so as
-integers they are in order, and all that is not finite is at the end.
+Most processors, and NumPy, compute with float16 only after widening it. Its bits are a sign and a magnitude, so as
+integers they are in order, and all values that are not finite come last. ``python benchmarks/fidelity.py --speeds``
+times both ways.
 """
 
 from __future__ import annotations
@@ -12,18 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAGNITUDE = np.uint16(0x7FFF)
+"""Bits of the magnitude."""
 INFINITY = np.uint16(0x7C00)
-"""As bits; NaN is above."""
+"""Bits of infinity; those of NaN are above."""
 SIGN = np.uint16(0x8000)
+"""Bit of the sign."""
 
 
 def all_finite(values: NDArray[Any]) -> bool:
-    """Whether there is neither NaN nor an infinity."""
+    """Return True if there is neither NaN nor an infinity."""
     return bool((_bits(values) & MAGNITUDE).max(initial=np.uint16(0)) < INFINITY)
 
 
 def all_negative_and_falling(values: NDArray[Any]) -> bool:
-    """Whether every row of (B, K) falls or stays, from a finite value on, and none has NaN or a sign other than minus.
+    """Return True if every row of (B, K) starts finite, never rises, and holds neither NaN nor a positive sign.
 
     -infinity may come last.
     """

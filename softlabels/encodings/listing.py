@@ -1,11 +1,11 @@
-"""What encodings that list classes share: choosing them where the logits are, and the mass of the rest (torch side).
+"""Choice of the classes to list, where the logits are, and the mass of the rest (torch side).
 
-A listing is padded: (B, K) logits and ids, descending, equal ones by ascending id; a row with fewer than K is filled up
-with entries of logit -inf and id 0. One exponential a class and temperature is all that choosing and the tail cost.
+A listing is padded: (B, K) logits and ids, descending, equal ones by ascending id. A row with fewer than K is filled up
+with entries of logit -inf and id 0. Choosing and the tail cost one exponential per class and temperature.
 
-Logits are taken relative to the row's greatest: teachers whose logits lie around -10,000, or that rule classes out by
-float32's least number, lose no digits, and nothing overflows. A row of a language model's logits is long, and each pass
-over it, and each fresh page it is written to, costs as much as the exponential: intermediate results are used up.
+Logits are taken relative to the row's greatest. So teachers whose logits lie around -10,000, or that rule classes out
+by float32's least number, lose no digits, and nothing overflows. A row of a language model's logits is long, and each
+pass over it, and each fresh page it is written to, costs as much as the exponential: operations work in place.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from softlabels.encodings.tail import exposure
 if TYPE_CHECKING:
     from torch import Tensor
 
-VANISHING = 1e-30
+MIN_REST = 1e-30
 """Unlisted mass, relative to the likeliest class, below which float32 loses it and it is summed on its own scale."""
 
 
 class Masses(NamedTuple):
-    """Where a row's probability is, at one temperature.
+    """Distribution of a row's probability at one temperature.
 
     Attributes:
         normalizer: (B,) logsumexp of all logits over T.
         log_tail: (B,) log of the unlisted probability, -inf where there is none.
-        weights: (B, C) in proportion to the unlisted probabilities, 0 where listed.
-        scale: (B,) what makes them probabilities.
+        weights: (B, C) numbers in proportion to the unlisted probabilities, 0 for listed classes.
+        scale: (B,) factor that makes them probabilities.
     """
 
     normalizer: Tensor
@@ -49,12 +49,12 @@ class Listing:
 
     Attributes:
         values: (B, C) float32, all logits.
-        greatest: (B, 1) float32, of each row.
-        logits: (B, K) float32, those of listed classes, less the row's greatest, descending; -inf where padded, or
-            where the teacher ruled the class out.
-        ids: (B, K) int64, 0 where padded.
-        counts: (B,) int64, how many are no padding.
-        places: (n,) int64, where in the flattened ``values`` the listed classes are.
+        greatest: (B, 1) float32, the greatest logit of each row.
+        logits: (B, K) float32, those of listed classes less the row's greatest, descending; -inf for padding and for
+            classes that the teacher rules out.
+        ids: (B, K) int64, 0 for padding.
+        counts: (B,) int64, entries of each row that are no padding.
+        places: (n,) int64, places of the listed classes in the flattened ``values``.
     """
 
     values: Tensor
@@ -63,20 +63,20 @@ class Listing:
     ids: Tensor
     counts: Tensor
     places: Tensor
-    _known: dict[float, Masses] = field(default_factory=dict)
+    _cache: dict[float, Masses] = field(default_factory=dict)
 
     def masses(self, temperature: float) -> Masses:
-        """Where the probability is at ``temperature``."""
-        if temperature not in self._known:
+        """Return the distribution of the probability at ``temperature``."""
+        if temperature not in self._cache:
             weights = relative(self.values, self.greatest, temperature).exp_()
-            self._known[temperature] = self._masses(temperature, weights)
-        return self._known[temperature]
+            self._cache[temperature] = self._masses(temperature, weights)
+        return self._cache[temperature]
 
     def _masses(self, temperature: float, weights: Tensor) -> Masses:
-        """From the exponentials of all classes, which are used up."""
+        """Return the masses from the exponentials of all classes, which are overwritten."""
         weights.view(-1).index_fill_(0, self.places, 0.0)
         rest, shift = weights.sum(dim=-1), weights.new_zeros(len(weights))
-        if bool((rest < VANISHING).any()):
+        if bool((rest < MIN_REST).any()):
             unlisted = relative(self.values, self.greatest, temperature)
             unlisted.view(-1).index_fill_(0, self.places, -torch.inf)
             shift = unlisted.amax(dim=-1)
@@ -91,44 +91,44 @@ class Listing:
         return Masses(normalizer, log_tail, weights, (shift - normalizer).exp())
 
     def log_probs(self, temperature: float = 1.0) -> Tensor:
-        """(B, K) log-probabilities over all classes."""
+        """Return (B, K) log-probabilities over all classes."""
         return self.logits / temperature - self.masses(temperature).normalizer[:, None]
 
     def measure(
         self, temperatures: tuple[float, ...], *, residual: bool
     ) -> tuple[Tensor, Tensor, NDArray[np.float64] | None]:
-        """What is to be kept of the listing.
+        """Return the numbers of a listing that are stored.
 
         Args:
-            temperatures: at which to measure the unlisted mass.
-            residual: also sum over the rows what the tail prior is made of; see Encoded.
+            temperatures: Temperatures at which the unlisted mass is measured.
+            residual: Also sum the material of the tail prior over the rows; see Encoded.
 
         Returns:
             (B, K) log-probabilities at T = 1 over all classes; (B, T) log of the unlisted mass; (2, T, C) sums or None.
         """
-        found = [self.masses(temperature) for temperature in temperatures]
-        log_tails = torch.stack([one.log_tail for one in found], dim=-1)
-        summed = None
+        masses = [self.masses(temperature) for temperature in temperatures]
+        log_tails = torch.stack([mass.log_tail for mass in masses], dim=-1)
+        sums = None
         if residual:
-            probability = to_numpy(torch.stack([one.scale @ one.weights for one in found])).astype(np.float64)
+            probability = to_numpy(torch.stack([mass.scale @ mass.weights for mass in masses])).astype(np.float64)
             row, column = np.divmod(to_numpy(self.places), self.values.shape[1])
-            summed = np.stack([probability, exposure(to_numpy(log_tails), row, column, self.values.shape[1])])
-        return self.log_probs(), log_tails, summed
+            sums = np.stack([probability, exposure(to_numpy(log_tails), row, column, self.values.shape[1])])
+        return self.log_probs(), log_tails, sums
 
     def unlisted_probabilities(self, temperature: float) -> Tensor:
-        """(B, C) float32 probability at ``temperature`` of classes that are not listed, 0 of those that are."""
-        found = self.masses(temperature)
-        return found.weights * found.scale[:, None]
+        """Return the (B, C) float32 probabilities at ``temperature`` of unlisted classes; 0 for listed ones."""
+        masses = self.masses(temperature)
+        return masses.weights * masses.scale[:, None]
 
 
 def relative(values: Tensor, greatest: Tensor, temperature: float) -> Tensor:
-    """(B, C) logits less the row's greatest, over T."""
-    less = values - greatest
-    return less if temperature == 1 else less.div_(temperature)
+    """Return (B, C) logits less the row's greatest, over T."""
+    shifted = values - greatest
+    return shifted if temperature == 1 else shifted.div_(temperature)
 
 
 def likeliest(values: Tensor, k: int) -> Listing:
-    """The ``k`` likeliest classes of each row of (B, C) logits."""
+    """Return the ``k`` likeliest classes of each row of (B, C) logits."""
     top, ids = _descending(*values.topk(k, dim=-1))
     greatest = top[:, :1]
     starts = torch.arange(len(values), device=values.device)[:, None] * values.shape[1]
@@ -137,45 +137,45 @@ def likeliest(values: Tensor, k: int) -> Listing:
 
 
 def at_least(values: Tensor, probability: float, *, temperature: float = 1.0, argmax: bool = True) -> Listing:
-    """The classes of (B, C) logits whose probability is ``probability`` or more.
+    """Return the classes of (B, C) logits whose probability is ``probability`` or more.
 
     Args:
-        values: the logits.
-        probability: above 0.
-        temperature: that the logits are divided by first.
-        argmax: list the likeliest class in any case.
+        values: Logits.
+        probability: Least probability, above 0.
+        temperature: Temperature that the logits are divided by first.
+        argmax: List the likeliest class in any case.
     """
     rows, classes = values.shape
     greatest = values.amax(dim=-1, keepdim=True)
     weights = relative(values, greatest, temperature).exp_()
     cutoff = probability * weights.sum(dim=-1, keepdim=True)
-    chosen = weights >= cutoff
+    is_listed = weights >= cutoff
     if argmax:
         lacking = (cutoff > 1)[:, 0].nonzero()[:, 0]
-        chosen[lacking, values[lacking].argmax(dim=-1)] = True
-    places = _true_places(chosen)
+        is_listed[lacking, values[lacking].argmax(dim=-1)] = True
+    places = _true_places(is_listed)
     row, column = places // classes, places % classes
     counts = torch.bincount(row, minlength=rows)
     top = values.new_full((rows, int(counts.max()) if len(row) else 1), -torch.inf)
     ids = torch.zeros_like(top, dtype=torch.int64)
     within = torch.arange(len(row), device=values.device) - (counts.cumsum(0) - counts)[row]
     top[row, within], ids[row, within] = values.reshape(-1)[places] - greatest[row, 0], column
-    # Padding keeps its place at the end: nothing that was chosen is -inf.
+    # Padding keeps its place at the end: nothing that is listed is -inf.
     top, order = top.sort(dim=-1, descending=True, stable=True)
     listing = Listing(values, greatest, top, ids.gather(-1, order), counts, places)
-    listing._known[temperature] = listing._masses(temperature, weights)  # noqa: SLF001  the exponentials are at hand
+    listing._cache[temperature] = listing._masses(temperature, weights)  # noqa: SLF001  the exponentials are at hand
     return listing
 
 
 def _true_places(mask: Tensor) -> Tensor:
-    """Where a (B, C) mask is true, flattened, ascending; NumPy is ten times faster than torch at this."""
+    """Return the places at which a (B, C) mask is true, flattened, ascending; NumPy is ten times faster than torch."""
     if mask.device.type == "cpu":
         return torch.from_numpy(np.flatnonzero(mask.numpy()))
     return mask.view(-1).nonzero()[:, 0]
 
 
 def _descending(values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Values descending; equal ones by ascending id, so that equal rows are stored equally on any device."""
+    """Sort values descending, equal ones by ascending id, so that equal rows are stored equally on any device."""
     by_id = ids.argsort(dim=-1)
     values, ids = values.gather(-1, by_id), ids.gather(-1, by_id)
     values, order = values.sort(dim=-1, descending=True, stable=True)

@@ -1,4 +1,4 @@
-"""Checking logits before they are encoded (torch side)."""
+"""Checks of logits before they are encoded (torch side)."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
 
 
 def checked_float(logits: Tensor, head: Head, rows: NDArray[np.int64]) -> Tensor:
-    """``logits`` as (B, *shape, C) float32, once it is sure that they can be labels.
+    """Return ``logits`` as (B, *shape, C) float32 that can be labels.
 
-    A class that is ruled out by -infinity is legitimate in a distribution; anything else must be finite.
+    A class of a distribution may be ruled out by -infinity; anything else must be finite.
 
     Raises:
-        InvalidLogits: another shape, NaN, +infinity, or a row without any finite logit; names the row.
+        InvalidLogits: Another shape, NaN, +infinity, or a row without any finite logit. The message names the row.
     """
     check_shape(logits, head, rows)
     values = logits.detach().float()
     flat = values.flatten(1)
     if bool(flat.sum(dim=1).isfinite().all()):
         return values  # a sum shows every NaN and infinity; one that overflows is looked at below
-    good = flat.isfinite().all(dim=1)
+    is_valid = flat.isfinite().all(dim=1)
     if head.kind in DISTRIBUTIONS:
         has_finite = values.isfinite().any(dim=-1, keepdim=True).flatten(1).all(dim=1)
-        good = ~flat.isnan().any(dim=1) & ~flat.isposinf().any(dim=1) & has_finite
-    if not bool(good.all()):
-        position = int(good.int().argmin())
-        bad = flat[position][~flat[position].isfinite()]
+        is_valid = ~flat.isnan().any(dim=1) & ~flat.isposinf().any(dim=1) & has_finite
+    if not bool(is_valid.all()):
+        position = int(is_valid.int().argmin())
+        invalid = flat[position][~flat[position].isfinite()]
         raise InvalidLogits(
-            f"row {int(rows[position])}: {len(bad)} of {flat.shape[1]} values are not finite (the first is "
-            f"{float(bad[0])}). Look for overflow in half precision or damaged weights; what was committed is kept"
+            f"row {int(rows[position])}: {len(invalid)} of {flat.shape[1]} values are not finite (the first is "
+            f"{float(invalid[0])}). Look for overflow in half precision or damaged weights; what was committed is kept"
         )
     return values
 
@@ -45,10 +45,10 @@ def check_shape(logits: Tensor, head: Head, rows: NDArray[np.int64]) -> None:
     """Raise InvalidLogits unless there is a logit of each class for each row."""
     expected = (len(rows), *head.position_shape, head.classes)
     if tuple(logits.shape) != expected:
-        raise InvalidLogits(f"outputs of shape {tuple(logits.shape)} where {expected} was expected")
+        raise InvalidLogits(f"logits: got shape {tuple(logits.shape)}; expected {expected}")
 
 
 def to_numpy(tensor: Tensor) -> NDArray[Any]:
-    """A tensor as a contiguous array on the CPU."""
+    """Return a tensor as a contiguous array on the CPU."""
     array: NDArray[Any] = tensor.contiguous().cpu().numpy()
     return array

@@ -1,9 +1,9 @@
-"""Where cumulated weights cross given values: the inner loop of drawing classes, without cumulating all of them.
+"""Crossings of cumulated weights with given values: the inner loop of drawing classes, without cumulating all of them.
 
-Sums of segments of 128 weights are cumulated in float64; only the segment of each crossing is looked at class by class.
-A segment's own sum is in float32 (in float64 it takes five times as long), so a class is met with its probability
-times 1 + e, |e| < 2^-16 for any order of 128 additions; targets further apart than its weight so stretched meet no
-class twice.
+Sums of segments of 128 weights are cumulated in float64, and only the segment of each crossing is searched class by
+class. A segment's own sum is in float32 (in float64 it takes five times as long), so a class is met with its
+probability times 1 + e, |e| < 2^-16 for any order of 128 additions. Targets further apart than a weight so stretched
+meet no class twice.
 """
 
 from __future__ import annotations
@@ -17,18 +17,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SEGMENT = 128
+"""Weights per segment."""
 STRETCH = 2.0**-16
-LEAST = 1e-300
+"""Bound of the relative error of a class's probability."""
+SMALLEST = 1e-300
+"""Least target and least sum, so that a target of 0 meets a class that has a weight."""
 
 
 @dataclass(frozen=True)
 class Cumulated:
-    """Weights, and where along them each segment ends.
+    """Weights with the cumulated sums of their segments.
 
     Attributes:
-        by_segment: (B, segments, SEGMENT) float32.
-        sums: (B, segments) float64, of each segment.
-        ends: (B, segments) float64, cumulated.
+        by_segment: (B, segments, SEGMENT) float32 weights.
+        sums: (B, segments) float64, sum of each segment.
+        ends: (B, segments) float64, sum of all weights up to the end of each segment.
     """
 
     by_segment: Tensor
@@ -37,12 +40,12 @@ class Cumulated:
 
     @property
     def total(self) -> Tensor:
-        """(B, 1) float64."""
+        """Sum of each row, (B, 1) float64."""
         return self.ends[:, -1:]
 
 
 def cumulate(weights: Tensor) -> Cumulated:
-    """Of (B, C) float32 weights, none negative."""
+    """Cumulate (B, C) float32 weights, none of them negative."""
     rows, classes = weights.shape
     segments = -(-classes // SEGMENT)
     padded = weights
@@ -53,20 +56,21 @@ def cumulate(weights: Tensor) -> Cumulated:
     return Cumulated(by_segment, sums, sums.cumsum(dim=-1))
 
 
-def crossings(along: Cumulated, targets: Tensor) -> Tensor:
-    """The class at which the cumulated weights reach each target, (B, n) int64; never one of weight 0.
+def crossings(cumulated: Cumulated, targets: Tensor) -> Tensor:
+    """Return the class at which the cumulated weights reach each target, (B, n) int64; never one of weight 0.
 
     Args:
-        along: the weights.
-        targets: (B, n) float64, 0 up to the row's sum; beyond it the last class that has a weight.
+        cumulated: Weights.
+        targets: (B, n) float64, 0 up to the row's sum. A target beyond it meets the last class that has a weight.
     """
-    rows, segments, _ = along.by_segment.shape
-    targets = torch.minimum(targets.clamp_min(LEAST), along.total)
+    rows, segments, _ = cumulated.by_segment.shape
+    targets = torch.minimum(targets.clamp_min(SMALLEST), cumulated.total)
     # The first segment whose end reaches the target has a weight of its own, or the one before would have reached it.
-    segment = torch.searchsorted(along.ends, targets).clamp_max(segments - 1)
-    inside = along.by_segment[torch.arange(rows, device=targets.device)[:, None], segment]
+    segment = torch.searchsorted(cumulated.ends, targets).clamp_max(segments - 1)
+    inside = cumulated.by_segment[torch.arange(rows, device=targets.device)[:, None], segment]
     inside = inside.cumsum(dim=-1, dtype=torch.float64)
-    sums = along.sums.gather(1, segment).clamp_min(LEAST)
-    left = (targets - along.ends.gather(1, segment) + sums) * (inside[..., -1] / sums)
-    left = torch.minimum(left.clamp_min(LEAST), inside[..., -1])
-    return segment * SEGMENT + torch.searchsorted(inside, left[..., None])[..., 0]
+    sums = cumulated.sums.gather(1, segment).clamp_min(SMALLEST)
+    # The target relative to the segment's start, on the scale of the float64 sum of its weights.
+    offset = (targets - cumulated.ends.gather(1, segment) + sums) * (inside[..., -1] / sums)
+    offset = torch.minimum(offset.clamp_min(SMALLEST), inside[..., -1])
+    return segment * SEGMENT + torch.searchsorted(inside, offset[..., None])[..., 0]

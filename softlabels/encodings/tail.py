@@ -1,7 +1,8 @@
-"""The tail prior: how the probability that rows do not list is spread, from sums over rows.
+"""The tail prior: the distribution of the probability that rows do not list, from sums over rows.
 
-Its material is two numbers a class and temperature, Encoded.residual, that add up over batches and units: what rows
-left to the class, and what an even spread would have. NumPy alone: stores are sealed and merged without torch.
+Its material is two numbers per class and temperature, Encoded.residual, which add up over batches and units: the
+probability that rows leave to the class, and the share of an even spread. NumPy alone, since stores are sealed and
+merged without torch.
 """
 
 from __future__ import annotations
@@ -13,36 +14,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 UNIFORM_SHARE = 0.01
-"""Of the tail prior, so that no class has probability 0."""
+"""Share of a uniform distribution in the tail prior, so that no class has probability 0."""
 
 
 def exposure(
     log_tail: NDArray[np.floating], row: NDArray[np.integer], column: NDArray[np.integer], classes: int
 ) -> NDArray[np.float64]:
-    """What a class would be given of the rows' unlisted mass if each spread it evenly, times C: (T, C).
+    """Return (T, C) sums over rows of C times an even spread of each row's unlisted mass over its unlisted classes.
 
     Args:
         log_tail: (B, T) log of the unlisted mass.
-        row: (n,) of each listed class.
-        column: (n,) the class.
-        classes: C.
+        row: (n,) row of each listed class.
+        column: (n,) id of each listed class.
+        classes: Number of classes C.
     """
     unlisted = classes - np.bincount(row, minlength=len(log_tail))
     mass = np.exp(log_tail.astype(np.float64)) * (classes / np.maximum(unlisted, 1))[:, None]
-    listed = [np.bincount(column, one[row], minlength=classes) for one in mass.T]
-    found: NDArray[np.float64] = np.maximum(mass.sum(axis=0)[:, None] - np.stack(listed), 0.0)
-    return found
+    listed = [np.bincount(column, of_rows[row], minlength=classes) for of_rows in mass.T]
+    spread: NDArray[np.float64] = np.maximum(mass.sum(axis=0)[:, None] - np.stack(listed), 0.0)
+    return spread
 
 
 def tail_prior(sums: Iterable[NDArray[np.floating[Any]]], classes: int) -> NDArray[np.float32]:
-    """The tail prior (len(temperatures), C) from units' sums (2, len(temperatures), C), in the order given.
+    """Return the tail prior, (len(temperatures), C), from the sums of units.
 
-    One step, from an even start, of the iteration that leads to the prior of least KL (docs/fidelity.md, eq. 4; Hunter
-    2004): at least as good as an even spread, which the mean residual is not where some classes are often listed.
+    It is one step, from an even start, of the iteration that leads to the prior of least KL (docs/fidelity.md, eq. 4;
+    Hunter 2004). It is at least as good as an even spread, which the mean residual is not if some classes are often
+    listed.
+
+    Args:
+        sums: (2, len(temperatures), C) sums of each unit, added in the order of the iterable.
+        classes: Number of classes C.
+
+    Raises:
+        ValueError: There are no sums.
     """
     total: NDArray[np.float64] | None = None
-    for part in sums:
-        total = part.astype(np.float64) if total is None else total + part
+    for of_unit in sums:
+        total = of_unit.astype(np.float64) if total is None else total + of_unit
     if total is None:
         raise ValueError("no unit carries sums for the tail prior")
     ratio = np.divide(total[0], total[1], out=np.zeros_like(total[0]), where=total[1] > 0)
@@ -55,13 +64,13 @@ def tail_prior(sums: Iterable[NDArray[np.floating[Any]]], classes: int) -> NDArr
 def sums_of(
     prior: NDArray[np.float32], exposure: NDArray[np.float64], mass: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Sums (2, T, C) that tail_prior would make ``prior`` of, where those of the rows are no longer known.
+    """Return sums (2, T, C) from which tail_prior makes ``prior``, for rows whose own sums are no longer known.
 
     Args:
-        prior: (T, C).
+        prior: (T, C) tail prior.
         exposure: (T, C), the second of the sums.
-        mass: (T,) that the rows do not list.
+        mass: (T,) mass that the rows do not list.
     """
     share = np.maximum(prior.astype(np.float64) - UNIFORM_SHARE / prior.shape[1], 0) * exposure
-    whole = share.sum(axis=1)
-    return np.stack([share * np.divide(mass, whole, out=np.zeros_like(whole), where=whole > 0)[:, None], exposure])
+    total = share.sum(axis=1)
+    return np.stack([share * np.divide(mass, total, out=np.zeros_like(total), where=total > 0)[:, None], exposure])

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels import encodings, planning
-from softlabels.encodings import codebook
-from softlabels.encodings.codebook import MOST_BYTES
-from softlabels.encodings.topk import Adaptive, TopK
+from softlabels.encodings import Adaptive, TopK, codebook
+from softlabels.encodings.codebook import MAX_CODEBOOK_BYTES
 from softlabels.errors import InvalidArgument, StoreNotFound
 from softlabels.labels import Head
 from softlabels.store.format.codebooks import digest_of
@@ -100,7 +99,7 @@ def with_codebook(head: Head, existing: Head | None, pilot: Pilot, seed: int) ->
     encoding = encodings.parse(head.encoding, classes=head.classes)
     if not isinstance(encoding, TopK | Adaptive) or encoding.priors == 1:
         return head, None
-    size, most = 4 * encoding.priors * head.classes * len(head.temperatures), MOST_BYTES
+    size, most = 4 * encoding.priors * head.classes * len(head.temperatures), MAX_CODEBOOK_BYTES
     if size > most:
         raise InvalidArgument(
             f"{encoding.spec} needs a codebook of {size:,} bytes for {head.classes:,} classes at "

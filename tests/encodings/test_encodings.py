@@ -194,20 +194,20 @@ def test_a_row_of_minus_infinity_is_refused():
 
 def test_a_value_beyond_float16_is_an_error_that_says_so():
     logits = torch.tensor([[1.0, 1e5]])
-    with pytest.raises(InvalidLogits, match=r"row 0: .* too large for f16; use --encoding dense:f32"):
+    with pytest.raises(InvalidLogits, match=r"row 0: .* too large for f16\. Use --encoding dense:f32"):
         encodings.parse("dense:f16", classes=2).encode(logits, Head(encoding="dense:f16", classes=2), np.array([0]))
 
 
 @pytest.mark.parametrize(
     "spec", ["", "topk", "topk:0", "topk:-1", "topk:x", "topk:3:f64", "dense:f64", "zip", "topk:1:2:3"]
 )
-def test_specifications_that_cannot_be_meant_are_refused(spec):
+def test_invalid_specifications_are_refused(spec):
     with pytest.raises(InvalidArgument, match=r"encoding"):
         encodings.parse(spec, classes=10)
 
 
 def test_k_above_the_classes_says_how_many_there_are():
-    with pytest.raises(InvalidArgument, match=r"lists 11 classes a row, but there are 10; use 1 to 10"):
+    with pytest.raises(InvalidArgument, match=r"lists 11 classes per row, but there are 10; expected 1 to 10"):
         encodings.parse("topk:11", classes=10)
 
 
@@ -268,6 +268,6 @@ def test_the_tail_prior_is_at_least_as_good_as_an_even_spread(seed, classes, sca
     ],
 )  # fmt: skip
 def test_what_is_kept_where_nobody_says(classes, temperatures, spec):
-    found = encodings.default(classes, temperatures)
-    assert found.spec == spec
-    assert encodings.parse(spec, classes=classes) == found
+    actual = encodings.default(classes, temperatures)
+    assert actual.spec == spec
+    assert encodings.parse(spec, classes=classes) == actual

@@ -30,13 +30,17 @@ def book(encoding, temperatures, classes):
 def labels_of(spec, logits, temperatures=(1.0,)):
     """Encode, check as readers do, decode."""
     encoding = encodings.parse(spec, classes=logits.shape[1])
-    kept = temperatures if encoding.has_tail else temperatures[:1]
-    codebook = book(encoding, kept, logits.shape[1])
+    temperatures_used = temperatures if encoding.has_tail else temperatures[:1]
+    codebook = book(encoding, temperatures_used, logits.shape[1])
     digest = None if codebook is None else "0" * 64
-    head = Head(encoding=encoding.spec, classes=logits.shape[1], temperatures=kept, codebook=digest)
+    head = Head(encoding=encoding.spec, classes=logits.shape[1], temperatures=temperatures_used, codebook=digest)
     encoded = encoding.encode(logits, head, np.arange(len(logits)), residual=encoding.has_tail, codebook=codebook)
     encoding.check(encoded.arrays, head)
-    return encoding.decode(encoded.arrays, head, None if codebook is None else codebook.priors), encoded, kept
+    return (
+        encoding.decode(encoded.arrays, head, None if codebook is None else codebook.priors),
+        encoded,
+        temperatures_used,
+    )
 
 
 def log_softmax64(logits, temperature):
@@ -80,14 +84,16 @@ def test_what_is_listed_and_what_is_left_are_those_of_float64(kind, seed, classe
         mask[np.nonzero(is_listed)[0], labels.ids[is_listed]] = True
         for index, temperature in enumerate(temperatures):
             p = np.exp(log_softmax64(logits, temperature))
-            left = np.where(mask, 0.0, p).sum(axis=1)
+            unlisted = np.where(mask, 0.0, p).sum(axis=1)
             # float16 holds a tail to 2^-11 of itself and to 6e-8.
-            relative = 2e-3 * np.abs(np.log(np.maximum(left, 1e-300))) + 2e-3
-            np.testing.assert_array_less(np.abs(np.exp(labels.log_tail[:, index]) - left), left * relative + 1e-6)
+            relative = 2e-3 * np.abs(np.log(np.maximum(unlisted, 1e-300))) + 2e-3
+            np.testing.assert_array_less(
+                np.abs(np.exp(labels.log_tail[:, index]) - unlisted), unlisted * relative + 1e-6
+            )
             assert encoded.residual.shape == (2, 3, classes)
             expected = np.where(mask, 0.0, p).sum(axis=0)
             np.testing.assert_allclose(encoded.residual[0, index], expected, rtol=2e-4, atol=1e-6)
-            even = np.where(mask, 0.0, (left * classes / np.maximum(classes - mask.sum(axis=1), 1))[:, None]).sum(
+            even = np.where(mask, 0.0, (unlisted * classes / np.maximum(classes - mask.sum(axis=1), 1))[:, None]).sum(
                 axis=0
             )
             np.testing.assert_allclose(encoded.residual[1, index], even, rtol=2e-3, atol=1e-5)
@@ -98,18 +104,17 @@ def test_what_is_listed_and_what_is_left_are_those_of_float64(kind, seed, classe
 def test_every_fidelity_is_a_finite_number(spec, kind):
     logits = extreme_logits(kind, 5, 50)
     too_wide = {
-        ("dense:q8", "all of float32"): "row [0-3]: its values span .* use --encoding dense:f32",
-        ("dense:q8", "masked by the least number"): "row 0: its values span 3.4e.38.* rule classes out by -infinity",
-        ("dense:bf16", "masked by the least number"): "row 0: .* too large for bf16; use --encoding dense:f32$",
+        ("dense:q8", "all of float32"): "row [0-3]: its values span .* Use --encoding dense:f32",
+        ("dense:bf16", "masked by the least number"): "row 0: .* too large for bf16. Use --encoding dense:f32$",
     }
     if (spec, kind) in too_wide:
         with pytest.raises(InvalidLogits, match=too_wide[spec, kind]):
             labels_of(spec, logits)
         return
-    labels, _, kept = labels_of(spec, logits, (1.0, 2.0))
-    found = measure(logits.float().numpy(), labels, kept).to_json()
-    assert np.isfinite([*found.pop("kl").values(), *found.values()]).all()
-    assert 0 <= found["top1"] <= 1
+    labels, _, temperatures_used = labels_of(spec, logits, (1.0, 2.0))
+    fidelity = measure(logits.float().numpy(), labels, temperatures_used).to_json()
+    assert np.isfinite([*fidelity.pop("kl").values(), *fidelity.values()]).all()
+    assert 0 <= fidelity["top1"] <= 1
     if isinstance(labels, SparseLabels):
         assert labels.ids.max() < 50
 
@@ -131,15 +136,15 @@ def test_one_class_has_all_the_probability(spec, value):
 
 @pytest.mark.parametrize("spec", ["topk:1:f16", "topk:3:d4", "adaptive:0.01:f16", "threshold:0.001", "sampled:5"])
 def test_three_hundred_thousand_classes_without_an_opinion(spec):
-    """What is listed has 3e-6 of the mass, less than a step of a logsumexp around -10,000."""
+    """The listed classes have 3e-6 of the mass, less than a step of a logsumexp around -10,000."""
     logits = 1e-3 * torch.randn(2, 300_000, generator=torch.Generator().manual_seed(0)) - 10_000
-    labels, encoded, kept = labels_of(spec, logits, (1.0, 2.0))
+    labels, encoded, temperatures_used = labels_of(spec, logits, (1.0, 2.0))
     assert encoded.arrays["ids"].dtype == np.uint32
-    found = measure(logits.numpy(), labels, kept)
+    fidelity = measure(logits.numpy(), labels, temperatures_used)
     if isinstance(labels, SparseLabels) and not labels.unbiased:
         truth = np.take_along_axis(log_softmax64(logits, 1.0), labels.ids, axis=1)
         np.testing.assert_allclose(labels.listed_log_probs(), truth, atol=0.02)
-        assert max(found.kl.values()) < 1e-3, "a flat tail is what the uniform prior says"
+        assert max(fidelity.kl.values()) < 1e-3, "a flat tail is what the uniform prior says"
     else:
         assert np.exp(labels.values).sum(axis=1) == pytest.approx(1, abs=2e-3)
 

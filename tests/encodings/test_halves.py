@@ -1,4 +1,4 @@
-"""What is told from the bits of float16 is what float32 says."""
+"""Checks of float16 by its bits agree with those of float32."""
 
 import numpy as np
 from hypothesis import given

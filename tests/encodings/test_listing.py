@@ -29,11 +29,11 @@ def encode(spec, logits, temperatures=(1.0,), book=None):
 
 @given(
     seed=st.integers(0, 2**32 - 1), classes=st.sampled_from([2, 17, 300]), scale=st.floats(0, 12),
-    least=st.floats(2e-5, 1.0), kept=st.sampled_from(NAMES.split("|")),
+    least=st.floats(2e-5, 1.0), log_probs=st.sampled_from(NAMES),
 )  # fmt: skip
-def test_adaptive_lists_exactly_the_classes_of_that_probability(seed, classes, scale, least, kept):
+def test_adaptive_lists_exactly_the_classes_of_that_probability(seed, classes, scale, least, log_probs):
     logits = (scale * np.random.default_rng(seed).standard_normal((5, classes))).astype(np.float32)
-    encoding, head, encoded = encode(f"adaptive:{least}:{kept}", logits, (1.0, 2.0))
+    encoding, head, encoded = encode(f"adaptive:{least}:{log_probs}", logits, (1.0, 2.0))
     labels = encoding.decode(encoded.arrays, head)
     p = np.exp(log_softmax64(logits))
     for row in range(5):
@@ -71,11 +71,11 @@ def test_tails_too_small_for_the_scale_of_the_likeliest_class_are_kept():
 def test_differences_never_drift(steps, seed, scale):
     values = -np.sort(scale * np.random.default_rng(seed).random((4, 40)).astype(np.float32))
     values[:, 30:] = -np.inf
-    kept = LogProbs(f"d{steps}")
-    found = kept.decode(kept.encode(torch.from_numpy(values)))
+    log_probs = LogProbs(f"d{steps}")
+    decoded = log_probs.decode(log_probs.encode(torch.from_numpy(values)))
     relative = values - values[:, :1]
-    assert (np.abs(found[:, :30] - relative[:, :30]) <= 0.5 / steps + 1e-4).all()
-    assert np.isneginf(found[:, 30:]).all()
+    assert (np.abs(decoded[:, :30] - relative[:, :30]) <= 0.5 / steps + 1e-4).all()
+    assert np.isneginf(decoded[:, 30:]).all()
 
 
 @pytest.mark.parametrize("steps", [4, 16])
@@ -118,8 +118,8 @@ def test_each_row_has_the_prior_that_costs_least():
         return (np.exp(log_p) * (log_p - encoding.decode(chosen, head, book.priors).log_probs())).sum(axis=1)
 
     every = np.stack([costs(which) for which in range(4)])
-    mine = (np.exp(log_p) * (log_p - labels.log_probs())).sum(axis=1)
-    np.testing.assert_allclose(mine, every.min(axis=0), atol=1e-5)
+    chosen_cost = (np.exp(log_p) * (log_p - labels.log_probs())).sum(axis=1)
+    np.testing.assert_allclose(chosen_cost, every.min(axis=0), atol=1e-5)
     assert len(set(encoded.arrays["prior"].tolist())) >= 3, "rows of different kinds choose differently"
 
 
@@ -140,7 +140,7 @@ def test_a_codebook_keeps_far_more_than_one_prior():
 
 def test_fitting_is_repeatable_and_refuses_too_small_a_pilot():
     assert (fitted("adaptive:0.1:d4:8").priors == fitted("adaptive:0.1:d4:8").priors).all()
-    with pytest.raises(InvalidArgument, match=r"64 tail priors needs a pilot of 256 rows or more, not 200"):
+    with pytest.raises(InvalidArgument, match=r"64 tail priors need a pilot of 256 rows or more, got 200"):
         fitted("topk:1:f16:64", rows=200)
 
 
@@ -160,8 +160,8 @@ def test_values_no_encoder_writes_are_found(damage, problem):
     encoding = encodings.parse("adaptive:0.0001:d4:4", classes=80)
     head = Head(encoding=encoding.spec, classes=80, codebook="0" * 64)
     book = fitted("adaptive:0.0001:d4:4")
-    found = encoding.encode(torch.from_numpy(logits), head, np.arange(2), codebook=book).arrays
-    arrays = {name: array.copy() for name, array in found.items()}
+    decoded = encoding.encode(torch.from_numpy(logits), head, np.arange(2), codebook=book).arrays
+    arrays = {name: array.copy() for name, array in decoded.items()}
     encoding.check(arrays, head)
     damage(arrays)
     if len(arrays["ids"]) != arrays["count"].sum():

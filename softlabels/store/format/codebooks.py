@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from softlabels.encodings.codebook import MOST_BYTES, Codebook, check_priors
+from softlabels.encodings.codebook import MAX_CODEBOOK_BYTES, Codebook, check_priors
 from softlabels.store.format import array_file, paths
 from softlabels.store.format.descriptor import Descriptor
 from softlabels.store.storage import posix
 from softlabels.store.storage.read_errors import FETCH, refused
 
 PRIORS = "priors"
-LIMIT = MOST_BYTES + 4096
+LIMIT = MAX_CODEBOOK_BYTES + 4096
 """Bytes of the file, header included."""
 
 

@@ -1,0 +1,241 @@
+"""Interface of an encoding: named columns, an encoder where the logits are, and a decoder that needs NumPy alone.
+
+An encoding is one frozen dataclass that derives from ``Encoding`` and has an entry in ``registry.FAMILIES``. It
+implements ``encode_block``; ``Encoding.encode`` checks the logits, draws the random words, and splits the batch.
+
+A batch is encoded a few rows at a time, so that intermediate results stay in a core's cache. A batch of a language
+model's logits is tens of MiB, and each pass over it from memory, or each fresh page, costs as much as an exponential.
+On accelerators a batch is encoded at once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabels.columns import Arrays, Column
+from softlabels.errors import InvalidArgument
+from softlabels.labels import Head, SoftLabels
+from softlabels.rng import words as words_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from softlabels.encodings.codebook import Codebook
+
+BLOCK_ELEMENTS = 2**20
+"""Logits per block on a CPU."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Encoded batch.
+
+    Attributes:
+        arrays: Columns by name, on the CPU.
+        residual: (2, len(temperatures), C) float64, the sums over rows that a tail prior is made of: p_T of the classes
+            that a row does not list, and C times an even spread of each row's unlisted mass. None unless requested, or
+            if the encoding lists every class.
+    """
+
+    arrays: dict[str, NDArray[Any]]
+    residual: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows to encode together.
+
+    Attributes:
+        values: (B, *head.position_shape, C) float32 logits, checked to be encodable.
+        head: Head of the logits.
+        rows: (B,) absolute row numbers, for messages.
+        words: (B,) uint64, the seeds of all random numbers of an item.
+        residual: True if the sums for the tail prior are requested.
+        codebook: Tail priors to choose from, or None.
+    """
+
+    values: Tensor
+    head: Head
+    rows: NDArray[np.int64]
+    words: NDArray[np.uint64]
+    residual: bool
+    codebook: Codebook | None
+
+
+class Encoding(ABC):
+    """A family of columns with its exact decoder. Subclasses are frozen dataclasses that hold their options."""
+
+    name: ClassVar[str]
+    """First word of the specification."""
+    form: ClassVar[str]
+    """Grammar of the specification, for messages."""
+
+    @classmethod
+    @abstractmethod
+    def from_options(cls, options: list[str], classes: int) -> Self:
+        """Return the encoding for a head of ``classes`` classes with the options of a specification.
+
+        Raises:
+            ValueError: Options that do not follow ``form``.
+            InvalidArgument: Options that do not fit the number of classes.
+        """
+
+    @property
+    @abstractmethod
+    def spec(self) -> str:
+        """Canonical specification, which parses to this encoding."""
+
+    @property
+    def has_tail(self) -> bool:
+        """True if some probability mass may be unlisted."""
+        return False
+
+    @property
+    def priors(self) -> int:
+        """Number of tail priors in the codebook that rows choose from; 1 without a codebook."""
+        return 1
+
+    @abstractmethod
+    def columns(self, head: Head) -> dict[str, Column]:
+        """Return the columns of ``head`` by name, a counting column before those it counts.
+
+        Raises:
+            InvalidArgument: The encoding does not support such a head.
+        """
+
+    def typical_entries(self, head: Head) -> float:
+        """Return an estimate of the entries per row of ragged columns, for sizing units."""
+        return 1.0
+
+    def encode(
+        self,
+        logits: Tensor,
+        head: Head,
+        rows: NDArray[np.int64],
+        *,
+        words: NDArray[np.uint64] | None = None,
+        residual: bool = False,
+        codebook: Codebook | None = None,
+    ) -> Encoded:
+        """Encode a batch on the device that holds it.
+
+        Example:
+            >>> import numpy as np, torch
+            >>> from softlabels import encodings
+            >>> from softlabels.labels import Head
+            >>> encoding = encodings.parse("topk:2", classes=4)
+            >>> head = Head(encoding=encoding.spec, classes=4)
+            >>> encoding.encode(torch.tensor([[0.0, 5.0, 1.0, 2.0]]), head, np.arange(1)).arrays["ids"].tolist()
+            [[1, 3]]
+
+        Args:
+            logits: (B, *head.position_shape, C), any float dtype, any device.
+            head: Head of the logits.
+            rows: (B,) absolute row numbers, for messages.
+            words: (B,) uint64, the seeds of all random numbers of an item (rng.words). None: from ``rows``.
+            residual: Also return the sums for the tail prior.
+            codebook: Tail priors to choose from, for encodings with ``priors`` above 1.
+
+        Raises:
+            InvalidLogits: NaN, +infinity, a row of -infinity alone, or another shape. The message names the row.
+        """
+        from softlabels.encodings.logits import check_shape, checked_float
+
+        check_shape(logits, head, rows)
+        words = words_of(0, rows) if words is None else words
+        step = max(1, len(rows))
+        if logits.device.type == "cpu":
+            step = max(1, BLOCK_ELEMENTS // max(1, logits[:1].numel()))
+        encoded = []
+        for start in range(0, max(1, len(rows)), step):
+            block = slice(start, start + step)
+            values = checked_float(logits[block], head, rows[block])
+            encoded.append(self.encode_block(Block(values, head, rows[block], words[block], residual, codebook)))
+        return _join(encoded)
+
+    @abstractmethod
+    def encode_block(self, block: Block) -> Encoded:
+        """Encode some rows; arguments and errors as for ``encode``."""
+
+    @abstractmethod
+    def decode(
+        self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None, *, widen: bool = True
+    ) -> SoftLabels:
+        """Decode the columns of a head into labels.
+
+        This is the only decoder of an encoding. A reader for NumPy uses ``widen=True``. A reader that copies labels to
+        an accelerator uses ``widen=False``, wraps the arrays as tensors, and leaves widening to the losses, which do it
+        on the device: two to four times fewer bytes are moved.
+
+        Args:
+            arrays: Columns of the head that pass ``check``, in native byte order.
+            head: Head that the columns belong to.
+            prior: Tail prior of the store, (len(temperatures), C) float32, or its codebook, (len(temperatures), M, C).
+                None if the store has neither.
+            widen: Return ids as int64 and values as float32. If False, ids and values that are stored as they are used
+                keep their stored dtype and memory; values that have to be computed are float32 in both cases.
+
+        Returns:
+            Labels of all rows. Both settings of ``widen`` give equal numbers.
+
+        Raises:
+            ValueError: Rows too many and too uneven to be padded to the longest in memory.
+        """
+
+    @abstractmethod
+    def check(self, arrays: Arrays, head: Head) -> None:
+        """Raise ValueError unless every row of the columns decodes to a distribution (or finite numbers)."""
+
+
+def _join(encoded: list[Encoded]) -> Encoded:
+    """Return the rows of blocks one after the other, and their sums added up."""
+    if len(encoded) == 1:
+        return encoded[0]
+    arrays = {name: np.concatenate([block.arrays[name] for block in encoded]) for name in encoded[0].arrays}
+    sums = [block.residual for block in encoded if block.residual is not None]
+    return Encoded(arrays, np.sum(sums, axis=0) if sums else None)
+
+
+def id_dtype(classes: int) -> str:
+    """Return the name of the narrowest unsigned type that holds every class id."""
+    return "uint8" if classes <= 2**8 else "uint16" if classes <= 2**16 else "uint32"
+
+
+def row_bytes(encoding: Encoding, head: Head) -> float:
+    """Return an estimate of the bytes per row (per position of ragged rows) before compression."""
+    entries = encoding.typical_entries(head)
+    return sum(
+        column.entry_bytes * (1 if column.per is None else entries) for column in encoding.columns(head).values()
+    )
+
+
+def require_single_distribution(spec: str, head: Head) -> None:
+    """Raise InvalidArgument unless each encoded item is one distribution."""
+    if head.position_shape:
+        raise InvalidArgument(
+            f"{spec}: stores one distribution per row, or tokens in ragged rows; got a head of shape {head.shape}. Use "
+            "dense, or Head(shape=(None,))"
+        )
+
+
+def check_ids(ids: NDArray[Any], head: Head) -> None:
+    """Raise ValueError unless every id is that of a class."""
+    if ids.size and int(ids.max()) >= head.classes:
+        raise ValueError(f"class id {int(ids.max())}, but there are {head.classes} classes")
+
+
+def check_distinct(ids: NDArray[Any], counts: NDArray[np.integer]) -> None:
+    """Raise ValueError if a row of ragged ids lists a class twice.
+
+    Row and id are packed into one 64-bit number each, which NumPy sorts six times faster than pairs
+    (``python benchmarks/fidelity.py --speeds``).
+    """
+    packed = (np.repeat(np.arange(len(counts), dtype=np.uint64), counts) << np.uint64(32)) | ids.astype(np.uint64)
+    packed.sort()
+    if (packed[1:] == packed[:-1]).any():
+        raise ValueError("a class listed twice in one row")

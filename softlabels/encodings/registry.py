@@ -1,0 +1,77 @@
+"""Encodings by specification, such as ``topk:32:q8``.
+
+A specification names options in order, and those left out have defaults. An encoding's ``spec`` spells all of them out
+and parses to the encoding. A new encoding is one file and its class in FAMILIES.
+"""
+
+from __future__ import annotations
+
+from softlabels.encodings.adaptive import Adaptive
+from softlabels.encodings.dense import Dense
+from softlabels.encodings.encoding import Encoding
+from softlabels.encodings.sampled import Sampled
+from softlabels.encodings.threshold import Threshold
+from softlabels.encodings.topk import TopK
+from softlabels.errors import InvalidArgument
+
+FAMILIES: tuple[type[Encoding], ...] = (Dense, TopK, Adaptive, Sampled, Threshold)
+"""Every encoding, in the order in which messages list them."""
+
+MAX_DENSE_CLASSES = 64
+"""Greatest number of classes for which the default encoding stores every logit."""
+MANY_CLASSES = 4096
+"""Number of classes from which on the default is that of a language model."""
+
+
+def parse(spec: str, *, classes: int) -> Encoding:
+    """Return the encoding of a specification.
+
+    Example:
+        >>> from softlabels import encodings
+        >>> encodings.parse("topk:32", classes=1000).spec
+        'topk:32:f16'
+
+    Args:
+        spec: Specification such as ``topk:32:q8``.
+        classes: Number of classes of the head.
+
+    Raises:
+        InvalidArgument: An unknown encoding or option, or k above the number of classes.
+    """
+    name, *options = spec.split(":")
+    families = {family.name: family for family in FAMILIES}
+    if name not in families:
+        raise InvalidArgument(f"unknown encoding {spec!r}; expected one of {forms()}")
+    try:
+        return families[name].from_options(options, classes)
+    except InvalidArgument:
+        raise
+    except ValueError as error:
+        raise InvalidArgument(f"encoding: invalid {spec!r} ({error}); expected {families[name].form}") from None
+
+
+def forms() -> str:
+    """Return the grammar of every encoding, for messages."""
+    return ", ".join(family.form for family in FAMILIES)
+
+
+def default(classes: int, temperatures: int = 1) -> Encoding:
+    """Return the default encoding, chosen by training students (docs/fidelity.md, section 9).
+
+    It stores every logit in half precision for a few classes, and the 32 likeliest for hundreds. For a vocabulary it is
+    a sample that is right on average, or, for several temperatures, the classes above a probability.
+
+    Example:
+        >>> from softlabels import encodings
+        >>> encodings.default(10).spec, encodings.default(1000).spec, encodings.default(50_000).spec
+        ('dense:f16', 'topk:32:f16', 'threshold:0.05:43')
+
+    Args:
+        classes: Number of classes of the head.
+        temperatures: Number of temperatures.
+    """
+    if classes <= MAX_DENSE_CLASSES:
+        return Dense("f16")
+    if classes < MANY_CLASSES:
+        return TopK(32)
+    return Threshold(0.05, Threshold.usual_levels(0.05)) if temperatures == 1 else Adaptive(0.005)

@@ -1,0 +1,115 @@
+"""Columns that somebody forged: they are refused, or every row of them decodes to a distribution."""
+
+import numpy as np
+import pytest
+import torch
+
+from softlabels import encodings, losses
+from softlabels.encodings import Codebook
+from softlabels.labels import DenseLabels, Head
+
+CLASSES = 7
+SPECS = ["dense:f32", "dense:f16", "dense:bf16", "dense:q8", "topk:3:f16", "topk:7:f16", "topk:3:q8", "topk:7:q8",
+         "topk:3:d4", "topk:7:d2", "topk:3:f16:4", "topk:3:d4:4", "adaptive:0.05:f16", "adaptive:0.05:q8:4",
+         "adaptive:2e-05:d4", "sampled:5", "sampled:5:0.5", "sampled:300", "threshold:0.2",
+         "threshold:0.05:3"]  # fmt: skip
+
+
+def encoded(spec, seed=0, rows=3):
+    encoding = encodings.parse(spec, classes=CLASSES)
+    temperatures = (1.0, 3.0) if encoding.has_tail else (1.0,)
+    digest, book = None, None
+    if encoding.priors > 1:
+        priors = np.random.default_rng(1).dirichlet(np.ones(CLASSES), (2, encoding.priors)).astype(np.float32) + 1e-6
+        digest, book = "0" * 64, Codebook(priors / priors.sum(axis=-1, keepdims=True))
+    head = Head(encoding=encoding.spec, classes=CLASSES, temperatures=temperatures, codebook=digest)
+    logits = 2 * torch.randn(rows, CLASSES, generator=torch.Generator().manual_seed(seed))
+    arrays = encoding.encode(logits, head, np.arange(rows), codebook=book).arrays
+    return encoding, head, arrays, None if book is None else book.priors
+
+
+def mutate(arrays, rng):
+    """Change a few bytes, or set an entry to an extreme of its type; counts keep their sum, as a store checks it."""
+    changed = {name: array.copy() for name, array in arrays.items()}
+    for _ in range(rng.integers(1, 4)):
+        name = sorted(changed)[rng.integers(len(changed))]
+        array = changed[name].reshape(-1)
+        if not len(array):
+            continue
+        place = rng.integers(len(array))
+        if name in {"count", "listed"}:
+            other = rng.integers(len(array))
+            moved = min(int(array[place]), int(rng.integers(0, 4)))
+            array[place] -= moved
+            array[other] += moved
+        elif array.dtype.kind == "f" and rng.random() < 0.5:
+            array[place] = rng.choice([0.0, -0.0, 5e-3, 1e-2, 2e-2, -1e-8, 60000.0, -60000.0, np.inf, -np.inf, np.nan])
+        else:
+            raw = array.view(np.uint8)
+            raw[rng.integers(len(raw))] = rng.integers(256)
+    return changed
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_every_mutant_is_refused_or_a_distribution(spec):
+    encoding, head, arrays, prior = encoded(spec)
+    rng = np.random.default_rng(7)
+    student = torch.zeros(3, CLASSES)
+    accepted = 0
+    for _ in range(400):
+        mutant = mutate(arrays, rng)
+        try:
+            encoding.check(mutant, head)
+        except ValueError:
+            continue
+        accepted += 1
+        labels = encoding.decode(mutant, head, prior)
+        for temperature in head.temperatures:
+            total = np.exp(labels.log_probs(temperature).astype(np.float64)).sum(axis=1)
+            if getattr(labels, "unbiased", False):
+                assert np.isfinite(total).all()
+            else:
+                np.testing.assert_allclose(total, 1.0, atol=2e-3)
+            assert torch.isfinite(losses.kl(student, labels, temperature=temperature))
+        if not isinstance(labels, DenseLabels):
+            assert labels.ids.max() < CLASSES
+    assert accepted > 10, "mutants that change nothing essential are read"
+
+
+@pytest.mark.parametrize("mass", [0.0, 1e-4, 1e-2])
+def test_a_log_tail_mass_that_rounding_lifted_above_0_is_all_of_the_probability(mass):
+    encoding, head, arrays, _ = encoded("topk:3:f16")
+    arrays["tail"][:] = mass
+    encoding.check(arrays, head)
+    labels = encoding.decode(arrays, head)
+    p = np.exp(labels.log_probs().astype(np.float64))
+    np.testing.assert_allclose(p.sum(axis=1), 1.0, atol=1e-6)
+    np.testing.assert_array_equal(np.take_along_axis(p, labels.ids, axis=1), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "damage", "problem"),
+    [
+        ("topk:7:f16", lambda a: a["tail"].__setitem__(0, -0.1), "lists every class, and a tail mass above 0"),
+        ("topk:3:f16", lambda a: a["tail"].__setitem__(0, 0.011), "NaN or above 1"),
+        ("topk:3:f16:4", lambda a: a["prior"].__setitem__(0, 4), "tail prior 4, but there are 4"),
+        ("sampled:5:0.5", lambda a: a["weights"].__setitem__(0, 1000), "not finite, or out of range"),
+        ("threshold:0.2", lambda a: a["codes"].__setitem__(slice(None), 0), "do not sum to 1"),
+    ],
+)
+def test_a_row_that_is_no_distribution_is_refused(spec, damage, problem):
+    encoding, head, arrays, _ = encoded(spec)
+    damage(arrays)
+    with pytest.raises(ValueError, match=problem):
+        encoding.check(arrays, head)
+
+
+@pytest.mark.parametrize(
+    "spec", ["threshold:0.2", "threshold:0.05", "threshold:0.001", "threshold:0.9:1", "sampled:9:4"]
+)
+@pytest.mark.parametrize("scale", [0.0, 1.0, 5.0, 100.0])
+def test_what_an_encoder_writes_is_never_refused(spec, scale):
+    encoding = encodings.parse(spec, classes=200)
+    head = Head(encoding=encoding.spec, classes=200)
+    logits = scale * torch.randn(300, 200, generator=torch.Generator().manual_seed(1))
+    encoding.check(encoding.encode(logits, head, np.arange(300)).arrays, head)
