@@ -29,14 +29,14 @@ from tests.corpus import headers
 )
 def test_a_header_that_cannot_be_is_refused(data, says):
     with pytest.raises(ValueError, match=says):
-        thrift.read_struct(bytes.fromhex(data))
+        thrift.read_struct(bytes.fromhex(data), 0, 100)
 
 
 def test_truth_long_field_numbers_and_lists_of_truths_are_read():
-    assert thrift.read_struct(bytes.fromhex("1100"))[0] == {1: 1}
-    assert thrift.read_struct(bytes.fromhex("1200"))[0] == {1: 0}
-    assert thrift.read_struct(bytes.fromhex("05280400"))[0] == {20: 2}
-    assert thrift.read_struct(bytes.fromhex("1921010200"))[0] == {1: [1, 2]}
+    assert thrift.read_struct(bytes.fromhex("1100"), 0, 100)[0] == {1: 1}
+    assert thrift.read_struct(bytes.fromhex("1200"), 0, 100)[0] == {1: 0}
+    assert thrift.read_struct(bytes.fromhex("05280400"), 0, 100)[0] == {20: 2}
+    assert thrift.read_struct(bytes.fromhex("1921010200"), 0, 100)[0] == {1: [1, 2]}
 
 
 @pytest.mark.parametrize("ask", [thrift.number, thrift.struct, thrift.structs, thrift.numbers])

@@ -44,7 +44,7 @@ def parse(data: bytes, limit: int) -> dict[str, Any]:
     if len(data) > limit:
         raise ValueError(f"a document of {len(data):,} bytes; expected at most {limit:,}")
     try:
-        value = json.loads(data.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant)
+        value = json.loads(data.decode(), object_pairs_hook=unique, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError(f"nested too deeply; expected at most {MAX_DEPTH} levels") from None
     if not isinstance(value, dict):
@@ -73,7 +73,12 @@ def sign(body: Mapping[str, Any]) -> dict[str, Any]:
     return {**body, "digest": digest(body)}
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of these pairs; an ``object_pairs_hook`` for the json module.
+
+    Raises:
+        ValueError: A key stands there twice.
+    """
     value: dict[str, Any] = {}
     for name, item in pairs:
         if name in value:

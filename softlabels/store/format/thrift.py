@@ -1,7 +1,8 @@
-"""Just enough of Thrift's compact protocol to see what a Parquet footer or page says before a decoder acts on it.
+"""The part of Thrift's compact protocol that Parquet footers and page headers need.
 
-pyarrow 26.0.1 aborts the process on some values in a footer (an unknown codec), so nothing is asked of it before this
-has looked. Source: Thrift's compact protocol specification, and parquet.thrift of the Parquet format.
+pyarrow 26.0.1 aborts the process on some values in a footer, such as an unknown codec. Everything that a decoder will
+act on is therefore read here first. A caller bounds the number of values, because a byte of input can become a hundred
+bytes of objects. Sources: the specification of Thrift's compact protocol, and parquet.thrift of the Parquet format.
 """
 
 from __future__ import annotations
@@ -9,43 +10,115 @@ from __future__ import annotations
 from typing import TypeAlias
 
 TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)
-DEEPEST = 8
-"""Structs within structs and lists, which a footer needs six of."""
+MAX_DEPTH = 8
+"""Levels of structs and lists; a footer has six."""
 
 Value: TypeAlias = "int | bytes | list[Value] | Struct"
 Struct: TypeAlias = "dict[int, Value]"
 
 
-def read_struct(data: bytes, at: int = 0, depth: int = 0) -> tuple[Struct, int]:
-    """Fields of a struct by number, and where it ends.
+def read_struct(data: bytes | memoryview, start: int, limit: int) -> tuple[Struct, int]:
+    """Return the fields of a struct by number, and the offset of its end.
+
+    Args:
+        data: Bytes that contain the struct.
+        start: Offset of its first byte.
+        limit: Number of values, those within it included, above which it is refused.
 
     Raises:
-        ValueError: cut off, nested too deeply, or with a type that no Parquet header has.
+        ValueError: The struct is cut off, nested too deeply, too large, or has a type that no Parquet header has.
+
+    Example:
+        >>> read_struct(bytes.fromhex("15041500"), 0, 10)
+        ({1: 2, 2: 0}, 4)
     """
-    if depth > DEEPEST:
-        raise ValueError("a header nested too deeply")
-    fields: Struct = {}
-    number = 0
-    while True:
-        head, at = _byte(data, at)
-        if head == 0:
-            return fields, at
-        kind, step = head & 0x0F, head >> 4
-        if step:
-            number += step
-        else:
-            number, at = _zigzag(data, at)
-        if kind in {TRUE, FALSE}:
-            fields[number] = int(kind == TRUE)
-        else:
-            fields[number], at = _read_value(data, at, kind, depth)
+    reader = _Reader(memoryview(data), start, limit)
+    return reader.struct(0), reader.offset
+
+
+class _Reader:
+    """A position in bytes, and the number of values that may still be read."""
+
+    def __init__(self, data: memoryview, offset: int, limit: int) -> None:
+        self.data = data
+        self.offset = offset
+        self.remaining = limit
+
+    def struct(self, depth: int) -> Struct:
+        if depth > MAX_DEPTH:
+            raise ValueError("a header nested too deeply")
+        fields: Struct = {}
+        identifier = 0
+        while head := self.byte():
+            self.spend(1)
+            kind, step = head & 0x0F, head >> 4
+            identifier = identifier + step if step else self.zigzag()
+            # A truth is in the head of its field; in a list it is a byte.
+            fields[identifier] = int(kind == TRUE) if kind in {TRUE, FALSE} else self.value(kind, depth)
+        return fields
+
+    def value(self, kind: int, depth: int) -> Value:
+        if kind in {TRUE, FALSE, BYTE}:
+            return self.byte()
+        if kind in {I16, I32, I64}:
+            return self.zigzag()
+        if kind == BINARY:
+            return self.binary()
+        if kind == LIST:
+            return self.list(depth + 1)
+        if kind == STRUCT:
+            return self.struct(depth + 1)
+        raise ValueError(f"a header with a field of type {kind}")
+
+    def list(self, depth: int) -> list[Value]:
+        if depth > MAX_DEPTH:
+            raise ValueError("a header nested too deeply")
+        head = self.byte()
+        count, kind = head >> 4, head & 0x0F
+        if count == 15:
+            count = self.varint()
+        if count > len(self.data) - self.offset:  # an item has a byte at least
+            raise ValueError("a header is cut off")
+        self.spend(count)
+        return [self.value(kind, depth) for _ in range(count)]
+
+    def spend(self, count: int) -> None:
+        self.remaining -= count
+        if self.remaining < 0:
+            raise ValueError("a header with too many values")
+
+    def binary(self) -> bytes:
+        size = self.varint()
+        if size > len(self.data) - self.offset:
+            raise ValueError("a header is cut off")
+        self.offset += size
+        return bytes(self.data[self.offset - size : self.offset])
+
+    def byte(self) -> int:
+        if self.offset >= len(self.data):
+            raise ValueError("a header is cut off")
+        self.offset += 1
+        return self.data[self.offset - 1]
+
+    def varint(self) -> int:
+        value = 0
+        for shift in range(0, 70, 7):
+            byte = self.byte()
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+        raise ValueError("a header with an endless number")
+
+    def zigzag(self) -> int:
+        value = self.varint()
+        return (value >> 1) ^ -(value & 1)
 
 
 def number(fields: Struct, field: int) -> int:
-    """A field that is to be a whole number.
+    """Return a field that must be a whole number.
 
     Raises:
-        ValueError: it is missing, or something else.
+        ValueError: It is missing or has another type.
     """
     value = fields.get(field)
     if not isinstance(value, int):
@@ -54,7 +127,7 @@ def number(fields: Struct, field: int) -> int:
 
 
 def struct(fields: Struct, field: int) -> Struct:
-    """A field that is to be a struct; ValueError as for number."""
+    """Return a field that must be a struct; ValueError as for `number`."""
     value = fields.get(field)
     if not isinstance(value, dict):
         raise ValueError(f"a header without the struct of field {field}")  # noqa: TRY004  one error type
@@ -62,76 +135,25 @@ def struct(fields: Struct, field: int) -> Struct:
 
 
 def structs(fields: Struct, field: int) -> list[Struct]:
-    """A field that is to be a list of structs; ValueError as for number."""
-    value = fields.get(field)
-    if not isinstance(value, list):
-        raise ValueError(f"a header without the list of field {field}")  # noqa: TRY004  one error type
-    found = [item for item in value if isinstance(item, dict)]
-    if len(found) != len(value):
+    """Return a field that must be a list of structs; ValueError as for `number`."""
+    items = _items(fields, field)
+    result = [item for item in items if isinstance(item, dict)]
+    if len(result) != len(items):
         raise ValueError(f"a header whose list of field {field} holds something else than structs")
-    return found
+    return result
 
 
 def numbers(fields: Struct, field: int) -> list[int]:
-    """A field that is to be a list of whole numbers; ValueError as for number."""
+    """Return a field that must be a list of whole numbers; ValueError as for `number`."""
+    items = _items(fields, field)
+    result = [item for item in items if isinstance(item, int)]
+    if len(result) != len(items):
+        raise ValueError(f"a header whose list of field {field} holds something else than numbers")
+    return result
+
+
+def _items(fields: Struct, field: int) -> list[Value]:
     value = fields.get(field)
     if not isinstance(value, list):
         raise ValueError(f"a header without the list of field {field}")  # noqa: TRY004  one error type
-    found = [item for item in value if isinstance(item, int)]
-    if len(found) != len(value):
-        raise ValueError(f"a header whose list of field {field} holds something else than numbers")
-    return found
-
-
-def _read_value(data: bytes, at: int, kind: int, depth: int) -> tuple[Value, int]:
-    if kind in {TRUE, FALSE, BYTE}:  # in a list; a field has its truth in its head
-        return _byte(data, at)
-    if kind in {I16, I32, I64}:
-        return _zigzag(data, at)
-    if kind == BINARY:
-        size, at = _varint(data, at)
-        if size > len(data) - at:
-            raise ValueError("a header is cut off")
-        return data[at : at + size], at + size
-    if kind == LIST:
-        return _read_list(data, at, depth)
-    if kind == STRUCT:
-        return read_struct(data, at, depth + 1)
-    raise ValueError(f"a header with a field of type {kind}")
-
-
-def _read_list(data: bytes, at: int, depth: int) -> tuple[list[Value], int]:
-    if depth > DEEPEST:
-        raise ValueError("a header nested too deeply")
-    head, at = _byte(data, at)
-    count, kind = head >> 4, head & 0x0F
-    if count == 15:
-        count, at = _varint(data, at)
-    if count > len(data) - at:  # each item takes a byte at least
-        raise ValueError("a header is cut off")
-    items: list[Value] = []
-    for _ in range(count):
-        item, at = _read_value(data, at, kind, depth + 1)
-        items.append(item)
-    return items, at
-
-
-def _byte(data: bytes, at: int) -> tuple[int, int]:
-    if at >= len(data):
-        raise ValueError("a header is cut off")
-    return data[at], at + 1
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte, at = _byte(data, at)
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ValueError("a header with an endless number")
-
-
-def _zigzag(data: bytes, at: int) -> tuple[int, int]:
-    value, at = _varint(data, at)
-    return (value >> 1) ^ -(value & 1), at
+    return value

@@ -1,9 +1,9 @@
-"""The table of units of a snapshot: Parquet for everybody, decoded here by hand (docs/FORMAT.md, section 6).
+"""The table of units of a snapshot: a Parquet file for everybody, decoded here by hand (docs/FORMAT.md, section 6).
 
-A stranger's table must cost no more memory than its file says it may, and must not reach a parser that can crash the
-process: pyarrow aborts on some footers and on some Arrow schemas within them. What sealing writes is plain enough to be
-decoded in a few lines: zstd pages of 64-bit numbers, and of strings that all have one length. Opening a store of
-100,000 units takes two columns of eight, and no pyarrow.
+The table is untrusted. It must cost no more memory than its number of units allows, and must not reach a parser that
+can crash the process: pyarrow aborts on some footers and on some Arrow schemas within them. Sealing writes zstd pages
+of 64-bit numbers and of strings of one length, which a few lines decode. Opening a store of 100,000 units takes two of
+the eight columns, and no pyarrow. docs/adr/0019-the-table-of-units-stays-parquet.md weighs the alternatives.
 """
 
 from __future__ import annotations
@@ -25,8 +25,13 @@ COLUMNS = {
     "unit": 0, "first_row": 0, "rows": 0, "attempt": 32, "size": 0, "blake3": 64, "record": 64, "keys": 64,
 }  # fmt: skip
 """Columns and the length of their strings, 0 for 64-bit numbers; ``record`` is the record's digest."""
-MOST_BYTES_A_UNIT = 512
-"""Of the table's file, and some for its footer."""
+MAX_UNIT_BYTES = 512
+"""Bytes of the file per unit, in addition to its footer."""
+MAX_FOOTER_VALUES = 2**13
+MAX_PAGE_VALUES = 64
+"""Values in a footer, and in the header of a page."""
+MAX_PAGE_BYTES = 2**24
+"""Bytes of a page when decompressed; sealing writes 1 MiB."""
 
 MAGIC = b"PAR1"
 PREFIX = 4
@@ -38,25 +43,25 @@ PAGE_KIND, PAGE_FULL, PAGE_SIZE, PAGE_DATA, PAGE_VALUES, PAGE_ENCODING = 1, 2, 3
 
 
 def limit(units: int) -> int:
-    """Bytes the table of so many units may have."""
-    return units * MOST_BYTES_A_UNIT + 2**16
+    """Return the bytes that the table of so many units may have."""
+    return units * MAX_UNIT_BYTES + 2**16
 
 
-def to_bytes(found: Sequence[Record]) -> bytes:
-    """The table of the units with these records."""
+def to_bytes(records: Sequence[Record]) -> bytes:
+    """Return the table of the units with these records, in order from unit 0."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = [record.rows for record in found]
+    rows = [record.rows for record in records]
     columns = {
-        "unit": [record.unit for record in found],
+        "unit": [record.unit for record in records],
         "first_row": list(accumulate([0, *rows[:-1]])),
         "rows": rows,
-        "attempt": [record.attempt for record in found],
-        "size": [record.size for record in found],
-        "blake3": [record.blake3 for record in found],
-        "record": [record.digest for record in found],
-        "keys": [record.keys for record in found],
+        "attempt": [record.attempt for record in records],
+        "size": [record.size for record in records],
+        "blake3": [record.blake3 for record in records],
+        "record": [record.digest for record in records],
+        "keys": [record.keys for record in records],
     }
     schema = pa.schema([(name, pa.string() if width else pa.int64()) for name, width in COLUMNS.items()])
     buffer = BytesIO()
@@ -67,75 +72,81 @@ def to_bytes(found: Sequence[Record]) -> bytes:
     return buffer.getvalue()
 
 
-def parse(data: bytes, units: int, wanted: Sequence[str] = tuple(COLUMNS)) -> dict[str, NDArray[Any]]:
-    """Columns of a table of ``units`` units: int64, or (units,) fixed-width bytes.
+def parse(data: bytes, units: int, columns: Sequence[str] = tuple(COLUMNS)) -> dict[str, NDArray[Any]]:
+    """Return columns of a table: int64, or fixed-width bytes, (units,) each.
 
     Args:
-        data: the file, whose hash has been checked.
-        units: how many it must list.
-        wanted: names of columns.
+        data: Bytes of the file, whose hash has been checked.
+        units: Number of units that it must list, at most MAX_UNITS.
+        columns: Names of the columns.
 
     Raises:
-        ValueError: not what sealing writes.
+        ValueError: The bytes are not a table that sealing writes.
     """
     if data[:4] != MAGIC or data[-4:] != MAGIC:
         raise ValueError("it is no Parquet")
     size = int(struct.unpack("<I", data[-8:-4])[0])
     if size > len(data) - 12:
         raise ValueError("its footer is cut off")
-    groups = thrift.structs(thrift.read_struct(data[-8 - size : -8])[0], ROW_GROUPS)
-    if sum(thrift.number(group, GROUP_ROWS) for group in groups) != units:
+    footer, _ = thrift.read_struct(data[-8 - size : -8], 0, MAX_FOOTER_VALUES)
+    groups = thrift.structs(footer, ROW_GROUPS)
+    counts = [thrift.number(group, GROUP_ROWS) for group in groups]
+    if sum(counts) != units or min(counts, default=0) < 0:
         raise ValueError("it does not list the store's units")
-    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in wanted}
-    for group in groups:
+    result: dict[str, NDArray[Any]] = {
+        name: np.empty(units, f"S{COLUMNS[name]}" if COLUMNS[name] else "<i8") for name in columns
+    }
+    start = 0
+    for group, count in zip(groups, counts, strict=True):
         chunks = thrift.structs(group, GROUP_COLUMNS)
         if len(chunks) != len(COLUMNS):
             raise ValueError(f"it has {len(chunks)} columns, not {len(COLUMNS)}")
         for (name, width), chunk in zip(COLUMNS.items(), chunks, strict=True):
-            if name in parts:
-                parts[name] += _column(data, thrift.struct(chunk, META), width, thrift.number(group, GROUP_ROWS))
-    return {name: np.concatenate(found) for name, found in parts.items()}
+            if name in result:
+                _read_column(data, thrift.struct(chunk, META), width, result[name][start : start + count])
+        start += count
+    return result
 
 
-def _column(data: bytes, meta: thrift.Struct, width: int, rows: int) -> list[NDArray[Any]]:
-    """The values of a column chunk, page by page."""
+def _read_column(data: bytes, meta: thrift.Struct, width: int, out: NDArray[Any]) -> None:
+    """Decode a column chunk into ``out``, page by page."""
     start, size = thrift.number(meta, META_OFFSET), thrift.number(meta, META_COMPRESSED)
-    if thrift.number(meta, META_CODEC) != ZSTD or not 0 < start <= start + size <= len(data) or rows < 0:
+    if thrift.number(meta, META_CODEC) != ZSTD or not 0 < start <= start + size <= len(data):
         raise ValueError("a column that is not stored as sealing does")
-    found = list(_pages(data[start : start + size], PREFIX + width if width else 8, rows))
-    if sum(map(len, found)) != rows:
+    done = 0
+    for values in _pages(memoryview(data)[start : start + size], PREFIX + width if width else 8, len(out)):
+        out[done : done + len(values)] = _strings(values, width) if width else values.view("<i8").reshape(-1)
+        done += len(values)
+    if done != len(out):
         raise ValueError("a column with other rows than it says")
-    return [_strings(part, width) if width else part.view("<i8").reshape(-1) for part in found]
 
 
-def _pages(data: bytes, item: int, most: int) -> Iterator[NDArray[np.uint8]]:
-    """The values of each page, (n, item) bytes."""
-    at = 0
-    while at < len(data):
-        page, at = thrift.read_struct(data, at)
-        about = thrift.struct(page, PAGE_DATA)
-        count, full, size = (
-            thrift.number(about, PAGE_VALUES),
-            thrift.number(page, PAGE_FULL),
-            thrift.number(page, PAGE_SIZE),
-        )
-        # A bit a value says whether it is there; all are.
-        room = range(count * item + PREFIX + 1, count * item + PREFIX + count // 8 + 32)
+def _pages(data: memoryview, item: int, limit: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield the values of each page, (n, item) bytes; at most ``limit`` values in all."""
+    offset = 0
+    while offset < len(data):
+        page, offset = thrift.read_struct(data, offset, MAX_PAGE_VALUES)
+        header = thrift.struct(page, PAGE_DATA)
+        count = thrift.number(header, PAGE_VALUES)
+        full, size = thrift.number(page, PAGE_FULL), thrift.number(page, PAGE_SIZE)
+        # A bit a value says that it is not null, in runs or packed.
+        expected = range(count * item + PREFIX + 1, count * item + PREFIX + count // 8 + 32)
         if (
             thrift.number(page, PAGE_KIND) != DATA_PAGE
-            or thrift.number(about, PAGE_ENCODING) != PLAIN
-            or not 0 < count <= most
-            or full not in room
-            or not 0 < size <= len(data) - at
+            or thrift.number(header, PAGE_ENCODING) != PLAIN
+            or not 0 < count <= limit
+            or full not in expected
+            or full > MAX_PAGE_BYTES
+            or not 0 < size <= len(data) - offset
         ):
             raise ValueError("a page that is not what sealing writes")
-        yield _inflate(data[at : at + size], full)[full - count * item :].reshape(count, item)
-        most -= count
-        at += size
+        yield _inflate(data[offset : offset + size], full)[full - count * item :].reshape(count, item)
+        limit -= count
+        offset += size
 
 
-def _inflate(data: bytes, size: int) -> NDArray[np.uint8]:
-    """Exactly ``size`` bytes, decompressed."""
+def _inflate(data: memoryview, size: int) -> NDArray[np.uint8]:
+    """Return exactly ``size`` decompressed bytes."""
     out = np.zeros(size, np.uint8)
     try:
         zstd.decompress(data, out)
@@ -145,7 +156,7 @@ def _inflate(data: bytes, size: int) -> NDArray[np.uint8]:
 
 
 def _strings(items: NDArray[np.uint8], width: int) -> NDArray[Any]:
-    """Strings of one length, as fixed-width bytes."""
+    """Return strings of one length as fixed-width bytes."""
     if (items[:, :PREFIX].copy().view("<u4") != width).any():
         raise ValueError(f"strings of other lengths than {width}")
     return np.ascontiguousarray(items[:, PREFIX:]).view(f"S{width}").reshape(-1)

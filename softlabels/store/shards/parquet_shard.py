@@ -35,12 +35,16 @@ CODEC_NUMBERS = {"zstd": 6, "lz4": 7}
 PLAIN, RLE, BYTE_STREAM_SPLIT = 0, 3, 9
 DATA_PAGE = 0
 # Fields of parquet.thrift that a store uses; a footer with others is refused.
-ROW_GROUPS = 4
+FOOTER_FIELDS, SCHEMA, ROW_GROUPS = {1, 2, 3, 4, 6, 7}, 2, 4
+MAX_NODES = 17
+"""Nodes of the schema per column: two for each list within lists, and the leaf."""
 COLUMNS, GROUP_ROWS = 1, 3
 CHUNK_FIELDS, META = {2, 3}, 3
 META_FIELDS = {1, 2, 3, 4, 5, 6, 7, 9, 13, 16}
 ENCODINGS, CODEC, VALUES, COMPRESSED, PAGE_OFFSET = 2, 4, 5, 7, 9
 PAGE_KIND, PAGE_UNCOMPRESSED, PAGE_COMPRESSED, PAGE_CRC, PAGE_DATA, PAGE_VALUES = 1, 2, 3, 4, 5, 1
+MAX_PAGE_VALUES = 64
+"""Values in the header of a page."""
 KEY_BYTES = 16
 LEVEL_BYTES = 2
 """Room that a value's repetition and definition levels may take in a page, generously."""
@@ -125,10 +129,12 @@ class Footer:
         self._chunks = chunks
         if b"ARROW:schema" in data:
             raise ValueError("the footer holds an Arrow schema, which no store does")
-        fields, end = thrift.read_struct(data)
+        fields, end = thrift.read_struct(data, 0, _footer_values(len(columns), len(chunks)))
         groups = thrift.structs(fields, ROW_GROUPS)
         if len(groups) != len(chunks) or end != len(data) - TRAILER:
             raise ValueError("the footer describes other chunks than the store has")
+        if not fields.keys() <= FOOTER_FIELDS or len(thrift.structs(fields, SCHEMA)) > 1 + MAX_NODES * len(columns):
+            raise ValueError("the footer describes more than the columns of the store")
         self._places = [self._check_group(group, chunk, codec) for group, chunk in zip(groups, chunks, strict=True)]
         try:
             limits = {"thrift_string_size_limit": len(data), "thrift_container_size_limit": len(data)}
@@ -204,6 +210,11 @@ class Footer:
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"column {name!r} is damaged: {error}") from None
         return _from_arrow(table.column(0), self._columns, name, found, self._chunks[number].rows)
+
+
+def _footer_values(columns: int, chunks: int) -> int:
+    """Return the most values in the footer of a shard; what Arrow writes has about half as many."""
+    return 64 + 96 * columns + chunks * (16 + 48 * columns)
 
 
 class _Window(io.RawIOBase):
@@ -309,7 +320,7 @@ def _check_pages(data: bytes, column: Column, values: int) -> None:
     width = KEY_BYTES if column.shape == (KEY_BYTES,) else max(4, np.dtype(column.dtype).itemsize)
     seen = at = 0
     while at < len(data):
-        page, at = thrift.read_struct(data, at)
+        page, at = thrift.read_struct(data, at, MAX_PAGE_VALUES)
         if thrift.number(page, PAGE_KIND) != DATA_PAGE or PAGE_CRC not in page:
             raise ValueError("a page without checksum, or of a kind that no store holds")
         count = thrift.number(thrift.struct(page, PAGE_DATA), PAGE_VALUES)
