@@ -23,6 +23,7 @@ from softlabels.labels import Head, SoftLabels
 from softlabels.store.format import paths
 from softlabels.store.format.codebooks import read_codebook
 from softlabels.store.format.descriptor import LENGTH, Descriptor, open_root
+from softlabels.store.format.limits import MAX_CHUNKS
 from softlabels.store.format.record import read_record
 from softlabels.store.format.snapshot import Snapshot, read_prior, read_probe, read_snapshot, read_table
 from softlabels.store.format.token_inputs import IDS, MARKS, TokenInputs
@@ -98,6 +99,8 @@ class Store:
         counts = table["rows"]
         if (counts < 1).any() or (counts > descriptor.unit_rows).any() or counts.sum() != snapshot.rows:
             raise StoreCorrupt(f"{root}: the table of units does not add up to {snapshot.rows} rows; fetch it again")
+        if (chunks := int((-(-counts // descriptor.chunk_rows)).sum())) > MAX_CHUNKS:
+            raise StoreCorrupt(f"{root}: {chunks:,} chunks, where at most {MAX_CHUNKS:,} are allowed; fetch it again")
         self._unit_rows = counts
         # Number of the first chunk of each unit, and at the end how many there are.
         self._first_chunks = np.concatenate([[0], np.cumsum(-(-counts // descriptor.chunk_rows))])

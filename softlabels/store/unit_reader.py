@@ -5,6 +5,7 @@ Order of the checks (docs/FORMAT.md, section 8): length, BLAKE3, decompression t
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from softlabels import columns as ragged
-from softlabels.columns import COUNT
+from softlabels.columns import COUNT, Column
 from softlabels.errors import ShardMissing
 from softlabels.store.format import array_file, paths
 from softlabels.store.format.descriptor import LENGTH, Descriptor
@@ -27,8 +28,8 @@ from softlabels.store.storage.read_errors import MEND, refused
 KEPT_BYTES = 2**24
 """A larger chunk's memory is given back at once."""
 
-PADDED = 2**22
-"""Entries checked at a time, rows padded to the longest of them."""
+CHECKED_VALUES = 2**20
+"""Values checked at a time, rows padded to the longest of them."""
 
 _THREAD = threading.local()
 
@@ -108,30 +109,35 @@ class UnitReader:
         return array_file.read(self._root, path, digest, MEND, limit=size)
 
     def _check(self, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Values that no encoder writes: checked for every head that was read whole."""
+        """Raise ValueError for values that no encoder writes, in every head that was read completely."""
         lengths = {}
         for name, head in self._descriptor.heads.items():
-            found = head_arrays(columns, name)
-            length = found.pop(LENGTH, None)
+            arrays = head_arrays(columns, name)
+            length = arrays.pop(LENGTH, None)
             if length is not None:
                 lengths[name] = length
-            columns_of_head = self._encodings[name].columns(head)
-            if set(found) == set(columns_of_head):
-                parts = [found]
-                if COUNT in found:
-                    parts = [ragged.cut(found, columns_of_head, *block) for block in _blocks(found[COUNT])]
-                for part in parts:
-                    self._encodings[name].check(part, head)
+            schema = self._encodings[name].columns(head)
+            if set(arrays) == set(schema):
+                ends = ragged.bounds(arrays, schema)
+                for start, stop in _blocks(arrays, schema):
+                    self._encodings[name].check(ragged.cut(arrays, schema, start, stop, ends), head)
         if self._descriptor.inputs is not None:
             self._descriptor.inputs.check(columns, lengths)
 
 
-def _blocks(counts: NDArray[np.integer[Any]]) -> Iterator[tuple[int, int]]:
-    """Ranges of rows to check together: checking pads rows to the longest, of which there may be few."""
+def _blocks(arrays: ragged.Rows, schema: Mapping[str, Column]) -> Iterator[tuple[int, int]]:
+    """Yield ranges of rows to check together: checking widens values, and pads rows to the longest of them."""
+    counts = arrays.get(COUNT)
+    plain = [name for name, column in schema.items() if column.per is None]
+    rows = len(arrays[plain[0]])
+    if counts is None:
+        step = max(1, CHECKED_VALUES // sum(math.prod(schema[name].shape) for name in plain))
+        yield from ((start, min(start + step, rows)) for start in range(0, rows, step))
+        return
     start = 0
-    while start < len(counts):
-        longest = np.maximum.accumulate(counts[start : start + PADDED].astype(np.int64))
-        fits = int((longest * np.arange(1, len(longest) + 1) <= PADDED).sum())
+    while start < rows:
+        longest = np.maximum.accumulate(counts[start : start + CHECKED_VALUES].astype(np.int64))
+        fits = int((longest * np.arange(1, len(longest) + 1) <= CHECKED_VALUES).sum())
         yield start, start + max(1, fits)
         start += max(1, fits)
 

@@ -26,7 +26,7 @@ from softlabels.fidelity import Fidelity
 from softlabels.store.format import array_file, canonical_json, paths
 from softlabels.store.format.codebooks import read_codebook, write_codebook
 from softlabels.store.format.descriptor import Descriptor, parse_descriptor, read_descriptor
-from softlabels.store.format.limits import MAX_CHUNK_BYTES, MAX_RECORD_BYTES
+from softlabels.store.format.limits import MAX_CHUNK_BYTES, MAX_RECORD_BYTES, decoded_bytes
 from softlabels.store.format.record import Record, parse_record
 from softlabels.store.format.tokenizer_file import write_tokenizer
 from softlabels.store.shards.hashed_file import HashedFile
@@ -293,11 +293,12 @@ class UnitWriter:
         """Write the first ``rows`` waiting rows as a chunk."""
         joined = ragged.join(self._waiting)
         chunk = ragged.cut(joined, self._columns, 0, rows)
-        size = sum(array.nbytes for array in chunk.values())
+        form = self._descriptor.shard_format
+        size = sum(decoded_bytes(column, len(chunk[name]), form) for name, column in self._columns.items())
         if size > MAX_CHUNK_BYTES:
             raise InvalidArgument(
-                f"{rows} rows have {size:,} bytes, where at most {MAX_CHUNK_BYTES:,} are allowed in one chunk; make "
-                "the store with fewer rows a chunk"
+                f"chunk: got {rows} rows of {size:,} bytes decoded; expected at most {MAX_CHUNK_BYTES:,}. Make the "
+                "store with fewer rows per chunk"
             )
         self._keys.update(np.ascontiguousarray(chunk["key"]).data)
         self._shard.write_chunk(chunk)

@@ -65,7 +65,7 @@ DESCRIPTORS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     ),
     "65 temperatures": (
         changed("heads", "logits", "temperatures", to=[1.0] * 65),
-        "a list of 65'; expected a list of at most 64",
+        "a JSON list of 65 items; expected a list of at most 64",
     ),
     "another format": (changed("format", to="hardlabels"), "'hardlabels'"),
     "a key missing": (without("seed"), "seed: it is missing"),

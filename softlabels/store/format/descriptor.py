@@ -31,6 +31,7 @@ from softlabels.store.format.limits import (
     MAX_TEMPERATURES,
     MAX_UNIT_CHUNKS,
     MAX_UNITS,
+    decoded_bytes,
 )
 from softlabels.store.format.provenance import DataRecord, TeacherRecord
 from softlabels.store.format.token_inputs import INPUTS, TokenInputs
@@ -138,10 +139,11 @@ class Descriptor:
 
     def _check_chunks(self) -> None:
         """Raise InvalidArgument unless chunks are small enough and few enough for readers."""
-        row = sum(column.entry_bytes for column in self.columns().values() if column.per is None)
+        plain = [column for column in self.columns().values() if column.per is None]
+        row = sum(decoded_bytes(column, 1, self.shard_format) for column in plain)
         if row * self.chunk_rows > MAX_CHUNK_BYTES:
             raise InvalidArgument(
-                f"chunk: got {self.chunk_rows:,} rows of {row:,} bytes, {row * self.chunk_rows:,} bytes in all; "
+                f"chunk: got {self.chunk_rows:,} rows of {row:,} bytes decoded, {row * self.chunk_rows:,} in all; "
                 f"expected at most {MAX_CHUNK_BYTES:,} bytes. Use an encoding that keeps less, or fewer rows per chunk"
             )
         if self.chunk_rows > self.unit_rows:

@@ -86,8 +86,7 @@ class Fields:
         """Return a list of at most ``limit`` items of any type."""
         value = self._required(name)
         if not isinstance(value, list) or len(value) > limit:
-            shown = f"a list of {len(value):,}" if isinstance(value, list) else value
-            raise refusal(self.path(name), shown, f"a list of at most {limit:,} items")
+            raise refusal(self.path(name), value, f"a list of at most {limit:,} items")
         return value
 
     def texts(self, name: str, limit: int) -> tuple[str, ...]:

@@ -6,6 +6,12 @@ these bounds a reader grows by less than 256 MB (tests/store/test_limits.py).
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
+from softlabels.columns import Column
+
 MAX_DESCRIPTOR_BYTES = 2**20
 MAX_RECORD_BYTES = 2**16
 MAX_FIDELITY_BYTES = 2**14
@@ -35,6 +41,20 @@ MAX_COLUMN_CHUNKS = 2**15
 """Chunks of a unit times columns, so that a zip needs no extension and a Parquet footer stays small."""
 
 MAX_CHUNK_BYTES = 2**26
-"""Bytes of all columns of a chunk, decoded."""
+"""Bytes of all columns of a chunk, decoded, with four bytes at least for each number: see `decoded_bytes`."""
 MAX_STORED_BYTES = MAX_CHUNK_BYTES * 5 // 4
 """Bytes of a chunk or a footer as stored."""
+
+
+def decoded_bytes(column: Column, entries: int, shard_format: str) -> int:
+    """Return the bytes of so many entries of a column in memory.
+
+    A number counts as four bytes at least: labels are decoded to float32, and Parquet has no narrower integers. In
+    Parquet a number in a list has two levels besides, of two bytes each.
+
+    Example:
+        >>> decoded_bytes(Column("uint8", (10,)), 3, "zarr"), decoded_bytes(Column("uint8", (10,)), 3, "parquet")
+        (120, 240)
+    """
+    in_list = shard_format == "parquet" and (column.per is not None or bool(column.shape))
+    return entries * math.prod(column.shape) * (max(4, np.dtype(column.dtype).itemsize) + 4 * in_list)

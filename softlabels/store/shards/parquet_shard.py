@@ -8,6 +8,7 @@ descriptor and the record do: a forged page may otherwise declare two gigabytes.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ from softlabels.encodings import Column
 from softlabels.errors import StoreError
 from softlabels.store.format import thrift
 from softlabels.store.format.descriptor import Descriptor
-from softlabels.store.format.limits import MAX_CHUNK_BYTES
+from softlabels.store.format.limits import MAX_CHUNK_BYTES, decoded_bytes
 from softlabels.store.format.record import Range
 from softlabels.store.shards.hashed_file import HashedFile
 
@@ -181,26 +182,19 @@ class Footer:
         found: dict[str, NDArray[Any]] = {}
         for name in names:
             start, size = self._places[number][name]
-            values = self._values(found, name, chunk.rows)
-            total += values * np.dtype(self._columns[name].dtype).itemsize
+            column = self._columns[name]
+            entries = chunk.rows if column.per is None else ragged.entries(found, self._columns, name)
+            total += decoded_bytes(column, entries, "parquet")
             if total > MAX_CHUNK_BYTES:
-                raise ValueError(f"a chunk holds more than {MAX_CHUNK_BYTES:,} bytes up to column {name!r}")
-            _check_pages(data[start : start + size], self._columns[name], values)
+                raise ValueError(f"a chunk declares more than {MAX_CHUNK_BYTES:,} bytes up to column {name!r}")
+            count = entries if name == "key" else entries * math.prod(column.shape) + self._empty_lists(found, name)
+            _check_pages(data[start : start + size], column, count)
             found[name] = self._read(data, number, name, found)
         return found
 
-    def _values(self, found: Mapping[str, NDArray[Any]], name: str, count: int) -> int:
-        """How many values a column must hold in a chunk: those of its lists, each empty list counting as one."""
-        column = self._columns[name]
-        if column.per is None:
-            return count * int(np.prod(column.shape, dtype=np.int64)) if name != "key" else count
-        empty = 0
-        per: str | None = column.per
-        while per is not None:
-            empty += int((found[per] == 0).sum())
-            per = self._columns[per].per
-        entries = ragged.entries(found, self._columns, name)
-        return entries * int(np.prod(column.shape, dtype=np.int64)) + empty
+    def _empty_lists(self, found: Mapping[str, NDArray[Any]], name: str) -> int:
+        """Return the number of empty lists in a column of a chunk; each stands in a page as one value."""
+        return sum(int((found[per] == 0).sum()) for per in _counts(self._columns, name))
 
     def _read(self, data: bytes, number: int, name: str, found: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         source = pa.PythonFile(_Window(data, self._chunks[number].offset), mode="r")

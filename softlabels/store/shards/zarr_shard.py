@@ -28,7 +28,7 @@ from softlabels import columns as ragged
 from softlabels.encodings import Column
 from softlabels.errors import StoreError
 from softlabels.store.format.descriptor import VERSION, Descriptor
-from softlabels.store.format.limits import MAX_CHUNK_BYTES
+from softlabels.store.format.limits import MAX_CHUNK_BYTES, decoded_bytes
 from softlabels.store.format.record import Range
 from softlabels.store.shards.hashed_file import HashedFile
 
@@ -145,7 +145,9 @@ def read_chunk(
             raise ValueError(f"the chunk holds {member!r} where {name!r} is expected")
     if len(left):
         raise ValueError("more than the store's columns")
-    declared = sum(_declared(bodies[name]) for name in wanted)
+    declared = sum(
+        decoded_bytes(columns[name], _declared(bodies[name]) // columns[name].entry_bytes, "zarr") for name in wanted
+    )
     if declared > MAX_CHUNK_BYTES:
         raise ValueError(f"a chunk declares {declared:,} bytes, where at most {MAX_CHUNK_BYTES:,} are allowed")
     found: dict[str, NDArray[Any]] = {}
