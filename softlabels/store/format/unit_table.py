@@ -3,7 +3,7 @@
 The table is untrusted. It must cost no more memory than its number of units allows, and must not reach a parser that
 can crash the process: pyarrow aborts on some footers and on some Arrow schemas within them. Sealing writes zstd pages
 of 64-bit numbers and of strings of one length, which a few lines decode. Opening a store of 100,000 units takes two of
-the eight columns, and no pyarrow. docs/adr/0019-the-table-of-units-stays-parquet.md weighs the alternatives.
+the eight columns, and no pyarrow. docs/adr/0017-the-table-of-units-stays-parquet.md weighs the alternatives.
 """
 
 from __future__ import annotations
