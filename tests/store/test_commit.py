@@ -171,7 +171,9 @@ def test_extras_that_readers_would_refuse_are_not_written(tmp_path):
     store = create_or_open(tmp_path / "s", descriptor())
     with store.begin(0) as writer:
         writer.append(columns(0))
-        with pytest.raises(InvalidArgument, match=r"file of arrays: got 134,\d+,\d+ bytes; expected at most 134,217,728"):
+        with pytest.raises(
+            InvalidArgument, match=r"file of arrays: got 134,\d+,\d+ bytes; expected at most 134,217,728"
+        ):
             writer.commit(extras={"logits/probe": np.zeros(2**25, np.float32)})
     assert list(paths.committed_units(tmp_path / "s")) == []
     assert commit(store, 0)
