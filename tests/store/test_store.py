@@ -245,7 +245,7 @@ def test_a_store_that_grows_does_not_know_how_long_it_will_be(tmp_path):
     growing = make_descriptor(rows=None)
     with pytest.raises(InvalidArgument, match="the store grows"):
         _ = growing.units
-    with pytest.raises(InvalidArgument, match="rows of a unit that is appended are in its record"):
+    with pytest.raises(InvalidArgument, match="only the record of the unit knows them"):
         growing.unit_range(0)
     create_or_open(tmp_path / "s", growing)
     with pytest.raises(StoreIncomplete, match="has no rows yet; append some, then seal"):
