@@ -65,7 +65,8 @@ def open_source(
     request = OpenRequest(
         spec=name, path=Path(name).absolute(), input=input, label=label, id=id, class_names=class_names, text=text
     )
-    kind = kind_of_name(name) or (kind_of_directory(request.path) if request.path.is_dir() else None)
+    is_directory = os.path.isdir(name)  # noqa: PTH112  Path.is_dir raises for names that are too long
+    kind = kind_of_name(name) or (kind_of_directory(request.path) if is_directory else None)
     if kind is not None:
         return kind.open(request)
     _check_file(name)
