@@ -186,7 +186,7 @@ PAGES: dict[str, tuple[str, str, Callable[[bytes], bytes], str]] = {
         "logits/ids",
     ),
     "lengths of 2^32": (
-        "ragged", "logits/length", holding([2**32 - 1, 0, 0, 0], pa.uint32(), "logits/length"), "holds more than",
+        "ragged", "logits/length", holding([2**32 - 1, 0, 0, 0], pa.uint32(), "logits/length"), "declares more than",
     ),
 }  # fmt: skip
 for _name, (_kind, _column, _make, _says) in PAGES.items():
