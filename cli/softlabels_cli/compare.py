@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from softlabels_cli.options import data_options
-from softlabels_cli.output import format_bytes, format_table, json_option, print_json, printable
+from softlabels_cli.output import format_bytes, format_table, json_option, note, print_json, printable
 from softlabels_cli.progress import quiet_option
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     epilog="Example:  softlabels compare run:teacher run:student-0 run:student-1 --data data/digits.parquet",
 )
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--data", required=True, metavar="DATA", help="Labelled data; its test split where it has one.")
-@click.option("--split", help="Measure on the rows whose split column says this. [test, where there is one]")
+@click.option("--data", required=True, metavar="DATA", help="Labelled data.")
+@click.option("--split", help="Split to measure on. [test, or the rows that the runs held out]")
 @click.option("--each", is_flag=True, help="One row a run, also where runs differ only in their seed.")
 @data_options
 @json_option
@@ -37,15 +37,19 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Measure MODELs on the same data; the first is what the others are compared with.
+    """Measure MODELs on the same rows, and compare them with the first.
 
-    Runs that differ only in their seed are one row: the mean, and the standard deviation behind ±.
+    Measured are the rows of the split test. Without splits, these are the rows that the runs held out. Runs that differ
+    only in their seed are one row: the mean, and the standard deviation behind ±.
     """
-    from softlabels.sources import open_source
+    from softlabels.sources import as_source
     from softlabels.training import compare
 
-    source = open_source(data, input=input_column, label=label_column, id=id_column)
+    source = as_source(data, input=input_column, label=label_column, id=id_column)
     rows = compare(list(models), source, split=split, group_seeds=not each)
+    for row in rows:
+        if row.trained_share > 0:
+            note(f"Warning: about {row.trained_share:.0%} of the training rows of {printable(row.name)} are measured.")
     if as_json:
         print_json({"rows": [row.to_json() for row in rows]})
         return
@@ -61,6 +65,7 @@ def command(
         "labels/row",
         "trained on",
     ]
+    note(f"Measured on {rows[0].measured_rows:,} rows: {printable(rows[0].measured_on)}.")
     click.echo(format_table(header, [[printable(cell) for cell in _cells(row)] for row in rows]))
 
 
@@ -71,7 +76,7 @@ def _cells(row: ComparedModel) -> list[str]:
         row.name,
         str(row.runs),
         f"{row.value:.2%}{spread}",
-        f"{row.retention:.1%}",
+        f"{row.retention:.1%}" if row.retention is not None else "-",
         f"{row.parameters:,}",
         f"{row.flops:,}",
         f"{row.latency_ms:.3f} ms",
@@ -82,7 +87,7 @@ def _cells(row: ComparedModel) -> list[str]:
 
 
 def _trained_on(row: ComparedModel) -> str:
-    """What a model learned from: ``topk:4:q8 + 50 hard labels``."""
+    """Return the labels of a model in words: ``topk:4:q8 + 50 hard labels``."""
     if row.trained_on is None:
         return "-"
     count = "all" if row.hard_labels is None else str(row.hard_labels)

@@ -90,8 +90,10 @@ def main(args: list[str] | None = None) -> NoReturn:
             traceback.print_exc()
         click.echo(f"Error: {printable(str(error), lines=True)}", err=True)
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted. What was committed is kept: run the same command again to go on.", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        # click turns the interrupt, which may say what was saved, into an Abort.
+        message = str(error.__cause__ or error)
+        click.echo(message or "Interrupted. Committed work is kept: run the same command again to resume.", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; that is no failure, and stdout must not be flushed again.

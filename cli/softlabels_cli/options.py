@@ -42,7 +42,8 @@ def training_options(command: Command) -> Command:
             click.option(
                 "--weight-decay", type=click.FloatRange(min=0), default=0.01, show_default=True, help="AdamW's."
             ),
-            click.option("--seed", type=int, default=0, show_default=True, help="Initial weights, order of rows."),
+            click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, dropout and order."),
+            click.option("--device", metavar="DEVICE", help="cpu, cuda, ... [an accelerator if there is one]"),
             click.option(
                 "--hard-labels",
                 type=click.IntRange(min=1),

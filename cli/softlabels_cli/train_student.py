@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from softlabels.interruption import interruptible
 from softlabels_cli.options import data_options, training_options
-from softlabels_cli.output import json_option, print_json
+from softlabels_cli.output import json_option, note, print_json, printable
 from softlabels_cli.progress import Progress, quiet_option
 
 if TYPE_CHECKING:
     from softlabels.models import Model
+    from softlabels.sources import Source
 
 
 @click.command(
@@ -21,10 +23,10 @@ if TYPE_CHECKING:
     epilog="Example:  softlabels train-student labels --student mlp:width=64 --data data/digits.parquet --out student",
 )
 @click.argument("store", type=click.Path(path_type=Path))
-@click.option("--student", required=True, metavar="MODEL", help="mlp:width=64,depth=1  cnn:width=16")
+@click.option("--student", required=True, metavar="MODEL", help="mlp:width=64  cnn:width=16  python:MODULE:NAME")
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="RUN", help="Directory of the run.")
-@click.option("--data", metavar="DATA", help="The inputs. [where the labels were made from]")
-@click.option("--temperature", type=float, help="Of the distillation loss. [the highest in the store]")
+@click.option("--data", metavar="DATA", help="Inputs of the labels. [digits, if they were made from it]")
+@click.option("--temperature", type=float, help="Temperature of the loss. [the highest in the store]")
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="Weight of the soft labels.")
 @training_options
 @data_options
@@ -45,38 +47,68 @@ def command(
 ) -> None:
     """Train MODEL on the soft labels of STORE and the inputs of DATA; the teacher is not needed.
 
-    Inputs are matched with labels by their content, in whatever order they come. Rows whose split column says train are
-    trained on, the others measure it. The same command again resumes an interrupted run and leaves a finished one.
+    Inputs are matched with labels by their content, in any order. Rows of the split train are trained on; the others
+    measure the result. The same command again resumes an interrupted run and does not change a finished one.
     """
-    from softlabels.sources import open_source
-    from softlabels.store import open_store
-    from softlabels.training import train_student
 
-    labels = open_store(store)
-    spec = data if data is not None else labels.descriptor.data.spec
-    source = open_source(spec, input=input_column, label=label_column, id=id_column)
-    run_training(
-        "train-student",
-        out,
-        lambda progress: train_student(labels, source, student, out, progress=progress, **recipe),
-        as_json=as_json,
-        quiet=quiet,
-    )
+    def train(progress: Callable[..., None]) -> Model:
+        from softlabels.store import open_store
+        from softlabels.training import train_student
+        from softlabels.training.inputs import open_data
+
+        labels = open_store(store)
+        source = open_data(data, labels, input=input_column, label=label_column, id=id_column)
+        note_data(source, quiet=quiet)
+        return train_student(labels, source, student, out, progress=progress, **recipe)
+
+    run_training("train-student", out, train, as_json=as_json, quiet=quiet)
 
 
 def run_training(
     name: str, out: Path, train: Callable[[Callable[..., None]], Model], *, as_json: bool, quiet: bool
 ) -> None:
-    """Train with progress shown, then say what came of it; train-teacher shares this."""
-    with Progress(name, unit="steps", quiet=quiet) as progress:
-        model = train(progress.update)
-    run = model.run or {}
-    metrics = run.get("metrics", {})
+    """Train with progress shown, then print the result; train-teacher shares this."""
+    with interruptible() as interruption:
+        with interruption.deferring():
+            import softlabels.training  # noqa: F401  imports of libraries swallow exceptions of signal handlers
+        try:
+            interruption.deliver("")
+            with Progress(name, unit="steps", quiet=quiet) as progress:
+                model = train(progress.update)
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(str(error) or _kept(out)) from None
+        interruption.deliver(f"Interrupted; the run in {out} has finished.")
+    report(out, model, as_json=as_json)
+
+
+def _kept(out: Path) -> str:
+    """Return what an interrupted command leaves behind, in words."""
+    if (out / "checkpoint.safetensors").exists():
+        return "Interrupted; the last checkpoint is still there: run the same command again to resume."
+    return "Interrupted before the first checkpoint: nothing was saved."
+
+
+def report(out: Path, model: Model, *, as_json: bool) -> None:
+    """Print what a run used and what came of it."""
+    run = model.run
+    if run is None or run.metrics is None:
+        raise TypeError(f"{out} has no finished run")
     if as_json:
-        print_json({"run": str(out), "model": run.get("model"), "metrics": metrics})
+        document = run.to_json()
+        print_json({"run": str(out), **{key: document[key] for key in ("model", "data", "metrics")}})
         return
+    held_out, metrics = run.data.held_out, run.metrics
     measured = ""
-    if "accuracy" in metrics:
-        measured = f", accuracy {metrics['accuracy']:.2%} on {metrics['held_out_rows']:,} held-out rows"
+    if metrics.accuracy is not None:
+        measured = f", accuracy {metrics.accuracy:.2%} on {metrics.held_out_rows:,} held-out rows"
+        measured += f" (split {', '.join(held_out.splits)})" if held_out.splits else ""
     parameters = sum(parameter.numel() for parameter in model.module.parameters())
-    click.echo(f"{out}: {parameters:,} parameters, {metrics.get('steps', 0):,} steps{measured}")
+    click.echo(f"{out}: {parameters:,} parameters, {metrics.steps:,} steps{printable(measured)}")
+
+
+def note_data(source: Source, *, quiet: bool) -> None:
+    """Print which columns, dtype, shape, classes and splits are used; train-teacher shares this."""
+    from softlabels.sources import describe_source
+
+    if not quiet:
+        note(printable(str(describe_source(source)), lines=True))

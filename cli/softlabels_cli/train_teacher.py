@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from softlabels_cli.options import data_options, training_options
 from softlabels_cli.output import json_option
 from softlabels_cli.progress import quiet_option
-from softlabels_cli.train_student import run_training
+from softlabels_cli.train_student import note_data, run_training
+
+if TYPE_CHECKING:
+    from softlabels.models import Model
 
 
 @click.command(
@@ -38,17 +42,16 @@ def command(
 ) -> None:
     """Train MODEL on the hard labels of DATA.
 
-    Rows whose split column says train are trained on, the others measure it; without one, a tenth is held out. The
-    same command again resumes an interrupted run and leaves a finished one as it is.
+    Rows of the split train are trained on; the others measure the result. Without a split column, a tenth of the rows
+    is held out. The same command again resumes an interrupted run and does not change a finished one.
     """
-    from softlabels.sources import open_source
-    from softlabels.training import train_teacher
 
-    source = open_source(data, input=input_column, label=label_column, id=id_column)
-    run_training(
-        "train-teacher",
-        out,
-        lambda progress: train_teacher(source, model, out, progress=progress, **recipe),
-        as_json=as_json,
-        quiet=quiet,
-    )
+    def train(progress: Callable[..., None]) -> Model:
+        from softlabels.training import train_teacher
+        from softlabels.training.inputs import open_data
+
+        source = open_data(data, input=input_column, label=label_column, id=id_column)
+        note_data(source, quiet=quiet)
+        return train_teacher(source, model, out, progress=progress, **recipe)
+
+    run_training("train-teacher", out, train, as_json=as_json, quiet=quiet)

@@ -11,7 +11,7 @@ from softlabels.models.kinds import kinds
 from softlabels.models.kinds.run import load_run
 from softlabels.models.loading import ModelLike, as_model, load
 from softlabels.models.model import Model, as_tensor, evaluating
-from softlabels.models.run_directory import RUN_FILE, WEIGHTS_FILE, read_run, write_atomically, write_run
+from softlabels.models.run_directory import RUN_FILE, WEIGHTS_FILE, read_run, write_run
 from softlabels.models.standardize import InputStatistics
 
 __all__ = [
@@ -32,6 +32,5 @@ __all__ = [
     "load_run",
     "measure",
     "read_run",
-    "write_atomically",
     "write_run",
 ]

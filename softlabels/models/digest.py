@@ -26,8 +26,16 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     Returns:
         Parameters, buffers (also those that are not persistent), and tensors of the extra state.
     """
-    state = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
-    return state | dict(module.named_buffers())
+    return state_of(module) | dict(module.named_buffers())
+
+
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of the state of a network, which a weights file holds, by name.
+
+    Args:
+        module: The network.
+    """
+    return {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
 
 
 def is_initialized(module: nn.Module) -> bool:

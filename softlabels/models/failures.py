@@ -20,13 +20,12 @@ PACKAGES = (Path(__file__).parents[1], Path(torch.__file__).parent)
 
 
 @contextmanager
-def user_errors(spec: str, inputs: Any, input_shape: tuple[int, ...]) -> Iterator[None]:
+def user_errors(spec: str, inputs: Any) -> Iterator[None]:
     """Turn an error of the model's own code into ModelFailed.
 
     Args:
         spec: MODEL specification that messages name.
         inputs: Inputs of the batch.
-        input_shape: Shape of one input that the model expects.
 
     Raises:
         ModelFailed: The code raised an error; names its type, its text, the line and the shape of the inputs.

@@ -22,6 +22,7 @@ from softlabels.models.digest import digest_of, tensors_of
 from softlabels.models.failures import user_errors
 from softlabels.models.heads import OutputHead
 from softlabels.models.outputs import check_outputs, name_outputs
+from softlabels.models.run_record import RunRecord
 from softlabels.models.user_code import CodeIdentity, identify
 from softlabels.sources import Ragged, map_arrays
 from softlabels.text import LABELLED
@@ -54,7 +55,7 @@ class Model:
     device: torch.device = CPU
     user_code: bool = False
     identity: CodeIdentity | None = None
-    run: Mapping[str, Any] | None = None
+    run: RunRecord | None = None
     path: Path | None = None
 
     @property
@@ -195,7 +196,7 @@ class Model:
         # Code of the user may keep tensors for a later backward pass, which inference mode forbids.
         without_gradients = torch.no_grad() if self.user_code else torch.inference_mode()
         with without_gradients, evaluating(self.module):
-            with user_errors(self.spec, inputs, self.input_shape):
+            with user_errors(self.spec, inputs):
                 value = self.module(tensors)
             return name_outputs(value, self.heads, rows=rows, spec=self.spec, copy=self.user_code)
 

@@ -40,6 +40,35 @@ def name_outputs(
     Raises:
         InvalidLogits: The value is not an output, or lacks a declared head.
     """
+    named = _select(value, heads, rows=rows, spec=spec)
+    return {name: _as_tensor(output, name, spec, copy=copy) for name, output in named.items()}
+
+
+def outputs_by_head(value: object, heads: Mapping[str, OutputHead], *, rows: int, spec: str) -> dict[str, Tensor]:
+    """Return the outputs of a network that is trained, with their gradients.
+
+    Args:
+        value: Return value of the network.
+        heads: Declared heads.
+        rows: Number of rows B of the batch.
+        spec: MODEL specification that messages name.
+
+    Raises:
+        InvalidLogits: The value is not tensors, lacks a declared head, or has another shape.
+    """
+    named = _select(value, heads, rows=rows, spec=spec)
+    for name, output in named.items():
+        if not isinstance(output, Tensor) or not output.requires_grad:
+            raise InvalidLogits(
+                f"{spec}: head {name!r} cannot be trained, got {_describe(output)} without a gradient; expected a "
+                "tensor that depends on the parameters"
+            )
+    check_outputs(named, heads, rows=rows, positions=None, spec=spec)
+    return dict(named)
+
+
+def _select(value: object, heads: Mapping[str, OutputHead], *, rows: int, spec: str) -> dict[str, Any]:
+    """Return the declared outputs, or all if none are declared, as the model returned them."""
     only = next(iter(heads)) if len(heads) == 1 else DEFAULT_HEAD
     named = _by_name(value, only, rows=rows, spec=spec)
     missing = [name for name in heads if name not in named]
@@ -47,7 +76,7 @@ def name_outputs(
         raise InvalidLogits(
             f"{spec}: head {missing[0]!r} is missing, got {', '.join(named) or 'no output'}; {EXPECTED}"
         )
-    return {name: _as_tensor(named[name], name, spec, copy=copy) for name in heads or named}
+    return {name: named[name] for name in heads or named}
 
 
 def _by_name(value: object, only: str, *, rows: int, spec: str) -> Mapping[str, Any]:

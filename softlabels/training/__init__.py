@@ -1,8 +1,8 @@
-"""Training teachers and students, and showing what was gained."""
+"""Training of teachers and students, and comparison of what was gained."""
 
 from softlabels.training.comparison import ComparedModel, compare
 from softlabels.training.evaluation import accuracy
 from softlabels.training.recipe import Recipe
-from softlabels.training.runs import train_student, train_teacher
+from softlabels.training.train import train_student, train_teacher
 
 __all__ = ["ComparedModel", "Recipe", "accuracy", "compare", "train_student", "train_teacher"]

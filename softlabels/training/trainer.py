@@ -1,128 +1,174 @@
-"""The trainer, for teacher and student alike: AdamW, warm-up and cosine, checkpoints, metrics.
+"""The training loop, for teachers and students alike: AdamW, warm-up and cosine, checkpoints, metrics.
 
-What it is given decides the result to the bit: batches come from a function of the step, the learning rate is a
-function of the step, and a checkpoint holds the rest.
+The identity of a run decides its result to the bit on one device: batches, learning rate and dropout are functions of
+the seed and the step, and a checkpoint holds the rest.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from softlabels.errors import TrainingFailed
-from softlabels.loading import Batch
-from softlabels.models import Model, as_tensor, write_atomically
+from softlabels.errors import InvalidArgument, InvalidData, TrainingFailed
+from softlabels.interruption import Interruption
+from softlabels.loading import Batch, Loader
+from softlabels.models import Model
+from softlabels.models.failures import user_errors
+from softlabels.models.model import to_device
+from softlabels.models.outputs import outputs_by_head
+from softlabels.models.run_record import RunRecord
+from softlabels.sources import map_arrays
 from softlabels.training.checkpoint import read_checkpoint, write_checkpoint
+from softlabels.training.metrics import Metrics
 from softlabels.training.recipe import Recipe
 
-METRICS = "metrics.jsonl"
-LOG_EVERY = 50
+TRAINER_VERSION = 2
+"""Version of this code. Increment it if the same recipe would train other weights."""
+
+STEPS_PER_LINE = 50
 """Steps between lines of metrics."""
 
 CHECKPOINT_SECONDS = 20.0
-"""Time between checkpoints: what a kill may cost."""
+"""Default time between checkpoints: what a kill may cost."""
 
 
 class TrainingProgress(Protocol):
-    """Called now and then with the steps done, the steps there are, and figures such as the loss."""
+    """Callback that shows how training proceeds."""
 
     def __call__(self, done: int, total: int, **figures: float) -> None:
-        """Show it."""
+        """Show progress.
+
+        Args:
+            done: Number of steps that are done.
+            total: Number of all steps.
+            figures: Figures such as the loss.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit:
+class TrainingRun:
     """One training run.
 
     Attributes:
-        model: what is trained, in place.
-        stream: the batches from a step on.
-        loss: (logits, batch) to a scalar.
-        recipe: how.
-        steps: in all.
-        folder: where checkpoints and metrics go.
-        identity: names what the run was told.
-        checkpoint_seconds: between checkpoints.
+        model: Model that is trained, in place.
+        loader: Batches as a function of the step.
+        loss: Maps (outputs by head, batch) to a scalar.
+        recipe: Options.
+        record: Description of the run.
+        folder: Run directory.
+        interruption: Signals that end the run after the step at hand.
+        progress: Callback; None: nothing is shown.
+        checkpoint_seconds: Time between checkpoints in seconds.
     """
 
     model: Model
-    stream: Callable[[int], Generator[Batch]]
-    loss: Callable[[Tensor, Batch], Tensor]
+    loader: Loader
+    loss: Callable[[Mapping[str, Tensor], Batch], Tensor]
     recipe: Recipe
-    steps: int
+    record: RunRecord
     folder: Path
-    identity: str
-    checkpoint_seconds: float
+    interruption: Interruption
+    progress: TrainingProgress | None = None
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+
+    @property
+    def steps(self) -> int:
+        """Return the number of optimiser steps."""
+        return self.recipe.total_steps(len(self.loader))
 
 
-def fit(run: Fit, progress: TrainingProgress | None = None) -> None:
-    """Train to the last step, from the last checkpoint where there is one.
+def fit(run: TrainingRun) -> None:
+    """Train to the last step, from the last checkpoint if there is one.
+
+    Args:
+        run: The run.
 
     Raises:
-        TrainingFailed: the loss is not finite; the last good checkpoint stays.
+        InvalidArgument: The network has no trainable parameters.
+        TrainingFailed: The loss is not finite; the last checkpoint is still there.
+        ModelFailed: The code of the network raised an error.
+        StorageFailed: A checkpoint cannot be written.
+        KeyboardInterrupt: A signal arrived; a checkpoint was written.
     """
-    module = run.model.module
-    optimizer = torch.optim.AdamW(module.parameters(), lr=run.recipe.lr, weight_decay=run.recipe.weight_decay)
-    done = read_checkpoint(run.folder, module, optimizer)
-    metrics = _Metrics(run.folder / METRICS, done)
-    saved = time.monotonic()
-    module.train()
-    batches = run.stream(done)
-    if progress is not None:
-        progress(done, run.steps)
-    try:
-        for step in range(done, run.steps):
-            loss = _step(run, optimizer, step, next(batches))
-            done = step + 1
-            if done % LOG_EVERY == 0 or done == run.steps:
-                metrics.write(step=done, loss=loss, lr=run.recipe.learning_rate(step, run.steps))
-                if progress is not None:
-                    progress(done, run.steps, loss=loss)
-            if time.monotonic() - saved >= run.checkpoint_seconds:
-                write_checkpoint(run.folder, module, optimizer, step=done, identity=run.identity)
-                saved = time.monotonic()
-    finally:
-        batches.close()
+    module, steps, identity = run.model.module, run.steps, run.record.identity
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise InvalidArgument(f"{run.model.spec}: nothing to train, got a network without trainable parameters")
+    optimizer = torch.optim.AdamW(parameters, lr=run.recipe.lr, weight_decay=run.recipe.weight_decay)
+    with seeded(run.recipe.seed, run.model.device):
+        done = saved_step = read_checkpoint(run.folder, module, optimizer, identity=identity)
+        metrics = Metrics(run.folder, done)
+        saved = time.monotonic()
+        module.train()
+        batches = run.loader.stream(done)
+        if run.progress is not None:
+            run.progress(done, steps)
+        try:
+            with run.interruption.deferring():
+                while done < steps and run.interruption.received is None:
+                    loss, rate = _step(run, optimizer, parameters, done, next(batches))
+                    done += 1
+                    if done % STEPS_PER_LINE == 0 or done == steps:
+                        metrics.write(step=done, loss=loss, lr=rate)
+                        if run.progress is not None:
+                            run.progress(done, steps, loss=loss)
+                    if time.monotonic() - saved >= run.checkpoint_seconds:
+                        write_checkpoint(run.folder, module, optimizer, step=done, identity=identity)
+                        saved, saved_step = time.monotonic(), done
+                if run.interruption.received is not None and done > saved_step:
+                    write_checkpoint(run.folder, module, optimizer, step=done, identity=identity)
+                    saved_step = done
+        finally:
+            batches.close()
     module.eval()
+    resume = "run the same command again to resume" if saved_step else "nothing was saved"
+    run.interruption.deliver(f"Interrupted at step {saved_step:,} of {steps:,}: {resume}.")
 
 
-def _step(run: Fit, optimizer: torch.optim.Optimizer, step: int, batch: Batch) -> float:
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch for dropout, and restore its random state afterwards.
+
+    Args:
+        seed: Seed of the recipe.
+        device: Device that is trained on.
+    """
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def _step(
+    run: TrainingRun, optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], step: int, batch: Batch
+) -> tuple[float, float]:
+    """Take one step; return the loss and the learning rate."""
+    rate = run.recipe.learning_rate(step, run.steps)
     for group in optimizer.param_groups:
-        group["lr"] = run.recipe.learning_rate(step, run.steps)
+        group["lr"] = rate
     if batch.inputs is None:
-        raise TrainingFailed("batches without inputs cannot be trained on; name the data with --data")
-    logits = run.model.module(as_tensor(batch.inputs).to(run.model.device))
-    loss = run.loss(logits, batch)
-    value = float(loss.detach())
+        raise InvalidData("batch: has no inputs, got labels alone; expected data to train on. Name it with --data")
+    model = run.model
+    inputs = map_arrays(batch.inputs, lambda array: to_device(array, model.device, copy=model.user_code))
+    with user_errors(model.spec, batch.inputs):
+        value = model.module(inputs)
+    loss = run.loss(outputs_by_head(value, model.heads, rows=len(batch), spec=model.spec), batch)
+    number = float(loss.detach())
     if not torch.isfinite(loss):
         rows = ", ".join(map(str, batch.rows[:5]))
         raise TrainingFailed(
-            f"the loss is {value} at step {step} (rows {rows}, ...); the last checkpoint is kept. Try a lower --lr"
+            f"loss at step {step}: not finite, got {number} (rows {rows}, ...); expected a number. "
+            "Use a lower --lr; the last checkpoint is still there"
         )
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]  # torch
-    torch.nn.utils.clip_grad_norm_(run.model.module.parameters(), run.recipe.clip)
+    torch.nn.utils.clip_grad_norm_(parameters, run.recipe.clip)
     optimizer.step()
-    return value
-
-
-class _Metrics:
-    """Lines of JSON, one a logged step; lines after the step one resumes from are dropped."""
-
-    def __init__(self, path: Path, done: int) -> None:
-        self._path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= done]
-        write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
-
-    def write(self, **figures: Any) -> None:
-        """Append a line."""
-        with self._path.open("a") as file:
-            file.write(json.dumps(figures) + "\n")
+    return number, rate

@@ -62,7 +62,8 @@ def folder(tmp_path_factory, digits_path):
         2,
         cwd=folder,
     )
-    run("train-student", "labels", "--student", "mlp:width=8,depth=1", "--steps", 100, "--out", "student", cwd=folder)
+    student = ("--student", "mlp:width=8,depth=1", "--steps", 100, "--out", "student")
+    run("train-student", "labels", *student, "--data", digits_path, cwd=folder)
     return folder
 
 
@@ -122,7 +123,7 @@ def test_a_damaged_shard_is_found_set_aside_and_made_again(folder, digits_path, 
     report = json.loads(run("verify", "labels", "--json", cwd=tmp_path, code=3))
     assert [problem["unit"] for problem in report["bad"]] == [1]
     assert shard.name in report["bad"][0]["path"]
-    train = ["train-student", "labels", "--student", "mlp", "--steps", 30, "--out", "student"]
+    train = ["train-student", "labels", "--student", "mlp", "--steps", 30, "--out", "student", "--data", digits_path]
     assert "softlabels repair" in run(*train, cwd=tmp_path, code=3)
     assert "1 unit set aside" in run("repair", "labels", cwd=tmp_path)
     run(*generate, cwd=tmp_path)
@@ -170,37 +171,45 @@ def wrong_uses(folder):
     """Arguments, exit code, and words the message must hold."""
     digits = "digits"
     teacher = ["--teacher", "run:teacher", "--out", "x"]
-    train = ["--student", "mlp", "--out", "x"]
+    train = ["--student", "mlp", "--out", "x", "--data", digits]
     table(folder, "unlabelled.parquet", image=[[1.0, 2.0]])
     table(folder, "empty.parquet", image=pa.array([], pa.list_(pa.float32(), 64)))
     table(folder, "two.parquet", image=[np.zeros(64).tolist()] * 2, label=[0, 1])
     (folder / "bad.parquet").write_bytes(b"PAR1nothingPAR1")
     return {
-        "no such file": (["generate", "nothing.parquet", *teacher], 2, "there is no file nothing.parquet"),
+        "no such file": (["generate", "nothing.parquet", *teacher], 2, "nothing.parquet: no such file"),
         "no such column": (["generate", digits, *teacher, "--input", "pixel"], 2, "no column 'pixel'; it has: image"),
         "no label column": (["train-teacher", "unlabelled.parquet", "--model", "mlp", "--out", "x"], 2, "--label"),
-        "empty data": (["generate", "empty.parquet", *teacher], 1, "empty.parquet has no rows"),
-        "not parquet": (["generate", "bad.parquet", *teacher], 1, "cannot be read as parquet"),
-        "another kind of file": (["generate", "notes.txt", *teacher], 2, "there is no file notes.txt"),
+        "empty data": (["generate", "empty.parquet", *teacher], 1, "the data has no rows"),
+        "not parquet": (["generate", "bad.parquet", *teacher], 1, "cannot be read as Parquet"),
+        "another kind of file": (["generate", "notes.txt", *teacher], 2, "notes.txt: no such file"),
         "other class count": (["generate", digits, "--teacher", "python:five:model", "--out", "x"], 2, "5 classes"),
         "broken teacher": (["generate", digits, "--teacher", "python:five:broken", "--out", "x"], 1, "not finite"),
         "constant teacher": (["generate", digits, "--teacher", "python:five:flat", "--out", "x"], 1, "no opinion"),
-        "other input shape": (["generate", "two.parquet", *teacher, "--extra-classes"], 2, "inputs of shape"),
+        "other input shape": (["generate", "two.parquet", *teacher, "--extra-classes"], 2, "another input shape"),
         "another store": (["generate", digits, "--teacher", "run:teacher", "--out", "labels"], 2, "another store"),
         "not a store": (["generate", digits, "--teacher", "run:teacher", "--out", "teacher"], 2, "and no store"),
-        "unknown model": (["train-teacher", digits, "--model", "resnet", "--out", "x"], 2, "unknown MODEL 'resnet'"),
+        "unknown model": (
+            ["train-teacher", digits, "--model", "resnet", "--out", "x"],
+            2,
+            "unknown kind, got 'resnet'",
+        ),
         "architecture for a teacher": (["generate", digits, "--teacher", "cnn", "--out", "x"], 2, "without weights"),
         "unknown encoding": (["generate", digits, *teacher, "--encoding", "gzip"], 2, "unknown encoding 'gzip'"),
         "k above the classes": (["generate", digits, *teacher, "--encoding", "topk:11"], 2, "there are 10"),
         "no such store": (["train-student", "nowhere", *train], 2, "nowhere is no store"),
         "no store to verify": (["verify", "teacher"], 2, "teacher is no store"),
-        "no such run": (["compare", "run:nowhere", "--data", digits], 2, "nowhere is no finished run"),
+        "no such run": (["compare", "run:nowhere", "--data", digits], 2, "nowhere: not a finished run"),
         "no such split": (["compare", "run:teacher", "--data", digits, "--split", "dev"], 2, "test, train"),
         "temperature not stored": (["train-student", "labels", *train, "--temperature", "3"], 2, "they hold 1, 2"),
         "no such command": (["labels"], 2, "no command 'labels'"),
         "misspelt command": (["train-studnet"], 2, "Did you mean 'train-student'?"),
         "no such option": (["verify", "labels", "--depp"], 2, "--deep"),
-        "steps and epochs": (["train-student", "labels", *train, "--steps", "3", "--epochs", "2"], 2, "not both"),
+        "steps and epochs": (
+            ["train-student", "labels", *train, "--steps", "3", "--epochs", "2"],
+            2,
+            "expected one of them",
+        ),
     }
 
 

@@ -1,14 +1,12 @@
 """Models: specifications, built-in networks, digests, run directories."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 
 from softlabels import models
-from softlabels.errors import DataNotFound, InvalidArgument, RunCorrupt
-from softlabels.models import RUN_FILE, WEIGHTS_FILE, InputStatistics, OutputHead
+from softlabels.errors import InvalidArgument
+from softlabels.models import InputStatistics, OutputHead
 from softlabels.models.spec import parse
 
 TEN = {"logits": OutputHead(classes=10)}
@@ -20,11 +18,6 @@ def build(spec="mlp:width=8,depth=1", seed=0, heads=TEN, input_shape=(8, 8), **o
 
 def statistics(mean, std):
     return InputStatistics(np.array(mean), np.array(std))
-
-
-def save(model, folder):
-    description = {"model": {"spec": model.spec, "config": dict(model.config), "digest": model.digest}}
-    models.write_run(folder, description, model.module.state_dict())
 
 
 @pytest.mark.parametrize("spec", ["mlp", "mlp:width=16", "cnn:depth=2,width=8", "cnn"])
@@ -142,87 +135,6 @@ def test_a_network_larger_than_memory_is_refused_before_it_is_allocated():
 def test_an_architecture_is_not_a_model_yet():
     with pytest.raises(InvalidArgument, match=r"architecture without weights; expected hf:PATH, python:.*run:DIR"):
         models.load("mlp")
-
-
-def test_a_run_comes_back_as_it_was(tmp_path, digits):
-    model = build("cnn:width=8,depth=2", seed=3, statistics=statistics(4.0, 5.0))
-    save(model, tmp_path / "run")
-    again = models.load(f"run:{tmp_path / 'run'}")
-    assert again.digest == model.digest
-    assert again.heads == model.heads
-    inputs = digits.inputs(np.arange(9))
-    assert (again.logits(inputs) == model.logits(inputs)).all()
-
-
-def test_a_run_for_other_inputs_is_refused(tmp_path):
-    save(build(), tmp_path / "run")
-    with pytest.raises(InvalidArgument, match=r"another input shape, got \(3,\); expected \(8, 8\)"):
-        models.load(f"run:{tmp_path / 'run'}", sample=np.zeros((1, 3)))
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-7])
-
-
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[-9] ^= 64
-    path.write_bytes(data)
-
-
-def pickled(path):
-    torch.save({"w": torch.zeros(2)}, path)
-
-
-def another_format(path):
-    path.write_text(json.dumps({"format": "something else"}))
-
-
-def future(path):
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 9}))
-
-
-@pytest.mark.parametrize(
-    ("file", "damage", "error"),
-    [
-        (WEIGHTS_FILE, truncate, RunCorrupt),
-        (WEIGHTS_FILE, flip, RunCorrupt),
-        (WEIGHTS_FILE, pickled, RunCorrupt),
-        (WEIGHTS_FILE, lambda path: path.unlink(), RunCorrupt),
-        (RUN_FILE, truncate, RunCorrupt),
-        (RUN_FILE, another_format, RunCorrupt),
-        (RUN_FILE, future, RunCorrupt),
-        (RUN_FILE, lambda path: path.unlink(), DataNotFound),
-    ],
-)
-def test_a_damaged_run_is_refused(tmp_path, file, damage, error):
-    save(build(), tmp_path / "run")
-    damage(tmp_path / "run" / file)
-    with pytest.raises(error, match="run"):
-        models.load(f"run:{tmp_path / 'run'}")
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda config: config["options"].update(width=30_000),
-        lambda config: config["options"].update(width=2**40),
-        lambda config: config["options"].update(depth=256),
-        lambda config: config.update(input_shape=[2**30, 2**30]),
-        lambda config: config["heads"]["logits"].update(classes=2**31 - 1),
-        lambda config: config.update(kind="python"),
-        lambda config: config.update(version=2),
-        lambda config: config.update(heads={}),
-        lambda config: config.pop("options"),
-    ],
-)
-def test_a_declared_network_is_compared_with_the_weights_before_it_is_allocated(tmp_path, change):
-    save(build(), tmp_path)
-    document = json.loads((tmp_path / RUN_FILE).read_text())
-    change(document["model"]["config"])
-    (tmp_path / RUN_FILE).write_text(json.dumps(document))
-    with pytest.raises(RunCorrupt, match="the run is damaged"):
-        models.load(f"run:{tmp_path}")
 
 
 def test_costs_are_counted():

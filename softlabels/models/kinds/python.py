@@ -2,7 +2,8 @@
 
 As a teacher, NAME is a ``torch.nn.Module``, a function from a batch of inputs to outputs, or a class or function
 without arguments that returns one of these. As a student, NAME is a ``torch.nn.Module`` or a class or function that
-returns one; arguments called ``input_shape``, ``heads`` and ``classes`` are passed if it has them.
+returns one; arguments called ``input_shape``, ``heads`` and ``classes`` are passed if it has them. A run of such a
+student does not import its code; ``python:MODULE:NAME@RUN`` names both.
 """
 
 from __future__ import annotations
@@ -18,18 +19,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from softlabels.errors import InvalidArgument, SoftLabelsError
+from softlabels.errors import InvalidArgument, RunCorrupt, SoftLabelsError
 from softlabels.models.failures import describe_error
 from softlabels.models.heads import OutputHead
 from softlabels.models.kind import Kind, ModelSpec
+from softlabels.models.kinds.run import load_run
 from softlabels.models.loading import as_model
 from softlabels.models.model import Model
+from softlabels.models.run_directory import read_run
 
 FORM = "python:MODULE:NAME"
 
 
 def load(spec: ModelSpec, sample: Any) -> Model:
     """Return the user's network or function as a model."""
+    code, _, run = spec.text.partition("@")
+    if run:
+        return _load_trained(ModelSpec(spec.kind, {}, code), Path(run))
     value = import_name(spec)
     if isinstance(value, type) or _is_factory(value):
         value = _construct(spec, value, {})
@@ -37,6 +43,20 @@ def load(spec: ModelSpec, sample: Any) -> Model:
         raise InvalidArgument(f"MODEL {str(spec)!r}: cannot be called on a batch, got {type(value).__name__}; "
                               "expected a torch.nn.Module, or a function from inputs to logits")  # fmt: skip
     return as_model(value, sample=sample, spec=str(spec))
+
+
+def _load_trained(spec: ModelSpec, folder: Path) -> Model:
+    """Return the user's network with the weights of a run."""
+    record = read_run(folder)
+    if record.model.initial is None:
+        raise InvalidArgument(
+            f"MODEL {spec}@{folder}: a run of {record.model.spec}, got code for it; expected run:{folder}"
+        )
+    try:
+        heads = {str(name): OutputHead.from_json(head) for name, head in record.model.config["heads"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunCorrupt(f"{folder}: the run is damaged, got {error!r}; expected its heads. Copy it again") from error
+    return load_run(folder, build(spec, record.data.shape, heads))
 
 
 def build(spec: ModelSpec, input_shape: tuple[int, ...], heads: Mapping[str, OutputHead]) -> nn.Module:

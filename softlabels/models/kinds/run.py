@@ -7,6 +7,7 @@ file, so no memory is allocated for sizes that a document claims.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,34 +28,48 @@ def load(spec: ModelSpec, sample: Any) -> Model:
     return load_run(Path(spec.text))
 
 
-def load_run(folder: Path) -> Model:
+def load_run(folder: Path, network: nn.Module | None = None) -> Model:
     """Return the model of a run directory, checked against the digest in its description.
 
     Args:
         folder: Run directory.
+        network: Network of the user that takes the weights; None: the built-in architecture of the run.
 
     Raises:
+        InvalidArgument: The run is of a network of the user, and there is none.
         DataNotFound: There is no finished run.
         RunCorrupt: The run is damaged, or its weights are not the ones described.
     """
     run = read_run(folder)
+    if run.model.initial is not None and network is None:
+        raise InvalidArgument(
+            f"run:{folder}: the network is code of the user, which a run cannot name; expected "
+            f"{run.model.spec}@{folder}, if you trust that code"
+        )
     tensors = read_weights(folder)
     try:
-        config = run["model"]["config"]
+        config = run.model.config
         shape = tuple(int(side) for side in config["input_shape"])
         heads = {str(name): OutputHead.from_json(head) for name, head in config["heads"].items()}
-        module = _network(config, shape, heads, tensors)
-        expected = run["model"]["digest"]
+        module = _network(config, shape, heads, tensors) if network is None else _with_weights(network, tensors)
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError) as error:
         raise RunCorrupt(f"{folder}: the run is damaged, got {error}; expected what training wrote. Copy it again, or "
                          "train again") from error  # fmt: skip
     model = Model(
-        spec=f"run:{folder}", module=module, heads=heads, input_shape=shape, config=config, run=run, path=folder
+        spec=f"run:{folder}" if network is None else f"{run.model.spec}@{folder}",
+        module=module,
+        heads=heads,
+        input_shape=shape,
+        config=config,
+        user_code=network is not None,
+        run=run,
+        path=folder,
     )
-    if model.digest != expected:
+    digest = replace(model, spec=run.model.spec).digest
+    if digest != run.model.digest:
         raise RunCorrupt(
-            f"{folder}: the weights are not those that run.json describes, got digest {model.digest}; expected "
-            f"{expected}. Copy the run again"
+            f"{folder}: the model is not the one that run.json describes, got digest {digest}; expected "
+            f"{run.model.digest}. Copy the run again, and use the code it was trained with"
         )
     return model
 
@@ -80,6 +95,11 @@ def _network(
     for parameter in module.parameters():
         parameter.requires_grad_(True)
     return module.eval()
+
+
+def _with_weights(network: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+    network.load_state_dict(tensors)
+    return network.eval()
 
 
 KIND = Kind(name="run", form="run:DIR", load=load)
