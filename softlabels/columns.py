@@ -1,7 +1,7 @@
-"""Rows of columns that may be ragged: cutting, taking and joining them.
+"""Columns of rows that may be ragged: slicing, taking and concatenating them.
 
-A batch of rows is one array a column. A plain column has one entry a row; a ragged one has all rows' entries one after
-the other, and the column it is ``per`` says how many belong to which (Column.per).
+A batch of rows is one array per column. A plain column has one entry per row. A ragged one has the entries of all rows
+one after the other, and the column that it is ``per`` counts the entries of each (Column.per).
 """
 
 from __future__ import annotations
@@ -18,18 +18,23 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 COUNT = "count"
-"""The column that counts the entries of a row where their number differs."""
+"""Column that counts the entries of a row of an encoding whose rows differ in length."""
 
 
 @dataclass(frozen=True)
 class Column:
     """One array of an encoding.
 
+    Example:
+        >>> from softlabels.columns import Column
+        >>> Column("float16", (32,)).entry_bytes
+        64
+
     Attributes:
-        dtype: NumPy name, little endian in files.
-        shape: of one entry.
-        per: the column that says how many entries each of its own entries has here; None: one entry a row. That column
-            may be ragged itself: entries per position, positions per row.
+        dtype: NumPy name of the type, little endian in files.
+        shape: Shape of one entry.
+        per: Column that counts how many entries of this one belong to each of its own; None: one entry per row. That
+            column may be ragged itself: entries per position, positions per row.
     """
 
     dtype: str
@@ -50,38 +55,56 @@ Memory = Callable[[str, int], NDArray[Any]]
 
 
 def entries(rows: Rows, columns: Mapping[str, Column], name: str) -> int:
-    """How many entries a ragged column must have, from the column that counts them."""
+    """Return the number of entries that a ragged column must have, from the column that counts them."""
     return int(rows[str(columns[name].per)].sum(dtype=np.int64))
 
 
-def take(rows: Rows, columns: Mapping[str, Column], wanted: NDArray[np.integer]) -> dict[str, NDArray[Any]]:
-    """The rows numbered ``wanted``, in that order, of the columns in ``rows``."""
-    ends = bounds(rows, columns)
-    places = {per: ranges(begin[wanted], begin[wanted + 1] - begin[wanted]) for per, begin in ends.items()}
-    return {name: array.take(places.get(columns[name].per or "", wanted), axis=0) for name, array in rows.items()}
+def take(rows: Rows, columns: Mapping[str, Column], indices: NDArray[np.integer]) -> dict[str, NDArray[Any]]:
+    """Return the rows at ``indices``, in that order, of the columns in ``rows``.
+
+    Example:
+        >>> import numpy as np
+        >>> from softlabels import columns
+        >>> schema = {"count": columns.Column("uint16"), "ids": columns.Column("uint8", per="count")}
+        >>> rows = {"count": np.array([2, 1]), "ids": np.array([7, 8, 9])}
+        >>> columns.take(rows, schema, np.array([1, 0]))["ids"].tolist()
+        [9, 7, 8]
+    """
+    places = {
+        per: ranges(begin[indices], begin[indices + 1] - begin[indices]) for per, begin in bounds(rows, columns).items()
+    }
+    return {name: array.take(places.get(columns[name].per or "", indices), axis=0) for name, array in rows.items()}
 
 
 def cut(
     rows: Rows, columns: Mapping[str, Column], start: int, stop: int, ends: Bounds | None = None
 ) -> dict[str, NDArray[Any]]:
-    """Rows ``start`` to ``stop``, without copying; of rows that are cut again and again, give their ``bounds``."""
+    """Return rows ``start`` to ``stop`` without copying.
+
+    Args:
+        rows: Arrays by column.
+        columns: Columns of the arrays.
+        start: First row.
+        stop: Row after the last.
+        ends: ``bounds`` of the rows, for rows that are cut again and again. None: computed here.
+    """
     ends = bounds(rows, columns) if ends is None else ends
-    pieces = {}
+    arrays = {}
     for name, array in rows.items():
         begin = ends.get(columns[name].per or "")
-        pieces[name] = array[start:stop] if begin is None else array[begin[start] : begin[stop]]
-    return pieces
+        arrays[name] = array[start:stop] if begin is None else array[begin[start] : begin[stop]]
+    return arrays
 
 
-def join(parts: Sequence[Rows]) -> dict[str, NDArray[Any]]:
-    """Batches of rows one after the other."""
-    if len(parts) == 1:
-        return dict(parts[0])
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def join(batches: Sequence[Rows]) -> dict[str, NDArray[Any]]:
+    """Return the rows of several batches one after the other."""
+    if len(batches) == 1:
+        return dict(batches[0])
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def with_counts(names: Sequence[str], columns: Mapping[str, Column]) -> list[str]:
-    """``names`` and the columns that count their entries, in the order of ``columns``."""
+    """Return ``names`` and the columns that count their entries, in the order of ``columns``."""
     needed = set(names)
     for name in names:
         per = columns[name].per
@@ -92,32 +115,38 @@ def with_counts(names: Sequence[str], columns: Mapping[str, Column]) -> list[str
 
 
 def bounds(rows: Rows, columns: Mapping[str, Column]) -> Bounds:
-    """Where each row's entries begin, and at the end how many there are, by the column that counts them."""
-    found: Bounds = {}
+    """Return the first entry of each row and, as last element, the number of entries, by the column that counts."""
+    starts: Bounds = {}
     for name in columns:  # in whose order a column comes after the one that counts it
-        if name in rows and (per := columns[name].per) is not None and per not in found:
+        if name in rows and (per := columns[name].per) is not None and per not in starts:
             ends = np.concatenate([[0], np.cumsum(rows[per], dtype=np.int64)])
             outer = columns[per].per
-            found[per] = ends if outer is None else ends[found[outer]]
-    return found
+            starts[per] = ends if outer is None else ends[starts[outer]]
+    return starts
 
 
 def ranges(
     starts: NDArray[np.int64], lengths: NDArray[np.int64], out: NDArray[np.int64] | None = None
 ) -> NDArray[np.int64]:
-    """The numbers starts[i], starts[i] + 1, ... (lengths[i] of them) for each i, one after the other.
+    """Return the numbers starts[i], starts[i] + 1, ... (lengths[i] of them) for each i, one after the other.
+
+    Example:
+        >>> import numpy as np
+        >>> from softlabels.columns import ranges
+        >>> ranges(np.array([5, 0]), np.array([2, 3])).tolist()
+        [5, 6, 0, 1, 2]
 
     Args:
-        starts: (n,).
-        lengths: (n,).
-        out: as long as all lengths together, to write to; None: a new array.
+        starts: (n,) first number of each range.
+        lengths: (n,) length of each range.
+        out: Memory to write to, as long as all ranges together. None: a new array.
     """
-    found = np.empty(int(lengths.sum()), np.int64) if out is None else out
-    some = lengths > 0
-    if not some.all():
-        starts, lengths = starts[some], lengths[some]
+    numbers = np.empty(int(lengths.sum()), np.int64) if out is None else out
+    is_filled = lengths > 0
+    if not is_filled.all():
+        starts, lengths = starts[is_filled], lengths[is_filled]
     # Steps of one, but for the first of each range, which comes from the last of the range before.
-    found[:] = 1
+    numbers[:] = 1
     ends = np.cumsum(lengths)
-    found[(ends - lengths)] = starts - np.concatenate([[0], (starts + lengths - 1)[:-1]])[: len(starts)]
-    return np.cumsum(found, out=found)
+    numbers[(ends - lengths)] = starts - np.concatenate([[0], (starts + lengths - 1)[:-1]])[: len(starts)]
+    return np.cumsum(numbers, out=numbers)

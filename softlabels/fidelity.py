@@ -1,7 +1,7 @@
-"""How close labels are to the dense logits they came from: numbers that every store carries.
+"""Closeness of labels to the dense logits they came from: figures that every store carries.
 
-Measured twice: unit by unit on a few rows while their logits are at hand, which shows where in a store something went
-wrong; and when it is sealed on the probe, the rows kept dense, with the tail prior that readers will use.
+They are measured twice. Unit by unit on a few rows while their logits are at hand, which shows the place of a fault in
+a store; and at sealing on the probe, the rows stored dense, with the tail prior that readers will use.
 """
 
 from __future__ import annotations
@@ -16,30 +16,31 @@ from numpy.typing import NDArray
 from softlabels.labels import DISTRIBUTIONS, DenseLabels, SoftLabels, SparseLabels, log_softmax
 
 BLOCK = 2**22
-"""Probabilities compared at a time."""
+"""Probabilities compared together."""
 
 MEANS = ("mass", "top1", "entropy", "error")
 """Figures that are one number."""
 
 POOR_MASS = 0.9
+"""Listed mass below which a fifth of POOR_KL is enough for a warning."""
 POOR_KL = 0.1
-"""Above this KL in nats a person is warned; below this listed mass, above a fifth of it."""
+"""KL in nats above which labels get a warning."""
 NEGLIGIBLE = 1e-20
 """Probability below which a class adds nothing to the KL; 8-bit encodings store such a class as ruled out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
-    """How close labels are, on average over some rows.
+    """Closeness of labels to the teacher's distribution, on average over some rows.
 
     Attributes:
-        rows: rows (of ragged ones, positions) measured.
+        rows: Number of rows (of ragged ones, positions) measured.
         kl: KL(p || p^) in nats by temperature, ``{"1": 0.02}``; empty for unbiased labels, whose KL is infinite.
-        mass: the teacher's probability of the classes that were listed, at the first temperature.
-        top1: share of rows whose likeliest class is the teacher's.
-        entropy: of the teacher in nats, at the first temperature.
-        error: squared distance of the distributions, sum of (p^ - p)^2, at the first temperature; the variance of the
-            gradient that unbiased labels give.
+        mass: Probability that the teacher gives the listed classes, at the first temperature.
+        top1: Share of rows whose likeliest class is the teacher's.
+        entropy: Entropy of the teacher in nats, at the first temperature.
+        error: Squared distance of the distributions, sum of (p^ - p)^2, at the first temperature; the variance of the
+            gradient of unbiased labels.
     """
 
     rows: int
@@ -50,7 +51,7 @@ class Fidelity:
     error: float
 
     def to_json(self) -> dict[str, Any]:
-        """As records, snapshots and ``inspect`` hold it."""
+        """Return the object that records, snapshots and ``inspect`` hold."""
         return {
             "rows": self.rows, "kl": self.kl, "mass": self.mass, "top1": self.top1, "entropy": self.entropy,
             "error": self.error,
@@ -58,13 +59,13 @@ class Fidelity:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """From a record, which is untrusted.
+        """Return the fidelity of a record, which is untrusted.
 
         Raises:
-            ValueError: not what ``to_json`` gives.
+            ValueError: The value is not of the form that ``to_json`` returns.
         """
         try:
-            kl = {str(name): _number(part) for name, part in dict(value["kl"]).items()}
+            kl = {str(name): _number(figure) for name, figure in dict(value["kl"]).items()}
             rows = value["rows"]
             if type(rows) is not int or rows < 1:
                 raise ValueError(f"{rows!r} rows")
@@ -76,9 +77,9 @@ class Fidelity:
 
     @property
     def warning(self) -> str | None:
-        """What is wrong with labels this poor, and what to do; None for good ones."""
+        """Message on labels this poor, with what to do; None for good ones."""
         worst = max(self.kl.values(), default=0.0)
-        # A tail that is large and well described is no fault: a teacher without an opinion leaves one.
+        # A tail that is large and well described is no fault: a flat distribution leaves one.
         if worst <= POOR_KL / 5 or (self.mass >= POOR_MASS and worst <= POOR_KL):
             return None
         return (
@@ -91,11 +92,19 @@ class Fidelity:
 def measure(logits: NDArray[np.float32], labels: SoftLabels, temperatures: Sequence[float]) -> Fidelity:
     """Compare labels with the logits they were made from.
 
+    Example:
+        >>> import numpy as np
+        >>> from softlabels.fidelity import measure
+        >>> from softlabels.labels import DenseLabels
+        >>> logits = np.array([[1.0, 0.0, 3.0]], np.float32)
+        >>> measure(logits, DenseLabels(logits), [1.0]).kl
+        {'1': 0.0}
+
     Args:
-        logits: (n, *shape, C) dense, n above 0.
-        labels: of the same rows, not ragged. Labels that leave classes without probability are measured with a
-            calibrated tail: their KL would be infinite.
-        temperatures: at which to measure the KL; other figures are at the first.
+        logits: (n, *shape, C) dense logits, n above 0.
+        labels: Labels of the same rows, not ragged. Labels that leave classes without probability are measured with a
+            calibrated tail, since their KL would be infinite.
+        temperatures: Temperatures at which to measure the KL; other figures are at the first.
     """
     classes = logits.shape[-1]
     if isinstance(labels, SparseLabels):
@@ -105,18 +114,18 @@ def measure(logits: NDArray[np.float32], labels: SoftLabels, temperatures: Seque
     flat = logits.reshape(-1, classes)
     is_sample = isinstance(labels, SparseLabels) and labels.unbiased
     step = max(1, BLOCK // classes)
-    parts = []
+    blocks = []
     for start in range(0, len(flat), step):
         rows = np.arange(start, min(start + step, len(flat)))
-        parts.append(_measure(flat[rows], labels.take(rows), temperatures, is_sample=is_sample))
-    return combine(parts)
+        blocks.append(_measure(flat[rows], labels.take(rows), temperatures, is_sample=is_sample))
+    return combine(blocks)
 
 
-def combine(parts: Sequence[Fidelity]) -> Fidelity:
-    """The mean over the rows of several."""
-    rows = sum(part.rows for part in parts)
-    mean = {name: sum(getattr(part, name) * part.rows for part in parts) / rows for name in MEANS}
-    kl = {name: sum(part.kl.get(name, 0.0) * part.rows for part in parts) / rows for name in parts[0].kl}
+def combine(figures: Sequence[Fidelity]) -> Fidelity:
+    """Return the mean over the rows of several measurements."""
+    rows = sum(figure.rows for figure in figures)
+    mean = {name: sum(getattr(figure, name) * figure.rows for figure in figures) / rows for name in MEANS}
+    kl = {name: sum(figure.kl.get(name, 0.0) * figure.rows for figure in figures) / rows for name in figures[0].kl}
     return Fidelity(rows=rows, kl=kl, **mean)
 
 
@@ -151,11 +160,11 @@ def _measure(
 
 
 def as_rows(labels: SoftLabels, lengths: NDArray[np.integer[Any]], positions: NDArray[np.int64]) -> SoftLabels:
-    """Of ragged rows one position each.
+    """Return the labels of one position of each ragged row.
 
     Args:
-        labels: of the positions of n rows, one after the other.
-        lengths: (n,) positions of each row.
+        labels: Labels of the positions of n rows, one after the other.
+        lengths: (n,) number of positions of each row.
         positions: (n,) a position within each row.
     """
     return labels.take(np.cumsum(lengths, dtype=np.int64) - lengths + positions)
@@ -170,32 +179,37 @@ def _number(value: object) -> float:
         raise ValueError("an integer beyond float64, where a number is expected") from None
 
 
-def distance(ours: SoftLabels, theirs: SoftLabels) -> NDArray[np.float64]:
-    """How far labels of the same rows lie apart, (B,) float64: 0 for equal ones; of ragged rows the worst position.
+def distance(labels: SoftLabels, others: SoftLabels) -> NDArray[np.float64]:
+    """Return the distance between labels of the same rows, (B,) float64: 0 for equal ones.
 
-    Distributions: the total variation between the probabilities they list, at the first temperature, from 0 to 1.
-    Numbers to regress on: the largest difference relative to the row's largest value.
+    For distributions it is the total variation between the probabilities they list, at the first temperature, from 0 to
+    1. For numbers to regress on it is the largest difference relative to the row's largest value. A ragged row has the
+    distance of its worst position. Labels of another kind or number are infinitely far.
     """
-    if isinstance(ours, SparseLabels) and isinstance(theirs, SparseLabels):
-        apart = _listed_variation(ours, theirs)
-    elif isinstance(ours, DenseLabels) and isinstance(theirs, DenseLabels) and ours.values.shape == theirs.values.shape:
-        apart = _dense_distance(ours, theirs)
+    if isinstance(labels, SparseLabels) and isinstance(others, SparseLabels):
+        apart = _listed_variation(labels, others)
+    elif (
+        isinstance(labels, DenseLabels)
+        and isinstance(others, DenseLabels)
+        and labels.values.shape == others.values.shape
+    ):
+        apart = _dense_distance(labels, others)
     else:
-        return np.full(len(ours), np.inf)
-    if ours.lengths is None or theirs.lengths is None:
+        return np.full(len(labels), np.inf)
+    if labels.lengths is None or others.lengths is None:
         return apart
-    worst = np.where(ours.lengths == theirs.lengths, 0.0, np.inf)
-    np.maximum.at(worst, np.repeat(np.arange(len(worst)), ours.lengths.astype(np.int64)), apart)
+    worst = np.where(labels.lengths == others.lengths, 0.0, np.inf)
+    np.maximum.at(worst, np.repeat(np.arange(len(worst)), labels.lengths.astype(np.int64)), apart)
     return worst
 
 
-def _listed_variation(ours: SparseLabels, theirs: SparseLabels) -> NDArray[np.float64]:
-    if len(ours.ids) != len(theirs.ids):
-        return np.full(len(ours.ids), np.inf)
-    signed = [sign * np.exp(labels.listed_log_probs(labels.temperatures[0]).astype(np.float64))
-              for sign, labels in ((1, ours), (-1, theirs))]  # fmt: skip
+def _listed_variation(labels: SparseLabels, others: SparseLabels) -> NDArray[np.float64]:
+    if len(labels.ids) != len(others.ids):
+        return np.full(len(labels.ids), np.inf)
+    signed = [sign * np.exp(side.listed_log_probs(side.temperatures[0]).astype(np.float64))
+              for sign, side in ((1, labels), (-1, others))]  # fmt: skip
     # Padding has the id of a class, and would come between the two probabilities of that one.
-    listed = [np.where(np.isfinite(labels.values), labels.ids, -1) for labels in (ours, theirs)]
+    listed = [np.where(np.isfinite(side.values), side.ids, -1) for side in (labels, others)]
     ids, p = np.concatenate(listed, axis=1), np.concatenate(signed, axis=1)
     order = np.argsort(ids, axis=1, kind="stable")
     ids, p = np.take_along_axis(ids, order, axis=1), np.take_along_axis(p, order, axis=1)
@@ -204,11 +218,11 @@ def _listed_variation(ours: SparseLabels, theirs: SparseLabels) -> NDArray[np.fl
     return np.asarray((np.abs(p).sum(axis=1) - both.sum(axis=1)) / 2)
 
 
-def _dense_distance(ours: DenseLabels, theirs: DenseLabels) -> NDArray[np.float64]:
-    if ours.kind in DISTRIBUTIONS:
-        a, b = (np.exp(labels.log_probs().astype(np.float64)) for labels in (ours, theirs))
+def _dense_distance(labels: DenseLabels, others: DenseLabels) -> NDArray[np.float64]:
+    if labels.kind in DISTRIBUTIONS:
+        a, b = (np.exp(side.log_probs().astype(np.float64)) for side in (labels, others))
         apart = np.abs(a - b).sum(axis=-1) / 2
     else:
-        scale = np.maximum(np.abs(ours.values).max(axis=-1), np.finfo(np.float32).tiny).astype(np.float64)
-        apart = np.abs(ours.values.astype(np.float64) - theirs.values).max(axis=-1) / scale
+        scale = np.maximum(np.abs(labels.values).max(axis=-1), np.finfo(np.float32).tiny).astype(np.float64)
+        apart = np.abs(labels.values.astype(np.float64) - others.values).max(axis=-1) / scale
     return np.asarray(apart.reshape(len(apart), -1).max(axis=1, initial=0.0))

@@ -233,7 +233,7 @@ def check_distinct(ids: NDArray[Any], counts: NDArray[np.integer]) -> None:
     """Raise ValueError if a row of ragged ids lists a class twice.
 
     Row and id are packed into one 64-bit number each, which NumPy sorts six times faster than pairs
-    (``python benchmarks/fidelity.py --speeds``).
+    (``python benchmarks/fidelity.py --checks``).
     """
     packed = (np.repeat(np.arange(len(counts), dtype=np.uint64), counts) << np.uint64(32)) | ids.astype(np.uint64)
     packed.sort()

@@ -1,7 +1,7 @@
 """Checks of float16 values by their bits, several times faster than by way of float32.
 
 Most processors, and NumPy, compute with float16 only after widening it. Its bits are a sign and a magnitude, so as
-integers they are in order, and all values that are not finite come last. ``python benchmarks/fidelity.py --speeds``
+integers they are in order, and all values that are not finite come last. ``python benchmarks/fidelity.py --checks``
 times both ways.
 """
 

@@ -58,7 +58,7 @@ def render(number: int, *, seed: int = 0, height: int = HEIGHT, width: int = WID
 
     Example:
         >>> scene = render(3)
-        >>> scene.image.shape, scene.classes.max() < len(PIXEL_CLASSES)
+        >>> scene.image.shape, bool(scene.classes.max() < len(PIXEL_CLASSES))
         ((64, 96, 3), True)
     """
     word = rng.words(seed, np.array([number]), stream=rng.ROAD_STREAM)
