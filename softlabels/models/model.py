@@ -17,17 +17,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from softlabels.errors import InvalidArgument
+from softlabels.errors import InvalidArgument, InvalidLogits
 from softlabels.models.digest import digest_of, tensors_of
 from softlabels.models.failures import user_errors
 from softlabels.models.heads import OutputHead
 from softlabels.models.outputs import check_outputs, name_outputs
 from softlabels.models.run_record import RunRecord
+from softlabels.models.sliced_logits import SlicedLogits
 from softlabels.models.user_code import CodeIdentity, identify
 from softlabels.sources import Ragged, map_arrays
-from softlabels.text import LABELLED
+from softlabels.text import LABELLED, Tokenizer
+from softlabels.text.options import Target
 
 CPU = torch.device("cpu")
+
+MAX_LOGITS_BYTES = 2**28
+"""Bytes of the float32 logits of a batch above which they are computed slice by slice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,7 @@ class Model:
         identity: Digest that was computed before the first batch; None: computed when it is needed.
         run: Description of the run it was loaded from; None for other models.
         path: Directory of that run.
+        tokenizer: Tokenizer of a language model; None for other models.
     """
 
     spec: str
@@ -57,6 +63,7 @@ class Model:
     identity: CodeIdentity | None = None
     run: RunRecord | None = None
     path: Path | None = None
+    tokenizer: Tokenizer | None = None
 
     @property
     def digest(self) -> str:
@@ -122,33 +129,34 @@ class Model:
         check_outputs(outputs, self.heads, rows=rows, positions=positions, spec=self.spec)
         return outputs
 
-    def predict_slices(self, inputs: Any, *, positions: int) -> Iterator[dict[str, Tensor]]:
-        """Yield the outputs for ragged rows in slices of positions, so that no tensor (N, C) of all of them exists.
-
-        The output layer of a language model has one row of a vocabulary per position: 8,192 positions of 128,000
-        classes have 4 GiB. A network that offers ``states`` and ``project`` computes that layer per slice; any other
-        yields the outputs for the batch as one slice.
+    def predict_sliced(self, inputs: Any, *, max_bytes: int = MAX_LOGITS_BYTES) -> dict[str, Tensor | SlicedLogits]:
+        """Return the outputs for a batch; logits that are too large are computed when slices of them are read.
 
         Args:
-            inputs: Ragged, as for ``predict``.
-            positions: Positions of a slice.
+            inputs: As for ``predict``.
+            max_bytes: Bytes of float32 logits above which they are sliced. Only networks that offer ``states`` and
+                ``project`` can do so; for others see ``predict``.
 
         Raises:
             InvalidLogits: As for ``predict``.
         """
-        if not is_sliceable(self.module):
-            yield self.predict(inputs)
-            return
-        name, head = self._only_head()
+        positions = count_rows(inputs)[1]
+        if positions is None or not is_sliceable(self.module) or 4 * positions * self.classes <= max_bytes:
+            return dict(self.predict(inputs))
         tensors = map_arrays(inputs, lambda array: to_device(array, self.device, copy=False))
         with torch.inference_mode(), evaluating(self.module):
             states = self.module.states(tensors)
-        for start in range(0, len(states), positions):
-            with torch.inference_mode():
-                outputs = {name: self.module.project(states[start : start + positions])}
-            count = min(positions, len(states) - start)
-            check_outputs(outputs, {name: head}, rows=len(inputs), positions=count, spec=self.spec)
-            yield outputs
+        if len(states) != positions:
+            raise InvalidLogits(f"{self.spec}: got states of {len(states)} positions; expected {positions}")
+        name, head = self._only_head()
+        return {name: SlicedLogits(states, self.module.project, classes=head.classes)}
+
+    @property
+    def target(self) -> Target:
+        """Return what the outputs belong to: the ``next`` token of each position, each ``token``, or the ``row``."""
+        if not any(head.ragged for head in self.heads.values()):
+            return "row"
+        return "next" if getattr(self.module, "predicts_next", True) else "token"
 
     def infer_heads(self, inputs: Any) -> dict[str, OutputHead]:
         """Return the heads that the outputs for a batch show.

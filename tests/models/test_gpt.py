@@ -63,10 +63,13 @@ def test_slices_are_the_outputs_in_order(positions):
     marks = np.array([3, 2, 3, 0, 3, 2, 0], np.uint8)
     batch = tokens([1, 2, 3, 4], [5, 6, 7], marks=marks)
     whole = MODEL.predict(batch)["logits"]
-    slices = [outputs["logits"] for outputs in MODEL.predict_slices(batch, positions=positions)]
-    assert len(whole) == 5
-    assert all(len(one) <= positions for one in slices)
-    assert torch.allclose(torch.cat(slices), whole, atol=1e-6)
+    sliced = MODEL.predict_sliced(batch, max_bytes=0)["logits"]
+    assert sliced.shape == whole.shape == (5, VOCABULARY)
+    slices = list(sliced.slices(positions))
+    assert all(len(values) <= positions for _, values in slices)
+    assert torch.allclose(torch.cat([values for _, values in slices]), whole, atol=1e-6)
+    assert torch.allclose(sliced[np.array([4, 0])], whole[[4, 0]], atol=1e-6)
+    assert torch.equal(MODEL.predict_sliced(batch)["logits"], whole)
 
 
 def test_a_user_model_may_return_every_token_or_the_labelled_positions():
@@ -77,7 +80,7 @@ def test_a_user_model_may_return_every_token_or_the_labelled_positions():
     assert every.heads == labelled.heads == {"logits": OutputHead(classes=5, kind="tokens", shape=(None,))}
     assert every.predict(batch)["logits"].argmax(1).tolist() == [1, 2, 4]
     assert labelled.predict(batch)["logits"].argmax(1).tolist() == [1, 2, 4]
-    assert [one["logits"].shape for one in every.predict_slices(batch, positions=2)] == [(3, 5)]
+    assert every.predict_sliced(batch, max_bytes=0)["logits"].shape == (3, 5)
 
 
 def test_the_output_layer_is_the_embedding():

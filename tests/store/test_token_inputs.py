@@ -1,6 +1,7 @@
 """Token ids, marks and the tokenizer in a store: what comes out is what went in, and damage is an error."""
 
 import json
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ import softlabels as sl
 from softlabels.errors import InvalidArgument, StoreConflict, StoreCorrupt, StoreUnsupported
 from softlabels.keys import content_keys
 from softlabels.labels import Head
+from softlabels.sources.store_tokens import StoreTokens
 from softlabels.store import DataRecord, Descriptor, TeacherRecord, create_or_open, merge, seal, verify
 from softlabels.store.format import canonical_json, descriptor
 from softlabels.store.format.descriptor import parse_descriptor
@@ -186,3 +188,26 @@ def test_a_descriptor_comes_back_from_its_document():
         written = descriptor_of(2, inputs=inputs)
         assert parse_descriptor(canonical_json.to_bytes(written.to_json())) == replace(written, document=None)
     assert descriptor_of(2).columns()["inputs/ids"].entry_bytes == 2
+
+
+def test_the_tokens_of_a_store_are_a_source_for_its_labels(tmp_path):
+    rows = rows_of(21)
+    store = write(tmp_path / "store", rows, inputs=TokenInputs(vocabulary=CLASSES))
+    source = StoreTokens(store)
+    assert (source.keys() == store.keys()).all()
+    loader = sl.loader(store, inputs=source, batch_size=4, seed=3, check="all")
+    seen = 0
+    for batch in loader:
+        lengths = batch.inputs.lengths
+        assert batch.inputs.values.tolist() == np.concatenate([rows[row][0] for row in batch.rows]).tolist()
+        assert batch.inputs.marks.tolist() == np.concatenate([rows[row][1] for row in batch.rows]).tolist()
+        assert batch.targets["logits"].lengths.tolist() == (lengths - 1).tolist()
+        seen += len(batch)
+    assert seen == 21
+    copied = pickle.loads(pickle.dumps(source))  # noqa: S301
+    assert copied.inputs(np.array([5, 2])).values.tolist() == source.inputs(np.array([5, 2])).values.tolist()
+
+
+def test_a_store_of_labels_alone_is_no_source(sealed):
+    with pytest.raises(InvalidArgument, match="holds labels alone"):
+        StoreTokens(sl.open(sealed))

@@ -116,6 +116,8 @@ class GPT(nn.Module):
         InvalidArgument: The width is not divisible into heads of even width.
     """
 
+    predicts_next = True
+
     def __init__(self, vocabulary: int, *, layers: int, width: int, heads: int) -> None:
         super().__init__()
         if width % (2 * heads):

@@ -30,6 +30,8 @@ from softlabels.models.transformers_networks import (
     TransformersNetwork,
     changes_logits,
 )
+from softlabels.text import load_tokenizer
+from softlabels.text.tokenizer_files import FILE as TOKENIZER_FILE
 
 FORM = "hf:PATH"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "pytorch_model.pt")
@@ -60,6 +62,7 @@ def load(spec: ModelSpec, sample: Any) -> Model:
         heads=heads,
         input_shape=(),
         config=config_of(network, heads, module),
+        tokenizer=load_tokenizer(folder) if (folder / TOKENIZER_FILE).exists() else None,
     )
 
 

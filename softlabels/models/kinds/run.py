@@ -21,6 +21,8 @@ from softlabels.models.kinds import kinds
 from softlabels.models.model import Model
 from softlabels.models.run_directory import read_run, read_weights
 from softlabels.models.spec import check_option
+from softlabels.text import load_tokenizer
+from softlabels.text.tokenizer_files import FILE as TOKENIZER_FILE
 
 
 def load(spec: ModelSpec, sample: Any) -> Model:
@@ -64,6 +66,7 @@ def load_run(folder: Path, network: nn.Module | None = None) -> Model:
         user_code=network is not None,
         run=run,
         path=folder,
+        tokenizer=load_tokenizer(folder) if (folder / TOKENIZER_FILE).exists() else None,
     )
     digest = replace(model, spec=run.model.spec).digest
     if digest != run.model.digest:

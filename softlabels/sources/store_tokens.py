@@ -1,0 +1,134 @@
+"""The token ids that a store holds beside its labels, as a source: students train from the store alone.
+
+Opening reads the ids of all rows once, which verifies them, into memory or, above 4 MiB, into an unlinked temporary
+file: 3 bytes per token of a vocabulary up to 65,536.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabels.columns import ranges
+from softlabels.errors import InvalidArgument
+from softlabels.keys import fingerprint
+from softlabels.sources.protocol import Columns
+from softlabels.sources.scratch import ArrayBuilder
+from softlabels.sources.structure import Ragged
+from softlabels.store import Store
+from softlabels.store.format.token_inputs import IDS, LENGTH, MARKS
+from softlabels.text import Tokenizer
+
+
+class StoreTokens:
+    """A source of the token ids of a store; see Source for its members. Rows are those of the store.
+
+    Args:
+        store: A store of text.
+
+    Attributes:
+        tokenizer: The tokenizer of the store; None if its ids came without one.
+
+    Raises:
+        InvalidArgument: The store holds labels alone.
+        StoreCorrupt: The bytes are not those that were committed.
+    """
+
+    def __init__(self, store: Store) -> None:
+        inputs = store.inputs
+        if inputs is None:
+            raise InvalidArgument(
+                f"{store.root}: holds labels alone, got no token ids; expected data. Name it with --data"
+            )
+        document = store.tokenizer_document()
+        self.tokenizer = None if document is None else Tokenizer.from_bytes(document, str(store.root))
+        self._spec = str(store.root)
+        self._rows = store.rows
+        counts = [store.read_chunk(chunk, [LENGTH])[LENGTH] for chunk in range(store.chunks)]
+        lengths = np.concatenate(counts).astype(np.int64)
+        self._lengths, self._starts = lengths, np.cumsum(lengths) - lengths
+        tokens = int(lengths.sum())
+        ids, marks = ArrayBuilder(tokens, (), np.dtype(inputs.dtype)), ArrayBuilder(tokens, (), np.dtype(np.uint8))
+        keys = ArrayBuilder(store.rows, (16,), np.dtype(np.uint8))
+        for chunk in range(store.chunks):
+            columns = store.read_chunk(chunk, ["key", LENGTH, IDS, MARKS])
+            keys.append(columns["key"])
+            ids.append(columns[IDS])
+            marks.append(columns[MARKS])
+        self._ids, self._marks, self._keys = ids.finish(), marks.finish(), keys.finish().view(np.uint8)
+        self._fingerprint = fingerprint([self._keys])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state with arrays of its own, without temporary files."""
+        arrays = {name: np.array(getattr(self, name)) for name in ("_ids", "_marks", "_keys")}
+        return self.__dict__ | arrays
+
+    @property
+    def spec(self) -> str:
+        """Directory of the store."""
+        return self._spec
+
+    @property
+    def columns(self) -> Columns:
+        """The roles of the columns."""
+        return Columns(inputs=("ids",))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the ordered keys, hexadecimal."""
+        return self._fingerprint
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Tokens of the longest row."""
+        return (int(self._lengths.max()),)
+
+    @property
+    def input_dtype(self) -> np.dtype[np.generic]:
+        """Dtype of the inputs."""
+        return np.dtype(np.int64)
+
+    @property
+    def classes(self) -> None:
+        """There are no hard labels beside the tokens themselves."""
+
+    @property
+    def class_names(self) -> None:
+        """There are none."""
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def with_class_names(self, names: Sequence[str] | None) -> Self:
+        """Return this source: there are no hard labels to be named."""
+        return self
+
+    def keys(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
+        """Return the keys of rows ``start`` to ``stop``, (n, 16)."""
+        return self._keys[start:stop]
+
+    def inputs(self, rows: NDArray[np.int64]) -> Ragged:
+        """Return the token ids and marks of ``rows``."""
+        lengths = self._lengths[rows]
+        entries = ranges(self._starts[rows], lengths)
+        return Ragged(self._ids[entries].astype(np.int64), lengths, np.array(self._marks[entries]))
+
+    def labels(self, rows: NDArray[np.int64]) -> None:
+        """Return None: there are no hard labels."""
+
+    def split(self, name: str | None) -> NDArray[np.int64]:
+        """Return all rows.
+
+        Raises:
+            InvalidArgument: A split was named; there are none.
+        """
+        if name is not None:
+            raise InvalidArgument(f"{self._spec}: no split {name!r}; a store has no splits")
+        return np.arange(len(self), dtype=np.int64)
+
+    def splits(self) -> tuple[str, ...]:
+        """Return no names: a store has no splits."""
+        return ()
