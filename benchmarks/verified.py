@@ -23,7 +23,6 @@ import softlabels as sl
 from softlabels.labels import Head
 from softlabels.store import DataRecord, Descriptor, Store, TeacherRecord, create_or_open, unit_reader
 from softlabels.store.format.record import Range
-from softlabels.store.storage import posix
 
 CLASSES = 1000
 TURNS = 31
@@ -63,7 +62,7 @@ def make(root: Path, rows: int, shard_format: str, codec: str, encoding: str) ->
 def unverified(self: unit_reader.UnitReader, piece: Range) -> memoryview:
     """As the reader's own, without the hash."""
     data = unit_reader._scratch(piece.size)  # noqa: SLF001  what is measured is that method without one line
-    posix.read_range(self.path, piece.offset, data, of=self.record.size)
+    self._storage.read_range(self.name, piece.offset, data, of=self.record.size)
     return data
 
 

@@ -121,8 +121,14 @@ class StorageFailed(StoreError, OSError):
     """The operating system refused (disk full, read-only, too many open files); nothing is wrong with the store."""
 
 
-class OutcomeUnknown(StoreError):
-    """A commit may or may not have happened; nothing was deleted, run the same command again."""
+class StorageUnsupported(StoreError, ValueError):
+    """The location of a store has a scheme that no storage supports."""
+
+    exit_code = 2
+
+
+class StorageUnknown(StoreError):
+    """A file may or may not have been stored; nothing was deleted, run the same command again."""
 
     exit_code = 75
 

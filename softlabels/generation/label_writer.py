@@ -133,7 +133,7 @@ class LabelWriter:
 
     def __init__(self, store: StoreWriter) -> None:
         if not store.descriptor.grows:
-            raise StoreConflict(f"{store.root} was made by generate and does not grow; choose another directory")
+            raise StoreConflict(f"{store.storage} was made by generate and does not grow; choose another directory")
         self._store = store
         self._schema = store.descriptor.columns()
         self._lock = store.lock()
@@ -211,7 +211,7 @@ class LabelWriter:
         with unit:
             left = self._encoder.evidence
             if self._in_unit and not unit.commit(extras=left.extras(), fidelity=left.fidelity()):
-                raise StoreBusy(f"{self._store.root}: another process has committed unit {unit.unit}; append again")
+                raise StoreBusy(f"{self._store.storage}: another process has committed unit {unit.unit}; append again")
         self._free += 1
         while self._store.committed(self._free):
             self._free += 1
@@ -220,7 +220,7 @@ class LabelWriter:
         """Commit what was appended and seal the store; None where it has no rows."""
         try:
             self.flush()
-            return seal(self._store.root) if self._known else None
+            return seal(self._store.storage) if self._known else None
         finally:
             self._release()
 
@@ -275,9 +275,9 @@ class LabelWriter:
     def _read_committed(self) -> tuple[set[bytes], int]:
         """Rows that are committed, and the first unit that is not."""
         known: set[bytes] = set()
-        units = list(self._store.committed_units())
+        units = self._store.committed_units()
         for unit in units:
-            reader = UnitReader(self._store.root, self._store.descriptor, self._store.record(unit))
+            reader = UnitReader(self._store.storage, self._store.descriptor, self._store.record(unit))
             for number in range(len(reader.record.chunks)):
                 found = reader.read_chunk(number, ["key", "view"])
                 known.update(row_names(found["key"], found["view"]).tolist())

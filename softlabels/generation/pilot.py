@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,10 +12,12 @@ from numpy.typing import NDArray
 from softlabels import encodings, planning
 from softlabels.encodings import Adaptive, TopK, codebook
 from softlabels.encodings.codebook import MAX_CODEBOOK_BYTES
-from softlabels.errors import InvalidArgument, StoreNotFound
+from softlabels.errors import InvalidArgument
 from softlabels.labels import Head
 from softlabels.store.format.codebooks import digest_of
-from softlabels.store.format.descriptor import open_root
+from softlabels.store.format.descriptor import find_descriptor
+from softlabels.store.storage.registry import open_storage
+from softlabels.store.storage.storage import Location
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,12 +31,10 @@ USUAL_POSITIONS = 1024
 Pilot = Callable[[], "Iterable[Tensor] | Tensor | NDArray[Any] | None"]
 
 
-def existing_heads(path: str | Path) -> Mapping[str, Head]:
-    """Heads of the store at ``path``; none where there is no store."""
-    try:
-        return open_root(path)[1].heads
-    except StoreNotFound:
-        return {}
+def existing_heads(location: Location) -> Mapping[str, Head]:
+    """Return the heads of a store; empty if there is no store at ``location``."""
+    descriptor = find_descriptor(open_storage(location))
+    return {} if descriptor is None else descriptor.heads
 
 
 def found_encoding(head: Head, existing: Head | None, pilot: Pilot, codec: str) -> str:

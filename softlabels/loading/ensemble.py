@@ -44,7 +44,7 @@ class Ensemble:
         for store in self.stores[1:]:
             if _shapes(store) != _shapes(self.stores[0]):
                 raise InvalidArgument(
-                    f"{store.root} has heads {_shapes(store)}, where {self.stores[0].root} has "
+                    f"{store.storage} has heads {_shapes(store)}, where {self.stores[0].storage} has "
                     f"{_shapes(self.stores[0])}; teachers of an ensemble have the same outputs"
                 )
         for store in self.stores:

@@ -154,13 +154,13 @@ def aligned_rows(store: Store, other: Store) -> Rows | None:
     first, count = found.find(mine.keys.view(np.uint8).reshape(-1, 16))
     if (count == 0).any():
         raise InvalidArgument(
-            f"{other.root} has no labels for {int((count == 0).sum()):,} rows of {store.root}: teachers of an ensemble "
-            "must have labelled the same rows. Generate what is missing"
+            f"{other.storage} has no labels for {int((count == 0).sum()):,} rows of {store.storage}: teachers of an "
+            "ensemble must have labelled the same rows. Generate what is missing"
         )
     if len(mine.rows) != store.rows or (count > 1).any():
         raise InvalidArgument(
-            f"{store.root} and {other.root} hold rows in unlike orders with several views or labels of one key, which "
-            "cannot be matched; make both from the same data"
+            f"{store.storage} and {other.storage} hold rows in unlike orders with several views or labels of one key, "
+            "which cannot be matched; make both from the same data"
         )
     rows = np.empty(store.rows, np.int64)
     rows[mine.rows] = found.rows[first]
@@ -171,7 +171,7 @@ def _describe_missing(store: Store, source: Source, rows: Rows, without: NDArray
     keys = source.keys()
     named = ", ".join(f"row {rows[i]} ({keys[rows[i]].tobytes().hex()})" for i in without[:NAMED])
     return (
-        f"{len(without):,} of {len(rows):,} rows of {source.spec} have no label in {store.root}: {named}"
+        f"{len(without):,} of {len(rows):,} rows of {source.spec} have no label in {store.storage}: {named}"
         f"{', ...' if len(without) > NAMED else ''}. Were the labels made from this data, with the same input "
         'columns and --id? Generate labels for it, name the data they were made from, or pass missing="drop"'
     )

@@ -10,7 +10,8 @@ from softlabels.store.maintenance.row_copier import RowCopier
 from softlabels.store.maintenance.verify import Problem, Report, repair, verify
 from softlabels.store.sealed_store import Store, open_store
 from softlabels.store.sealing import seal
-from softlabels.store.storage.posix import UnitLocks
+from softlabels.store.storage.registry import open_storage
+from softlabels.store.storage.storage import Storage, UnitLocks
 from softlabels.store.storage.user_cache import cache_directory
 from softlabels.store.unit_statistics import UnitStatistics
 from softlabels.store.writer import StoreWriter, UnitWriter, create_or_open
@@ -23,6 +24,7 @@ __all__ = [
     "Report",
     "RowCopier",
     "Snapshot",
+    "Storage",
     "Store",
     "StoreWriter",
     "TeacherRecord",
@@ -35,6 +37,7 @@ __all__ = [
     "default_geometry",
     "describe_store",
     "merge",
+    "open_storage",
     "open_store",
     "repair",
     "seal",

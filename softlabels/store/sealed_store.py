@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,49 +21,50 @@ from softlabels.errors import InvalidArgument, StoreCorrupt, StoreNotFound
 from softlabels.labels import Head, SoftLabels
 from softlabels.store.format import paths
 from softlabels.store.format.codebooks import read_codebook
-from softlabels.store.format.descriptor import LENGTH, Descriptor, open_root
+from softlabels.store.format.descriptor import LENGTH, Descriptor, open_with_descriptor
 from softlabels.store.format.limits import MAX_CHUNKS
 from softlabels.store.format.record import read_record
 from softlabels.store.format.snapshot import Snapshot, read_prior, read_probe, read_snapshot, read_table
 from softlabels.store.format.token_inputs import IDS, MARKS, TokenInputs
 from softlabels.store.format.token_inputs import LENGTH as INPUT_LENGTH
 from softlabels.store.format.tokenizer_file import TokenizerDocument, read_tokenizer
-from softlabels.store.storage.read_errors import FETCH, refused
+from softlabels.store.storage.read_errors import FETCH, read_errors
+from softlabels.store.storage.storage import Location, Storage
 from softlabels.store.unit_reader import UnitReader, head_arrays, native
 
 READERS_KEPT = 8192
 """Units whose records stay in memory, about 3 KB each: to read one again takes as long as to verify a chunk."""
 
 
-def open_store(path: str | Path, *, snapshot: int | None = None, digest: str | None = None) -> Store:
+def open_store(location: Location, *, snapshot: int | None = None, digest: str | None = None) -> Store:
     """Open a sealed store for reading.
 
     Args:
-        path: its directory.
-        snapshot: which one; by default the last.
-        digest: refuse any other snapshot than the one with this digest.
+        location: Location of the store.
+        snapshot: Number of the snapshot to read; by default the last.
+        digest: Digest that the snapshot must have; by default any.
 
     Raises:
         StoreNotFound: no store there, or one that was never sealed.
         StoreCorrupt: damaged, or not the digest asked for.
         StoreUnsupported: it needs a newer softlabels.
     """
-    root, descriptor = open_root(path)
-    numbers = paths.snapshot_numbers(root)
+    storage, descriptor = open_with_descriptor(location)
+    numbers = paths.snapshot_numbers(storage)
     if not numbers:
         raise StoreNotFound(
-            f"{root} is not sealed: units may still be missing. Run softlabels generate until it is whole, or "
+            f"{storage} is not sealed: units may still be missing. Run softlabels generate until it is whole, or "
             "softlabels seal"
         )
-    found = read_snapshot(root, numbers[-1] if snapshot is None else snapshot)
+    found = read_snapshot(storage, numbers[-1] if snapshot is None else snapshot)
     if found.descriptor != descriptor.digest:
-        raise StoreCorrupt(f"{root}: the descriptor is not the one that was sealed; fetch the store again")
+        raise StoreCorrupt(f"{storage}: the descriptor is not the one that was sealed; fetch the store again")
     if digest is not None and found.digest != digest:
         raise StoreCorrupt(
-            f"{root}: snapshot {found.number} has digest {found.digest}, not {digest} as asked for; fetch the store "
+            f"{storage}: snapshot {found.number} has digest {found.digest}, not {digest} as asked for; fetch the store "
             "again, or name the snapshot you want"
         )
-    return Store(root, descriptor, found)
+    return Store(storage, descriptor, found)
 
 
 class Probe(NamedTuple):
@@ -85,22 +85,24 @@ class Store:
     """A sealed store. Safe to share between threads, and to pickle: it opens files when it reads them.
 
     Attributes:
-        root: its directory.
-        descriptor: what it is.
-        snapshot: the sealed state that is read.
+        storage: Storage of the store; `str(storage)` is its location.
+        descriptor: Contents and geometry of the store.
+        snapshot: Sealed state that is read.
     """
 
-    def __init__(self, root: Path, descriptor: Descriptor, snapshot: Snapshot) -> None:
-        self.root = root
+    def __init__(self, storage: Storage, descriptor: Descriptor, snapshot: Snapshot) -> None:
+        self.storage = storage
         self.descriptor = descriptor
         self.snapshot = snapshot
-        table = read_table(root, snapshot, ["rows", "record"])
+        table = read_table(storage, snapshot, ["rows", "record"])
         self._records = table["record"]  # bytes in one array: as strings they would take twice the memory
         counts = table["rows"]
         if (counts < 1).any() or (counts > descriptor.unit_rows).any() or counts.sum() != snapshot.rows:
-            raise StoreCorrupt(f"{root}: the table of units does not add up to {snapshot.rows} rows; fetch it again")
+            raise StoreCorrupt(f"{storage}: the table of units does not add up to {snapshot.rows} rows; fetch it again")
         if (chunks := int((-(-counts // descriptor.chunk_rows)).sum())) > MAX_CHUNKS:
-            raise StoreCorrupt(f"{root}: {chunks:,} chunks, where at most {MAX_CHUNKS:,} are allowed; fetch it again")
+            raise StoreCorrupt(
+                f"{storage}: {chunks:,} chunks, where at most {MAX_CHUNKS:,} are allowed; fetch it again"
+            )
         self._unit_rows = counts
         # Number of the first chunk of each unit, and at the end how many there are.
         self._first_chunks = np.concatenate([[0], np.cumsum(-(-counts // descriptor.chunk_rows))])
@@ -264,7 +266,7 @@ class Store:
             InvalidArgument: no such head; lists those there are.
         """
         if head not in self.descriptor.heads:
-            raise InvalidArgument(f"{self.root} has no head {head!r}; it has {', '.join(self.descriptor.heads)}")
+            raise InvalidArgument(f"{self.storage} has no head {head!r}; it has {', '.join(self.descriptor.heads)}")
         return [name for name in self.descriptor.columns() if name.startswith(f"{head}/")]
 
     def prior(self, head: str) -> NDArray[np.float32] | None:
@@ -272,11 +274,11 @@ class Store:
         if (codebook := self.codebook(head)) is not None:
             return codebook.priors
         if self._priors is None:
-            found = read_prior(self.root, self.snapshot)
+            found = read_prior(self.storage, self.snapshot)
             for name, kind in self.descriptor.heads.items():
                 if (prior := found.get(f"{name}/prior")) is not None:
-                    path = paths.prior_path(self.root, self.snapshot.number, str(self.snapshot.prior))
-                    with refused(path, FETCH):
+                    path = paths.prior_path(self.snapshot.number, str(self.snapshot.prior))
+                    with read_errors(self.storage.locate(path), FETCH):
                         check_priors(np.atleast_1d(prior)[..., None, :], (len(kind.temperatures), 1, kind.classes))
             self._priors = found
         return self._priors.get(f"{head}/prior")
@@ -284,7 +286,7 @@ class Store:
     def codebook(self, head: str) -> Codebook | None:
         """The tail priors that a head's rows choose from; None where there is one prior for all."""
         if head not in self._codebooks:
-            self._codebooks[head] = read_codebook(self.root, self.descriptor, head)
+            self._codebooks[head] = read_codebook(self.storage, self.descriptor, head)
         return self._codebooks[head]
 
     @property
@@ -303,7 +305,7 @@ class Store:
             StoreCorrupt: The bytes are not those that were committed.
         """
         if self.inputs is None:
-            raise InvalidArgument(f"{self.root}: holds labels alone, got no token ids; expected a store of text")
+            raise InvalidArgument(f"{self.storage}: holds labels alone, got no token ids; expected a store of text")
         columns = self.take(rows, list(self.inputs.columns()))
         return columns[IDS], columns[INPUT_LENGTH].astype(np.int64), columns[MARKS]
 
@@ -313,7 +315,7 @@ class Store:
         Raises:
             StoreCorrupt: The file is missing or damaged.
         """
-        return read_tokenizer(self.root, self.descriptor)
+        return read_tokenizer(self.storage, self.descriptor)
 
     def codebooks(self) -> dict[str, Codebook]:
         """Those of all heads that have one."""
@@ -322,7 +324,7 @@ class Store:
     def probe(self, head: str = "logits") -> Probe | None:
         """The rows kept dense; None where there are none."""
         if self._probe is None:
-            self._probe = read_probe(self.root, self.snapshot, self.descriptor)
+            self._probe = read_probe(self.storage, self.snapshot, self.descriptor)
         if f"{head}/rows" not in self._probe:
             return None
         return Probe(self._probe[f"{head}/rows"], self._probe[f"{head}/logits"], self._probe.get(f"{head}/positions"))
@@ -330,13 +332,13 @@ class Store:
     def _reader(self, unit: int) -> UnitReader:
         reader = self._readers.get(unit)
         if reader is None:
-            record = read_record(self.root, unit, self.descriptor)
+            record = read_record(self.storage, unit, self.descriptor)
             if record.digest != self._records[unit].decode("latin-1"):
                 raise StoreCorrupt(
-                    f"unit {unit} of {self.root} is not the one that was sealed; "
+                    f"unit {unit} of {self.storage} is not the one that was sealed; "
                     "run softlabels seal if you made it again"
                 )
-            reader = UnitReader(self.root, self.descriptor, record)
+            reader = UnitReader(self.storage, self.descriptor, record)
             self._readers[unit] = reader
             while len(self._readers) > READERS_KEPT:
                 self._readers.popitem(last=False)

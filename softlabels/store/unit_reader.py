@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,8 @@ from softlabels.store.format import array_file, paths
 from softlabels.store.format.descriptor import LENGTH, Descriptor
 from softlabels.store.format.record import Range, Record
 from softlabels.store.shards.shard import ChunkReader
-from softlabels.store.storage import posix
-from softlabels.store.storage.read_errors import MEND, refused
+from softlabels.store.storage.read_errors import REPAIR, read_errors
+from softlabels.store.storage.storage import Storage
 
 KEPT_BYTES = 2**24
 """A larger chunk's memory is given back at once."""
@@ -38,20 +37,23 @@ class UnitReader:
     """Reads chunks of one unit. Holds no open file, so it may be shared between threads and pickled.
 
     Args:
-        root: of the store.
-        descriptor: of the store.
-        record: of the unit.
+        storage: Storage of the store.
+        descriptor: Descriptor of the store.
+        record: Record of the unit.
+
+    Attributes:
+        record: Record of the unit.
+        name: Name of the shard in the store.
     """
 
-    def __init__(self, root: Path, descriptor: Descriptor, record: Record) -> None:
+    def __init__(self, storage: Storage, descriptor: Descriptor, record: Record) -> None:
         self.record = record
-        self._root = root
+        self._storage = storage
         self._descriptor = descriptor
         self._columns = descriptor.columns()
         self._encodings = {name: descriptor.encoding(name) for name in descriptor.heads}
-        self._inside = False
         self._chunks = ChunkReader(descriptor, record.chunks)
-        self.path = paths.shard_path(root, record.unit, record.attempt, descriptor.shard_format)
+        self.name = paths.shard_path(record.unit, record.attempt, descriptor.shard_format)
 
     def read_chunk(
         self,
@@ -77,7 +79,7 @@ class UnitReader:
             StoreCorrupt: other bytes than were committed, or values no encoder writes.
         """
         wanted = list(self._columns if columns is None else columns)
-        with refused(self.path, MEND, ShardMissing, f", chunk {number}"):
+        with read_errors(self._storage.locate(self.name), REPAIR, ShardMissing, f", chunk {number}"):
             if self._chunks.needs_footer:
                 self._chunks.set_footer(self._verified(self.record.footer))
             found = self._chunks.read(self._verified(self.record.chunks[number]), number, wanted, out)
@@ -88,10 +90,7 @@ class UnitReader:
     def _verified(self, piece: Range) -> memoryview:
         """The bytes of a range, once they are sure to be those that were committed; until this thread reads again."""
         data = _scratch(piece.size)
-        if not self._inside:
-            posix.check_inside(self._root, self.path.parent)
-            self._inside = True
-        posix.read_range(self.path, piece.offset, data, of=self.record.size)
+        self._storage.read_range(self.name, piece.offset, data, of=self.record.size)
         if blake3(data).hexdigest() != piece.blake3:
             raise ValueError(f"bytes {piece.offset:,} to {piece.offset + piece.size:,} are not what was committed")
         return data
@@ -105,8 +104,8 @@ class UnitReader:
         if self.record.extras is None:
             return {}
         size, digest = self.record.extras
-        path = paths.extras_path(self._root, self.record.unit, self.record.attempt)
-        return array_file.read(self._root, path, digest, MEND, limit=size)
+        name = paths.extras_path(self.record.unit, self.record.attempt)
+        return array_file.read(self._storage, name, digest, REPAIR, limit=size)
 
     def _check(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Raise ValueError for values that no encoder writes, in every head that was read completely."""

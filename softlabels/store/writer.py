@@ -7,13 +7,12 @@ for a unit leave one record, and the loser's shard is litter too. Nothing is eve
 
 from __future__ import annotations
 
-import contextlib
+import posixpath
 import uuid
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
 from blake3 import blake3
@@ -25,60 +24,65 @@ from softlabels.errors import InvalidArgument, StoreConflict, StoreError
 from softlabels.fidelity import Fidelity
 from softlabels.store.format import array_file, canonical_json, paths
 from softlabels.store.format.codebooks import read_codebook, write_codebook
-from softlabels.store.format.descriptor import Descriptor, parse_descriptor, read_descriptor
-from softlabels.store.format.limits import MAX_CHUNK_BYTES, MAX_RECORD_BYTES, decoded_bytes
-from softlabels.store.format.record import Record, parse_record
+from softlabels.store.format.descriptor import Descriptor, find_descriptor, parse_descriptor, read_descriptor
+from softlabels.store.format.limits import MAX_CHUNK_BYTES, decoded_bytes
+from softlabels.store.format.record import Record, parse_record, read_record
 from softlabels.store.format.tokenizer_file import write_tokenizer
 from softlabels.store.shards.hashed_file import HashedFile
 from softlabels.store.shards.shard import open_writer
-from softlabels.store.storage import posix
+from softlabels.store.storage.registry import open_storage
+from softlabels.store.storage.storage import TEMPORARY, Location, Lock, Storage, UnitLocks
 from softlabels.version import __version__
 
-_BEFORE_DESCRIPTOR = {posix.TEMPORARY, paths.CODEBOOKS, paths.TOKENIZERS}
+_BEFORE_DESCRIPTOR = {TEMPORARY, paths.CODEBOOKS, paths.TOKENIZERS}
 """Directories that are written before the descriptor."""
 
 
 def create_or_open(
-    path: str | Path,
+    location: Location,
     descriptor: Descriptor,
     codebooks: Mapping[str, Codebook] | None = None,
     tokenizer: bytes | None = None,
 ) -> StoreWriter:
-    """A writer on the store at ``path``: a new one, or the one that is there if it is the same.
+    """Return a writer of a store: a new one, or the existing one if it is the same.
 
     Args:
-        path: directory of the store.
-        descriptor: of the store.
-        codebooks: of heads that name one, for a new store.
-        tokenizer: document of the tokenizer that the inputs of a new store name.
+        location: Location of the store.
+        descriptor: Descriptor of the store.
+        codebooks: Codebooks of the heads that name one, for a new store.
+        tokenizer: Document of the tokenizer that the inputs of a new store name.
 
     Raises:
-        StoreConflict: another store is there, or something that is no store; says what differs.
-        InvalidArgument: a descriptor that no reader would take; nothing was written.
+        StoreConflict: Another store is there, or something else; the message says what differs.
+        InvalidArgument: No reader would accept the descriptor; nothing was written.
+        StorageFailed: The storage refused.
     """
-    root = Path(path)
-    existing = root / paths.DESCRIPTOR
-    if root.exists() and not root.is_dir():
-        raise StoreConflict(f"{root} is a file; name a directory for the store")
-    if not existing.exists():
-        others = [name for name in posix.list_names(root, root) if name not in _BEFORE_DESCRIPTOR]
-        if others and not existing.exists():  # another writer may have made the store meanwhile
-            raise StoreConflict(
-                f"{root} holds {', '.join(others[:3])} and no store; name an empty or a new directory with --out"
-            )
+    storage = open_storage(location)
+    existing = find_descriptor(storage)
+    if existing is None:
         document = _document(descriptor)
-        posix.make_directory(root, root)
+        storage.prepare()
+        _check_empty(storage)
         for codebook in (codebooks or {}).values():
-            write_codebook(root, codebook)
-        write_tokenizer(root, descriptor, tokenizer)
-        posix.put_if_absent(root, existing, document)
-    found = read_descriptor(root)
-    if found.work != descriptor.work:
+            write_codebook(storage, codebook)
+        write_tokenizer(storage, descriptor, tokenizer)
+        storage.put_if_absent(paths.DESCRIPTOR, document)
+        existing = read_descriptor(storage)
+    if existing.work != descriptor.work:
         raise StoreConflict(
-            f"{root} holds another store: {_difference(found, descriptor)}. Name another directory with --out, or "
-            "generate with the same settings"
+            f"{storage} holds another store: {_difference(existing, descriptor)}. Name another directory with --out, "
+            "or generate with the same settings"
         )
-    return StoreWriter(root, found)
+    return StoreWriter(storage, existing)
+
+
+def _check_empty(storage: Storage) -> None:
+    """Raise StoreConflict if something other than a store that is being made is there."""
+    others = [name for name in storage.list_names("") if name not in _BEFORE_DESCRIPTOR]
+    if others and paths.DESCRIPTOR not in storage.list_names(""):  # another writer may have made the store meanwhile
+        raise StoreConflict(
+            f"{storage} holds {', '.join(others[:3])} and no store; name an empty or a new directory with --out"
+        )
 
 
 def _document(descriptor: Descriptor) -> bytes:
@@ -101,57 +105,63 @@ def _difference(found: Descriptor, wanted: Descriptor) -> str:
 
 
 class StoreWriter:
-    """What generators do with a store.
+    """Access of a generator to a store.
 
     Attributes:
-        root: its directory.
-        descriptor: what it is.
+        storage: Storage of the store; `str(storage)` is its location.
+        descriptor: Contents and geometry of the store.
     """
 
-    def __init__(self, root: Path, descriptor: Descriptor) -> None:
-        self.root = root
+    def __init__(self, storage: Storage, descriptor: Descriptor) -> None:
+        self.storage = storage
         self.descriptor = descriptor
 
     @cached_property
     def codebooks(self) -> dict[str, Codebook]:
-        """The codebooks of the heads that have one, verified."""
-        found = {head: read_codebook(self.root, self.descriptor, head) for head in self.descriptor.heads}
-        return {head: codebook for head, codebook in found.items() if codebook is not None}
+        """Verified codebooks of the heads that have one."""
+        codebooks = {head: read_codebook(self.storage, self.descriptor, head) for head in self.descriptor.heads}
+        return {head: codebook for head, codebook in codebooks.items() if codebook is not None}
 
     def missing(self) -> Iterator[int]:
-        """Units that have no record yet, ascending; not known of a store that grows."""
-        committed = set(paths.committed_units(self.root))
+        """Yield the units of a store of known size that have no record yet, ascending."""
+        committed = set(self.committed_units())
         return (unit for unit in range(self.descriptor.units) if unit not in committed)
 
-    def committed_units(self) -> Iterator[int]:
-        """Units that have a record now, ascending."""
-        return paths.committed_units(self.root)
+    def committed_units(self) -> list[int]:
+        """Return the units that have a durable record, ascending."""
+        units = list(paths.committed_units(self.storage))
+        # A writer that died after it stored a record may not have made its name durable.
+        for directory in dict.fromkeys(posixpath.dirname(paths.record_path(unit)) for unit in units):
+            self.storage.settle(directory)
+        return units
 
-    def lock(self) -> BinaryIO:
-        """Be the only one who appends, until what is returned is closed.
+    def lock(self) -> Lock:
+        """Become the only process that appends, until the lock is closed.
 
         Raises:
-            StoreBusy: another process is.
+            StoreBusy: Another process holds the lock.
         """
-        return posix.lock(self.root, "appending.lock")
+        return self.storage.lock("appending")
 
-    def claims(self) -> posix.UnitLocks:
-        """Claims on units, so that others on this machine start with another; a context manager."""
-        return posix.UnitLocks(self.root)
+    def claims(self) -> UnitLocks:
+        """Return claims on units, a context manager; processes of this machine then start with other units."""
+        return self.storage.claim()
 
     def committed(self, unit: int) -> bool:
-        """Whether ``unit`` has a record now."""
-        return paths.record_path(self.root, unit).exists()
+        """Return True if ``unit`` has a durable record."""
+        name = paths.record_path(unit)
+        if self.storage.info(name) is None:
+            return False
+        self.storage.settle(posixpath.dirname(name))
+        return True
 
     def record(self, unit: int) -> Record:
-        """What was committed for ``unit``.
+        """Return the record of ``unit``.
 
         Raises:
-            FileNotFoundError: it is not committed.
-            ValueError: its record is damaged.
+            StoreCorrupt: The unit is not committed, or its record is damaged.
         """
-        data = posix.read(self.root, paths.record_path(self.root, unit), MAX_RECORD_BYTES)
-        return parse_record(data, unit, self.descriptor)
+        return read_record(self.storage, unit, self.descriptor)
 
     def begin(self, unit: int) -> UnitWriter:
         """Start writing a unit; use it as a context manager.
@@ -161,7 +171,7 @@ class StoreWriter:
         """
         if unit < 0 or not (self.descriptor.grows or unit < self.descriptor.units):
             raise InvalidArgument(f"there is no unit {unit}; the store has {self.descriptor.units}")
-        return UnitWriter(self.root, self.descriptor, unit)
+        return UnitWriter(self.storage, self.descriptor, unit)
 
 
 class UnitWriter:
@@ -173,8 +183,8 @@ class UnitWriter:
         unit: its number.
     """
 
-    def __init__(self, root: Path, descriptor: Descriptor, unit: int) -> None:
-        self._root = root
+    def __init__(self, storage: Storage, descriptor: Descriptor, unit: int) -> None:
+        self._storage = storage
         self._descriptor = descriptor
         self.unit = unit
         self._most = descriptor.unit_rows if descriptor.grows else len(descriptor.unit_range(unit))
@@ -183,7 +193,7 @@ class UnitWriter:
         self._rows_waiting = 0
         self._rows = 0
         self._keys = blake3()
-        self._temporary, self._file = posix.create_temporary(root)
+        self._file = storage.create()
         self._sink = HashedFile(self._file)
         self._shard = open_writer(self._sink, descriptor)
 
@@ -192,11 +202,7 @@ class UnitWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._sink.drop()
-        # What is dropped may fail to be dropped, on a disk that is full; what made us drop it is what to hear of.
-        with contextlib.suppress(OSError):
-            self._file.close()
-        with contextlib.suppress(OSError):
-            self._temporary.unlink(missing_ok=True)
+        self._file.discard()
 
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Add rows: (n, *shape) of every column, in the descriptor's dtypes; (entries, *shape) of ragged ones.
@@ -237,11 +243,8 @@ class UnitWriter:
             self._flush(self._rows_waiting)
         chunks = self._shard.finish()
         footer = self._sink.cut()
-        posix.sync_and_close(self._file)
         attempt = uuid.uuid4().hex
-        posix.publish(
-            self._root, self._temporary, paths.shard_path(self._root, self.unit, attempt, descriptor.shard_format)
-        )
+        self._file.publish(paths.shard_path(self.unit, attempt, descriptor.shard_format))
         record = Record(
             unit=self.unit,
             rows=self._rows,
@@ -265,13 +268,13 @@ class UnitWriter:
                 f"readers would refuse the record of unit {self.unit}: {error}; nothing was committed; give the "
                 "teacher a shorter digest, and a fidelity that is finite"
             ) from None
-        return posix.put_if_absent(self._root, paths.record_path(self._root, self.unit), data)
+        return self._storage.put_if_absent(paths.record_path(self.unit), data)
 
     def _write_extras(self, attempt: str, extras: Mapping[str, NDArray[Any]] | None) -> tuple[int, str] | None:
         if not extras:
             return None
         data, digest = array_file.to_bytes(extras)
-        posix.put_if_absent(self._root, paths.extras_path(self._root, self.unit, attempt), data)
+        self._storage.put_if_absent(paths.extras_path(self.unit, attempt), data)
         return len(data), digest
 
     def _checked(self, columns: Mapping[str, NDArray[Any]]) -> int:

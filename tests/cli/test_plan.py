@@ -78,7 +78,7 @@ def test_going_on_asks_for_no_sample(folder, digits_path, monkeypatch):
     options = {"teacher": "run:teacher", "out": "size", "encoding": "auto:budget=60KB", "unit_rows": 900}
     made = generation.generate(digits_path, **options)
     store = sl.open("size")
-    records = [read_record(store.root, unit, store.descriptor) for unit in range(store.units)]
+    records = [read_record(store.storage, unit, store.descriptor) for unit in range(store.units)]
     assert 45_000 < sum(chunk.size for record in records for chunk in record.chunks) <= 63_000, "but for the footers"
     monkeypatch.setattr(generation.settings, "sample_of_teacher", lambda *_, **__: pytest.fail("asked again"))
     assert generation.generate(digits_path, **options).encoding == made.encoding

@@ -167,11 +167,11 @@ def file_of(root: Path, what: str) -> Path:
     sealed = snapshot_of(root)
     return {
         "descriptor": root / paths.DESCRIPTOR,
-        "record": paths.record_path(root, 0),
+        "record": root / paths.record_path(0),
         "shard": shard_of(root),
-        "snapshot": paths.snapshot_path(root, 1),
-        "table": paths.table_path(root, 1, sealed["table"]),
-        "prior": paths.prior_path(root, 1, str(sealed["prior"])),
+        "snapshot": root / paths.snapshot_path(1),
+        "table": root / paths.table_path(1, sealed["table"]),
+        "prior": root / paths.prior_path(1, str(sealed["prior"])),
     }[what]
 
 
@@ -245,7 +245,7 @@ def _(root: Path) -> None:
 
 @case("missing record", says="missing")
 def _(root: Path) -> None:
-    paths.record_path(root, 0).unlink()
+    (root / paths.record_path(0)).unlink()
 
 
 @case("missing chunk", kinds=BOTH, says="")
@@ -299,13 +299,13 @@ def _(root: Path) -> None:
 
 @case("records swapped", says="describes unit 1")
 def _(root: Path) -> None:
-    paths.record_path(root, 0).write_bytes(paths.record_path(root, 1).read_bytes())
+    (root / paths.record_path(0)).write_bytes((root / paths.record_path(1)).read_bytes())
 
 
 @case("shards or records from another store", variant="record", says="another store")
 def _(root: Path) -> None:
     other = make(root.parent / "other", "topk-zarr", teacher=TeacherRecord(spec="t", digest="other"))
-    paths.record_path(root, 0).write_bytes(paths.record_path(other, 0).read_bytes())
+    (root / paths.record_path(0)).write_bytes((other / paths.record_path(0)).read_bytes())
 
 
 @case("shards or records from another store", variant="record and shard made again", says="not the one that was sealed")
@@ -313,7 +313,7 @@ def _(root: Path) -> None:
     other = make(root.parent / "other", "topk-zarr", spoil=lambda found: found["logits/tail"].fill(-1))
     name = shard_of(other).name
     (root / "shards" / "00" / name).write_bytes(shard_of(other).read_bytes())
-    paths.record_path(root, 0).write_bytes(paths.record_path(other, 0).read_bytes())
+    (root / paths.record_path(0)).write_bytes((other / paths.record_path(0)).read_bytes())
 
 
 @case("shards or records from another store", variant="descriptor", says="not the one that was sealed")
@@ -389,7 +389,7 @@ for _folder in ("records", "records/00", "shards", "shards/00", "snapshots"):
 def _(root: Path) -> Action:
     outside = root.parent / "outside"
     outside.mkdir()
-    paths.record_path(root, 0).unlink()
+    (root / paths.record_path(0)).unlink()
     (root / "shards").rename(root.parent / "moved")
     (root / "shards").symlink_to(outside)
 
@@ -443,7 +443,7 @@ def _(root: Path) -> None:
 
 @case("case collisions", None, variant="files of other case are nobody's")
 def _(root: Path) -> None:
-    record = paths.record_path(root, 0)
+    record = root / paths.record_path(0)
     (record.parent / "00000000.JSON").write_text("{}")
     shard = shard_of(root)
     (shard.parent / shard.name.upper()).write_bytes(b"")
@@ -521,7 +521,7 @@ def _(root: Path) -> Action:
 
 @case("declared sizes of 2^50", variant="a snapshot of a terabyte", says="at most")
 def _(root: Path) -> None:
-    os.truncate(paths.snapshot_path(root, 1), 2**40)
+    os.truncate(root / paths.snapshot_path(1), 2**40)
 
 
 for _shape in ([2**60], [-1], [0], [2**20 - 1] * 4, ["a"], [None, 3], [1.5]):
@@ -633,7 +633,7 @@ def _(root: Path) -> None:
     """A unit made again with its rows in another order is not the one that was sealed."""
     other = make(root.parent / "other", "topk-zarr", spoil=lambda found: found.update(key=found["key"][::-1].copy()))
     (root / "shards" / "00" / shard_of(other).name).write_bytes(shard_of(other).read_bytes())
-    paths.record_path(root, 0).write_bytes(paths.record_path(other, 0).read_bytes())
+    (root / paths.record_path(0)).write_bytes((other / paths.record_path(0)).read_bytes())
 
 
 @case("mixed class counts", StoreConflict, says="keeps the head")
@@ -786,7 +786,7 @@ def _(root: Path) -> Action:
 
     record = record_of(root)
     data = pickle.dumps({"weights": [1.0]})
-    path = paths.extras_path(root, 0, record["attempt"])
+    path = root / paths.extras_path(0, record["attempt"])
     path.write_bytes(data)
     forge(root, record=lambda value: value["extras"].update(size=len(data), blake3=_blake3(data)))
     file_of(root, "snapshot").unlink()
@@ -798,7 +798,7 @@ def _(root: Path) -> None:
     import pickle
 
     data = pickle.dumps({"weights": [1.0]})
-    paths.prior_path(root, 1, _blake3(data)).write_bytes(data)
+    (root / paths.prior_path(1, _blake3(data))).write_bytes(data)
     forge(root, snapshot=lambda value: value.update(prior=_blake3(data)))
 
 

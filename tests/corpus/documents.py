@@ -140,7 +140,7 @@ for _name, (_change, _says) in RECORDS.items():
     def _(root: Path, change: Callable[[dict[str, Any]], None] = _change) -> Action:
         """Sealing reads the records; opening would find first that the table of units says something else."""
         forge(root, record=change)
-        paths.snapshot_path(root, 1).unlink()
+        (root / paths.snapshot_path(1)).unlink()
         return partial(sl.seal, root)
 
 
@@ -191,16 +191,16 @@ for _name, _array in PRIORS.items():
     @case("a tail prior that is none", variant=_name, says="tail priors")
     def _(root: Path, array: np.ndarray[Any, Any] = _array) -> None:
         data = save({"logits/prior": array})
-        paths.prior_path(root, 1, _blake3(data)).write_bytes(data)
+        (root / paths.prior_path(1, _blake3(data))).write_bytes(data)
         forge(root, snapshot=changed("prior", to=_blake3(data)))
 
 
 def evidence(root: Path, arrays: dict[str, Any]) -> Action:
     """Unit 0 with other extras; every hash fits. Sealing reads them."""
     data = save({name: np.asarray(array) for name, array in arrays.items()})
-    paths.extras_path(root, 0, record_of(root)["attempt"]).write_bytes(data)
+    (root / paths.extras_path(0, record_of(root)["attempt"])).write_bytes(data)
     forge(root, record=changed("extras", to={"size": len(data), "blake3": _blake3(data)}))
-    paths.snapshot_path(root, 1).unlink()
+    (root / paths.snapshot_path(1)).unlink()
     return partial(sl.seal, root)
 
 
@@ -261,7 +261,7 @@ for _name, (_kind, _arrays, _says) in PROBES.items():
     @case("a probe that cannot be", variant=_name, kinds=(f"{_kind}-zarr",), says=_says)
     def _(root: Path, arrays: dict[str, Any] = _arrays) -> Action:
         data = save(arrays)
-        path = paths.probe_path(root, 1, _blake3(data))
+        path = root / paths.probe_path(1, _blake3(data))
         path.parent.mkdir()
         path.write_bytes(data)
         forge(root, snapshot=changed("probe", to=_blake3(data)))

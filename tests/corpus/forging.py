@@ -92,7 +92,7 @@ def read_all(root: Path) -> list[Any]:
 
 def record_of(root: Path, unit: int = 0) -> dict[str, Any]:
     """A record as it stands there."""
-    return dict(json.loads(paths.record_path(root, unit).read_bytes()))
+    return dict(json.loads((root / paths.record_path(unit)).read_bytes()))
 
 
 def shard_of(root: Path, unit: int = 0) -> Path:
@@ -102,7 +102,7 @@ def shard_of(root: Path, unit: int = 0) -> Path:
 
 def snapshot_of(root: Path) -> dict[str, Any]:
     """The snapshot as it stands there."""
-    return dict(json.loads(paths.snapshot_path(root, 1).read_bytes()))
+    return dict(json.loads((root / paths.snapshot_path(1)).read_bytes()))
 
 
 def signed(body: Mapping[str, Any]) -> bytes:
@@ -152,9 +152,9 @@ def forge(
     data = listed if listed is not None else _listed(found)
     if data is not None:
         sealed["table"] = blake3(data).hexdigest()
-        paths.table_path(root, 1, sealed["table"]).write_bytes(data)
+        (root / paths.table_path(1, sealed["table"])).write_bytes(data)
     snapshot(sealed)
-    paths.snapshot_path(root, 1).write_bytes(signed(sealed))
+    (root / paths.snapshot_path(1)).write_bytes(signed(sealed))
     return root
 
 
@@ -182,4 +182,4 @@ def _rewrite(root: Path, chunk: Callable[[bytes], bytes] | None, footer: Callabl
         offset += len(piece)
     path.write_bytes(b"".join(pieces))
     value["shard"] = {"size": offset, "blake3": blake3(path.read_bytes()).hexdigest()}
-    paths.record_path(root, 0).write_bytes(signed(value))
+    (root / paths.record_path(0)).write_bytes(signed(value))

@@ -194,7 +194,7 @@ def test_a_store_plans_for_itself(tmp_path):
     assert current.encoding == store.heads["logits"].encoding == "adaptive:0.02:d4:5"
     measured = store.snapshot.fidelity["logits"]
     assert current.kl == pytest.approx(measured["kl"]["1"], rel=1e-5)
-    records = [read_record(store.root, unit, store.descriptor) for unit in range(store.units)]
+    records = [read_record(store.storage, unit, store.descriptor) for unit in range(store.units)]
     chunks = sum(chunk.size for record in records for chunk in record.chunks)
     assert chunks == pytest.approx(current.bytes_total, rel=0.2), "256 positions compress a little worse than 1,200"
 

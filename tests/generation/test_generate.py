@@ -15,6 +15,7 @@ import softlabels as sl
 from softlabels import models
 from softlabels.errors import InvalidArgument, InvalidData, InvalidLogits, StoreConflict
 from softlabels.generation import Settings, estimate, generate
+from softlabels.store import open_storage
 from softlabels.store.format import paths
 
 
@@ -57,7 +58,7 @@ def test_a_run_that_died_goes_on_where_it_was(digits, tmp_path):
 
     with pytest.raises(RuntimeError, match="out of memory"):
         run(Counting(fail_after=1000))
-    done = list(paths.committed_units(tmp_path / "s"))
+    done = list(paths.committed_units(open_storage(tmp_path / "s")))
     assert 2 <= len(done) < 9
     second = Counting()
     made = run(second)
@@ -105,7 +106,7 @@ def test_a_row_that_is_not_finite_stops_after_what_was_committed(digits, tmp_pat
 
     with pytest.raises(InvalidLogits, match="row 1003: 10 of 10 values"):
         generate(digits, teacher=Broken(), out=tmp_path / "s", unit_rows=200, gate=False)
-    assert set(paths.committed_units(tmp_path / "s")) <= set(range(5))
+    assert set(paths.committed_units(open_storage(tmp_path / "s"))) <= set(range(5))
     assert {path.name for path in (tmp_path / "s" / "tmp").iterdir()} <= {"claims.lock"}
 
 
@@ -141,12 +142,12 @@ def test_a_signal_keeps_committed_units(number, code, digits_path, tmp_path):
     environment = os.environ | {"PYTHONPATH": f"{top}{os.pathsep}{top / 'cli'}"}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while len(list(paths.committed_units(tmp_path / "s"))) < 3 and time.monotonic() < deadline:
+    while len(list(paths.committed_units(open_storage(tmp_path / "s")))) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(number)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == code
-    before = list(paths.committed_units(tmp_path / "s"))
+    before = list(paths.committed_units(open_storage(tmp_path / "s")))
     assert 3 <= len(before) < 18
     if code == 130:
         assert "What was committed is kept" in errors

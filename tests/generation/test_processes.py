@@ -12,7 +12,7 @@ import pytest
 from blake3 import blake3
 
 import softlabels as sl
-from softlabels.store import verify
+from softlabels.store import open_storage, verify
 from softlabels.store.format import paths
 
 TOP = Path(sl.__file__).parents[1]
@@ -82,7 +82,7 @@ def finish(process, code=0):
 
 
 def units(place):
-    return len(list(paths.committed_units(place / "labels")))
+    return len(list(paths.committed_units(open_storage(place / "labels"))))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

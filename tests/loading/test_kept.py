@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -120,7 +121,7 @@ def test_readers_of_one_loader_share_what_is_kept_and_may_leave(store, monkeypat
 
 def test_damage_is_an_error_until_it_is_mended(store):
     """What could not be read is tried again; what was read stays good."""
-    shard = next((store.root / "shards").rglob("00000001-*"))
+    shard = next((Path(str(store.storage)) / "shards").rglob("00000001-*"))
     whole = shard.read_bytes()
     damaged = bytearray(whole)
     damaged[100] ^= 1
@@ -279,7 +280,11 @@ print(sorted({thread.name for thread in threading.enumerate()}))
 def test_iterators_that_the_collector_finds_end_without_waiting_for_each_other(store):
     """They lie in cycles, so it closes them wherever it runs; all their threads end, and so does the process."""
     done = subprocess.run(
-        [sys.executable, "-c", COLLECTED, str(store.root)], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", COLLECTED, str(store.storage)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip() == "['MainThread', 'softlabels-ending']"

@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from softlabels.store.format import paths
-from softlabels.store.storage import posix
+from softlabels.store.storage.posix import PosixFile, PosixStorage
 from tests.reliability import world
 
 STEPS = (
-    "create_temporary",
-    "sync_and_close",
-    "publish",
-    "create_temporary",
-    "sync_and_close",
-    "_link",
-    "sync_directory",
+    (PosixStorage, "create"),
+    (PosixFile, "sync"),
+    (PosixFile, "publish"),
+    (PosixStorage, "create"),
+    (PosixFile, "sync"),
+    (PosixStorage, "_link"),
+    (PosixStorage, "settle"),
 )
-"""What a commit does, verb by verb, as far as another writer could see it."""
+"""Steps of a commit as far as another writer could see them."""
 HOOKED = tuple(dict.fromkeys(STEPS))
 STUCK = 30.0
 
@@ -106,7 +106,7 @@ def _race(root: Path, order: tuple[int, ...]) -> None:
     seen: list[bytes] = []
 
     def watch() -> None:
-        path = paths.record_path(root, 0)
+        path = root / paths.record_path(0)
         if path.exists():
             seen.append(path.read_bytes())
 
@@ -138,7 +138,7 @@ def _race(root: Path, order: tuple[int, ...]) -> None:
 @contextmanager
 def _stepping(turns: Turns) -> Iterator[None]:
     """The verbs of a commit wait for their turn."""
-    real: dict[str, Any] = {name: getattr(posix, name) for name in HOOKED}
+    real: dict[tuple[type, str], Any] = {step: getattr(*step) for step in HOOKED}
 
     def stepping(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
@@ -147,10 +147,10 @@ def _stepping(turns: Turns) -> Iterator[None]:
 
         return call
 
-    for name, function in real.items():
-        setattr(posix, name, stepping(function))
+    for step, function in real.items():
+        setattr(*step, stepping(function))
     try:
         yield
     finally:
-        for name, function in real.items():
-            setattr(posix, name, function)
+        for step, function in real.items():
+            setattr(*step, function)

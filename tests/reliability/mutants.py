@@ -24,6 +24,7 @@ from blake3 import blake3
 
 import softlabels as sl
 from softlabels.errors import SoftLabelsError
+from softlabels.store import open_storage
 from softlabels.store.format import canonical_json, paths
 from softlabels.store.format.descriptor import parse_descriptor
 from softlabels.store.format.record import parse_record, read_record
@@ -107,23 +108,23 @@ class Victim:
         for unit in range(UNITS):
             world.commit(self.store, unit, extras=True)
         sl.seal(self.root)
-        self.snapshot = read_snapshot(self.root, 1)
+        self.snapshot = read_snapshot(open_storage(self.root), 1)
         self.descriptor = self.store.descriptor
         self.shard_format = shard_format
-        self.record = read_record(self.root, 0, self.descriptor)
+        self.record = read_record(open_storage(self.root), 0, self.descriptor)
         attempt = self.record.attempt
         number = self.snapshot.number
         self.files = {
-            "shard": paths.shard_path(self.root, 0, attempt, shard_format),
-            "record": paths.record_path(self.root, 0),
-            "extras": paths.extras_path(self.root, 0, attempt),
+            "shard": self.root / paths.shard_path(0, attempt, shard_format),
+            "record": self.root / paths.record_path(0),
+            "extras": self.root / paths.extras_path(0, attempt),
             "descriptor": self.root / "softlabels.json",
-            "snapshot": paths.snapshot_path(self.root, number),
-            "table": paths.table_path(self.root, number, self.snapshot.table),
-            "prior": paths.prior_path(self.root, number, str(self.snapshot.prior)),
+            "snapshot": self.root / paths.snapshot_path(number),
+            "table": self.root / paths.table_path(number, self.snapshot.table),
+            "prior": self.root / paths.prior_path(number, str(self.snapshot.prior)),
         }
         if codebook := self.descriptor.heads["logits"].codebook:
-            self.files["codebook"] = paths.codebook_path(self.root, codebook)
+            self.files["codebook"] = self.root / paths.codebook_path(codebook)
         # A codebook takes the place of the store's own prior, and a sample needs none.
         self.files = {name: path for name, path in self.files.items() if path.exists()}
         self.good = {name: path.read_bytes() for name, path in self.files.items()}
@@ -132,19 +133,19 @@ class Victim:
     def read(self, name: str) -> Any:
         """What the store says through this file, by the reader that is used on it."""
         if name in {"shard", "record"}:
-            return self.rows(read_record(self.root, 0, self.descriptor))
+            return self.rows(read_record(open_storage(self.root), 0, self.descriptor))
         if name == "extras":
-            return UnitReader(self.root, self.descriptor, self.record).read_extras()
+            return UnitReader(open_storage(self.root), self.descriptor, self.record).read_extras()
         if name == "table":
-            return read_table(self.root, self.snapshot)
+            return read_table(open_storage(self.root), self.snapshot)
         if name == "prior":
-            return read_prior(self.root, self.snapshot)
+            return read_prior(open_storage(self.root), self.snapshot)
         labels = sl.open(self.root).read(range(UNITS * world.UNIT_ROWS))
         return {"ids": labels.ids, "values": labels.values}
 
     def rows(self, record: Any) -> dict[str, np.ndarray]:
         """All columns of unit 0."""
-        reader = UnitReader(self.root, self.descriptor, record)
+        reader = UnitReader(open_storage(self.root), self.descriptor, record)
         parts = [reader.read_chunk(number) for number in range(len(record.chunks))]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

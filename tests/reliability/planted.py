@@ -6,9 +6,9 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from softlabels.store.storage import posix
+from softlabels.store.storage.posix import PosixFile, PosixStorage
 from tests.reliability import interleavings, kills, power_cuts, system_calls
 
 LAYERS: dict[str, Callable[[], None]] = {}
@@ -50,59 +50,62 @@ def _kills() -> None:
         raise AssertionError(f"{found.lost} lost, {found.twice} twice, {found.changed} changed")
 
 
-def _unsynced_data(file: BinaryIO) -> None:
-    file.close()
+def _unsynced_data(file: PosixFile) -> None:
+    file._file.close()
 
 
-def _unsynced_directory(path: Path) -> None:
+def _unsynced_directory(storage: PosixStorage, directory: str) -> None:
     pass
 
 
-def _record_before_shard() -> Iterator[tuple[str, Any]]:
-    """The shard gets its name only after the record is there."""
-    real_publish, real_put = posix.publish, posix.put_if_absent
-    waiting: list[tuple[Path, Path, Path]] = []
+def _record_before_shard() -> Iterator[tuple[tuple[type, str], Any]]:
+    """Give the shard its name only after the record is there."""
+    real_publish, real_put = PosixFile.publish, PosixStorage.put_if_absent
+    waiting: list[tuple[PosixFile, str]] = []
 
-    def publish(root: Path, temporary: Path, target: Path) -> None:
-        waiting.append((root, temporary, target))
+    def publish(file: PosixFile, name: str) -> None:
+        waiting.append((file, name))
 
-    def put(root: Path, target: Path, data: bytes) -> bool:
-        won = real_put(root, target, data)
-        if target.suffix == ".json":
+    def put(storage: PosixStorage, name: str, data: bytes) -> bool:
+        won = real_put(storage, name, data)
+        if name.endswith(".json"):
             while waiting:
                 real_publish(*waiting.pop())
         return won
 
-    yield "publish", publish
-    yield "put_if_absent", put
+    yield (PosixFile, "publish"), publish
+    yield (PosixStorage, "put_if_absent"), put
 
 
-def _renamed_record(temporary: Path, target: Path) -> bool:
-    os.rename(temporary, target)  # noqa: PTH104  as somebody would have written it
-    temporary.touch()
+def _renamed_record(storage: PosixStorage, path: str, name: str) -> bool:
+    os.rename(path, storage._path(name))  # noqa: PTH104  as somebody would have written it
+    Path(path).touch()
     return True
 
 
-def _record_in_place(root: Path, target: Path, data: bytes) -> bool:
-    posix.make_directory(root, target.parent)
+def _record_in_place(storage: PosixStorage, name: str, data: bytes) -> bool:
+    storage._make_directory(os.path.dirname(name))  # noqa: PTH120  a name, not a path
     try:
-        descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        descriptor = os.open(storage._path(name), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
         return False
     for start in range(0, len(data), 256):
         os.write(descriptor, data[start : start + 256])
     os.fsync(descriptor)
     os.close(descriptor)
-    posix.sync_directory(target.parent)
+    storage.settle(os.path.dirname(name))  # noqa: PTH120  a name, not a path
     return True
 
 
-BUGS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, Any]]]]] = {
-    "data not synced": ("power cuts", lambda: iter([("sync_and_close", _unsynced_data)])),
-    "directory not synced": ("power cuts", lambda: iter([("sync_directory", _unsynced_directory)])),
+BUGS: dict[str, tuple[str, Callable[[], Iterator[tuple[tuple[type, str], Any]]]]] = {
+    "data not synced": ("power cuts", lambda: iter([((PosixFile, "sync"), _unsynced_data)])),
+    "directory not synced": ("power cuts", lambda: iter([((PosixStorage, "settle"), _unsynced_directory)])),
     "record before its shard": ("SIGKILL at a system call", _record_before_shard),
-    "record renamed, not linked": ("interleavings", lambda: iter([("_link", _renamed_record)])),
-    "record written in place": ("SIGKILL at a system call", lambda: iter([("put_if_absent", _record_in_place)])),
+    "record renamed, not linked": ("interleavings", lambda: iter([((PosixStorage, "_link"), _renamed_record)])),
+    "record written in place": (
+        "SIGKILL at a system call",
+        lambda: iter([((PosixStorage, "put_if_absent"), _record_in_place)]),
+    ),
 }
 """Each bug, the layer that is to catch it, and the verbs it puts in place of ours."""
 
@@ -111,14 +114,14 @@ BUGS: dict[str, tuple[str, Callable[[], Iterator[tuple[str, Any]]]]] = {
 def planted(bug: str) -> Iterator[None]:
     """The store with a bug in it."""
     replaced = dict(BUGS[bug][1]())
-    real = {name: getattr(posix, name) for name in replaced}
-    for name, function in replaced.items():
-        setattr(posix, name, function)
+    real = {verb: getattr(*verb) for verb in replaced}
+    for verb, function in replaced.items():
+        setattr(*verb, function)
     try:
         yield
     finally:
-        for name, function in real.items():
-            setattr(posix, name, function)
+        for verb, function in real.items():
+            setattr(*verb, function)
 
 
 def caught_by(bug: str, name: str) -> bool:

@@ -130,7 +130,7 @@ def record(folder: Path, shard_format: str) -> list[Event]:
         for unit in range(UNITS):
             world.commit(store, unit, extras=unit == 0)
             log.events.append(Event("promised", what=str(unit)))
-        sl.seal(store.root)
+        sl.seal(store.storage)
         log.events.append(Event("promised", what="sealed"))
     return log.events
 

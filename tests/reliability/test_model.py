@@ -1,5 +1,6 @@
 """A model of the store: whatever is done to it in whatever order, it is as the model says, or says it is damaged."""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,13 +12,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 import softlabels as sl
 from softlabels.errors import StoreCorrupt, StoreIncomplete, StoreNotFound
-from softlabels.store import collect_garbage, repair, verify
+from softlabels.store import collect_garbage, open_storage, repair, verify
 from softlabels.store.format import paths
-from softlabels.store.storage import posix
+from softlabels.store.storage.posix import PosixFile, PosixStorage
 from tests.reliability import world
 
 UNITS = 4
-VERBS = ["create_temporary", "sync_and_close", "publish", "put_if_absent", "_link", "sync_directory"]
+VERBS = [
+    (PosixStorage, "create"), (PosixFile, "sync"), (PosixFile, "publish"), (PosixStorage, "put_if_absent"),
+    (os, "link"), (PosixStorage, "settle"),
+]  # fmt: skip
 
 
 class Crash(Exception):
@@ -31,7 +35,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(dir=world.TEMPORARY if world.TEMPORARY.is_dir() else None))
         self.store = world.open_store(self.folder / "store", UNITS)
-        self.root = self.store.root
+        self.root = Path(str(self.store.storage))
         self.committed, self.damaged, self.sealed = set(), set(), None
 
     def teardown(self):
@@ -44,34 +48,33 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(unit=st.integers(0, UNITS - 1), verb=st.sampled_from(VERBS), when=st.integers(1, 4))
     def crash(self, unit, verb, when):
-        real, calls = getattr(posix, verb), [0]
+        owner, name = verb
+        real, calls = getattr(owner, name), [0]
 
         def dying(*arguments):
             calls[0] += 1
             if calls[0] == when:
-                if verb == "sync_and_close":
-                    arguments[0].close()
                 raise Crash
             return real(*arguments)
 
-        setattr(posix, verb, dying)
+        setattr(owner, name, dying)
         try:
             acknowledged = world.commit(self.store, unit)
         except Crash:
             acknowledged = False
         finally:
-            setattr(posix, verb, real)
-        if acknowledged or paths.record_path(self.root, unit).exists():
+            setattr(owner, name, real)
+        if acknowledged or (self.root / paths.record_path(unit)).exists():
             self.committed.add(unit)
 
     @precondition(lambda self: self.committed - self.damaged)
     @rule(data=st.data(), how=st.sampled_from(["flip", "cut", "remove"]), what=st.sampled_from(["shard", "record"]))
     def damage(self, data, how, what):
         unit = data.draw(st.sampled_from(sorted(self.committed - self.damaged)))
-        path = paths.record_path(self.root, unit)
+        path = self.root / paths.record_path(unit)
         if what == "shard":
             attempt = self.store.record(unit).attempt
-            path = paths.shard_path(self.root, unit, attempt, "zarr")
+            path = self.root / paths.shard_path(unit, attempt, "zarr")
         content = bytearray(path.read_bytes())
         if how == "remove":
             path.unlink()
@@ -130,7 +133,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def what_is_committed_is_right(self):
-        assert set(paths.committed_units(self.root)) == self.committed
+        assert set(paths.committed_units(open_storage(self.root))) == self.committed
         world.judge(self.root, self.store.descriptor, self.committed - self.damaged)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from softlabels.encodings import Codebook, parse
 from softlabels.labels import Head
-from softlabels.store import DataRecord, Descriptor, StoreWriter, TeacherRecord, create_or_open
+from softlabels.store import DataRecord, Descriptor, StoreWriter, TeacherRecord, create_or_open, open_storage
 from softlabels.store.format import paths
 from softlabels.store.format.codebooks import digest_of
 from softlabels.store.format.record import read_record
@@ -85,16 +85,16 @@ def warm_up(shard_format: str, labels: str = "topk") -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(Path(folder) / "store", 1, shard_format, labels)
         commit(store, 0, extras=True)
-        judge(store.root, store.descriptor)
+        judge(Path(folder) / "store", store.descriptor)
 
 
 def judge(root: Path, store: Descriptor, units: Iterable[int] | None = None) -> set[int]:
     """The committed units, once each of ``units`` (by default all of them) is sure to hold its only right content."""
-    committed = list(paths.committed_units(root))
+    committed = list(paths.committed_units(open_storage(root)))
     if len(committed) != len(set(committed)):
         raise AssertionError(f"a unit is listed twice: {committed}")
     for unit in committed if units is None else units:
-        reader = UnitReader(root, store, read_record(root, unit, store))
+        reader = UnitReader(open_storage(root), store, read_record(open_storage(root), unit, store))
         parts = [reader.read_chunk(number) for number in range(len(reader.record.chunks))]
         for name, expected in content(unit, labels_of(store)).items():
             if not np.array_equal(np.concatenate([part[name] for part in parts]), expected):
@@ -105,4 +105,4 @@ def judge(root: Path, store: Descriptor, units: Iterable[int] | None = None) -> 
 
 def records(root: Path) -> dict[int, bytes]:
     """Bytes of every record."""
-    return {unit: paths.record_path(root, unit).read_bytes() for unit in paths.committed_units(root)}
+    return {unit: (root / paths.record_path(unit)).read_bytes() for unit in paths.committed_units(open_storage(root))}

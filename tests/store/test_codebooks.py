@@ -15,6 +15,7 @@ from softlabels.encodings import parse
 from softlabels.errors import InvalidArgument, StoreConflict, StoreCorrupt, StoreUnsupported
 from softlabels.generation import generate, local, pilot
 from softlabels.labels import Head
+from softlabels.store import open_storage
 from softlabels.store.format import canonical_json, codebooks
 from softlabels.store.format.descriptor import read_descriptor
 
@@ -174,7 +175,7 @@ def forged(path, priors, name="priors"):
     document["heads"]["logits"]["codebook"] = digest
     (root / "softlabels.json").write_bytes(canonical_json.to_bytes(document))
     (root / "codebooks" / f"{digest[:32]}.safetensors").write_bytes(data)
-    return codebooks.read_codebook(root, read_descriptor(root), "logits")
+    return codebooks.read_codebook(open_storage(root), read_descriptor(open_storage(root)), "logits")
 
 
 EVEN = np.full((1, 4, CLASSES), 1 / CLASSES, np.float32)

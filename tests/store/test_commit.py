@@ -18,11 +18,11 @@ import softlabels as sl
 from softlabels.errors import InvalidArgument, StoreConflict, StoreCorrupt, StoreError
 from softlabels.fidelity import Fidelity
 from softlabels.labels import Head
-from softlabels.store import DataRecord, Descriptor, TeacherRecord, create_or_open
+from softlabels.store import DataRecord, Descriptor, TeacherRecord, create_or_open, open_storage
 from softlabels.store.format import paths
 from softlabels.store.format.record import read_record
 from softlabels.store.shards import hashed_file, zarr_shard
-from softlabels.store.storage import posix
+from softlabels.store.storage.posix import PosixFile, PosixStorage
 from softlabels.store.unit_reader import UnitReader
 
 ROWS, UNIT = 120, 10
@@ -53,9 +53,9 @@ def commit(store, unit):
 
 def assert_whole(root, units):
     """Exactly these units are committed, each with its only right content."""
-    assert list(paths.committed_units(root)) == sorted(units)
+    assert list(paths.committed_units(open_storage(root))) == sorted(units)
     for unit in units:
-        reader = UnitReader(root, descriptor(), read_record(root, unit, descriptor()))
+        reader = UnitReader(open_storage(root), descriptor(), read_record(open_storage(root), unit, descriptor()))
         parts = [reader.read_chunk(chunk) for chunk in range(3)]
         for name, expected in columns(unit).items():
             np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), expected)
@@ -80,7 +80,7 @@ def test_leaving_without_a_commit_leaves_nothing(tmp_path):
 
     with pytest.raises(RuntimeError, match="teacher"):
         die(create_or_open(tmp_path / "s", descriptor()))
-    assert list(paths.committed_units(tmp_path / "s")) == []
+    assert list(paths.committed_units(open_storage(tmp_path / "s"))) == []
     assert [path for path in (tmp_path / "s").rglob("*") if path.is_file()] == [tmp_path / "s" / "softlabels.json"]
 
 
@@ -116,9 +116,9 @@ def test_the_second_of_two_writers_loses_without_harm(tmp_path):
     with store.begin(3) as slow:
         slow.append(columns(3))
         assert commit(store, 3)
-        winner = paths.record_path(tmp_path / "s", 3).read_bytes()
+        winner = (tmp_path / "s" / paths.record_path(3)).read_bytes()
         assert not slow.commit()
-    assert paths.record_path(tmp_path / "s", 3).read_bytes() == winner
+    assert (tmp_path / "s" / paths.record_path(3)).read_bytes() == winner
     assert_whole(tmp_path / "s", [3])
 
 
@@ -155,7 +155,7 @@ def test_a_record_that_readers_would_refuse_is_not_committed(tmp_path):
     named = replace(descriptor(), teacher=TeacherRecord(spec="t", digest="d" * 2**16))
     with pytest.raises(StoreError, match=r"refuse the record of unit 0: .* expected at most 65,536; nothing was comm"):
         commit(create_or_open(tmp_path / "s", named), 0)
-    assert list(paths.committed_units(tmp_path / "s")) == []
+    assert list(paths.committed_units(open_storage(tmp_path / "s"))) == []
 
 
 def test_a_fidelity_that_is_no_number_is_not_committed(tmp_path):
@@ -164,7 +164,7 @@ def test_a_fidelity_that_is_no_number_is_not_committed(tmp_path):
         writer.append(columns(0))
         with pytest.raises(StoreError, match=r"refuse the record of unit 0: .*; nothing was committed"):
             writer.commit(fidelity={"logits": nothing})
-    assert list(paths.committed_units(tmp_path / "s")) == []
+    assert list(paths.committed_units(open_storage(tmp_path / "s"))) == []
 
 
 def test_extras_that_readers_would_refuse_are_not_written(tmp_path):
@@ -175,7 +175,7 @@ def test_extras_that_readers_would_refuse_are_not_written(tmp_path):
             InvalidArgument, match=r"file of arrays: got 134,\d+,\d+ bytes; expected at most 134,217,728"
         ):
             writer.commit(extras={"logits/probe": np.zeros(2**25, np.float32)})
-    assert list(paths.committed_units(tmp_path / "s")) == []
+    assert list(paths.committed_units(open_storage(tmp_path / "s"))) == []
     assert commit(store, 0)
 
 
@@ -250,7 +250,7 @@ def test_a_parquet_shard_that_does_not_read_back_is_not_committed(tmp_path, monk
                 damaged.write(b"garbage")
         with pytest.raises(StoreError, match=r"a new shard does not read back: column .*; nothing was committed"):
             writer.commit()
-    assert list(paths.committed_units(tmp_path / "s")) == []
+    assert list(paths.committed_units(open_storage(tmp_path / "s"))) == []
     assert not list((tmp_path / "s" / "tmp").iterdir())
     with store.begin(0) as writer:
         writer.append(columns(0) | {"logits/values": noise})
@@ -270,14 +270,14 @@ def test_dropping_a_unit_is_silent(tmp_path, shard_format):
 
 def test_a_store_that_another_writer_makes_at_this_moment_is_that_store(tmp_path, monkeypatch):
     """It was not there when we looked, and is when we look for what else is there."""
-    real = posix.list_names
+    real = PosixStorage.list_names
 
-    def meanwhile(root, folder):
+    def meanwhile(storage, directory):
         monkeypatch.undo()
         assert commit(create_or_open(tmp_path / "s", descriptor()), 0)
-        return real(root, folder)
+        return real(storage, directory)
 
-    monkeypatch.setattr(posix, "list_names", meanwhile)
+    monkeypatch.setattr(PosixStorage, "list_names", meanwhile)
     store = create_or_open(tmp_path / "s", descriptor())
     assert list(store.missing()) == list(range(1, 12))
     assert_whole(tmp_path / "s", [0])
@@ -348,7 +348,7 @@ def test_kill_at_any_moment_loses_no_acknowledged_unit(tmp_path):
             ledger |= set(pipe.read())
         worker.join()
         kills += worker.exitcode == -signal.SIGKILL
-        committed = set(paths.committed_units(root))
+        committed = set(paths.committed_units(open_storage(root)))
         assert ledger <= committed
         assert_whole(root, committed)
         ledger |= committed
@@ -356,28 +356,29 @@ def test_kill_at_any_moment_loses_no_acknowledged_unit(tmp_path):
     assert_whole(root, range(ROWS // UNIT))
 
 
-CALLS = ["create_temporary", "sync_and_close", "publish", "put_if_absent", "_link", "make_directory", "sync_directory"]
+CALLS = {
+    (PosixStorage, "create"), (PosixStorage, "put_if_absent"), (PosixStorage, "settle"),
+    (PosixFile, "write"), (PosixFile, "sync"), (PosixFile, "publish"), (os, "link"), (os, "mkdir"), (os, "fsync"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(("owner", "call"), sorted(CALLS, key=lambda call: call[1]))
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-def test_a_disk_that_fails_commits_nothing_and_a_retry_succeeds(tmp_path, monkeypatch, call, code):
-    """Each verb of the I/O module fails the first, second, ... time it is called in a commit."""
+def test_a_disk_that_fails_commits_nothing_and_a_retry_succeeds(tmp_path, monkeypatch, owner, call, code):
+    """Each verb, and each call that is made durable by, fails the first, second, ... time it is made in a commit."""
     reached = 0
-    for failing in range(1, 12):
+    for failing in range(1, 30):
         root = tmp_path / f"{failing}"
         store = create_or_open(root, descriptor())
-        real, count = getattr(posix, call), [0]
+        real, count = getattr(owner, call), [0]
 
         def broken(*arguments, real=real, count=count, failing=failing):
             count[0] += 1
             if count[0] == failing:
-                if call == "sync_and_close":
-                    arguments[0].close()
                 raise OSError(code, os.strerror(code))
             return real(*arguments)
 
-        monkeypatch.setattr(posix, call, broken)
+        monkeypatch.setattr(owner, call, broken)
         failed = False
         try:
             commit(store, 0)
@@ -388,7 +389,7 @@ def test_a_disk_that_fails_commits_nothing_and_a_retry_succeeds(tmp_path, monkey
             break
         reached += 1
         # Linked but not synced: the record may be there, and then it is whole.
-        assert_whole(root, list(paths.committed_units(root)))
+        assert_whole(root, list(paths.committed_units(open_storage(root))))
         commit(store, 0)
         assert_whole(root, [0])
     assert reached > 0
@@ -397,13 +398,9 @@ def test_a_disk_that_fails_commits_nothing_and_a_retry_succeeds(tmp_path, monkey
 def test_everything_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
     """The order of the protocol: data, its name, the directory; then the record, its name, the directory."""
     log = []
-    for module, name in ((os, "fsync"), (os, "link")):
-        real = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *a, real=real, name=name: log.append(name) or real(*a))
-    real_rename = type(tmp_path).rename
-    monkeypatch.setattr(
-        type(tmp_path), "rename", lambda self, target: log.append("rename") or real_rename(self, target)
-    )
+    for name in ("fsync", "link", "rename"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, real=real, name=name: log.append(name) or real(*a))
     store = create_or_open(tmp_path / "s", descriptor())
     commit(store, 0)
     log.clear()
@@ -414,7 +411,7 @@ def test_everything_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
 def test_records_are_canonical_small_and_name_themselves(tmp_path):
     store = create_or_open(tmp_path / "s", descriptor())
     commit(store, 0)
-    data = paths.record_path(tmp_path / "s", 0).read_bytes()
+    data = (tmp_path / "s" / paths.record_path(0)).read_bytes()
     value = json.loads(data)
     assert data == json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
     assert len(data) < 64 * 2**10

@@ -13,9 +13,9 @@ import pytest
 
 import softlabels as sl
 from softlabels.errors import StorageFailed, StoreBusy, StoreCorrupt
-from softlabels.store import create_or_open, verify
+from softlabels.store import create_or_open, open_storage, verify
 from softlabels.store.format import paths
-from softlabels.store.storage import exclusive_rename, posix
+from softlabels.store.storage import exclusive_rename
 from tests.corpus import forging
 
 KIND = "topk-zarr"
@@ -39,7 +39,7 @@ REFUSED = {
 def test_what_the_system_refuses_while_writing_is_said_with_advice(tmp_path, monkeypatch, code, call):
     root = tmp_path / "s"
     assert write(root, 0)
-    monkeypatch.setattr(paths, "record_path", lambda root, unit: root / "records" / "new" / f"{unit:08d}.json")
+    monkeypatch.setattr(paths, "record_path", lambda unit: f"records/new/{unit:08d}.json")
     real = getattr(os, call)
 
     def refuse(path, *rest, **options):
@@ -52,7 +52,7 @@ def test_what_the_system_refuses_while_writing_is_said_with_advice(tmp_path, mon
         write(root, 1)
     assert os.strerror(code) in str(caught.value)
     monkeypatch.undo()
-    assert list(paths.committed_units(root)) == [0]
+    assert list(paths.committed_units(open_storage(root))) == [0]
     assert write(root, 1), "the same command again"
     assert verify(root, deep=True).ok
 
@@ -151,9 +151,9 @@ def without_links(monkeypatch):
 def test_without_hard_links_a_rename_that_never_replaces_commits(tmp_path, without_links):
     root = tmp_path / "s"
     assert write(root, 0)
-    before = paths.record_path(root, 0).read_bytes()
+    before = (root / paths.record_path(0)).read_bytes()
     assert not write(root, 0), "the race is lost"
-    assert paths.record_path(root, 0).read_bytes() == before
+    assert (root / paths.record_path(0)).read_bytes() == before
     assert not list((root / "tmp").iterdir())
     assert verify(root, deep=True).ok
 
@@ -183,8 +183,9 @@ def test_where_nothing_is_exclusive_the_first_writer_goes_on(tmp_path, without_r
 
 def test_where_nothing_is_exclusive_a_second_writer_is_refused(tmp_path, without_renameat2):
     root = tmp_path / "s"
-    posix.make_directory(root, root)
-    held = posix.lock(root, "only-writer.lock")  # as another process would
+    storage = open_storage(root)
+    storage.prepare()
+    held = storage.lock("only-writer")  # as another process would
     with pytest.raises(StoreBusy, match="another process"):
         write(root, 0)
     held.close()
@@ -223,9 +224,8 @@ def test_what_lies_in_a_locks_place_is_named_and_left(tmp_path, make):
 
 CLAIM = """
 import sys
-from pathlib import Path
-from softlabels.store import UnitLocks
-with UnitLocks(Path(sys.argv[1])) as claims:
+from softlabels.store import open_storage
+with open_storage(sys.argv[1]).claim() as claims:
     print(claims.take(3), flush=True)
     sys.stdin.read()
 """
@@ -235,7 +235,7 @@ def test_a_claim_is_refused_to_others_until_its_process_ends(tmp_path):
     create_or_open(tmp_path / "s", forging.descriptor(KIND))
     top = Path(forging.__file__).parents[2]
     with (
-        posix.UnitLocks(tmp_path / "s") as claims,
+        open_storage(tmp_path / "s").claim() as claims,
         subprocess.Popen(
             [sys.executable, "-c", CLAIM, tmp_path / "s"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             cwd=top,

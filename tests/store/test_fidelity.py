@@ -45,7 +45,7 @@ def assert_alike(found, expected, tolerance=2e-3):
 
 def records_of(root):
     store = sl.open(root)
-    return [read_record(store.root, unit, store.descriptor) for unit in range(store.units)], store
+    return [read_record(store.storage, unit, store.descriptor) for unit in range(store.units)], store
 
 
 def test_each_unit_measures_a_seeded_sample_of_its_rows(sealed, dense_logits):

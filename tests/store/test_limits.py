@@ -98,7 +98,7 @@ def header_of(names):
 def test_a_header_of_very_many_arrays_is_refused_in_bounded_memory(tmp_path, warm, count):
     root = forging.make(tmp_path / "s", "topk-zarr")
     data = header_of(range(count))
-    paths.prior_path(root, 1, blake3(data).hexdigest()).write_bytes(data)
+    (root / paths.prior_path(1, blake3(data).hexdigest())).write_bytes(data)
     forging.forge(root, snapshot=lambda value: value.update(prior=blake3(data).hexdigest()))
     growth, message = limit_cases.growth("verify", root, warm["zarr"])
     assert growth < MEMORY
@@ -117,7 +117,7 @@ def test_the_largest_probe_is_read_in_bounded_memory(tmp_path, warm):
         writer.commit()
     sl.seal(root)
     data = save({"logits/rows": np.arange(rows), "logits/logits": np.zeros((rows, classes), np.float32)})
-    path = paths.probe_path(root, 1, blake3(data).hexdigest())
+    path = root / paths.probe_path(1, blake3(data).hexdigest())
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
     forging.forge(root, snapshot=lambda value: value.update(probe=blake3(data).hexdigest()))

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ import softlabels as sl
 from softlabels.errors import InvalidArgument, StoreCorrupt
 from softlabels.labels import Head
 from softlabels.store import DataRecord, Descriptor, TeacherRecord, collect_garbage, create_or_open, repair, verify
-from softlabels.store.storage import posix
 from tests.corpus import forging
 
 DAY = 86_400
@@ -50,16 +50,15 @@ def age(root, days):
         os.utime(path, (when, when))
 
 
-def test_a_store_without_litter_has_nothing_to_collect(store):
-    age(store.root, 30)
-    assert collect_garbage(store.root) == []
+def test_a_store_without_litter_has_nothing_to_collect(store, tmp_path):
+    age(tmp_path / "s", 30)
+    assert collect_garbage(store.storage) == []
 
 
-def test_what_nothing_refers_to_is_listed_and_deleted_only_where_asked(store):
-    root = store.root
-    temporary, file = posix.create_temporary(root)
+def test_what_nothing_refers_to_is_listed_and_deleted_only_where_asked(store, tmp_path):
+    root = tmp_path / "s"
+    file = store.storage.create()
     file.write(b"half a shard")
-    file.close()
     with store.begin(2) as late:  # loses the race: unit 2 is committed
         rng = np.random.default_rng(9)
         late.append({"key": rng.integers(0, 256, (10, 16), dtype=np.uint8), "view": np.zeros(10, np.uint32),
@@ -75,22 +74,22 @@ def test_what_nothing_refers_to_is_listed_and_deleted_only_where_asked(store):
     assert collect_garbage(root) == [], "all of it is younger than seven days"
     age(root, 8)
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
-    found = {litter.path.relative_to(root).parts[0]: litter for litter in collect_garbage(root)}
+    found = {Path(litter.path).relative_to(root).parts[0]: litter for litter in collect_garbage(root)}
     assert set(found) == {"tmp", "shards", "extras", "snapshots", "quarantine"}
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before, "only listed"
     assert "another attempt at unit 2" in found["shards"].reason
     deleted = collect_garbage(root, delete=True)
-    assert not any(litter.path.exists() for litter in deleted)
-    assert not temporary.exists()
+    assert not any(Path(litter.path).exists() for litter in deleted)
+    file.discard()
     assert (root / "notes.txt").read_text() == "mine"
     assert verify(root, deep=True).ok
     assert sl.open(root).rows == 40
     assert collect_garbage(root, older_than=0) == []
 
 
-def test_what_is_nobodys_garbage_is_left(store):
+def test_what_is_nobodys_garbage_is_left(store, tmp_path):
     """Locks, files of other names, what is no file, and all that snapshots name, also those of before."""
-    root = store.root
+    root = tmp_path / "s"
     store.lock().close()
     os.mkfifo(root / "tmp" / "pipe")
     (root / "shards" / "00" / "mine.zip").write_text("mine")
@@ -100,7 +99,7 @@ def test_what_is_nobodys_garbage_is_left(store):
     assert commit(store, 1)
     sl.seal(root)
     age(root, 8)
-    found = [litter.path.relative_to(root).parts[0] for litter in collect_garbage(root, delete=True)]
+    found = [Path(litter.path).relative_to(root).parts[0] for litter in collect_garbage(root, delete=True)]
     assert set(found) == {"quarantine", "extras"}, "the unit that was set aside, and what it left for sealing"
     assert sl.open(root).probe().rows.tolist() == sl.open(root, snapshot=1).probe().rows.tolist() == [2, 12, 22, 32]
     assert (root / "tmp" / "appending.lock").exists()
@@ -115,18 +114,18 @@ def test_tail_priors_and_snapshots_without_a_probe_are_no_garbage(tmp_path):
     np.testing.assert_array_equal(sl.open(root).prior("logits"), prior)
 
 
-def test_garbage_is_not_guessed_at_where_a_record_is_damaged(store):
-    age(store.root, 30)
-    record = next((store.root / "records").rglob("00000001.json"))
+def test_garbage_is_not_guessed_at_where_a_record_is_damaged(store, tmp_path):
+    age(tmp_path / "s", 30)
+    record = next((tmp_path / "s" / "records").rglob("00000001.json"))
     record.write_bytes(record.read_bytes()[:-4])
     with pytest.raises(StoreCorrupt, match=r"00000001\.json"):
-        collect_garbage(store.root)
+        collect_garbage(store.storage)
     with pytest.raises(InvalidArgument, match="age"):
-        collect_garbage(store.root, older_than=-1)
+        collect_garbage(store.storage, older_than=-1)
 
 
-def test_verifying_again_reads_only_what_was_touched(store):
-    root = store.root
+def test_verifying_again_reads_only_what_was_touched(store, tmp_path):
+    root = tmp_path / "s"
     assert verify(root, incremental=True).skipped == 0
     again = verify(root, incremental=True)
     assert (again.ok, again.units, again.skipped) == (True, 4, 4)
@@ -146,8 +145,8 @@ def test_verifying_again_reads_only_what_was_touched(store):
 
 
 def test_a_damaged_ledger_only_costs_time(store, tmp_path):
-    verify(store.root, incremental=True)
+    verify(store.storage, incremental=True)
     (ledger,) = (tmp_path / "cache").rglob("*.json")
     ledger.write_bytes(b'{"0": "good", "1"')
-    assert verify(store.root, incremental=True).skipped == 0
-    assert verify(store.root, incremental=True).skipped == 4
+    assert verify(store.storage, incremental=True).skipped == 0
+    assert verify(store.storage, incremental=True).skipped == 4

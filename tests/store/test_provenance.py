@@ -39,13 +39,13 @@ def test_a_record_of_the_first_version_is_written_as_before():
 
 def test_a_more_detailed_description_of_the_same_work_opens_the_store(tmp_path):
     descriptor = forging.descriptor("topk-zarr")
-    root = create_or_open(tmp_path / "s", descriptor).root
+    storage = create_or_open(tmp_path / "s", descriptor).storage
     again = replace(
         descriptor,
         teacher=TeacherRecord(spec="elsewhere/teacher", digest="d", covers=("weights",)),
         data=replace(descriptor.data, spec="elsewhere/x.npz", columns=("a", "b"), classes=300),
     )
-    assert create_or_open(root, again).descriptor.teacher == descriptor.teacher
+    assert create_or_open(storage, again).descriptor.teacher == descriptor.teacher
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_a_more_detailed_description_of_the_same_work_opens_the_store(tmp_path):
     ],
 )
 def test_another_teacher_is_refused(tmp_path, teacher):
-    root = create_or_open(tmp_path / "s", forging.descriptor("topk-zarr")).root
+    storage = create_or_open(tmp_path / "s", forging.descriptor("topk-zarr")).storage
     with pytest.raises(StoreConflict, match="its teacher is d, here it would be"):
-        create_or_open(root, forging.descriptor("topk-zarr", teacher=teacher))
+        create_or_open(storage, forging.descriptor("topk-zarr", teacher=teacher))
 
 
 def test_a_merged_store_keeps_the_fields_in_which_its_data_agree(tmp_path):

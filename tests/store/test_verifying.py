@@ -8,7 +8,7 @@ import pytest
 
 import softlabels as sl
 from softlabels.errors import StoreCorrupt
-from softlabels.store import create_or_open, repair, verify
+from softlabels.store import create_or_open, open_storage, repair, verify
 from softlabels.store.format import canonical_json, paths
 from tests.corpus import forging
 
@@ -21,7 +21,7 @@ def root(tmp_path):
 
 
 def extras_of(root, unit):
-    return paths.extras_path(root, unit, forging.record_of(root, unit)["attempt"])
+    return root / paths.extras_path(unit, forging.record_of(root, unit)["attempt"])
 
 
 def fifo(path):
@@ -36,8 +36,8 @@ def flip(path):
 
 
 DAMAGE = {
-    "record cut short": (lambda root: paths.record_path(root, 0), lambda path: os.truncate(path, 9), "is damaged"),
-    "record gone": (lambda root: paths.record_path(root, 0), lambda path: path.unlink(), "the record is missing"),
+    "record cut short": (lambda root: root / paths.record_path(0), lambda path: os.truncate(path, 9), "is damaged"),
+    "record gone": (lambda root: root / paths.record_path(0), lambda path: path.unlink(), "the record is missing"),
     "shard gone": (forging.shard_of, lambda path: path.unlink(), "the shard is missing"),
     "shard cut short": (forging.shard_of, lambda path: os.truncate(path, 99), "has 99 bytes where"),
     "shard flipped": (forging.shard_of, flip, "not what was committed"),
@@ -63,7 +63,7 @@ def test_a_damaged_unit_is_named_set_aside_and_made_again(root, kind):
     assert report.to_json()["bad"] == [{"unit": 0, "path": report.bad[0].path, "problem": report.bad[0].problem}]
     other = forging.shard_of(root, 1).read_bytes()
     assert repair(root, report) == [0]
-    assert not paths.record_path(root, 0).exists()
+    assert not (root / paths.record_path(0)).exists()
     store = create_or_open(root, forging.descriptor(KIND))
     assert list(store.missing()) == [0]
     with store.begin(0) as writer:
@@ -87,7 +87,7 @@ def test_a_unit_made_again_since_sealing_is_not_what_was_sealed(root):
     other = forging.make(root.parent / "other", KIND, spoil=lambda found: found["logits/tail"].fill(-1))
     shutil.copy(forging.shard_of(other), forging.shard_of(root).parent)
     shutil.copy(extras_of(other, 0), extras_of(root, 0).parent)
-    shutil.copy(paths.record_path(other, 0), paths.record_path(root, 0))
+    shutil.copy(other / paths.record_path(0), root / paths.record_path(0))
     (problem,) = verify(root).bad
     assert (problem.unit, problem.problem) == (0, "it is not the record that was sealed")
     sl.seal(root)
@@ -105,12 +105,12 @@ def test_a_descriptor_of_another_store_fits_no_snapshot_and_no_record(root):
 
 @pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: os.truncate(path, 99)])
 def test_sealing_refuses_a_shard_that_is_gone_or_cut_short(root, spoil):
-    paths.snapshot_path(root, 1).unlink()
+    (root / paths.snapshot_path(1)).unlink()
     path = forging.shard_of(root)
     spoil(path)
     with pytest.raises(StoreCorrupt, match=rf"{path.name} (is missing|has 99 bytes where .*); run softlabels repair"):
         sl.seal(root)
-    assert paths.snapshot_numbers(root) == []
+    assert paths.snapshot_numbers(open_storage(root)) == []
 
 
 def test_a_shard_that_is_gone_is_not_taken_for_verified(root, tmp_path, monkeypatch):
@@ -150,6 +150,6 @@ def test_a_head_without_dense_rows_has_no_probe(tmp_path):
 def test_a_record_on_another_shelf_commits_nothing(root):
     """Units of the second shelf begin at 4,096; nobody would look there for unit 1, so it is no unit twice."""
     (root / "records" / "01").mkdir()
-    shutil.copy(paths.record_path(root, 1), root / "records" / "01")
-    assert list(paths.committed_units(root)) == [0, 1]
+    shutil.copy(root / paths.record_path(1), root / "records" / "01")
+    assert list(paths.committed_units(open_storage(root))) == [0, 1]
     assert verify(root, deep=True).ok

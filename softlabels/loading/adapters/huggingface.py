@@ -196,8 +196,8 @@ def check_student(store: Store | Ensemble, model: nn.Module, *, head: str = "log
     width = getattr(getattr(model, "config", None), "vocab_size", None) if output is None else len(output.weight)
     if width is not None and width != classes:
         raise InvalidArgument(
-            f"the student has a vocabulary of {width:,}, but the labels in {first.root} have {classes:,} classes: they "
-            "are of another tokenizer, or one of the two is padded. Give the student the labels' vocabulary, or "
+            f"the student has a vocabulary of {width:,}, but the labels in {first.storage} have {classes:,} classes: "
+            "they are of another tokenizer, or one of the two is padded. Give the student the labels' vocabulary, or "
             "generate labels with a teacher that has the student's"
         )
     if isinstance(store, Ensemble):

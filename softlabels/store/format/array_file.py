@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,8 @@ from softlabels.errors import InvalidArgument
 from softlabels.store.format import canonical_json
 from softlabels.store.format.fields import Fields, check_integer
 from softlabels.store.format.limits import MAX_ARRAYS_BYTES, MAX_AXES, MAX_HEADER_BYTES
-from softlabels.store.storage import posix
-from softlabels.store.storage.read_errors import refused
+from softlabels.store.storage.read_errors import read_errors
+from softlabels.store.storage.storage import Storage
 
 DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U64": "<u8",
@@ -45,14 +44,16 @@ def to_bytes(arrays: Mapping[str, NDArray[Any]], *, limit: int = MAX_ARRAYS_BYTE
     return data, str(blake3(data).hexdigest())
 
 
-def read(root: Path, path: Path, digest: str, mend: str, *, limit: int = MAX_ARRAYS_BYTES) -> dict[str, NDArray[Any]]:
+def read(
+    storage: Storage, name: str, digest: str, advice: str, *, limit: int = MAX_ARRAYS_BYTES
+) -> dict[str, NDArray[Any]]:
     """Return the arrays in a file whose BLAKE3 is ``digest``.
 
     Raises:
         StoreCorrupt: The file is missing, too large, or not what was committed.
     """
-    with refused(path, mend):
-        data = posix.read(root, path, limit)
+    with read_errors(storage.locate(name), advice):
+        data = storage.read(name, limit)
         if blake3(data).hexdigest() != digest:
             raise ValueError("it is not what was committed (BLAKE3)")
         return parse(bytearray(data))

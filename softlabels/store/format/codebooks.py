@@ -5,13 +5,11 @@ A codebook is written before the descriptor, so a store that can be opened has t
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from softlabels.encodings.codebook import MAX_CODEBOOK_BYTES, Codebook, check_priors
 from softlabels.store.format import array_file, paths
 from softlabels.store.format.descriptor import Descriptor
-from softlabels.store.storage import posix
-from softlabels.store.storage.read_errors import FETCH, refused
+from softlabels.store.storage.read_errors import FETCH, read_errors
+from softlabels.store.storage.storage import Storage
 
 PRIORS = "priors"
 LIMIT = MAX_CODEBOOK_BYTES + 4096
@@ -23,13 +21,13 @@ def digest_of(codebook: Codebook) -> str:
     return array_file.to_bytes({PRIORS: codebook.priors}, limit=LIMIT)[1]
 
 
-def write_codebook(root: Path, codebook: Codebook) -> None:
+def write_codebook(storage: Storage, codebook: Codebook) -> None:
     """Put a codebook into a store; one that is there already stays."""
     data, digest = array_file.to_bytes({PRIORS: codebook.priors}, limit=LIMIT)
-    posix.put_if_absent(root, paths.codebook_path(root, digest), data)
+    storage.put_if_absent(paths.codebook_path(digest), data)
 
 
-def read_codebook(root: Path, descriptor: Descriptor, head: str) -> Codebook | None:
+def read_codebook(storage: Storage, descriptor: Descriptor, head: str) -> Codebook | None:
     """The codebook of a head, verified; None where it has none.
 
     Raises:
@@ -38,9 +36,9 @@ def read_codebook(root: Path, descriptor: Descriptor, head: str) -> Codebook | N
     kind = descriptor.heads[head]
     if kind.codebook is None:
         return None
-    path = paths.codebook_path(root, kind.codebook)
-    found = array_file.read(root, path, kind.codebook, FETCH, limit=LIMIT)
-    with refused(path, FETCH):
+    name = paths.codebook_path(kind.codebook)
+    found = array_file.read(storage, name, kind.codebook, FETCH, limit=LIMIT)
+    with read_errors(storage.locate(name), FETCH):
         if set(found) != {PRIORS}:
             raise ValueError(f"it holds {sorted(found)}")
         check_priors(found[PRIORS], (len(kind.temperatures), descriptor.encoding(head).priors, kind.classes))

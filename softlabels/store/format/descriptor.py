@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, cast
 
 from softlabels import encodings
@@ -35,8 +34,9 @@ from softlabels.store.format.limits import (
 )
 from softlabels.store.format.provenance import DataRecord, TeacherRecord
 from softlabels.store.format.token_inputs import INPUTS, TokenInputs
-from softlabels.store.storage import posix
-from softlabels.store.storage.read_errors import FETCH, refused
+from softlabels.store.storage.read_errors import FETCH, read_errors
+from softlabels.store.storage.registry import open_storage
+from softlabels.store.storage.storage import Location, Storage
 
 FORMAT = "softlabels"
 VERSION = 1
@@ -336,24 +336,47 @@ def _power_below(value: float, limit: int) -> int:
     return int(min(limit, 2 ** max(0, int(value).bit_length() - 1)))
 
 
-def read_descriptor(root: Path) -> Descriptor:
-    """Return the descriptor of the store at ``root``.
-
-    Raises:
-        StoreNotFound: There is none.
-        StoreCorrupt: It is damaged.
-        StoreUnsupported: It needs a newer softlabels.
-    """
-    path = root / paths.DESCRIPTOR
-    with refused(path, f"so {root} is no store of labels, or not whole; {FETCH}", StoreNotFound):
-        return parse_descriptor(posix.read(root, path, MAX_DESCRIPTOR_BYTES))
-
-
-def open_root(path: str | Path) -> tuple[Path, Descriptor]:
-    """Return the directory and descriptor of a store.
+def read_descriptor(storage: Storage) -> Descriptor:
+    """Return the descriptor of a store.
 
     Raises:
         StoreNotFound: There is no store.
+        StoreCorrupt: The descriptor is damaged.
+        StoreUnsupported: The store needs a newer softlabels.
     """
-    root = Path(path)
-    return root, read_descriptor(root)
+    descriptor = find_descriptor(storage)
+    if descriptor is None:
+        path = storage.locate(paths.DESCRIPTOR)
+        raise StoreNotFound(f"{path} is missing; so {storage} is no store of labels, or not whole; {FETCH}")
+    return descriptor
+
+
+def find_descriptor(storage: Storage) -> Descriptor | None:
+    """Return the descriptor of a store; None if there is no store.
+
+    Raises:
+        StoreCorrupt: The descriptor is damaged.
+        StoreUnsupported: The store needs a newer softlabels.
+    """
+    with read_errors(storage.locate(paths.DESCRIPTOR), FETCH):
+        try:
+            data = storage.read(paths.DESCRIPTOR, MAX_DESCRIPTOR_BYTES)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return parse_descriptor(data)
+
+
+def open_with_descriptor(location: Location) -> tuple[Storage, Descriptor]:
+    """Return the storage and the descriptor of a store.
+
+    Args:
+        location: Location of the store.
+
+    Raises:
+        StoreNotFound: There is no store.
+        StoreCorrupt: The descriptor is damaged.
+        StoreUnsupported: The store needs a newer softlabels.
+        StorageUnsupported: The location has a scheme that is not supported.
+    """
+    storage = open_storage(location)
+    return storage, read_descriptor(storage)

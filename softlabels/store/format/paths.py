@@ -1,93 +1,102 @@
-"""Where things are in a store. Paths are computed, never taken from a file (docs/FORMAT.md, section 2)."""
+"""Names of the files of a store. Names are computed, never taken from a file (docs/FORMAT.md, section 2)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
-from softlabels.store.storage import posix
+from softlabels.store.storage.storage import Storage
 
 DESCRIPTOR = "softlabels.json"
 NUMBERED = re.compile(r"([0-9]{8,12})\.json")
 ATTEMPT = re.compile(r"[0-9a-f]{32}")
 SUFFIX = {"zarr": ".zarr.zip", "parquet": ".parquet"}
+RECORDS, SHARDS, EXTRAS = "records", "shards", "extras"
+SNAPSHOTS, PROBE = "snapshots", "probe"
 CODEBOOKS = "codebooks"
 TOKENIZERS = "tokenizers"
-OWN = ("records", CODEBOOKS, TOKENIZERS, "shards", "extras", "snapshots", "probe", "quarantine", posix.TEMPORARY)
-"""Directories of a store."""
+QUARANTINE = "quarantine"
+UNITS_PER_DIRECTORY = 4096
 
 
-def _shelf(unit: int) -> str:
-    """Units lie 4,096 to a directory, so that no directory grows without bound."""
-    return f"{unit // 4096:02d}"
+def _directory(unit: int) -> str:
+    """Return the directory of a unit, which bounds how many files one directory has."""
+    return f"{unit // UNITS_PER_DIRECTORY:02d}"
 
 
-def record_path(root: Path, unit: int) -> Path:
-    """The record whose existence commits ``unit``."""
-    return root / "records" / _shelf(unit) / f"{unit:08d}.json"
+def record_path(unit: int) -> str:
+    """Return the name of the record that commits ``unit``."""
+    return f"{RECORDS}/{_directory(unit)}/{unit:08d}.json"
 
 
-def shard_path(root: Path, unit: int, attempt: str, shard_format: str) -> Path:
-    """The shard one attempt at ``unit`` wrote."""
-    return root / "shards" / _shelf(unit) / f"{unit:08d}-{attempt}{SUFFIX[shard_format]}"
+def shard_path(unit: int, attempt: str, shard_format: str) -> str:
+    """Return the name of the shard that one attempt at ``unit`` wrote."""
+    return f"{SHARDS}/{_directory(unit)}/{unit:08d}-{attempt}{SUFFIX[shard_format]}"
 
 
-def extras_path(root: Path, unit: int, attempt: str) -> Path:
-    """The sums and dense rows of one attempt at ``unit``."""
-    return root / "extras" / _shelf(unit) / f"{unit:08d}-{attempt}.safetensors"
+def extras_path(unit: int, attempt: str) -> str:
+    """Return the name of the sums and dense rows of one attempt at ``unit``."""
+    return f"{EXTRAS}/{_directory(unit)}/{unit:08d}-{attempt}.safetensors"
 
 
-def codebook_path(root: Path, digest: str) -> Path:
-    """The tail priors that a head's rows choose from."""
-    return root / CODEBOOKS / f"{digest[:32]}.safetensors"
+def codebook_path(digest: str) -> str:
+    """Return the name of a codebook of tail priors."""
+    return f"{CODEBOOKS}/{digest[:32]}.safetensors"
 
 
-def tokenizer_path(root: Path, digest: str) -> Path:
-    """Return the path of the tokenizer that made the token ids."""
-    return root / TOKENIZERS / f"{digest[:32]}.json"
+def tokenizer_path(digest: str) -> str:
+    """Return the name of the tokenizer that made the token ids."""
+    return f"{TOKENIZERS}/{digest[:32]}.json"
 
 
-def snapshot_path(root: Path, number: int) -> Path:
-    """Snapshot ``number``."""
-    return root / "snapshots" / f"{number:08d}.json"
+def snapshot_path(number: int) -> str:
+    """Return the name of snapshot ``number``."""
+    return f"{SNAPSHOTS}/{number:08d}.json"
 
 
-def table_path(root: Path, number: int, digest: str) -> Path:
-    """The table of units of a snapshot."""
-    return root / "snapshots" / f"{number:08d}-{digest[:16]}.parquet"
+def table_path(number: int, digest: str) -> str:
+    """Return the name of the table of units of a snapshot."""
+    return f"{SNAPSHOTS}/{number:08d}-{digest[:16]}.parquet"
 
 
-def prior_path(root: Path, number: int, digest: str) -> Path:
-    """The tail priors of a snapshot."""
-    return root / "snapshots" / f"{number:08d}-{digest[:16]}.safetensors"
+def prior_path(number: int, digest: str) -> str:
+    """Return the name of the tail priors of a snapshot."""
+    return f"{SNAPSHOTS}/{number:08d}-{digest[:16]}.safetensors"
 
 
-def probe_path(root: Path, number: int, digest: str) -> Path:
-    """The dense sample of a snapshot."""
-    return root / "probe" / f"{number:08d}-{digest[:16]}.safetensors"
+def probe_path(number: int, digest: str) -> str:
+    """Return the name of the dense sample of a snapshot."""
+    return f"{PROBE}/{number:08d}-{digest[:16]}.safetensors"
 
 
-def committed_units(root: Path) -> Iterator[int]:
-    """Units that have a record, ascending."""
-    shelves = (name for name in posix.list_names(root, root / "records") if re.fullmatch(r"[0-9]{2,9}", name))
-    for shelf in sorted(shelves, key=int):
-        for unit in sorted(_numbers(root, root / "records" / shelf)):
-            if _shelf(unit) == shelf:  # elsewhere nobody would look for it
+def quarantine_path(name: str) -> str:
+    """Return the name that a damaged file gets."""
+    return f"{QUARANTINE}/{name}"
+
+
+def record_directories(storage: Storage) -> Iterator[str]:
+    """Yield the directories of records, in the order of their units."""
+    names = (name for name in storage.list_names(RECORDS) if re.fullmatch(r"[0-9]{2,9}", name))
+    for name in sorted(names, key=int):
+        yield f"{RECORDS}/{name}"
+
+
+def committed_units(storage: Storage) -> Iterator[int]:
+    """Yield the units that have a record, ascending."""
+    for directory in record_directories(storage):
+        for unit in sorted(_numbers(storage, directory)):
+            if directory == f"{RECORDS}/{_directory(unit)}":  # nothing looks for a record elsewhere
                 yield unit
 
 
-def snapshot_numbers(root: Path) -> list[int]:
-    """Numbers of the snapshots there are, ascending."""
-    return sorted(_numbers(root, root / "snapshots"))
+def snapshot_numbers(storage: Storage) -> list[int]:
+    """Return the numbers of all snapshots, ascending."""
+    return sorted(_numbers(storage, SNAPSHOTS))
 
 
-def _numbers(root: Path, folder: Path) -> Iterator[int]:
-    """Numbers that name JSON files in a directory, in their one spelling."""
-    for name in posix.list_names(root, folder):
+def _numbers(storage: Storage, directory: str) -> Iterator[int]:
+    """Yield the numbers that name JSON files in a directory, in their one spelling."""
+    for name in storage.list_names(directory):
         match = NUMBERED.fullmatch(name)
         if match and name == f"{int(match[1]):08d}.json":
             yield int(match[1])
-
-
-QUARANTINE = "quarantine"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from softlabels.errors import StoreCorrupt
 from softlabels.fidelity import Fidelity
 from softlabels.store.format import canonical_json, paths
 from softlabels.store.format.descriptor import Descriptor
@@ -20,8 +20,8 @@ from softlabels.store.format.limits import (
     MAX_UNIT_CHUNKS,
 )
 from softlabels.store.format.paths import ATTEMPT
-from softlabels.store.storage import posix
-from softlabels.store.storage.read_errors import MEND, refused
+from softlabels.store.storage.read_errors import REPAIR, read_errors
+from softlabels.store.storage.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -174,12 +174,28 @@ def _range_json(extent: Range) -> dict[str, Any]:
     return {"offset": extent.offset, "size": extent.size, "blake3": extent.blake3}
 
 
-def read_record(root: Path, unit: int, descriptor: Descriptor) -> Record:
+def read_record(storage: Storage, unit: int, descriptor: Descriptor) -> Record:
     """Return the record of a committed unit.
 
     Raises:
-        StoreCorrupt: It is missing, damaged or of another store.
+        StoreCorrupt: The record is missing, damaged or of another store.
     """
-    path = paths.record_path(root, unit)
-    with refused(path, MEND):
-        return parse_record(posix.read(root, path, MAX_RECORD_BYTES), unit, descriptor)
+    record = find_record(storage, unit, descriptor)
+    if record is None:
+        raise StoreCorrupt(f"{storage.locate(paths.record_path(unit))} is missing; unit {unit} has no record; {REPAIR}")
+    return record
+
+
+def find_record(storage: Storage, unit: int, descriptor: Descriptor) -> Record | None:
+    """Return the record of a unit; None if the unit is not committed.
+
+    Raises:
+        StoreCorrupt: The record is damaged or of another store.
+    """
+    name = paths.record_path(unit)
+    with read_errors(storage.locate(name), REPAIR):
+        try:
+            data = storage.read(name, MAX_RECORD_BYTES)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return parse_record(data, unit, descriptor)

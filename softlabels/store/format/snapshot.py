@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,8 @@ from softlabels.store.format import array_file, canonical_json, paths, unit_tabl
 from softlabels.store.format.descriptor import Descriptor
 from softlabels.store.format.fields import Fields
 from softlabels.store.format.limits import MAX_ROWS, MAX_SHARD_BYTES, MAX_SNAPSHOT_BYTES, MAX_UNITS
-from softlabels.store.storage import posix
-from softlabels.store.storage.read_errors import FETCH, SEAL, refused
+from softlabels.store.storage.read_errors import FETCH, SEAL, read_errors
+from softlabels.store.storage.storage import Storage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,16 +55,16 @@ class Snapshot:
     fidelity: Mapping[str, Any]
 
 
-def read_snapshot(root: Path, number: int) -> Snapshot:
+def read_snapshot(storage: Storage, number: int) -> Snapshot:
     """Snapshot ``number``, checked against its own digest.
 
     Raises:
         StoreNotFound: there is no such snapshot.
         StoreCorrupt: it is damaged.
     """
-    path = paths.snapshot_path(root, number)
-    with refused(path, SEAL, StoreNotFound):
-        return _parse(posix.read(root, path, MAX_SNAPSHOT_BYTES), number)
+    name = paths.snapshot_path(number)
+    with read_errors(storage.locate(name), SEAL, StoreNotFound):
+        return _parse(storage.read(name, MAX_SNAPSHOT_BYTES), number)
 
 
 def _parse(data: bytes, number: int) -> Snapshot:
@@ -109,22 +108,22 @@ def _check_fidelity(fields: Fields) -> None:
 
 
 def read_table(
-    root: Path, snapshot: Snapshot, columns: Sequence[str] = tuple(unit_table.COLUMNS)
+    storage: Storage, snapshot: Snapshot, columns: Sequence[str] = tuple(unit_table.COLUMNS)
 ) -> dict[str, NDArray[Any]]:
     """Columns of the table of units of a snapshot, checked; see table.parse.
 
     Raises:
         StoreCorrupt: missing or damaged.
     """
-    path = paths.table_path(root, snapshot.number, snapshot.table)
-    with refused(path, SEAL):
-        data = posix.read(root, path, unit_table.limit(snapshot.units))
+    name = paths.table_path(snapshot.number, snapshot.table)
+    with read_errors(storage.locate(name), SEAL):
+        data = storage.read(name, unit_table.limit(snapshot.units))
         if blake3(data).hexdigest() != snapshot.table:
             raise ValueError("it is not the table that was sealed")
         return unit_table.parse(data, snapshot.units, columns)
 
 
-def read_prior(root: Path, snapshot: Snapshot) -> dict[str, NDArray[Any]]:
+def read_prior(storage: Storage, snapshot: Snapshot) -> dict[str, NDArray[Any]]:
     """The tail priors kept with a snapshot; none where there are none.
 
     Raises:
@@ -132,17 +131,17 @@ def read_prior(root: Path, snapshot: Snapshot) -> dict[str, NDArray[Any]]:
     """
     if snapshot.prior is None:
         return {}
-    return array_file.read(root, paths.prior_path(root, snapshot.number, snapshot.prior), snapshot.prior, FETCH)
+    return array_file.read(storage, paths.prior_path(snapshot.number, snapshot.prior), snapshot.prior, FETCH)
 
 
-def read_probe(root: Path, snapshot: Snapshot, descriptor: Descriptor) -> dict[str, NDArray[Any]]:
+def read_probe(storage: Storage, snapshot: Snapshot, descriptor: Descriptor) -> dict[str, NDArray[Any]]:
     """The dense rows kept with a snapshot; none where there are none. StoreCorrupt as for read_prior."""
     if snapshot.probe is None:
         return {}
-    path = paths.probe_path(root, snapshot.number, snapshot.probe)
-    found = array_file.read(root, path, snapshot.probe, FETCH)
-    with refused(path, FETCH):
-        for head in {name.partition("/")[0] for name in found}:
+    name = paths.probe_path(snapshot.number, snapshot.probe)
+    found = array_file.read(storage, name, snapshot.probe, FETCH)
+    with read_errors(storage.locate(name), FETCH):
+        for head in {array.partition("/")[0] for array in found}:
             _check_probe(found, head, descriptor, snapshot.rows)
     return found
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from softlabels.errors import InvalidArgument
 from softlabels.store.format import paths
-from softlabels.store.format.descriptor import Descriptor, open_root
-from softlabels.store.format.record import read_record
+from softlabels.store.format.descriptor import Descriptor, open_with_descriptor
+from softlabels.store.format.record import find_record
 from softlabels.store.format.snapshot import read_snapshot
-from softlabels.store.storage import posix
+from softlabels.store.storage.storage import TEMPORARY, Location, Storage
 
 DAY = 86_400.0
 YOUNGEST = 7 * DAY
@@ -28,21 +28,21 @@ class OrphanedFile:
     """A file that nothing refers to.
 
     Attributes:
-        path: where it is.
-        size: in bytes.
-        reason: why nobody needs it.
+        path: Location of the file.
+        size: Size in bytes.
+        reason: Reason why nothing needs it.
     """
 
-    path: Path
+    path: str
     size: int
     reason: str
 
 
-def collect_garbage(path: str | Path, *, delete: bool = False, older_than: float = YOUNGEST) -> list[OrphanedFile]:
+def collect_garbage(location: Location, *, delete: bool = False, older_than: float = YOUNGEST) -> list[OrphanedFile]:
     """Files of a store that nothing refers to.
 
     Args:
-        path: the store.
+        location: Location of the store.
         delete: delete them; otherwise they are only named.
         older_than: seconds since a file was last changed, at least; of what a crash left less than seven days ago, some
             may be a commit under way.
@@ -54,54 +54,55 @@ def collect_garbage(path: str | Path, *, delete: bool = False, older_than: float
     """
     if older_than < 0:
         raise InvalidArgument(f"an age is 0 or more seconds, not {older_than}")
-    root, descriptor = open_root(path)
-    before = posix.clock(root) - older_than
-    found = []
-    for file, reason in _unreferenced(root, descriptor):
-        changed, size = posix.age_and_size(file)
-        if changed <= before:
-            found.append(OrphanedFile(file, size, reason))
-    if delete:
-        for litter in found:
-            posix.delete(root, litter.path)
-    return found
+    storage, descriptor = open_with_descriptor(location)
+    before = storage.clock() - older_than
+    orphans: dict[str, OrphanedFile] = {}
+    for name, reason in _unreferenced(storage, descriptor):
+        info = storage.info(name)  # None if its writer has removed it meanwhile
+        if info is not None and info.modified <= before:
+            orphans[name] = OrphanedFile(storage.locate(name), info.size, reason)
+    for name in orphans if delete else ():
+        with suppress(FileNotFoundError):
+            storage.delete(name)
+    return list(orphans.values())
 
 
-def _unreferenced(root: Path, descriptor: Descriptor) -> Iterator[tuple[Path, str]]:
-    for file in posix.walk(root, root / posix.TEMPORARY):
-        if file.suffix != ".lock":
-            yield file, "never got a name: a writer died or was stopped"
-    for file in posix.walk(root, root / "quarantine"):
-        yield file, "set aside by repair"
-    yield from _attempts(root, descriptor)
-    yield from _beside_snapshots(root)
+def _unreferenced(storage: Storage, descriptor: Descriptor) -> Iterator[tuple[str, str]]:
+    for name in storage.walk(TEMPORARY):
+        if not name.endswith(".lock"):
+            yield name, "never got a name: a writer died or was stopped"
+    for name in storage.walk(paths.QUARANTINE):
+        yield name, "set aside by repair"
+    yield from _attempts(storage, descriptor)
+    yield from _beside_snapshots(storage)
 
 
-def _attempts(root: Path, descriptor: Descriptor) -> Iterator[tuple[Path, str]]:
-    """Shards and extras of attempts that were not committed."""
-    for folder in ("shards", "extras"):
-        for file in posix.walk(root, root / folder):
-            match = WRITTEN_FOR.fullmatch(file.name)
+def _attempts(storage: Storage, descriptor: Descriptor) -> Iterator[tuple[str, str]]:
+    """Yield shards and extras of attempts that were not committed."""
+    for directory in (paths.SHARDS, paths.EXTRAS):
+        for name in storage.walk(directory):
+            match = WRITTEN_FOR.fullmatch(name.rpartition("/")[2])
             if not match:
                 continue
             unit = int(match[1])
-            if not paths.record_path(root, unit).exists():
-                yield file, f"unit {unit} is not committed"
-            elif read_record(root, unit, descriptor).attempt != match[2]:
-                yield file, f"another attempt at unit {unit} was committed"
+            record = find_record(storage, unit, descriptor)
+            if record is None:
+                yield name, f"unit {unit} is not committed"
+            elif record.attempt != match[2]:
+                yield name, f"another attempt at unit {unit} was committed"
 
 
-def _beside_snapshots(root: Path) -> Iterator[tuple[Path, str]]:
-    """Tables, priors and probes that no snapshot names."""
+def _beside_snapshots(storage: Storage) -> Iterator[tuple[str, str]]:
+    """Yield tables, priors and probes that no snapshot names."""
     named = set()
-    for number in paths.snapshot_numbers(root):
-        snapshot = read_snapshot(root, number)
-        named.add(paths.table_path(root, number, snapshot.table))
+    for number in paths.snapshot_numbers(storage):
+        snapshot = read_snapshot(storage, number)
+        named.add(paths.table_path(number, snapshot.table))
         if snapshot.prior is not None:
-            named.add(paths.prior_path(root, number, snapshot.prior))
+            named.add(paths.prior_path(number, snapshot.prior))
         if snapshot.probe is not None:
-            named.add(paths.probe_path(root, number, snapshot.probe))
-    for folder in ("snapshots", "probe"):
-        for file in posix.walk(root, root / folder):
-            if file.suffix in {".parquet", ".safetensors"} and file not in named:
-                yield file, "no snapshot names it: sealing was interrupted"
+            named.add(paths.probe_path(number, snapshot.probe))
+    for directory in (paths.SNAPSHOTS, paths.PROBE):
+        for name in storage.walk(directory):
+            if name.endswith((".parquet", ".safetensors")) and name not in named:
+                yield name, "no snapshot names it: sealing was interrupted"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from blake3 import blake3
@@ -22,6 +21,7 @@ from softlabels.store.format.snapshot import Snapshot
 from softlabels.store.maintenance.row_copier import RowCopier
 from softlabels.store.sealed_store import open_store
 from softlabels.store.sealing import seal
+from softlabels.store.storage.storage import Location
 from softlabels.store.unit_statistics import UnitStatistics
 from softlabels.store.writer import create_or_open
 
@@ -34,8 +34,8 @@ NAMED = 3
 
 
 def merge(
-    paths: Sequence[str | Path],
-    out: str | Path,
+    paths: Sequence[Location],
+    out: Location,
     *,
     conflicts: str = "error",
     progress: Callable[[int, int], None] | None = None,
@@ -99,7 +99,7 @@ def _check_alike_labels(donors: RowCopier, pairs: NDArray[np.int64]) -> None:
         worst = np.max(apart, axis=0)
         unlike += [ours["key"][index].tobytes().hex() for index in np.flatnonzero(~(worst <= ALIKE))]
     if unlike:
-        roots = [str(one.root) for one in donors.stores]
+        roots = [str(one.storage) for one in donors.stores]
         raise StoreConflict(
             f"{len(unlike):,} rows have unlike labels in {', '.join(roots)}: key {', '.join(unlike[:NAMED])}"
             f"{', ...' if len(unlike) > NAMED else ''}. Was one made with other settings or data? To keep the labels "

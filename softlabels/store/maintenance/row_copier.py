@@ -39,8 +39,8 @@ class RowCopier:
             _check_alike(store, heads, teacher)
             if store.descriptor.inputs != inputs:
                 raise StoreConflict(
-                    f"{store.root}: other inputs, got {store.descriptor.inputs}; expected {inputs}. Use stores of one "
-                    "tokenizer"
+                    f"{store.storage}: other inputs, got {store.descriptor.inputs}; expected {inputs}. Use stores of "
+                    "one tokenizer"
                 )
         names = [_names(store) for store in self.stores]
         joined = np.concatenate(names)
@@ -117,18 +117,18 @@ def _check_alike(store: Store, heads: dict[str, Head], teacher: str) -> None:
     theirs = store.descriptor.teacher.identity
     if theirs != teacher:
         raise StoreConflict(
-            f"{store.root} was made by the teacher {theirs}, not {teacher}; labels of different teachers do not mix: "
-            "name stores of one teacher"
+            f"{store.storage} was made by the teacher {theirs}, not {teacher}; labels of different teachers do not "
+            "mix: name stores of one teacher"
         )
     for name, head in heads.items():
         if (found := store.heads.get(name)) != head:
             kept = "no such head" if found is None else f"{found.to_json()}"
             raise StoreConflict(
-                f"{store.root} keeps the head {name!r} as {kept}; {head.to_json()} is wanted. Rows can be taken over "
-                "as they are only; generate with the settings of that store"
+                f"{store.storage} keeps the head {name!r} as {kept}; {head.to_json()} is wanted. Rows can be taken "
+                "over as they are only; generate with the settings of that store"
             )
     if set(store.heads) != set(heads):
-        raise StoreConflict(f"{store.root} has the heads {sorted(store.heads)}, not {sorted(heads)}")
+        raise StoreConflict(f"{store.storage} has the heads {sorted(store.heads)}, not {sorted(heads)}")
 
 
 def _names(store: Store) -> NDArray[np.bytes_]:

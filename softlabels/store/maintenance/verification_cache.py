@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path
 
 from blake3 import blake3
 
 from softlabels.store.format import canonical_json
 from softlabels.store.format.record import Record
+from softlabels.store.storage.storage import Storage
 from softlabels.store.storage.user_cache import cache_directory
 
 LIMIT = 2**28
@@ -23,11 +23,12 @@ class VerificationCache:
     """Marks of units that were found good.
 
     Args:
-        root: of the store.
+        storage: Storage of the store.
     """
 
-    def __init__(self, root: Path) -> None:
-        name = blake3(os.fsencode(root.resolve())).hexdigest()[:32]
+    def __init__(self, storage: Storage) -> None:
+        name = blake3(os.fsencode(storage.identity)).hexdigest()[:32]
+        self._storage = storage
         self._path = cache_directory() / "verified" / f"{name}.json"
         self._marks: dict[str, str] = {}
         # A damaged or foreign ledger only means that everything is read again.
@@ -35,18 +36,17 @@ class VerificationCache:
             found = canonical_json.parse(self._path.read_bytes(), LIMIT)
             self._marks = {str(unit): str(mark) for unit, mark in found.items()}
 
-    def knows(self, record: Record, shard: Path, *, deep: bool) -> bool:
+    def knows(self, record: Record, shard: str, *, deep: bool) -> bool:
         """Whether the unit was verified (as deeply, or deeper) and has not been touched since."""
-        with contextlib.suppress(OSError):
-            mark = self._marks.get(str(record.unit))
-            return mark in {_mark(record, shard, deep=True), None if deep else _mark(record, shard, deep=False)} - {
-                None
-            }
-        return False
+        mark = self._marks.get(str(record.unit))
+        accepted = {self._mark(record, shard, deep=True), None if deep else self._mark(record, shard, deep=False)}
+        return mark is not None and mark in accepted
 
-    def add(self, record: Record, shard: Path, *, deep: bool) -> None:
+    def add(self, record: Record, shard: str, *, deep: bool) -> None:
         """Remember that a unit is good."""
-        self._marks[str(record.unit)] = _mark(record, shard, deep=deep)
+        mark = self._mark(record, shard, deep=deep)
+        if mark is not None:
+            self._marks[str(record.unit)] = mark
 
     def save(self) -> None:
         """Keep the marks; a cache that cannot be written is no error."""
@@ -56,8 +56,6 @@ class VerificationCache:
             temporary.write_bytes(canonical_json.to_bytes(self._marks))
             temporary.replace(self._path)
 
-
-def _mark(record: Record, shard: Path, *, deep: bool) -> str:
-    status = shard.lstat()
-    touched = f"{status.st_size} {status.st_ino} {status.st_mtime_ns} {status.st_ctime_ns}"
-    return f"{record.digest} {touched} {'deep' if deep else 'bytes'}"
+    def _mark(self, record: Record, shard: str, *, deep: bool) -> str | None:
+        info = self._storage.info(shard)
+        return None if info is None else f"{record.digest} {info.version} {'deep' if deep else 'bytes'}"

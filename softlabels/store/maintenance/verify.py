@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
@@ -12,13 +12,12 @@ from blake3 import blake3
 from softlabels.errors import StorageFailed, StoreCorrupt, StoreNotFound
 from softlabels.store.format import paths
 from softlabels.store.format.codebooks import read_codebook
-from softlabels.store.format.descriptor import Descriptor, open_root
-from softlabels.store.format.paths import QUARANTINE
+from softlabels.store.format.descriptor import Descriptor, open_with_descriptor
 from softlabels.store.format.record import Record, read_record
 from softlabels.store.format.snapshot import read_prior, read_probe, read_snapshot, read_table
 from softlabels.store.format.tokenizer_file import read_tokenizer
 from softlabels.store.maintenance.verification_cache import VerificationCache
-from softlabels.store.storage import posix
+from softlabels.store.storage.storage import Location, Storage
 from softlabels.store.unit_reader import UnitReader
 
 
@@ -59,7 +58,7 @@ class Report:
 
 
 def verify(
-    path: str | Path,
+    location: Location,
     *,
     deep: bool = False,
     incremental: bool = False,
@@ -68,7 +67,7 @@ def verify(
     """Check every file of a store: descriptor, records, shards, extras, snapshots.
 
     Args:
-        path: the store.
+        location: Location of the store.
         deep: also decode every row and check its values.
         incremental: skip units that were found good on this machine and whose files have not been touched since.
         progress: told the units done and those there are.
@@ -80,15 +79,15 @@ def verify(
         StoreNotFound: no store there.
         StoreCorrupt: the descriptor itself is damaged, so nothing else can be judged.
     """
-    root, descriptor = open_root(path)
+    storage, descriptor = open_with_descriptor(location)
     report = Report()
-    committed = list(paths.committed_units(root))
-    sealed = _verify_snapshots(root, descriptor, report)
+    committed = list(paths.committed_units(storage))
+    sealed = _verify_snapshots(storage, descriptor, report)
     for unit in sorted(set(sealed) - set(committed)):
-        report.bad.append(Problem(unit, str(paths.record_path(root, unit)), "the record is missing"))
-    ledger = VerificationCache(root) if incremental else None
+        report.bad.append(Problem(unit, storage.locate(paths.record_path(unit)), "the record is missing"))
+    ledger = VerificationCache(storage) if incremental else None
     for done, unit in enumerate(committed, 1):
-        _verify_unit(root, descriptor, unit, sealed.get(unit), report, ledger, deep=deep)
+        _verify_unit(storage, descriptor, unit, sealed.get(unit), report, ledger, deep=deep)
         if progress is not None:
             progress(done, len(committed))
     if ledger is not None:
@@ -96,55 +95,65 @@ def verify(
     return report
 
 
-def repair(path: str | Path, report: Report | None = None) -> list[int]:
+def repair(location: Location, report: Report | None = None) -> list[int]:
     """Move damaged units to ``quarantine/``, so that ``generate`` makes them again; nothing is deleted.
 
     Args:
-        path: the store.
+        location: Location of the store.
         report: of an earlier ``verify``; by default one is made now.
 
     Returns:
         The units that are holes now.
     """
-    root, descriptor = open_root(path)
-    found = verify(path) if report is None else report
+    storage, descriptor = open_with_descriptor(location)
+    found = verify(storage) if report is None else report
     damaged = sorted({problem.unit for problem in found.bad if problem.unit is not None})
     for unit in damaged:
-        record = paths.record_path(root, unit)
         # The record first: from then on the unit is a hole, whatever happens to us.
-        if record.exists():
-            posix.move(root, record, root / QUARANTINE / record.relative_to(root))
-        shelf = paths.shard_path(root, unit, "", descriptor.shard_format).parent
-        for name in posix.list_names(root, shelf):
+        _set_aside(storage, paths.record_path(unit))
+        directory = paths.shard_path(unit, "", descriptor.shard_format).rpartition("/")[0]
+        for name in storage.list_names(directory):
             if name.startswith(f"{unit:08d}-"):
-                posix.move(root, shelf / name, root / QUARANTINE / shelf.relative_to(root) / name)
+                _set_aside(storage, f"{directory}/{name}")
     return damaged
 
 
-def _verify_snapshots(root: Path, descriptor: Descriptor, report: Report) -> dict[int, str]:
+def _set_aside(storage: Storage, name: str) -> None:
+    """Move a file to quarantine, beside what was moved there before; does nothing if there is no such file."""
+    for attempt in itertools.count():
+        try:
+            storage.move(name, paths.quarantine_path(name if attempt == 0 else f"{name}.{attempt}"))
+        except FileExistsError:
+            continue
+        except FileNotFoundError:
+            return
+        return
+
+
+def _verify_snapshots(storage: Storage, descriptor: Descriptor, report: Report) -> dict[int, str]:
     """Check the last snapshot and what is kept with it; digests of the sealed records by unit."""
-    numbers = paths.snapshot_numbers(root)
+    numbers = paths.snapshot_numbers(storage)
     if not numbers:
         return {}
     number = numbers[-1]
     try:
-        snapshot = read_snapshot(root, number)
+        snapshot = read_snapshot(storage, number)
         if snapshot.descriptor != descriptor.digest:
-            report.bad.append(Problem(None, str(paths.snapshot_path(root, number)), "it is of another store"))
-        read_prior(root, snapshot)
-        read_probe(root, snapshot, descriptor)
+            report.bad.append(Problem(None, storage.locate(paths.snapshot_path(number)), "it is of another store"))
+        read_prior(storage, snapshot)
+        read_probe(storage, snapshot, descriptor)
         for head in descriptor.heads:
-            read_codebook(root, descriptor, head)
-        read_tokenizer(root, descriptor)
-        table = read_table(root, snapshot, ["unit", "record"])
+            read_codebook(storage, descriptor, head)
+        read_tokenizer(storage, descriptor)
+        table = read_table(storage, snapshot, ["unit", "record"])
     except (StoreCorrupt, StoreNotFound) as error:
-        report.bad.append(Problem(None, str(paths.snapshot_path(root, number)), str(error)))
+        report.bad.append(Problem(None, storage.locate(paths.snapshot_path(number)), str(error)))
         return {}
     return dict(zip(table["unit"].tolist(), (digest.decode("latin-1") for digest in table["record"]), strict=True))
 
 
 def _verify_unit(
-    root: Path,
+    storage: Storage,
     descriptor: Descriptor,
     unit: int,
     sealed: str | None,
@@ -154,38 +163,42 @@ def _verify_unit(
     deep: bool,
 ) -> None:
     try:
-        record = read_record(root, unit, descriptor)
+        record = read_record(storage, unit, descriptor)
     except StoreCorrupt as error:
-        report.bad.append(Problem(unit, str(paths.record_path(root, unit)), str(error)))
+        report.bad.append(Problem(unit, storage.locate(paths.record_path(unit)), str(error)))
         return
     report.units += 1
     report.rows += record.rows
     if sealed is not None and record.digest != sealed:
-        report.bad.append(Problem(unit, str(paths.record_path(root, unit)), "it is not the record that was sealed"))
-    reader = UnitReader(root, descriptor, record)
-    if ledger is not None and ledger.knows(record, reader.path, deep=deep):
+        report.bad.append(
+            Problem(unit, storage.locate(paths.record_path(unit)), "it is not the record that was sealed")
+        )
+    reader = UnitReader(storage, descriptor, record)
+    if ledger is not None and ledger.knows(record, reader.name, deep=deep):
         report.skipped += 1
         return
-    problem = _shard_problem(root, reader.path, record)
+    problem = _shard_problem(storage, reader.name, record)
     if problem is not None:
-        report.bad.append(Problem(unit, str(reader.path), problem))
+        report.bad.append(Problem(unit, storage.locate(reader.name), problem))
         return
     try:
         reader.read_extras()
         for number in range(len(record.chunks) if deep else 0):
             reader.read_chunk(number)
     except StoreCorrupt as error:
-        report.bad.append(Problem(unit, str(reader.path), str(error)))
+        report.bad.append(Problem(unit, storage.locate(reader.name), str(error)))
         return
     if ledger is not None:
-        ledger.add(record, reader.path, deep=deep)
+        ledger.add(record, reader.name, deep=deep)
 
 
-def _shard_problem(root: Path, path: Path, record: Record) -> str | None:
+def _shard_problem(storage: Storage, name: str, record: Record) -> str | None:
     """What is wrong with a shard's bytes; None for nothing."""
-    hasher = blake3()
+    hasher, size = blake3(), 0
     try:
-        size = posix.read_pieces(root, path, hasher.update)
+        for data in storage.read_blocks(name):
+            hasher.update(data)
+            size += len(data)
     except FileNotFoundError:
         return "the shard is missing"
     except StorageFailed:

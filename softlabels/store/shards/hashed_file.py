@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import BinaryIO
-
 from blake3 import blake3
 
 from softlabels.errors import InvalidArgument
 from softlabels.store.format.limits import MAX_SHARD_BYTES
 from softlabels.store.format.record import Range
-from softlabels.store.storage import posix
+from softlabels.store.storage.storage import NewFile
 
 
 class HashedFile:
     """Where a shard's bytes go; ranges are cut off as they are complete.
 
     Args:
-        file: open for writing and reading, empty.
+        file: New, empty file of a store.
     """
 
     closed = False  # pyarrow asks
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: NewFile) -> None:
         self._file = file
         self._whole, self._range = blake3(), blake3()
         self._start = self.size = 0
@@ -40,8 +36,7 @@ class HashedFile:
             return length
         if self.size + length > MAX_SHARD_BYTES:
             raise InvalidArgument("a shard is at most 4 GiB; choose fewer rows a unit with --unit-rows")
-        with posix.told_apart(Path("a new shard"), writing=True):
-            self._file.write(data)
+        self._file.write(data)
         self._whole.update(data)
         self._range.update(data)
         self.size += length
@@ -49,9 +44,7 @@ class HashedFile:
 
     def read(self, offset: int, size: int) -> bytes:
         """Bytes that were written, from ``offset``."""
-        with posix.told_apart(Path("a new shard"), writing=True):
-            self._file.flush()
-        return os.pread(self._file.fileno(), size, offset)
+        return self._file.read(offset, size)
 
     def drop(self) -> None:
         """Take no more bytes: pyarrow writes a footer also for a file that was given up, which is closed by then."""

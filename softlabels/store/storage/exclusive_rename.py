@@ -1,7 +1,7 @@
-"""Renames that never replace, for file systems without hard links (exFAT, some FUSE and network mounts).
+"""Renames that never replace a file, for file systems without hard links (exFAT, some FUSE and network mounts).
 
-renameat2(2) with RENAME_NOREPLACE is as good as link(2). Where a file system has neither, one process at a time may
-write: it takes a lock of the store for as long as it lives, and renames only to names that are free.
+renameat2(2) with RENAME_NOREPLACE is as good as link(2). If a file system has neither, only one process at a time may
+write. It takes a lock of the store until it ends, and renames only to names that are free.
 """
 
 from __future__ import annotations
@@ -11,53 +11,57 @@ import errno
 import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
-from typing import BinaryIO
+
+from softlabels.store.storage.storage import Lock
 
 AT_FDCWD = -100
 RENAME_NOREPLACE = 1
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _THREADS = threading.Lock()
-_HELD: dict[tuple[int, Path], BinaryIO] = {}
-"""Locks by process and directory: a forked child must ask for its own."""
+_HELD: dict[tuple[int, str], Lock] = {}
+"""Locks by process and directory: a forked child has to take its own."""
 
 
-def rename(source: Path, target: Path) -> bool:
-    """Rename unless ``target`` exists; True where it did.
+def rename(source: str, target: str) -> bool:
+    """Rename a file unless the target exists; returns True if it was renamed.
+
+    Args:
+        source: Path of the file.
+        target: Its new path.
 
     Raises:
-        NotImplementedError: this system or file system cannot.
-        OSError: it failed.
+        NotImplementedError: The system or file system has no such operation.
+        OSError: The rename failed.
     """
     if not hasattr(_LIBC, "renameat2"):
         raise NotImplementedError
     if _LIBC.renameat2(AT_FDCWD, os.fsencode(source), AT_FDCWD, os.fsencode(target), RENAME_NOREPLACE) == 0:
         return True
-    number = ctypes.get_errno()
-    if number == errno.EEXIST:
+    code = ctypes.get_errno()
+    if code == errno.EEXIST:
         return False
-    if number in {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
+    if code in {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
         raise NotImplementedError
-    raise OSError(number, os.strerror(number), str(target))
+    raise OSError(code, os.strerror(code), target)
 
 
-def rename_alone(source: Path, target: Path, take_lock: Callable[[], BinaryIO]) -> bool:
-    """Rename unless ``target`` exists, as the one process that may write here; True where it did.
+def rename_alone(source: str, target: str, take_lock: Callable[[], Lock]) -> bool:
+    """Rename a file unless the target exists, as the only process that writes; returns True if it was renamed.
 
     Args:
-        source: a file of the store's temporary directory.
-        target: its name to be.
-        take_lock: the lock of the store, held until this process ends.
+        source: Path of a file in the store's temporary directory.
+        target: Its new path.
+        take_lock: Takes the lock of the store, which this process holds until it ends.
 
     Raises:
-        StoreBusy: another process is writing.
+        StoreBusy: Another process is writing.
     """
     with _THREADS:
-        mine = (os.getpid(), source.parent)
-        if mine not in _HELD:
-            _HELD[mine] = take_lock()
-        if target.exists():
+        holder = (os.getpid(), os.path.dirname(source))
+        if holder not in _HELD:
+            _HELD[holder] = take_lock()
+        if os.path.lexists(target):
             return False
-        source.rename(target)
+        os.rename(source, target)
         return True

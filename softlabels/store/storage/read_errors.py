@@ -1,38 +1,37 @@
-"""What readers of a store's files raise: missing or damaged, the file, and what to do; told from a failing machine."""
+"""Errors of readers: a file of a store is missing or damaged, and what to do about it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from softlabels.errors import StoreCorrupt, StoreError, StoreUnsupported
 
-MEND = "run softlabels repair, then generate again to fill the hole, or fetch the store again"
+REPAIR = "run softlabels repair, then generate again to fill the hole, or fetch the store again"
 FETCH = "fetch it again from where the store came from"
 SEAL = "run softlabels seal, or fetch it again"
 
 
 @contextmanager
-def refused(path: Path, mend: str, missing: type[StoreError] = StoreCorrupt, what: str = "") -> Iterator[None]:
-    """Turn what goes wrong while a file is read and parsed into StoreCorrupt.
+def read_errors(path: str, advice: str, missing: type[StoreError] = StoreCorrupt, detail: str = "") -> Iterator[None]:
+    """Raise StoreCorrupt for what goes wrong while a file is read and parsed.
 
     Args:
-        path: the file.
-        mend: what to do.
-        missing: raised where the file is not there.
-        what: part of it, for the message.
+        path: Location of the file, for messages.
+        advice: Sentence that says what to do.
+        missing: Error to raise if there is no such file.
+        detail: Part of the file, for messages, such as ``, chunk 3``.
 
     Raises:
-        StoreCorrupt: it is damaged.
+        StoreCorrupt: The file is damaged.
     """
     try:
         yield
     except StoreUnsupported as error:
         raise StoreUnsupported(f"{path}: {error}") from None
-    except StoreError:  # said already; also what the operating system refused, which is no damage
+    except StoreError:  # typed already; also what the system refused, which is no damage
         raise
     except (FileNotFoundError, NotADirectoryError):
-        raise missing(f"{path} is missing; {mend}") from None
+        raise missing(f"{path} is missing; {advice}") from None
     except (ValueError, OSError) as error:
-        raise StoreCorrupt(f"{path}{what} is damaged: {error}; {mend}") from error
+        raise StoreCorrupt(f"{path}{detail} is damaged: {error}; {advice}") from error

@@ -1,0 +1,55 @@
+"""Choice of a storage by the scheme of a location.
+
+A location without a scheme is a directory. A scheme is a module of `softlabels.store.storage.schemes` that is named for
+it and has one function, ``open_location(location: str) -> Storage``. To add a scheme, add its module.
+"""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+import re
+from importlib import import_module
+
+from softlabels.errors import StorageUnsupported
+from softlabels.store.storage import schemes
+from softlabels.store.storage.posix import PosixStorage
+from softlabels.store.storage.storage import Location, Storage
+
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+"""One slash is enough: a Path joins the two of a URL."""
+
+
+def open_storage(location: Location) -> Storage:
+    """Return the storage at a location; does not access it.
+
+    Args:
+        location: Directory, URL such as ``file:///data/labels``, or an open storage, which is returned.
+
+    Raises:
+        StorageUnsupported: The scheme of the URL is not supported.
+
+    Example:
+        >>> str(open_storage("labels"))
+        'labels'
+    """
+    if isinstance(location, Storage):
+        return location
+    text = os.fspath(location)
+    match = SCHEME.match(text)
+    if match is None:
+        return PosixStorage(text)
+    scheme = match[1].lower()
+    module = f"{schemes.__name__}.{scheme}"
+    try:
+        opener = import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        available = ", ".join(f"{found.name}://" for found in pkgutil.iter_modules(schemes.__path__))
+        raise StorageUnsupported(
+            f"{text}: unsupported storage, got scheme {scheme!r}; expected a directory or {available}. Copy the store "
+            "to a directory and name that"
+        ) from None
+    storage: Storage = opener.open_location(text)
+    return storage

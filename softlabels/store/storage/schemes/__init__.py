@@ -1,0 +1,1 @@
+"""Storages by the scheme of their URL: one module each, named for the scheme."""
