@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from softlabels.errors import RunCorrupt, StorageFailed, StoreBusy, StoreConflict, StoreCorrupt
-from softlabels.store.storage import posix
+from softlabels.store.storage.posix import PosixStorage
 
 AGAIN = "Then run the same command again: it resumes from the last checkpoint"
 ADVICE = {
@@ -49,8 +49,8 @@ def make_folder(folder: Path) -> None:
     """
     try:
         if not folder.is_dir():
-            posix.make_directory(folder, folder)
-    except (FileExistsError, NotADirectoryError, StoreCorrupt) as error:
+            PosixStorage(folder).prepare()
+    except (StoreConflict, NotADirectoryError) as error:
         raise StoreConflict(
             f"{folder}: a file or link is in the way, got {error}; expected a directory. Name another one with --out"
         ) from None
@@ -73,7 +73,7 @@ def read_file(folder: Path, name: str, limit: int) -> bytes:
     """
     path = folder / name
     try:
-        return posix.read(folder, path, limit)
+        return PosixStorage(folder).read(name, limit)
     except (ValueError, StoreCorrupt, NotADirectoryError) as error:
         raise RunCorrupt(
             f"{path}: cannot be read, got {error}; expected what training wrote. Copy the run again"
@@ -100,7 +100,7 @@ def write_file(folder: Path, name: str, data: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-            posix.sync_directory(folder)
+            PosixStorage(folder).settle("")
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
