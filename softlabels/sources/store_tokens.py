@@ -41,11 +41,11 @@ class StoreTokens:
         inputs = store.inputs
         if inputs is None:
             raise InvalidArgument(
-                f"{store.root}: holds labels alone, got no token ids; expected data. Name it with --data"
+                f"{store.storage}: holds labels alone, got no token ids; expected data. Name it with --data"
             )
         document = store.tokenizer_document()
-        self.tokenizer = None if document is None else Tokenizer.from_bytes(document, str(store.root))
-        self._spec = str(store.root)
+        self.tokenizer = None if document is None else Tokenizer.from_bytes(document, str(store.storage))
+        self._spec = str(store.storage)
         self._rows = store.rows
         counts = [store.read_chunk(chunk, [LENGTH])[LENGTH] for chunk in range(store.chunks)]
         lengths = np.concatenate(counts).astype(np.int64)
