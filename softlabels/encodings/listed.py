@@ -31,6 +31,9 @@ PRIOR = "prior"
 MAX_PRIORS = 256
 """Upper bound of the priors of a codebook: a row's choice is one byte."""
 
+MAX_LOG_TAIL = -(2.0**-24)
+"""Upper bound of a log tail mass, the float16 nearest to 0; rounding must not take all of a listed class's mass."""
+
 MAX_LOST_MASS = 1e-3
 """Largest tail mass of a row that lists every class, which has nowhere to go."""
 
@@ -115,8 +118,7 @@ class Listed(Encoding):
             ids=arrays["ids"].astype(np.int64) if widen else arrays["ids"],
             values=LogProbs(self.dtype).decode(arrays, widen=widen),
             temperatures=head.temperatures,
-            # Rounding may have lifted a mass above 1.
-            log_tail=np.minimum(tail, tail.dtype.type(0)).astype(np.float32 if widen else tail.dtype),
+            log_tail=np.minimum(tail, tail.dtype.type(MAX_LOG_TAIL)).astype(np.float32 if widen else tail.dtype),
             tail=head.tail,
             prior=prior,
             prior_index=arrays.get(PRIOR) if prior is not None else None,

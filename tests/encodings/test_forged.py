@@ -1,5 +1,7 @@
 """Columns that somebody forged: they are refused, or every row of them decodes to a distribution."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -76,15 +78,18 @@ def test_every_mutant_is_refused_or_a_distribution(spec):
     assert accepted > 10, "mutants that change nothing essential are read"
 
 
+@pytest.mark.parametrize("spec", ["topk:3:f16", "topk:3:d4", "adaptive:0.05:q8"])
+@pytest.mark.parametrize("tail", ["calibrated", "uniform", "renormalize"])
 @pytest.mark.parametrize("mass", [0.0, 1e-4, 1e-2])
-def test_a_log_tail_mass_that_rounding_lifted_above_0_is_all_of_the_probability(mass):
-    encoding, head, arrays, _ = encoded("topk:3:f16")
+def test_a_log_tail_mass_that_rounding_lifted_to_0_leaves_the_listed_classes_a_little(spec, tail, mass):
+    encoding, head, arrays, _ = encoded(spec)
     arrays["tail"][:] = mass
     encoding.check(arrays, head)
-    labels = encoding.decode(arrays, head)
-    p = np.exp(labels.log_probs().astype(np.float64))
-    np.testing.assert_allclose(p.sum(axis=1), 1.0, atol=1e-6)
-    np.testing.assert_array_equal(np.take_along_axis(p, labels.ids, axis=1), 0.0)
+    for widen in (True, False):
+        labels = encoding.decode(arrays, replace(head, tail=tail), widen=widen)
+        p = np.exp(labels.log_probs().astype(np.float64))
+        np.testing.assert_allclose(p.sum(axis=1), 1.0, atol=1e-6)
+        assert (np.take_along_axis(p, labels.ids.astype(np.int64), axis=1)[:, 0] > 0).all()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument
-from softlabels.labels import DenseLabels, SoftLabels, SparseLabels
+from softlabels.labels import DenseLabels, SoftLabels, SparseLabels, canonical_temperatures
 from softlabels.loading.batch import Batch
 from softlabels.sources import join_inputs
 
@@ -84,7 +84,8 @@ def join_labels(parts: Sequence[SoftLabels], priors: Priors) -> SoftLabels:
 def _description(labels: SoftLabels) -> tuple[object, ...]:
     if isinstance(labels, DenseLabels):
         return "dense", labels.kind, labels.values.shape[1:], labels.lengths is None
-    return "sparse", labels.classes, labels.temperatures, labels.tail, labels.unbiased, labels.lengths is None
+    temperatures = canonical_temperatures(labels.temperatures)
+    return "sparse", labels.classes, temperatures, labels.tail, labels.unbiased, labels.lengths is None
 
 
 def _side_by_side(
