@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -110,19 +110,19 @@ def command(
         source = DistinctSource(source)
         if source.left_out:
             note(f"{count(source.left_out, 'row')} of {data} repeat earlier inputs and are labelled with them.")
-    settings = generation.Settings(
-        encoding=encoding,
-        temperatures=temperatures,
-        unit_rows=unit_rows,
-        shard_format=shard_format,
-        codec=codec,
-        batch_size=batch_size,
-        device=device,
-        gate=gate,
-        extra_classes=extra_classes,
-    )
+    options: dict[str, Any] = {
+        "encoding": encoding,
+        "temperatures": temperatures,
+        "unit_rows": unit_rows,
+        "shard_format": shard_format,
+        "codec": codec,
+        "batch_size": batch_size,
+        "device": device,
+        "gate": gate,
+        "extra_classes": extra_classes,
+    }
     if dry_run:
-        estimate = generation.estimate(source, teacher=teacher, settings=settings)
+        estimate = generation.estimate(source, teacher=teacher, settings=generation.Settings(**options))
         if as_json:
             print_json(estimate.to_json())
         else:
@@ -134,9 +134,7 @@ def command(
             )
         return
     with Progress("generate", unit="rows", quiet=quiet) as progress:
-        made = generation.generate(
-            source, teacher=teacher, out=out, settings=settings, reuse=reuse, progress=progress.update
-        )
+        made = generation.generate(source, teacher=teacher, out=out, reuse=reuse, progress=progress.update, **options)
     if as_json:
         print_json(made.to_json())
     else:

@@ -1,17 +1,21 @@
-"""Run a teacher once over a dataset and commit what it said, unit by unit."""
+"""Generation: run a teacher once over a dataset and commit its outputs, unit by unit."""
 
+from softlabels.generation.api import DataLike, estimate, generate, sample
+from softlabels.generation.engines import engines
 from softlabels.generation.gate import check_teacher
 from softlabels.generation.label_writer import LabelWriter, create
-from softlabels.generation.local import Estimate, Generated, estimate, generate, sample
+from softlabels.generation.results import Estimate, Generated
 from softlabels.generation.settings import Settings
 
 __all__ = [
+    "DataLike",
     "Estimate",
     "Generated",
     "LabelWriter",
     "Settings",
     "check_teacher",
     "create",
+    "engines",
     "estimate",
     "generate",
     "sample",

@@ -1,8 +1,9 @@
-"""The sanity gate: looks at what a teacher says about a few rows before a single unit is written.
+"""The sanity gate: checks of a teacher's outputs for a few rows before the first unit is written.
 
-A broken teacher labels a whole dataset without complaint: uniform outputs for days (Relax pull request 287), zeros for
-inputs that were too long (distillKitPlus). The gate runs up to 64 rows, spread evenly over the dataset, through the
-teacher twice, and refuses outputs that cannot be labels. It costs two batches.
+A broken teacher labels a whole dataset without an error: uniform outputs for days, zeros for inputs that were too long,
+probabilities where logits are expected. The gate runs up to 64 rows, spread evenly over the dataset, through the
+teacher, a second time in the same batch and a few of them in a smaller one, and refuses outputs that cannot be labels.
+It costs about two batches. ``output_monitor`` checks later batches.
 """
 
 from __future__ import annotations
@@ -11,82 +12,155 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument, InvalidLogits, TeacherRejected
+from softlabels.generation.output_sample import OutputSample, sample_of
+from softlabels.generation.outputs import HeadOutput
+from softlabels.labels import DISTRIBUTIONS
 from softlabels.models import Model
-from softlabels.sources import Source
+from softlabels.sources import Ragged, Source
 
-SAMPLE = 64
-"""Rows looked at."""
+ROWS = 64
+"""Rows of the sample."""
 
-FLAT = 1e-6
-"""A spread of logits (maximum minus minimum) below this, relative to their size, is no opinion."""
+SMALL_BATCH = 8
+"""The sample is so many times larger than the batch that some of its rows are predicted in once more."""
 
-REPEATABLE = 1e-2
-"""Two passes over one batch may differ by this much relative to the spread of the logits; dropout differs by far more,
-the order of floating-point additions by far less."""
+MAX_REPEAT_DIFFERENCE = 1e-2
+"""Relative difference of two passes over one batch. Dropout differs by far more, the order of additions by far less."""
+
+MAX_BATCH_DIFFERENCE = 5e-2
+"""Relative difference of a row in two batches. Batch statistics differ by far more, kernels for other sizes by less."""
 
 
-def check_teacher(teacher: Model, source: Source, *, classes: int, extra_classes: bool = False) -> None:
-    """Raise unless the teacher's outputs on a sample look like labels for this data.
+def check_teacher(teacher: Model, source: Source, *, extra_classes: bool = False, batch_size: int = ROWS) -> None:
+    """Raise unless the teacher's outputs for a sample of the data look like labels.
 
     Args:
-        teacher: the model about to label ``source``.
-        source: the data.
-        classes: width of the teacher's output.
-        extra_classes: the teacher may know classes that the hard labels do not show.
+        teacher: The model that is about to label ``source``.
+        source: The data.
+        extra_classes: If True, the teacher may know classes that the hard labels do not show.
+        batch_size: Most rows to predict at a time.
 
     Raises:
-        InvalidArgument: the class count is not that of the hard labels.
-        InvalidLogits: outputs of another shape, or not finite; names the row.
-        TeacherRejected: outputs constant, independent of the input, or different each time.
+        InvalidArgument: The class count is not that of the hard labels.
+        InvalidLogits: An output has another shape or is not finite; names the row.
+        TeacherRejected: An output is constant, independent of the input, a probability, or differs from pass to pass
+            or from batch to batch.
     """
-    _check_classes(classes, source, extra_classes=extra_classes)
-    rows = np.unique(np.linspace(0, len(source) - 1, num=min(SAMPLE, len(source))).astype(np.int64))
+    _check_classes(teacher, source, extra_classes=extra_classes)
+    count = min(ROWS, batch_size, len(source))
+    rows = np.unique(np.linspace(0, len(source) - 1, num=count).astype(np.int64))
+    first = predict_samples(teacher, source, rows)
+    for sample in first.values():
+        _check_finite(sample, rows)
+        _check_informative(sample, inputs_differ=_differ(source, rows))
+    again = predict_samples(teacher, source, rows)
+    few = np.unique(np.linspace(0, len(rows) - 1, num=max(2, len(rows) // SMALL_BATCH)).astype(np.int64))
+    alone = predict_samples(teacher, source, rows[few])
+    for name, sample in first.items():
+        _check_repeatable(sample, again[name])
+        _check_batch(_only(sample, few), alone[name])
+
+
+def predict_samples(teacher: Model, source: Source, rows: NDArray[np.int64]) -> dict[str, OutputSample]:
+    """Return samples of the outputs for a batch, by head.
+
+    Args:
+        teacher: The model.
+        source: The data.
+        rows: Rows of the batch, (n,).
+
+    Raises:
+        InvalidLogits: An output has another shape than its head.
+    """
     inputs = source.inputs(rows)
-    logits = teacher.logits(inputs).double().cpu().numpy()
-    if logits.ndim != 2 or logits.shape != (len(rows), classes):
-        raise InvalidLogits(
-            f"the teacher gives outputs of shape {logits.shape} for {len(rows)} rows; expected ({len(rows)}, {classes})"
-        )
-    # -inf is a legitimate way to rule a class out; NaN, +inf and a row without any finite logit are not.
-    bad = np.isnan(logits).any(axis=1) | np.isposinf(logits).any(axis=1) | ~np.isfinite(logits).any(axis=1)
-    if bad.any():
-        raise InvalidLogits(
-            f"the teacher's logits for row {rows[bad.argmax()]} are not finite ({bad.sum()} of {len(rows)} tried): "
-            "look for overflow (half precision?) or damaged weights"
-        )
-    _check_opinion(np.where(np.isfinite(logits), logits, 0.0), inputs)
-    again = np.nan_to_num(teacher.logits(inputs).double().cpu().numpy(), neginf=0.0)
-    difference = np.abs(again - np.where(np.isfinite(logits), logits, 0.0)).max()
-    if difference > REPEATABLE * max(float(np.ptp(again)), 1e-12):
-        raise TeacherRejected(
-            f"the teacher answers differently each time (logits differ by up to {difference:.3g} between two passes). "
-            "Is something random at inference, such as dropout applied by function? Use --no-gate to label anyway"
-        )
+    lengths = np.asarray(inputs.lengths, dtype=np.int64) if isinstance(inputs, Ragged) else None
+    predictions = teacher.predict(inputs)
+    samples = {}
+    for name, head in teacher.heads.items():
+        by_position = lengths is not None and head.ragged and predictions[name].ndim == 2
+        samples[name] = sample_of(name, head, HeadOutput(predictions[name], lengths if by_position else None))
+    return samples
 
 
-def _check_classes(classes: int, source: Source, *, extra_classes: bool) -> None:
+def _only(sample: OutputSample, rows: NDArray[np.int64]) -> OutputSample:
+    chosen = np.isin(sample.rows, rows)
+    return OutputSample(sample.name, sample.head, sample.values[chosen], sample.rows[chosen])
+
+
+def _differ(source: Source, rows: NDArray[np.int64]) -> bool:
+    """Return whether the inputs of some rows differ, by their keys."""
+    return len({source.keys(int(row), int(row) + 1).tobytes() for row in rows}) > 1
+
+
+def _check_classes(teacher: Model, source: Source, *, extra_classes: bool) -> None:
     shown = source.classes
-    if shown is None or shown == classes or (extra_classes and shown < classes):
+    heads = [head for head in teacher.heads.values() if head.kind == "classes"]
+    if shown is None or len(heads) != 1 or shown == heads[0].classes or (extra_classes and shown < heads[0].classes):
         return
     hint = (
-        "choose the teacher for this data, or another label column with --label"
-        if shown > classes
-        else "if the teacher knows more classes than this data shows, say so with --extra-classes"
+        "Choose the teacher for this data, or another label column with --label"
+        if shown > heads[0].classes
+        else "If the teacher knows more classes than this data shows, add --extra-classes"
     )
-    raise InvalidArgument(f"the teacher has {classes} classes, the labels of {source.spec} show {shown}: {hint}")
+    raise InvalidArgument(
+        f"the teacher has {heads[0].classes} classes, the labels of {source.spec} show {shown}. {hint}"
+    )
 
 
-def _check_opinion(logits: NDArray[np.float64], inputs: NDArray[np.generic]) -> None:
-    """Raise where the outputs are flat within each row, or the same for each row though the inputs differ."""
-    scale = max(float(np.abs(logits).max()), 1.0)
-    if logits.shape[1] > 1 and (np.ptp(logits, axis=1) <= FLAT * scale).all():
-        raise TeacherRejected(
-            f"the teacher gives each class the same logit, for all {len(logits)} rows tried: it has no opinion. "
-            "Are its weights loaded? Use --no-gate to label anyway"
+def _check_finite(sample: OutputSample, rows: NDArray[np.int64]) -> None:
+    """Raise for NaN and infinities. -inf rules a class out, as long as a class remains."""
+    values = sample.values
+    bad = np.isnan(values).any(axis=1) | np.isposinf(values).any(axis=1) | ~np.isfinite(values).any(axis=1)
+    if not sample.is_distribution:
+        bad |= ~np.isfinite(values).all(axis=1)
+    if bad.any():
+        row = rows[sample.rows[bad.argmax()]]
+        raise InvalidLogits(
+            f"teacher: outputs of head {sample.name!r} for row {row} are not finite ({bad.sum()} of {len(values)} "
+            "tried). Look for overflow in half precision, or damaged weights"
         )
-    inputs_differ = bool((inputs != inputs[:1]).any())
-    if inputs_differ and (np.ptp(logits, axis=0) <= FLAT * scale).all():
+
+
+def _check_informative(sample: OutputSample, *, inputs_differ: bool) -> None:
+    """Raise if the outputs are probabilities, flat within each row, or the same for rows that differ."""
+    name, kind = sample.name, sample.head.kind
+    if kind in DISTRIBUTIONS and sample.head.classes == 1:
         raise TeacherRejected(
-            f"the teacher gives the same output for each of {len(logits)} different rows: it does not look at its "
-            "input. Is the preprocessing right (scale, channels)? Use --no-gate to label anyway"
+            f"teacher: head {name!r} has a single output, whose softmax is always 1. For two classes return the logits "
+            "(0, z) in place of z; for a number declare the head as kind='regression'"
+        )
+    if sample.are_probabilities():
+        raise TeacherRejected(
+            f"teacher: head {name!r} returns probabilities, so that labels would be softened twice. Return logits, or "
+            "the logarithm of the probabilities. Use --no-gate to label anyway"
+        )
+    if sample.is_flat():
+        raise TeacherRejected(
+            f"teacher: head {name!r} gives every class the same logit, in all {len(sample.values)} outputs tried. Are "
+            "the weights loaded? Use --no-gate to label anyway"
+        )
+    if inputs_differ and len(sample.values) > 1 and sample.is_constant():
+        raise TeacherRejected(
+            f"teacher: head {name!r} has the same output for {len(np.unique(sample.rows))} different rows, so it does "
+            "not depend on the input. Is the preprocessing right (scale, channels)? Use --no-gate to label anyway"
+        )
+
+
+def _check_repeatable(first: OutputSample, again: OutputSample) -> None:
+    difference = first.difference(again)
+    if difference > MAX_REPEAT_DIFFERENCE:
+        raise TeacherRejected(
+            f"teacher: head {first.name!r} differs from pass to pass by {difference:.1%} of its spread, expected at "
+            f"most {MAX_REPEAT_DIFFERENCE:.0%}. Is dropout active at inference? Call eval() on the network. Use "
+            "--no-gate to label anyway"
+        )
+
+
+def _check_batch(large: OutputSample, small: OutputSample) -> None:
+    difference = large.difference(OutputSample(small.name, small.head, small.values, large.rows))
+    if difference > MAX_BATCH_DIFFERENCE:
+        raise TeacherRejected(
+            f"teacher: head {large.name!r} depends on the batch: equal rows differ by {difference:.1%} of its spread "
+            f"in batches of another size, expected at most {MAX_BATCH_DIFFERENCE:.0%}. Is batch normalisation in "
+            "training mode? Call eval() on the network. Use --no-gate to label anyway"
         )

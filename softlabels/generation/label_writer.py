@@ -1,83 +1,69 @@
-"""``sl.create``: for people with their own inference loop. Rows are appended, units are committed as they fill.
+"""``sl.create``: a store for an inference loop of the user. Rows are appended, and units are committed as they fill.
 
-The store grows: nobody says beforehand how many rows it will have. A unit is committed when it is full, on ``flush``,
-and on leaving the context, also by an exception, because rows that were appended are good; what a kill can cost is the
-unit at hand. One process appends at a time. Rows are told apart by key and view: appending one that is there already
-does nothing, so that a loop that starts over is right, and ``missing`` spares it the teacher.
+The store grows: the number of rows need not be known. A unit is committed when it is full, on ``flush``, and on leaving
+the context, also by an exception, because rows that were appended are good. A kill costs at most the unit in progress.
+One process appends at a time. Rows are named by key and view: appending a row that is there already does nothing, so
+that a loop that starts over gives the same store, and ``missing`` tells which rows the teacher still has to predict.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels import encodings
-from softlabels.columns import ranges
-from softlabels.encodings import Codebook
 from softlabels.errors import InvalidArgument, StoreBusy, StoreConflict
-from softlabels.generation.pilot import USUAL_POSITIONS, existing_heads, found_encoding, with_codebook
-from softlabels.generation.unit_encoder import UnitEncoder
+from softlabels.generation.heads import existing_heads, plan_heads
+from softlabels.generation.outputs import HeadOutput, of_arrays
+from softlabels.generation.pilot import GivenPilot
+from softlabels.generation.settings import Codec, Settings, ShardFormat
+from softlabels.generation.unit_builder import UnitBuilder
 from softlabels.keys import as_keys, row_names
-from softlabels.labels import Head, canonical_temperatures
-from softlabels.store import (
-    DataRecord,
-    Descriptor,
-    Snapshot,
-    StoreWriter,
-    TeacherRecord,
-    UnitWriter,
-    create_or_open,
-    default_geometry,
-    seal,
-)
-from softlabels.store.format.descriptor import LENGTH, OWN_COLUMNS
-from softlabels.store.format.limits import MAX_UNIT_CHUNKS
+from softlabels.labels import Head
+from softlabels.store import DataRecord, Descriptor, Snapshot, StoreWriter, TeacherRecord, create_or_open, seal
+from softlabels.store.storage.storage import Location
 from softlabels.store.unit_reader import UnitReader
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Outputs = Mapping[str, "Tensor | NDArray[Any] | Sequence[Tensor | NDArray[Any]]"]
+DEFAULTS = Settings()
 
 
 def create(
-    path: str | Path,
+    path: Location,
     *,
     heads: Mapping[str, Head],
     teacher: str = "",
     teacher_digest: str | None = None,
-    shard_format: str = "zarr",
-    codec: str = "zstd",
-    unit_rows: int | None = None,
-    seed: int = 0,
+    shard_format: ShardFormat = DEFAULTS.shard_format,
+    codec: Codec = DEFAULTS.codec,
+    unit_rows: int | None = DEFAULTS.unit_rows,
+    seed: int = DEFAULTS.seed,
     pilot: Mapping[str, Tensor | NDArray[Any]] | None = None,
 ) -> LabelWriter:
-    """A writer on a store that grows: a new one, or the one at ``path`` if it was created with the same settings.
+    """Return a writer on a store that grows: a new one, or the one at ``path`` if it has the same settings.
 
     Args:
-        path: directory of the store.
-        heads: outputs of the teacher, by name, e.g. ``{"logits": Head(classes=1000, encoding="topk:32")}``. An encoding
-            may say what is to be reached, as for generate (``threshold:bytes=20``); the pilot decides how.
-        teacher: what you call the teacher; without a digest, all that tells it from another.
-        teacher_digest: names its weights, where you have such a name.
-        shard_format: ``zarr`` or ``parquet``.
-        codec: ``zstd`` or ``lz4``.
-        unit_rows: rows committed at a time; None: from the size of a row.
-        seed: of what is drawn.
-        pilot: by head with an encoding of several tail priors or one that says what is to be reached, (n, C) logits of
-            a few thousand rows or positions like those to come; for a new store.
+        path: Directory of the store.
+        heads: Outputs of the teacher, by name, e.g. ``{"logits": Head(classes=1000, encoding="topk:32")}``. An encoding
+            may be a target, as for generate (``threshold:bytes=40``); it is resolved on the pilot.
+        teacher: Name of the teacher. Without a digest, it alone tells teachers apart.
+        teacher_digest: Digest of the teacher's weights, or any text that changes with them; None: there is none.
+        shard_format: File format of the shards, ``zarr`` or ``parquet``.
+        codec: Compression of the shards, ``zstd`` or ``lz4``.
+        unit_rows: Rows committed at a time; None: from the size of a row.
+        seed: Seed of everything that is drawn.
+        pilot: Logits (n, C) of a few thousand rows or positions like those to come, by head. Needed for a new store if
+            an encoding has several tail priors or is a target.
 
     Raises:
-        InvalidArgument: heads or settings that cannot be meant.
-        StoreConflict: another store is there, or something that is no store.
-        StoreBusy: another process is appending to it.
+        InvalidArgument: A head or setting is invalid.
+        StoreConflict: The directory holds another store, or other files.
+        StoreBusy: Another process appends to the store.
 
     Example:
         >>> import numpy as np, softlabels as sl
@@ -86,60 +72,43 @@ def create(
         >>> sl.open("labels").rows
         2
     """
-    canonical: dict[str, Head] = {}
-    codebooks: dict[str, Codebook] = {}
-    existing = existing_heads(path)
-    for name, head in heads.items():
-        given = partial((pilot or {}).get, name)
-        before = existing.get(name)
-        temperatures = canonical_temperatures(head.temperatures, before.temperatures if before else ())
-        found = replace(head, encoding=found_encoding(head, before, given, codec), temperatures=temperatures)
-        canonical[name], fitted = with_codebook(found, existing.get(name), given, seed)
-        codebooks |= {} if fitted is None else {name: fitted}
-    chunk_rows = 1
-    if unit_rows is None or unit_rows > 0:
-        unit_rows, chunk_rows = _geometry(canonical, unit_rows)
+    given_pilot = GivenPilot(pilot, codec=codec, shard_format=shard_format, unit_rows=unit_rows)
+    planned = plan_heads(heads, existing_heads(path), given_pilot, seed=seed)
+    store_unit_rows, chunk_rows = planned.geometry(None, unit_rows)
     descriptor = Descriptor(
         rows=None,
-        unit_rows=unit_rows,
+        unit_rows=store_unit_rows,
         chunk_rows=chunk_rows,
-        heads=canonical,
+        heads=planned.heads,
         teacher=TeacherRecord(spec=teacher, digest=teacher_digest),
         data=DataRecord(spec="appended", fingerprint=None, rows=None),
         shard_format=shard_format,
         codec=codec,
         seed=seed,
     )
-    return LabelWriter(create_or_open(path, descriptor, codebooks))
-
-
-def _geometry(heads: Mapping[str, Head], unit_rows: int | None) -> tuple[int, int]:
-    size: float = sum(column.entry_bytes for column in OWN_COLUMNS.values())
-    for head in heads.values():
-        each = encodings.row_bytes(encodings.parse(head.encoding, classes=head.classes), head)
-        size += each * (USUAL_POSITIONS if head.ragged else 1)
-    rows, chunk = default_geometry(size, None)
-    if unit_rows is not None:
-        rows, chunk = unit_rows, min(max(chunk, -(-unit_rows // MAX_UNIT_CHUNKS)), unit_rows)
-    return rows, chunk
+    return LabelWriter(create_or_open(path, descriptor, planned.codebooks))
 
 
 class LabelWriter:
-    """Appends rows to a store that grows; a context manager, which seals the store when all went well.
+    """Writer that appends rows to a store that grows; a context manager, which seals the store if all went well.
+
+    Args:
+        store: A store that was made by ``sl.create``.
 
     Attributes:
-        rows: committed and appended.
+        rows: Rows that were committed or appended.
+
+    Raises:
+        StoreConflict: The store was made by generate.
+        StoreBusy: Another process appends to the store.
     """
 
     def __init__(self, store: StoreWriter) -> None:
         if not store.descriptor.grows:
-            raise StoreConflict(f"{store.storage} was made by generate and does not grow; choose another directory")
+            raise StoreConflict(f"{store.storage}: a store made by generate does not grow; choose another directory")
         self._store = store
-        self._schema = store.descriptor.columns()
         self._lock = store.lock()
-        self._unit: UnitWriter | None = None
-        self._encoder: UnitEncoder | None = None
-        self._in_unit = 0
+        self._builder: UnitBuilder | None = None
         try:
             self._known, self._free = self._read_committed()
         except BaseException:
@@ -160,64 +129,74 @@ class LabelWriter:
             self._release()
 
     def missing(self, keys: Sequence[object] | NDArray[Any], views: Sequence[int] | None = None) -> NDArray[np.int64]:
-        """Positions in ``keys`` of the rows that still are to be appended, (n,).
+        """Return the positions in ``keys`` of the rows that are not in the store yet, (n,).
 
         Args:
-            keys: B names of rows, as for append.
-            views: the view of each; None: 0.
+            keys: Names of B rows, as for append.
+            views: View of each row; None: 0.
         """
-        numbers = _views(views, len(keys))
-        names = row_names(as_keys(keys, numbers), numbers).tolist()
+        row_views = _as_views(views, len(keys))
+        names = row_names(as_keys(keys, row_views), row_views).tolist()
         return np.array([i for i, name in enumerate(names) if name not in self._known], np.int64)
 
     def append(
-        self, keys: Sequence[object] | NDArray[Any], outputs: Outputs, *, views: Sequence[int] | None = None
+        self, keys: Sequence[object] | NDArray[Any], outputs: Mapping[str, Any], *, views: Sequence[int] | None = None
     ) -> int:
-        """Append rows; those that are there already, by key and view, are left as they are.
+        """Append rows and return how many were new; a row that is there, by key and view, is not changed.
 
         Args:
-            keys: B names of rows: text, integers, 16-byte keys, or (B, 16) uint8 as sl.content_keys gives.
-            outputs: by head (B, *shape, C) logits or values; of a ragged head B arrays of (positions, C).
-            views: the view of each row; None: 0.
-
-        Returns:
-            How many rows were new.
+            keys: Names of B rows: text, integers, 16-byte keys, or (B, 16) uint8 as sl.content_keys returns them.
+            outputs: By head (B, *shape, C) logits or values; of a ragged head B arrays of (positions, C).
+            views: View of each row; None: 0.
 
         Raises:
-            InvalidArgument: names, heads or shapes that are not the store's.
-            InvalidLogits: NaN, infinities; none of these rows was appended.
+            InvalidArgument: Names, heads or shapes are not those of the store, or two rows have one name.
+            InvalidLogits: A value is NaN or infinite; none of these rows was appended.
+            StoreBusy: The writer is closed.
         """
         if self._lock.closed:
-            raise StoreBusy("this writer is closed; open another with sl.create")
-        numbers = _views(views, len(keys))
-        named = as_keys(keys, numbers)
-        if set(outputs) != set(self._store.descriptor.heads):
-            wanted = sorted(self._store.descriptor.heads)
-            raise InvalidArgument(f"outputs for heads {sorted(outputs)} were given; the store has {wanted}")
-        batches = {name: _positions(name, outputs[name], len(named), head.ragged)
-                   for name, head in self._store.descriptor.heads.items()}  # fmt: skip
-        names = row_names(named, numbers).tolist()
-        first = {name: i for i, name in reversed(list(enumerate(names)))}
-        new = np.array([i for i, name in enumerate(names) if name not in self._known and first[name] == i], np.int64)
-        for start in range(0, len(new), self._store.descriptor.unit_rows):
-            self._append_new(named, numbers, batches, new[start : start + self._store.descriptor.unit_rows])
+            raise StoreBusy("writer: closed; open another one with sl.create")
+        row_views = _as_views(views, len(keys))
+        row_keys = as_keys(keys, row_views)
+        heads = self._store.descriptor.heads
+        if set(outputs) != set(heads):
+            raise InvalidArgument(
+                f"outputs: other heads than the store's, got {sorted(outputs)}; expected {sorted(heads)}"
+            )
+        batch = {name: of_arrays(name, outputs[name], head, len(row_keys)) for name, head in heads.items()}
+        names = row_names(row_keys, row_views).tolist()
+        # Ids are unique; content keys may repeat, because equal inputs have equal labels.
+        first = {name: row for row, name in reversed(list(enumerate(names)))}
+        new = np.array([row for row in sorted(first.values()) if names[row] not in self._known], np.int64)
+        start = 0
+        while start < len(new):
+            room = self._store.descriptor.unit_rows - (self._builder.rows if self._builder is not None else 0)
+            self._append_to_unit(row_keys, row_views, batch, new[start : start + room])
+            start += room
         return len(new)
 
     def flush(self) -> None:
-        """Commit what was appended now, though the unit is not full."""
-        if self._unit is None or self._encoder is None:
+        """Commit the rows that were appended, though the unit is not full.
+
+        Raises:
+            StoreBusy: Another process committed the unit.
+        """
+        if self._builder is None:
             return
-        unit, self._unit = self._unit, None
-        with unit:
-            left = self._encoder.evidence
-            if self._in_unit and not unit.commit(extras=left.extras(), fidelity=left.fidelity()):
-                raise StoreBusy(f"{self._store.storage}: another process has committed unit {unit.unit}; append again")
+        builder, self._builder = self._builder, None
+        with builder:
+            if builder.rows and not builder.commit():
+                raise StoreBusy(f"{self._store.storage}: another process committed unit {builder.unit}; append again")
         self._free += 1
         while self._store.committed(self._free):
             self._free += 1
 
     def close(self) -> Snapshot | None:
-        """Commit what was appended and seal the store; None where it has no rows."""
+        """Commit the rows that were appended and seal the store; return None if it has no rows.
+
+        Raises:
+            StoreError: The commit failed.
+        """
         try:
             self.flush()
             return seal(self._store.storage) if self._known else None
@@ -225,88 +204,41 @@ class LabelWriter:
             self._release()
 
     def _release(self) -> None:
-        if self._unit is not None:
-            self._unit.__exit__(None, None, None)
-            self._unit = None
+        if self._builder is not None:
+            self._builder.__exit__(None, None, None)
+            self._builder = None
         self._lock.close()
-
-    def _append_new(
-        self,
-        keys: NDArray[np.uint8],
-        views: NDArray[np.uint32],
-        batches: Mapping[str, tuple[Tensor, NDArray[np.int64] | None]],
-        wanted: NDArray[np.int64],
-    ) -> None:
-        """Append the rows ``wanted``, of which there are no more than a unit has."""
-        room = self._store.descriptor.unit_rows - self._in_unit if self._unit is not None else len(wanted)
-        for part in (wanted[:room], wanted[room:]):
-            if len(part):
-                self._append_to_unit(keys, views, batches, part)
 
     def _append_to_unit(
         self,
         keys: NDArray[np.uint8],
         views: NDArray[np.uint32],
-        batches: Mapping[str, tuple[Tensor, NDArray[np.int64] | None]],
-        wanted: NDArray[np.int64],
+        batch: Mapping[str, HeadOutput],
+        rows: NDArray[np.int64],
     ) -> None:
-        if self._unit is None or self._encoder is None:
-            self._unit, self._in_unit = self._store.begin(self._free), 0
-            self._encoder = UnitEncoder(self._store.descriptor, self._free, self._store.codebooks)
-        rows = np.arange(self._in_unit, self._in_unit + len(wanted), dtype=np.int64)
-        columns: dict[str, NDArray[Any]] = {"key": keys[wanted], "view": views[wanted]}
-        encoded = {}
-        for head, (values, all_lengths) in batches.items():
-            chosen = values[_positions_of(wanted, all_lengths)]
-            lengths = None if all_lengths is None else all_lengths[wanted]
-            encoded[head] = (self._encoder.encode(head, chosen, rows, lengths), chosen, lengths)
-            columns |= {f"{head}/{name}": array for name, array in encoded[head][0].arrays.items()}
-            if lengths is not None:
-                columns[f"{head}/{LENGTH}"] = lengths.astype(np.uint32)
-        self._unit.append(columns)
-        for head, (kept, chosen, lengths) in encoded.items():
-            self._encoder.keep(head, kept, chosen, rows, lengths)
-        self._in_unit += len(wanted)
-        self.rows += len(wanted)
-        self._known.update(row_names(columns["key"], columns["view"]).tolist())
-        if self._in_unit == self._store.descriptor.unit_rows:
+        """Append the chosen rows of a batch, of which there are no more than fit into the unit."""
+        if self._builder is None:
+            self._builder = UnitBuilder(self._store, self._free)
+        self._builder.append(keys[rows], views[rows], {head: output.take(rows) for head, output in batch.items()})
+        self.rows += len(rows)
+        self._known.update(row_names(keys[rows], views[rows]).tolist())
+        if self._builder.rows == self._store.descriptor.unit_rows:
             self.flush()
 
     def _read_committed(self) -> tuple[set[bytes], int]:
-        """Rows that are committed, and the first unit that is not."""
+        """Return the names of the rows that are committed, and the first unit that is not."""
         known: set[bytes] = set()
         units = self._store.committed_units()
         for unit in units:
             reader = UnitReader(self._store.storage, self._store.descriptor, self._store.record(unit))
-            for number in range(len(reader.record.chunks)):
-                found = reader.read_chunk(number, ["key", "view"])
-                known.update(row_names(found["key"], found["view"]).tolist())
+            for chunk in range(len(reader.record.chunks)):
+                columns = reader.read_chunk(chunk, ["key", "view"])
+                known.update(row_names(columns["key"], columns["view"]).tolist())
         return known, next(i for i, unit in enumerate([*units, -1]) if i != unit)
 
 
-def _views(views: Sequence[int] | None, count: int) -> NDArray[np.uint32]:
+def _as_views(views: Sequence[int] | None, count: int) -> NDArray[np.uint32]:
     numbers = np.zeros(count, np.uint32) if views is None else np.asarray(views)
     if numbers.shape != (count,) or numbers.dtype.kind not in "iu" or not ((numbers >= 0) & (numbers < 2**32)).all():
-        raise InvalidArgument(f"views are {count} numbers from 0 to 2^32 - 1, not {views!r}")
+        raise InvalidArgument(f"views: invalid, got {views!r}; expected {count} numbers from 0 to 2^32 - 1")
     return numbers.astype(np.uint32)
-
-
-def _positions(name: str, given: Any, count: int, is_ragged: bool) -> tuple[Tensor, NDArray[np.int64] | None]:  # noqa: FBT001
-    """A head's values as one tensor, (B, ...), or (positions of all rows, C) with the lengths of the rows."""
-    import torch
-
-    if not is_ragged:
-        values = torch.as_tensor(given)
-        if len(values) != count:
-            raise InvalidArgument(f"head {name!r} has {len(values)} rows of outputs for {count} keys")
-        return values, None
-    parts = [torch.as_tensor(part) for part in given]
-    if len(parts) != count or any(part.ndim != 2 for part in parts):
-        raise InvalidArgument(f"head {name!r} is ragged: give one (positions, classes) array for each of {count} keys")
-    return torch.cat(parts), np.array([len(part) for part in parts], np.int64)
-
-
-def _positions_of(rows: NDArray[np.int64], lengths: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    if lengths is None:
-        return rows
-    return ranges((np.cumsum(lengths) - lengths)[rows], lengths[rows])

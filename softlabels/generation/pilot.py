@@ -1,119 +1,194 @@
-"""What is settled by a pilot before a store is made, or taken over from one: what a target comes to, and codebooks."""
+"""Pilots: outputs of a few rows. Targets are resolved and codebooks fitted on them before the first row is labelled."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels import encodings, planning
-from softlabels.encodings import Adaptive, TopK, codebook
-from softlabels.encodings.codebook import MAX_CODEBOOK_BYTES
+from softlabels import planning
+from softlabels.encodings.codebook import pilot_rows
 from softlabels.errors import InvalidArgument
+from softlabels.generation.outputs import HeadOutput, of_predictions
+from softlabels.generation.row_plan import RowPlan
+from softlabels.generation.settings import Codec, Settings, ShardFormat
 from softlabels.labels import Head
-from softlabels.store.format.codebooks import digest_of
-from softlabels.store.format.descriptor import find_descriptor
-from softlabels.store.storage.registry import open_storage
-from softlabels.store.storage.storage import Location
+from softlabels.models import Model
+from softlabels.planning.container import USUAL_POSITIONS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SAMPLE_ROWS = 512
-"""Of a pilot that targets are measured on, evenly spread; a vocabulary of 50,000 takes 100 MiB."""
+"""Rows that a target is resolved on."""
 
-USUAL_POSITIONS = 1024
-"""Positions a ragged row is taken to have, when a key's bytes are shared out and units are sized."""
+SAMPLE_BYTES = 2**28
+"""Most bytes of their logits."""
 
-Pilot = Callable[[], "Iterable[Tensor] | Tensor | NDArray[Any] | None"]
+PILOT_SHARE = 20
+"""One row in so many is predicted for a codebook."""
 
+ROW_POSITIONS = 16
+"""Positions of a ragged row that a pilot takes."""
 
-def existing_heads(location: Location) -> Mapping[str, Head]:
-    """Return the heads of a store; empty if there is no store at ``location``."""
-    descriptor = find_descriptor(open_storage(location))
-    return {} if descriptor is None else descriptor.heads
+GROWN_ROWS = 1_000_000
+"""Rows that a store that grows is planned for; only the share of its containers depends on them."""
 
-
-def found_encoding(head: Head, existing: Head | None, pilot: Pilot, codec: str) -> str:
-    """The canonical encoding of ``head``, also where it names what is to be reached.
-
-    Args:
-        head: of a store that grows.
-        existing: the same head of the store that is there already; what a target came to is taken over.
-        pilot: gives (n, C) logits.
-        codec: of the shards.
-
-    Raises:
-        InvalidArgument: no such encoding; no pilot for a target; or a target that no encoding reaches.
-    """
-    import torch
-
-    if not planning.is_target(head.encoding):
-        return encodings.parse(head.encoding, classes=head.classes).spec
-    if head.encoding.startswith("auto:budget"):
-        raise InvalidArgument(
-            f"{head.encoding!r} divides a size among rows, and nobody knows how many this store will have; ask for "
-            "bytes a row instead, such as adaptive:bytes=20 or threshold:bytes=20"
-        )
-    if existing is not None:
-        return existing.encoding
-    given = pilot()
-    if given is None:
-        raise InvalidArgument(
-            f"{head.encoding!r} is found before the first row: give sl.create a pilot, (n, C) logits of some hundred "
-            "rows"
-        )
-    logits = torch.as_tensor(given) if isinstance(given, np.ndarray | torch.Tensor) else torch.cat(list(given))
-    if logits.ndim != 2 or logits.shape[1] != head.classes:
-        raise InvalidArgument(f"a pilot of shape {tuple(logits.shape)}, where (n, {head.classes}) is expected")
-    chosen = np.unique(np.linspace(0, len(logits) - 1, num=SAMPLE_ROWS).astype(np.int64))
-    sample = planning.Sample(
-        logits=logits[torch.from_numpy(chosen)].float().cpu().numpy(),
-        temperatures=head.temperatures,
-        items=len(logits),
-        rows=max(1, len(logits) // USUAL_POSITIONS) if head.ragged else len(logits),
-        codec=codec,
-        kind=head.kind,
-    )
-    return planning.resolve(head.encoding, sample)
+GIVEN_BLOCK = 512
+"""Rows of a pilot array that are looked at at a time."""
 
 
-def with_codebook(head: Head, existing: Head | None, pilot: Pilot, seed: int) -> tuple[Head, encodings.Codebook | None]:
-    """``head`` with the codebook its encoding asks for, and that codebook where it is a new one.
+class Pilot(Protocol):
+    """Logits of a few rows or positions like those of the store."""
+
+    def sample(self, name: str, head: Head) -> planning.Sample:
+        """Return a sample to plan with.
+
+        Args:
+            name: Name of the head.
+            head: The head, a distribution.
+
+        Raises:
+            InvalidArgument: There are no such logits, or too few.
+        """
+
+    def logits(self, name: str, head: Head) -> Iterable[Tensor]:
+        """Return logits to fit a codebook to, (n, C) each.
+
+        Args:
+            name: Name of the head.
+            head: The head, a distribution.
+
+        Raises:
+            InvalidArgument: There are no such logits.
+        """
+
+
+class TeacherPilot:
+    """Predictions of a teacher for rows that are spread evenly over the data.
 
     Args:
-        head: with a canonical encoding.
-        existing: the same head of a store whose codebook is to be used again, if its encoding is the same.
-        pilot: gives logits of a few thousand rows; called only where a codebook is to be fitted.
-        seed: of the store.
-
-    Raises:
-        InvalidArgument: no pilot, or too small a one, or a codebook that would be too large.
+        plan: Rows of the store.
+        teacher: The model.
+        settings: Settings of the run.
+        rows: Rows of a sample.
     """
-    import torch
 
-    encoding = encodings.parse(head.encoding, classes=head.classes)
-    if not isinstance(encoding, TopK | Adaptive) or encoding.priors == 1:
-        return head, None
-    size, most = 4 * encoding.priors * head.classes * len(head.temperatures), MAX_CODEBOOK_BYTES
-    if size > most:
-        raise InvalidArgument(
-            f"{encoding.spec} needs a codebook of {size:,} bytes for {head.classes:,} classes at "
-            f"{len(head.temperatures)} temperatures, where at most {most:,} are allowed; ask for "
-            f"{most * encoding.priors // size} tail priors or fewer"
+    def __init__(self, plan: RowPlan, teacher: Model, settings: Settings, rows: int = SAMPLE_ROWS) -> None:
+        self._plan = plan
+        self._teacher = teacher
+        self._settings = settings
+        self._rows = rows
+
+    def sample(self, name: str, head: Head) -> planning.Sample:
+        """See Pilot.sample."""
+        count = min(self._rows, max(planning.FEWEST, SAMPLE_BYTES // (4 * head.classes)))
+        outputs = list(self._spread(name, head, count))
+        positions = sum(int(output.lengths.sum()) for output in outputs if output.lengths is not None)
+        rows = sum(map(len, outputs))
+        items = len(self._plan) if not head.ragged else max(1, round(len(self._plan) * positions / rows))
+        return planning.Sample(
+            logits=np.concatenate([_spread_positions(output).float().cpu().numpy() for output in outputs])[:count],
+            temperatures=head.temperatures,
+            items=items,
+            rows=len(self._plan),
+            codec=self._settings.codec,
+            kind=head.kind,
+            shard_format=self._settings.shard_format,
+            unit_rows=self._settings.unit_rows,
         )
-    if existing is not None and existing == replace(head, codebook=existing.codebook):
-        return existing, None
-    given = pilot()
-    if given is None:
-        raise InvalidArgument(
-            f"{encoding.spec} chooses from {encoding.priors} tail priors, which are fitted before the first row: give "
-            "sl.create a pilot, (n, C) logits of a few thousand rows"
+
+    def logits(self, name: str, head: Head) -> Iterator[Tensor]:
+        """See Pilot.logits."""
+        count = min(max(SAMPLE_ROWS, len(self._plan) // PILOT_SHARE), pilot_rows(head))
+        for output in self._spread(name, head, count):
+            yield _spread_positions(output).float().cpu()
+
+    def _spread(self, name: str, head: Head, count: int) -> Iterator[HeadOutput]:
+        """Yield the outputs of about as many rows, or positions, batch by batch."""
+        wanted_rows = max(planning.FEWEST, count // ROW_POSITIONS) if head.ragged else count
+        rows = np.unique(np.linspace(0, len(self._plan) - 1, num=min(wanted_rows, len(self._plan))).astype(np.int64))
+        for start in range(0, len(rows), self._settings.batch_size):
+            inputs = self._plan.inputs(rows[start : start + self._settings.batch_size])
+            yield of_predictions(self._teacher.predict(inputs), {name: head}, inputs)[name]
+
+
+class GivenPilot:
+    """Logits that the user of ``sl.create`` computed.
+
+    Args:
+        arrays: By head (n, C) logits of a few thousand rows or positions; None if there are none.
+        codec: Compression of the shards.
+        shard_format: File format of the shards.
+        unit_rows: Rows committed at a time; None: from the size of a row.
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, Tensor | NDArray[Any]] | None,
+        *,
+        codec: Codec,
+        shard_format: ShardFormat,
+        unit_rows: int | None,
+    ) -> None:
+        self._arrays = arrays or {}
+        self._codec: Codec = codec
+        self._shard_format: ShardFormat = shard_format
+        self._unit_rows = unit_rows
+
+    def sample(self, name: str, head: Head) -> planning.Sample:
+        """See Pilot.sample."""
+        if head.encoding.startswith("auto:budget"):
+            raise InvalidArgument(
+                f"head {name!r}: a budget needs the number of rows, got {head.encoding!r} for a store that grows; "
+                "expected bytes per row, such as adaptive:bytes=40 or threshold:bytes=40"
+            )
+        logits = self._logits(name, head)
+        chosen = np.unique(np.linspace(0, len(logits) - 1, num=SAMPLE_ROWS).astype(np.int64))
+        return planning.Sample(
+            logits=logits[chosen].float().cpu().numpy(),
+            temperatures=head.temperatures,
+            items=GROWN_ROWS * USUAL_POSITIONS if head.ragged else GROWN_ROWS,
+            rows=GROWN_ROWS,
+            codec=self._codec,
+            kind=head.kind,
+            shard_format=self._shard_format,
+            unit_rows=self._unit_rows,
+            grows=True,
         )
-    if isinstance(given, np.ndarray | torch.Tensor):
-        given = torch.split(torch.as_tensor(given), 512)
-    fitted = codebook.fit(encoding, head, given, seed=seed)
-    return replace(head, codebook=digest_of(fitted)), fitted
+
+    def logits(self, name: str, head: Head) -> Iterator[Tensor]:
+        """See Pilot.logits."""
+        import torch
+
+        yield from torch.split(self._logits(name, head), GIVEN_BLOCK)
+
+    def _logits(self, name: str, head: Head) -> Tensor:
+        import torch
+
+        if name not in self._arrays:
+            raise InvalidArgument(
+                f"head {name!r}: {head.encoding} is fitted before the first row, got no pilot; give sl.create a pilot, "
+                "(n, C) logits of a few thousand rows"
+            )
+        logits = torch.as_tensor(self._arrays[name]).detach()
+        if logits.ndim != 2 or logits.shape[1] != head.classes:
+            raise InvalidArgument(
+                f"head {name!r}: the pilot has another shape, got {tuple(logits.shape)}; expected (n, {head.classes})"
+            )
+        return logits
+
+
+def _spread_positions(output: HeadOutput) -> Tensor:
+    """Return the rows of an output, (n, C); of ragged ones up to ROW_POSITIONS positions of each, evenly spread."""
+    if output.lengths is None:
+        return output.values
+    starts = np.cumsum(output.lengths) - output.lengths
+    positions = [
+        start + np.unique(np.linspace(0, length - 1, num=min(ROW_POSITIONS, length)).astype(np.int64))
+        for start, length in zip(starts, output.lengths, strict=True)
+        if length > 0
+    ]
+    return output.values[np.concatenate([np.empty(0, np.int64), *positions])]

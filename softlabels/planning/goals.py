@@ -1,7 +1,8 @@
-"""Encodings by what they are to reach: ``auto:max-kl=0.05``, ``adaptive:bytes=40:d4:64``, ``threshold:ids=12``.
+"""Encodings by target: ``auto:max-kl=0.05``, ``adaptive:bytes=40:d4:64``, ``threshold:ids=12``.
 
 The parameter is found by bisection on a sample of the teacher's logits, to three digits. Fidelity and size are monotone
-in it, but a sample is a sample: what the store reaches is measured again when it is sealed.
+in it. Bytes are those of shards: labels, keys and containers. A sample is a sample, so the store is measured again when
+it is sealed.
 """
 
 from __future__ import annotations
@@ -18,131 +19,162 @@ from softlabels.planning.sample import Sample
 from softlabels.planning.table import PlanRow, measure_row, plan, priors_for
 
 FORMS = (
-    "auto:max-kl=NATS, auto:budget=SIZE (such as 50GB), adaptive:kl=NATS, adaptive:bytes=N (both may go on as adaptive "
-    "does, :d4:64), threshold:ids=N, threshold:bytes=N"
+    "auto:max-kl=NATS, auto:budget=SIZE (such as 50GB), adaptive:kl=NATS, adaptive:bytes=N (both may be followed by "
+    "the options of adaptive, :d4:64), threshold:ids=N, threshold:bytes=N"
 )
 STEPS = 14
-"""Of the bisection; the ends are a factor of 50,000 apart."""
+"""Steps of the bisection; its ends are a factor of 50,000 apart."""
 LOWEST, HIGHEST = 2e-5, 0.9
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 
 
 def is_target(spec: str | None) -> TypeGuard[str]:
-    """Whether ``spec`` says what to reach rather than how."""
+    """Return whether a specification names a target instead of an encoding.
+
+    Args:
+        spec: Specification.
+
+    Example:
+        >>> is_target("auto:max-kl=0.05"), is_target("topk:4")
+        (True, False)
+    """
     return spec is not None and "=" in spec
 
 
 def resolve(spec: str, sample: Sample) -> str:
-    """The encoding that reaches what ``spec`` asks for, on ``sample``, in the fewest bytes.
+    """Return the encoding that reaches a target on a sample, in the fewest bytes.
+
+    Args:
+        spec: The target.
+        sample: Dense logits of some rows.
 
     Raises:
-        InvalidArgument: not a target, or one that no encoding reaches; says how near one comes.
+        InvalidArgument: The target is unknown, or no encoding reaches it; names the nearest value.
     """
     match = re.fullmatch(r"([a-z]+:[a-z-]+)=([^=:]+)(?::([^=]+))?", spec)
     name, value, options = (match[1], match[2], match[3]) if match else ("", "", None)
     if options is not None and not name.startswith("adaptive:"):
-        raise InvalidArgument(f"{spec!r} goes on after what is to be reached; that is one of {FORMS}")
+        raise InvalidArgument(f"target {spec!r}: unexpected options, got {options!r}; expected one of {FORMS}")
     if name == "auto:budget":
         return _within(sample, parse_size(value))
     if name in {"auto:max-kl", "adaptive:kl"}:
         limit = _positive(spec, value)
         priors = priors_for(sample)
-        usual = ["d4", "d16", *([f"d4:{priors}", f"d16:{priors}"] if priors > 1 else [])]
-        kept = usual if options is None else [options]
-        return _closest_kl(sample, limit, kept, only_adaptive=name == "adaptive:kl")
+        default = ["d4", "d16", *([f"d4:{priors}", f"d16:{priors}"] if priors > 1 else [])]
+        return _closest_kl(
+            sample, limit, default if options is None else [options], only_adaptive=name != "auto:max-kl"
+        )
     if name in {"adaptive:bytes", "threshold:bytes", "threshold:ids"}:
         limit = _positive(spec, value)
         family, _, bounded = name.partition(":")
+        if bounded == "bytes" and limit <= sample.key_bytes:
+            raise InvalidArgument(
+                f"target {spec!r}: keys alone take {sample.key_bytes:g} bytes per row, got {limit:g}; expected more"
+            )
         measured = attrgetter("ids" if bounded == "ids" else "bytes_per_row")
-        found = _bisect(
-            sample, family, lambda row: measured(row) <= limit, kept=options or "d4", larger_is_smaller=True
-        )
-        if found is None:
-            raise InvalidArgument(f"no {family} labels stay within {bounded}={limit:g} on a sample of these rows")
-        return found.encoding
-    raise InvalidArgument(f"unknown encoding {spec!r}; what an encoding is to reach is one of {FORMS}")
+        best = _bisect(sample, family, lambda row: measured(row) <= limit, options=options or "d4", larger_fits=True)
+        if best is None:
+            least = _row(sample, family, HIGHEST, options or "d4")
+            raise InvalidArgument(
+                f"target {spec!r}: out of reach, the least {bounded} of {family} are {measured(least):.3g} on a sample "
+                f"of these rows, got {limit:g}; expected more"
+            )
+        return best.encoding
+    raise InvalidArgument(f"encoding {spec!r}: unknown target; expected one of {FORMS}")
 
 
 def parse_size(text: str) -> int:
-    """Bytes in ``50GB``, ``1.5TiB``, ``200MB`` or ``1000``.
+    """Return the bytes that a size names.
+
+    Args:
+        text: Size such as ``50GB``, ``1.5TiB``, ``200MB`` or ``1000``.
 
     Raises:
-        InvalidArgument: not a size.
+        InvalidArgument: The text is no size.
+
+    Example:
+        >>> parse_size("50GB"), parse_size("1KiB")
+        (50000000000, 1024)
     """
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([KMGTP]?)(i?)B?\s*", text, re.IGNORECASE)
     if not match:
-        raise InvalidArgument(f"{text!r} is no size; write 50GB, 1.5TiB or a number of bytes")
+        raise InvalidArgument(f"size: invalid, got {text!r}; expected 50GB, 1.5TiB or a number of bytes")
     prefix = match[2].upper()
     unit = 1024 ** ("KMGTP".index(prefix) + 1) if match[3] and prefix else UNITS[prefix]
     return int(float(match[1]) * unit)
 
 
 def _within(sample: Sample, budget: int) -> str:
-    """The most faithful encoding whose store stays within ``budget`` bytes."""
+    """Return the most faithful encoding whose store takes at most ``budget`` bytes."""
+    keys = round(sample.key_bytes * sample.items)
+    if budget <= keys:
+        raise InvalidArgument(
+            f"budget: keys alone take {keys:,} bytes for {sample.rows:,} rows, got {budget:,} bytes; expected more"
+        )
     table = plan(sample)
     unbiased = sample.classes >= encodings.MANY_CLASSES
     fitting = [row for row in table.rows if row.bytes_total <= budget]
     family = "threshold" if unbiased else "adaptive"
-    tuned = _bisect(sample, family, lambda row: row.bytes_total <= budget, larger_is_smaller=True)
+    tuned = _bisect(sample, family, lambda row: row.bytes_total <= budget, larger_fits=True)
     if tuned is not None:
         fitting.append(tuned)
     fitting = [row for row in fitting if row.unbiased == unbiased] or fitting
     if not fitting:
         least = min(table.rows, key=lambda row: row.bytes_total)
         raise InvalidArgument(
-            f"no encoding keeps {sample.items:,} rows in {budget:,} bytes; the smallest, {least.encoding}, takes about "
-            f"{least.bytes_total:,}"
+            f"budget: out of reach for {sample.items:,} rows, got {budget:,} bytes; expected {least.bytes_total:,} or "
+            f"more, which {least.encoding} takes"
         )
     return min(fitting, key=lambda row: row.distance).encoding
 
 
-def _closest_kl(sample: Sample, limit: float, kept: list[str], *, only_adaptive: bool) -> str:
-    """The smallest labels whose KL is at most ``limit``."""
+def _closest_kl(sample: Sample, limit: float, options: list[str], *, only_adaptive: bool) -> str:
+    """Return the smallest labels whose KL is at most ``limit``."""
     tuned = [
-        _bisect(sample, "adaptive", lambda row: row.distance <= limit, kept=options, larger_is_smaller=False)
-        for options in kept
+        _bisect(sample, "adaptive", lambda row: row.distance <= limit, options=one, larger_fits=False)
+        for one in options
     ]
     fitting = [row for row in tuned if row is not None]
     if not only_adaptive:
         fitting += [row for row in plan(sample).rows if row.kl is not None and row.kl <= limit]
     if not fitting:
         raise InvalidArgument(
-            f"no {'adaptive ' if only_adaptive else ''}encoding comes within {limit:g} nats of this teacher on a "
-            "sample of its rows; allow more, or use --encoding dense:f32"
+            f"KL: no {'adaptive ' if only_adaptive else ''}encoding comes within {limit:g} nats of this teacher on a "
+            "sample of its rows. Allow more, or use --encoding dense:f32"
         )
     return min(fitting, key=lambda row: row.bytes_per_row).encoding
 
 
 def _bisect(
-    sample: Sample, family: str, fits: Callable[[PlanRow], bool], *, kept: str = "d4", larger_is_smaller: bool
+    sample: Sample, family: str, fits: Callable[[PlanRow], bool], *, options: str = "d4", larger_fits: bool
 ) -> PlanRow | None:
-    """The row of a family that just fits.
+    """Return the row of a family that just fits; None if none does.
 
     Args:
-        sample: to measure on.
-        family: ``adaptive`` or ``threshold``; both list less for a larger parameter.
-        fits: whether a row is within the target.
-        kept: the rest of adaptive's specification: how log-probabilities are kept, and how many tail priors.
-        larger_is_smaller: the target bounds size, so larger parameters fit; else it bounds the KL, so smaller ones do.
+        sample: Dense logits of some rows.
+        family: ``adaptive`` or ``threshold``; both list fewer classes for a larger parameter.
+        fits: Returns whether a row is within the target.
+        options: Options of adaptive after the parameter: how log-probabilities are stored, and tail priors.
+        larger_fits: If True, the target bounds the size, so larger parameters fit; else it bounds the KL.
     """
-
-    def at(value: float) -> PlanRow:
-        return measure_row(
-            sample, f"adaptive:{value:.3g}:{kept}" if family == "adaptive" else f"threshold:{value:.3g}"
-        )[0]
-
     low, high = math.log(LOWEST), math.log(HIGHEST)
     best = None
     for _ in range(STEPS):
         middle = (low + high) / 2
-        row = at(math.exp(middle))
+        row = _row(sample, family, math.exp(middle), options)
         fitting = fits(row)
         best = row if fitting else best
-        if fitting == larger_is_smaller:
+        if fitting == larger_fits:
             high = middle
         else:
             low = middle
     return best
+
+
+def _row(sample: Sample, family: str, value: float, options: str) -> PlanRow:
+    """Return the encoding of a family with a parameter, measured."""
+    spec = f"adaptive:{value:.3g}:{options}" if family == "adaptive" else f"threshold:{value:.3g}"
+    return measure_row(sample, spec)[0]
 
 
 def _positive(spec: str, text: str) -> float:
@@ -151,5 +183,5 @@ def _positive(spec: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise InvalidArgument(f"{text!r} in {spec!r} is no number above 0")
+        raise InvalidArgument(f"target {spec!r}: invalid value, got {text!r}; expected a number above 0")
     return value

@@ -1,7 +1,8 @@
-"""A plan as a picture: bytes a row against what is kept, the Pareto front of each family drawn through."""
+"""A plan as a picture: bytes per row against fidelity, with the Pareto front of each family."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from softlabels.errors import InvalidArgument
@@ -12,23 +13,21 @@ COLOURS = {"dense": "#444444", "topk": "#1f77b4", "adaptive": "#2ca02c", "sample
 
 
 def draw(plan: Plan, path: str | Path) -> None:
-    """Write the picture.
+    """Write the picture of a plan.
 
     Args:
-        plan: what was measured.
-        path: .svg, .png or .pdf.
+        plan: The table.
+        path: File that ends in .svg, .png or .pdf.
 
     Raises:
-        InvalidArgument: another ending, or matplotlib is not installed.
+        InvalidArgument: The file has another ending or cannot be written, or matplotlib is not installed.
     """
-    target = Path(path)
-    if target.suffix not in FORMATS:
-        raise InvalidArgument(f"{target} is no picture; name one that ends in {', '.join(FORMATS)}")
+    target = check_target(path)
     try:
         import matplotlib as mpl
     except ImportError:
         raise InvalidArgument(
-            "pictures need matplotlib: pip install 'softlabels[report]', or leave --plot out"
+            "plot: matplotlib is not installed. Run pip install 'softlabels[report]', or leave --plot out"
         ) from None
     mpl.use("agg")
     from matplotlib import pyplot as plt
@@ -41,23 +40,45 @@ def draw(plan: Plan, path: str | Path) -> None:
     figure, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels), 4.4), squeeze=False)
     for axis, (_, title, rows) in zip(axes[0], panels, strict=True):
         for family in dict.fromkeys(row.encoding.split(":")[0] for row in rows):
-            mine = [row for row in rows if row.encoding.startswith(f"{family}:")]
-            axis.scatter(*_points(mine), label=family, color=COLOURS[family], s=28)
+            members = [row for row in rows if row.encoding.startswith(f"{family}:")]
+            axis.scatter(*_points(members), label=family, color=COLOURS[family], s=28)
         axis.plot(*_points([row for row in rows if row.front]), color="black", linewidth=0.8, zorder=0, label="front")
         for row in rows:
             if row.front or row.current:
                 text = f"{row.encoding} (this store)" if row.current else row.encoding
                 axis.annotate(text, (row.bytes_per_row, row.distance), xytext=(4, 4), fontsize=6,
                               textcoords="offset points")  # fmt: skip
-        axis.set(xscale="log", yscale="log", xlabel="bytes a row, compressed", title=title)
+        axis.set(xscale="log", yscale="log", xlabel="bytes per row, compressed", title=title)
         axis.grid(visible=True, which="both", alpha=0.15)
         axis.legend(fontsize=8)
     figure.suptitle(
         f"{plan.sampled:,} rows measured; {plan.items:,} in all; entropy {plan.entropy:.2f} nats", fontsize=9
     )
     figure.tight_layout()
-    figure.savefig(target)
-    plt.close(figure)
+    try:
+        figure.savefig(target)
+    except OSError as error:
+        raise InvalidArgument(f"plot: {target} cannot be written, got {error.strerror or error}") from error
+    finally:
+        plt.close(figure)
+
+
+def check_target(path: str | Path) -> Path:
+    """Return the file of a picture, once it is sure that it can be written.
+
+    Args:
+        path: File that ends in .svg, .png or .pdf.
+
+    Raises:
+        InvalidArgument: The file has another ending, or its directory cannot be written.
+    """
+    target = Path(path)
+    if target.suffix not in FORMATS:
+        raise InvalidArgument(f"plot: unknown file type, got {target}; expected {', '.join(FORMATS)}")
+    folder = target.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK) or target.is_dir():
+        raise InvalidArgument(f"plot: {target} cannot be written; expected a file in a directory that can be written")
+    return target
 
 
 def _points(rows: list[PlanRow]) -> tuple[list[float], list[float]]:

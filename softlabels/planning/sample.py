@@ -1,15 +1,15 @@
-"""A few rows of dense logits, and what an encoding makes of them: bytes by the store's own codec, and fidelity.
+"""A few rows of dense logits, and the bytes and the fidelity of encodings on them, by the store's own codec.
 
-Tail priors and codebooks are fitted on some rows and measured on the others (four folds), as those of a store are not
-fitted to the rows at hand either. With few rows of many classes they are rough, so the KL is an upper estimate: a store
-sums the unlisted probability over up to 256 units, and fits a codebook to thousands of rows. Where rows come from a
-store, its own prior is taken into the mean, and its codebook is used as it is.
+Tail priors and codebooks are fitted to some rows and measured on the others (four folds), because those of a store are
+not fitted to the rows at hand either. With few rows of many classes they are rough, so the KL is an upper estimate: a
+store sums the unlisted probability over up to 256 units, and fits a codebook to thousands of rows. If the rows come
+from a store, its own prior is taken into the mean, and its codebook is used as it is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,16 +20,35 @@ from softlabels.encodings import codebook as codebooks
 from softlabels.encodings.tail import sums_of, tail_prior
 from softlabels.errors import InvalidArgument
 from softlabels.fidelity import Fidelity, combine, measure
-from softlabels.labels import DISTRIBUTIONS, Head
+from softlabels.labels import DISTRIBUTIONS, Head, HeadKind
+from softlabels.planning.container import KEY_BYTES, container_bytes
 from softlabels.store import open_store
 from softlabels.store.shards.zarr_shard import encode_array
+from softlabels.store.storage.storage import Location
 
 FOLDS = 4
 FEWEST = 16
-"""Rows without which nothing is measured."""
+"""Least rows that anything is measured on."""
 PILOT_BLOCK = 512
-KEY_BYTES = 16
-"""A row's key, which no codec packs; positions of ragged rows share one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """One encoding, measured on a sample.
+
+    Attributes:
+        encoding: Canonical specification.
+        label_bytes: Bytes of labels per item, compressed.
+        total_bytes: Bytes of all shards of the dataset: labels, keys and containers.
+        ids: Classes listed per item.
+        fidelity: Fidelity of the labels.
+    """
+
+    encoding: str
+    label_bytes: float
+    total_bytes: float
+    ids: float
+    fidelity: Fidelity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +56,21 @@ class Sample:
     """Dense logits of some rows, and the dataset they stand for.
 
     Attributes:
-        logits: (n, C) float32.
-        temperatures: at which labels are to be had; the first decides.
-        items: rows in all (positions, where rows are ragged).
-        rows: rows in all.
-        codec: of the shards.
-        kind: of the head.
-        prior: (len(temperatures), C) a tail prior known already; None: none is.
-        encoding: of the labels that are there already; None: there are none.
-        codebook: of those labels.
+        logits: Logits of the sampled items, (n, C) float32.
+        temperatures: Temperatures of the labels; the first decides.
+        items: Rows of the dataset; of ragged rows their positions.
+        rows: Rows of the dataset.
+        codec: Compression of the shards.
+        kind: Kind of the head.
+        prior: Tail prior that is known already, (len(temperatures), C); None if there is none.
+        encoding: Encoding of the labels that the sample comes from; None if there are none.
+        codebook: Codebook of those labels.
+        shard_format: File format of the shards.
+        unit_rows: Rows of a unit; None: from the size of a row.
+        grows: If True, rows are appended to the store.
+
+    Raises:
+        InvalidArgument: There are too few rows.
     """
 
     logits: NDArray[np.float32]
@@ -53,92 +78,126 @@ class Sample:
     items: int
     rows: int
     codec: str = "zstd"
-    kind: str = "classes"
+    kind: HeadKind = "classes"
     prior: NDArray[np.float32] | None = field(default=None, repr=False)
     encoding: str | None = None
     codebook: encodings.Codebook | None = field(default=None, repr=False)
+    shard_format: str = "zarr"
+    unit_rows: int | None = None
+    grows: bool = False
 
     def __post_init__(self) -> None:
         if len(self.logits) < FEWEST:
             raise InvalidArgument(
-                f"{len(self.logits)} rows are too few to plan with; {FEWEST} are the least, a few hundred are better"
+                f"sample: too few rows to plan with, got {len(self.logits)}; expected {FEWEST} or more, better a few "
+                "hundred"
             )
 
     @property
     def classes(self) -> int:
-        """C."""
+        """Return the number of classes C."""
         return int(self.logits.shape[1])
 
+    @property
+    def key_bytes(self) -> float:
+        """Return the bytes of keys per item, which every encoding costs."""
+        return KEY_BYTES * self.rows / self.items
+
     def for_rows(self, rows: int | None) -> Sample:
-        """The same rows, standing for a dataset of another size; None: of the one they are from."""
+        """Return the same rows, standing for a dataset of another size.
+
+        Args:
+            rows: Rows of that dataset; None: of the one they are from.
+        """
         if rows is None:
             return self
         return replace(self, items=max(1, round(self.items * rows / self.rows)), rows=rows)
 
-    def total_bytes(self, bytes_an_item: float) -> float:
-        """Of the dataset's shards: labels and keys."""
-        return bytes_an_item * self.items + KEY_BYTES * self.rows
+    def try_encoding(self, spec: str) -> Tried:
+        """Return the bytes, the ids and the fidelity of an encoding.
 
-    def try_encoding(self, spec: str) -> tuple[float, float, Fidelity]:
-        """Bytes an item, ids an item, and the fidelity of an encoding.
+        Args:
+            spec: Specification of the encoding.
 
         Raises:
-            InvalidArgument: it cannot be meant for this head.
-            InvalidLogits: a row is not finite.
+            InvalidArgument: The encoding is invalid for this head.
+            InvalidLogits: A row is not finite.
         """
         encoding = encodings.parse(spec, classes=self.classes)
         temperatures = self.temperatures if encoding.has_tail else self.temperatures[:1]
         head = Head(encoding=encoding.spec, classes=self.classes, temperatures=temperatures)
         folds = np.array_split(np.arange(len(self.logits)), FOLDS)
-        parts, priors = self._encode(encoding, head, folds)
+        encoded, priors = self._encode(encoding, head, folds)
         columns = encoding.columns(head)
         size, ids = 0.0, 0 if "ids" in columns else self.logits.size
         for name in columns:
-            whole = np.concatenate([part.arrays[name] for part in parts])
-            size += len(encode_array(np.ascontiguousarray(whole), self.codec))
-            ids += whole.size if name == "ids" else 0
-        found = []
-        for part, rows, prior in zip(parts, folds, priors, strict=True):
-            labels = encoding.decode(part.arrays, head, prior)
-            found.append(measure(self.logits[rows], labels, temperatures))
-        return size / len(self.logits), ids / len(self.logits), combine(found)
+            column = np.concatenate([fold.arrays[name] for fold in encoded])
+            size += len(encode_array(np.ascontiguousarray(column), self.codec))
+            ids += column.size if name == "ids" else 0
+        fidelity = combine(
+            [
+                measure(self.logits[rows], encoding.decode(fold.arrays, head, prior), temperatures)
+                for fold, rows, prior in zip(encoded, folds, priors, strict=True)
+            ]
+        )
+        label_bytes = size / len(self.logits)
+        return Tried(
+            encoding=encoding.spec,
+            label_bytes=label_bytes,
+            total_bytes=label_bytes * self.items + KEY_BYTES * self.rows + self._container_bytes(head),
+            ids=ids / len(self.logits),
+            fidelity=fidelity,
+        )
+
+    def _container_bytes(self, head: Head) -> int:
+        stored = replace(head, kind=self.kind, shape=() if self.items == self.rows else (None,))
+        return container_bytes(
+            stored,
+            rows=self.rows,
+            codec=self.codec,
+            shard_format=self.shard_format,
+            unit_rows=self.unit_rows,
+            grows=self.grows,
+        )
 
     def _encode(
-        self, encoding: encodings.Encoding, head: Head, folds: list[NDArray[np.int64]]
+        self, encoding: encodings.Encoding, head: Head, folds: Sequence[NDArray[np.int64]]
     ) -> tuple[list[encodings.Encoded], list[NDArray[np.float32] | None]]:
-        """The labels of each fold, and the tail priors they are to be read with."""
+        """Return the labels of each fold, and the tail priors to read them with."""
         import torch
 
-        parts = []
+        encoded = []
         priors: list[NDArray[np.float32] | None] = []
         for fold, rows in enumerate(folds):
             codebook = self._codebook(encoding, head, folds, fold)
             logits = torch.from_numpy(self.logits[rows])
-            parts.append(encoding.encode(logits, head, rows, residual=encoding.has_tail, codebook=codebook))
+            encoded.append(encoding.encode(logits, head, rows, residual=encoding.has_tail, codebook=codebook))
             priors.append(None if codebook is None else codebook.priors)
         if encoding.priors == 1:
-            residuals = [part.residual for part in parts]
+            residuals = [one.residual for one in encoded]
             priors = [self._prior(residuals, fold, head.temperatures) for fold in range(len(folds))]
-        return parts, priors
+        return encoded, priors
 
     def _codebook(
-        self, encoding: encodings.Encoding, head: Head, folds: list[NDArray[np.int64]], fold: int
+        self, encoding: encodings.Encoding, head: Head, folds: Sequence[NDArray[np.int64]], fold: int
     ) -> encodings.Codebook | None:
-        """The store's, or one fitted to the other folds; None: the encoding has none."""
+        """Return the store's codebook, or one fitted to the other folds; None if the encoding has none."""
         import torch
 
         if encoding.priors == 1 or not isinstance(encoding, encodings.TopK | encodings.Adaptive):
             return None
         if self.codebook is not None and self.codebook.priors.shape[1] == encoding.priors:
             return self.codebook
-        others = np.concatenate([rows for at, rows in enumerate(folds) if at != fold])
+        others = np.concatenate([rows for index, rows in enumerate(folds) if index != fold])
         return codebooks.fit(encoding, head, torch.split(torch.from_numpy(self.logits[others]), PILOT_BLOCK))
 
     def _prior(
-        self, residuals: list[NDArray[np.float64] | None], fold: int, temperatures: tuple[float, ...]
+        self, residuals: Sequence[NDArray[np.float64] | None], fold: int, temperatures: tuple[float, ...]
     ) -> NDArray[np.float32] | None:
-        """The tail prior of the other folds, in equal parts with the one that is known."""
-        sums: list[NDArray[Any]] = [part for at, part in enumerate(residuals) if part is not None and at != fold]
+        """Return the tail prior of the other folds, in equal shares with the one that is known."""
+        sums: list[NDArray[Any]] = [
+            residual for index, residual in enumerate(residuals) if residual is not None and index != fold
+        ]
         if not sums:
             return None
         if self.prior is not None and len(self.prior) == len(temperatures):
@@ -147,30 +206,32 @@ class Sample:
         return tail_prior(sums, self.classes)
 
 
-def sample_of_store(path: str | Path, head: str = "logits") -> Sample:
-    """The probe of a sealed store.
+def sample_of_store(path: Location, head: str | None = None) -> Sample:
+    """Return the probe of a sealed store.
 
     Args:
-        path: of the store.
-        head: which output.
+        path: Directory of the store.
+        head: Name of the head; None: the first distribution.
 
     Raises:
-        InvalidArgument: no such head, no probe of it, or numbers instead of a distribution.
-        StoreNotFound: no sealed store there.
+        InvalidArgument: There is no such head, it has no probe, or it is no distribution.
+        StoreNotFound: There is no sealed store.
     """
     store = open_store(path)
-    names = store.head_columns(head)
-    kind = store.heads[head]
-    probe = store.probe(head)
-    if kind.kind not in DISTRIBUTIONS or kind.position_shape or probe is None:
+    usable = [name for name, kind in store.heads.items() if kind.kind in DISTRIBUTIONS and not kind.position_shape]
+    name = head if head is not None else next(iter(usable), next(iter(store.heads)))
+    names = store.head_columns(name)
+    kind = store.heads[name]
+    probe = store.probe(name)
+    if name not in usable or probe is None:
         raise InvalidArgument(
-            f"{path} keeps no dense rows of distributions for head {head!r}; plan with --teacher and the data instead"
+            f"{path}: no dense rows of a distribution for head {name!r}; plan with --teacher and the data instead"
         )
     items = store.rows
     if probe.positions is not None:
-        length = [name for name in names if name.endswith("/length")]
+        length = [column for column in names if column.endswith("/length")]
         items = sum(int(store.read_chunk(number, length)[length[0]].sum()) for number in range(store.chunks))
-    codebook = store.codebook(head)
+    codebook = store.codebook(name)
     return Sample(
         logits=probe.logits,
         temperatures=kind.temperatures,
@@ -178,7 +239,10 @@ def sample_of_store(path: str | Path, head: str = "logits") -> Sample:
         rows=store.rows,
         codec=store.descriptor.codec,
         kind=kind.kind,
-        prior=store.prior(head) if codebook is None else None,
+        prior=store.prior(name) if codebook is None else None,
         encoding=kind.encoding,
         codebook=codebook,
+        shard_format=store.descriptor.shard_format,
+        unit_rows=store.descriptor.unit_rows,
+        grows=store.descriptor.grows,
     )

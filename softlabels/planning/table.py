@@ -1,19 +1,19 @@
-"""A table of encodings: what each would cost over the whole dataset, and how much of the teacher it keeps."""
+"""A table of encodings: the bytes of each over the whole dataset, and how much of the teacher it keeps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from softlabels.planning.sample import Sample
 
 LISTED = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 LEAST = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)
-ROWS_A_PRIOR = 16
-MOST_PRIORS = 64
+ROWS_PER_PRIOR = 16
+MAX_PRIORS = 64
 MANY_CLASSES = 512
-"""From here on tails are long enough for a codebook."""
+"""From this number of classes on, tails are long enough for a codebook."""
 DRAWS = (12, 25, 50, 100)
 
 
@@ -22,17 +22,17 @@ class PlanRow:
     """One encoding, measured.
 
     Attributes:
-        encoding: canonical specification.
-        bytes_per_row: of labels and key, compressed; of tokens: a position, its share of the key included.
+        encoding: Canonical specification.
+        bytes_per_row: Bytes of labels, key and container per row, compressed; of tokens per position.
         kl: KL(p || p^) in nats at the first temperature; None for unbiased labels, whose KL is infinite.
-        top1: share of rows whose likeliest class is kept.
-        bytes_total: of the whole dataset.
-        mass: listed probability.
-        error: sum of (p^ - p)^2; of unbiased labels the noise of their gradient.
-        ids: classes listed, mean.
-        unbiased: right on average in every context.
-        front: no other encoding of its family (exact, unbiased) keeps more in as many bytes.
-        current: what the store that was looked at has.
+        top1: Share of rows whose likeliest class is kept.
+        bytes_total: Bytes of the whole dataset.
+        mass: Probability of the listed classes.
+        error: Sum of (p^ - p)^2; of unbiased labels the noise of their gradient.
+        ids: Mean number of classes listed.
+        unbiased: If True, labels are right on average in every context.
+        front: If True, no other encoding of its family (exact, unbiased) keeps more in as many bytes.
+        current: If True, it is the encoding of the store that the sample comes from.
     """
 
     encoding: str
@@ -49,11 +49,11 @@ class PlanRow:
 
     @property
     def distance(self) -> float:
-        """What is to be small: the KL, or of unbiased labels the error."""
+        """Return the figure to minimise: the KL, or of unbiased labels the error."""
         return self.error if self.kl is None else self.kl
 
     def to_json(self) -> dict[str, Any]:
-        """As ``plan --json`` prints it."""
+        """Return the row as ``plan --json`` prints it."""
         return asdict(self)
 
 
@@ -62,10 +62,10 @@ class Plan:
     """The table.
 
     Attributes:
-        rows: by bytes.
-        sampled: rows measured.
-        items: rows (positions) of the dataset.
-        entropy: of the teacher in nats.
+        rows: Encodings by bytes.
+        sampled: Rows measured.
+        items: Rows (positions) of the dataset.
+        entropy: Mean entropy of the teacher in nats.
     """
 
     rows: list[PlanRow]
@@ -75,14 +75,14 @@ class Plan:
 
 
 def plan(sample: Sample, *, progress: Callable[[int, int], None] | None = None) -> Plan:
-    """Measure every family of encodings on ``sample``.
+    """Return every family of encodings, measured on ``sample``.
 
     Args:
-        sample: dense logits of some rows.
-        progress: told the encodings done and those there are.
+        sample: Dense logits of some rows.
+        progress: Callback that receives the encodings done and their number.
 
     Raises:
-        InvalidLogits: a row of the sample is not finite.
+        InvalidLogits: A row of the sample is not finite.
     """
     specs = candidates(sample.classes, priors_for(sample))
     if sample.encoding is not None and sample.encoding not in specs:
@@ -98,9 +98,14 @@ def plan(sample: Sample, *, progress: Callable[[int, int], None] | None = None) 
 
 
 def candidates(classes: int, priors: int = 1) -> list[str]:
-    """Specifications worth looking at for so many classes, and for a codebook of so many tail priors."""
+    """Return the specifications worth measuring.
+
+    Args:
+        classes: Number of classes.
+        priors: Tail priors of a codebook; 1: none is tried.
+    """
     listed = [k for k in LISTED if k < classes]
-    specs = ["dense:f16", "dense:q8", *(f"topk:{k}:{kept}" for k in listed for kept in ("f16", "d4"))]
+    specs = ["dense:f16", "dense:q8", *(f"topk:{k}:{dtype}" for k in listed for dtype in ("f16", "d4"))]
     if classes > 16:
         specs += [f"adaptive:{least:g}:d4" for least in LEAST]
         specs += [f"adaptive:{least:g}:d16" for least in LEAST if least < 0.01]
@@ -111,41 +116,48 @@ def candidates(classes: int, priors: int = 1) -> list[str]:
 
 
 def priors_for(sample: Sample) -> int:
-    """Tail priors worth a try: those of the store's own codebook, or as many as the sample can tell apart."""
+    """Return the tail priors worth a try: those of the store's codebook, or as many as the sample can tell apart.
+
+    Args:
+        sample: Dense logits of some rows.
+    """
     if sample.codebook is not None:
         return int(sample.codebook.priors.shape[1])
-    return min(MOST_PRIORS, len(sample.logits) // ROWS_A_PRIOR) if sample.classes >= MANY_CLASSES else 1
+    return min(MAX_PRIORS, len(sample.logits) // ROWS_PER_PRIOR) if sample.classes >= MANY_CLASSES else 1
 
 
 def measure_row(sample: Sample, spec: str) -> tuple[PlanRow, float]:
-    """One row of the table, and the entropy of the teacher."""
-    from softlabels import encodings
+    """Return one row of the table, and the entropy of the teacher.
 
-    encoding = encodings.parse(spec, classes=sample.classes)
-    size, ids, fidelity = sample.try_encoding(spec)
-    total = sample.total_bytes(size)
-    kl = next(iter(fidelity.kl.values()), None)
+    Args:
+        sample: Dense logits of some rows.
+        spec: Specification of the encoding.
+
+    Raises:
+        InvalidArgument: The encoding is invalid for this head.
+    """
+    tried = sample.try_encoding(spec)
+    kl = next(iter(tried.fidelity.kl.values()), None)
     row = PlanRow(
-        encoding=encoding.spec,
-        bytes_per_row=total / sample.items,
+        encoding=tried.encoding,
+        bytes_per_row=tried.total_bytes / sample.items,
         kl=kl,
-        top1=fidelity.top1,
-        bytes_total=round(total),
-        mass=fidelity.mass,
-        error=fidelity.error,
-        ids=ids,
+        top1=tried.fidelity.top1,
+        bytes_total=round(tried.total_bytes),
+        mass=tried.fidelity.mass,
+        error=tried.fidelity.error,
+        ids=tried.ids,
         unbiased=kl is None,
-        current=sample.encoding == encoding.spec,
+        current=sample.encoding == tried.encoding,
     )
-    return row, fidelity.entropy
+    return row, tried.fidelity.entropy
 
 
 def _mark_fronts(rows: list[PlanRow]) -> list[PlanRow]:
-    """Rows by bytes, those on the Pareto front of their family marked."""
+    """Return rows, sorted by bytes, with those on the Pareto front of their family marked."""
     best = {False: float("inf"), True: float("inf")}
     marked = []
     for row in rows:
-        front = row.distance < best[row.unbiased]
+        marked.append(replace(row, front=row.distance < best[row.unbiased]))
         best[row.unbiased] = min(best[row.unbiased], row.distance)
-        marked.append(PlanRow(**(asdict(row) | {"front": front})))
     return marked

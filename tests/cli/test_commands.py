@@ -185,7 +185,7 @@ def wrong_uses(folder):
         "another kind of file": (["generate", "notes.txt", *teacher], 2, "notes.txt: no such file"),
         "other class count": (["generate", digits, "--teacher", "python:five:model", "--out", "x"], 2, "5 classes"),
         "broken teacher": (["generate", digits, "--teacher", "python:five:broken", "--out", "x"], 1, "not finite"),
-        "constant teacher": (["generate", digits, "--teacher", "python:five:flat", "--out", "x"], 1, "no opinion"),
+        "constant teacher": (["generate", digits, "--teacher", "python:five:flat", "--out", "x"], 1, "the same logit"),
         "other input shape": (["generate", "two.parquet", *teacher, "--extra-classes"], 2, "another input shape"),
         "another store": (["generate", digits, "--teacher", "run:teacher", "--out", "labels"], 2, "another store"),
         "not a store": (["generate", digits, "--teacher", "run:teacher", "--out", "teacher"], 2, "and no store"),

@@ -6,7 +6,6 @@ import pytest
 
 import softlabels as sl
 from softlabels import generation
-from softlabels.store.format.record import read_record
 from tests.cli.test_commands import run
 
 
@@ -73,14 +72,13 @@ def test_a_kl_that_was_asked_for_is_kept_and_goes_on(folder, digits_path):
 
 
 def test_going_on_asks_for_no_sample(folder, digits_path, monkeypatch):
-    """What a target came to is in the store; asking again might give another answer."""
+    """The result of a target is in the store; resolving it again might give another one."""
     monkeypatch.chdir(folder)
     options = {"teacher": "run:teacher", "out": "size", "encoding": "auto:budget=60KB", "unit_rows": 900}
     made = generation.generate(digits_path, **options)
     store = sl.open("size")
-    records = [read_record(store.storage, unit, store.descriptor) for unit in range(store.units)]
-    assert 45_000 < sum(chunk.size for record in records for chunk in record.chunks) <= 63_000, "but for the footers"
-    monkeypatch.setattr(generation.settings, "sample_of_teacher", lambda *_, **__: pytest.fail("asked again"))
+    assert 45_000 < store.bytes <= 61_000, "keys and footers are counted"
+    monkeypatch.setattr(generation.heads.planning, "resolve", lambda *_, **__: pytest.fail("asked again"))
     assert generation.generate(digits_path, **options).encoding == made.encoding
 
 

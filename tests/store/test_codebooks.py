@@ -13,7 +13,7 @@ from safetensors.numpy import save
 import softlabels as sl
 from softlabels.encodings import parse
 from softlabels.errors import InvalidArgument, StoreConflict, StoreCorrupt, StoreUnsupported
-from softlabels.generation import generate, local, pilot
+from softlabels.generation import api, generate, heads
 from softlabels.labels import Head
 from softlabels.store import open_storage
 from softlabels.store.format import canonical_json, codebooks
@@ -77,7 +77,7 @@ def test_going_on_after_a_crash_uses_the_codebook_there_is(tmp_path, labelled, d
         shutil.rmtree(root / name)
     for unit in (1, 4):  # not committed when it crashed
         (root / "records" / "00" / f"{unit:08d}.json").unlink()
-    monkeypatch.setattr(pilot.codebook, "fit", lambda *_, **__: pytest.fail("fitted again"))
+    monkeypatch.setattr(heads.codebook, "fit", lambda *_, **__: pytest.fail("fitted again"))
     made = generate(digits, teacher=teacher, out=root, **OPTIONS)
     assert made.new_units == 2
     for name, array in sl.open(root).take(np.arange(1797), ["logits/ids", "logits/steps", "logits/prior"]).items():
@@ -96,7 +96,7 @@ def test_who_starts_at_the_same_time_takes_over_the_first_ones_codebook(
     tmp_path, labelled, digits, teacher, monkeypatch
 ):
     """The other generator, whose accelerator rounds otherwise, has made the store while this one fitted."""
-    root, other, real = tmp_path / "s", tmp_path / "other", local.describe
+    root, other, real = tmp_path / "s", tmp_path / "other", api.describe_store
     generate(digits, teacher=teacher, out=other, seed=5, **OPTIONS)
 
     def meanwhile(*arguments):
@@ -108,7 +108,7 @@ def test_who_starts_at_the_same_time_takes_over_the_first_ones_codebook(
             (root / "softlabels.json").write_bytes(canonical_json.to_bytes(document))
         return described
 
-    monkeypatch.setattr(local, "describe", meanwhile)
+    monkeypatch.setattr(api, "describe_store", meanwhile)
     generate(digits, teacher=teacher, out=root, **OPTIONS)
     assert sl.open(root).heads["logits"].codebook != sl.open(labelled).heads["logits"].codebook
     assert sl.verify(root, deep=True).ok
@@ -123,7 +123,7 @@ def test_appending_goes_on_without_a_pilot(store):
 
 
 def test_a_new_store_needs_a_pilot_that_is_large_enough(tmp_path):
-    with pytest.raises(InvalidArgument, match=r"chooses from 4 tail priors.*give sl.create a pilot"):
+    with pytest.raises(InvalidArgument, match=r"got no pilot; give sl.create a pilot"):
         make(tmp_path / "s", pilot=False)
     with pytest.raises(InvalidArgument, match=r"need a pilot of 16 rows or more, got 15"):
         sl.create(tmp_path / "s", heads=head(), pilot={"logits": logits_of(15)})
@@ -132,8 +132,8 @@ def test_a_new_store_needs_a_pilot_that_is_large_enough(tmp_path):
 
 def test_a_codebook_that_would_be_too_large_is_refused_at_once():
     wide = Head(classes=300_000, encoding=parse("topk:2:d4:256", classes=300_000).spec)
-    with pytest.raises(InvalidArgument, match=r"a codebook of 307,200,000 bytes .* ask for 223 tail priors or fewer"):
-        pilot.with_codebook(wide, None, lambda: pytest.fail("the teacher was asked"), 0)
+    with pytest.raises(InvalidArgument, match=r"got 307,200,000 bytes .* Use 223 tail priors or fewer"):
+        heads.plan_heads({"logits": wide}, {}, None, seed=0)
 
 
 def test_a_row_of_the_pilot_that_is_not_finite_is_named(tmp_path):
@@ -160,7 +160,7 @@ def test_stores_of_one_codebook_merge_and_others_do_not(tmp_path):
 
 
 def test_topping_up_takes_the_codebook_over(tmp_path, labelled, digits, teacher, monkeypatch):
-    monkeypatch.setattr(pilot.codebook, "fit", lambda *_, **__: pytest.fail("fitted again"))
+    monkeypatch.setattr(heads.codebook, "fit", lambda *_, **__: pytest.fail("fitted again"))
     made = generate(digits, teacher=teacher, out=tmp_path / "s", reuse=[labelled], gate=False, **OPTIONS)
     assert made.reused_rows == 1797
     assert sl.open(tmp_path / "s").heads == sl.open(labelled).heads

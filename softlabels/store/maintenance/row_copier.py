@@ -55,6 +55,14 @@ class RowCopier:
         at = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)
         return np.where(self._sorted[at] == wanted, self._order[at], -1)
 
+    def store_indices(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the index in ``stores`` of the store of each row, (n,).
+
+        Args:
+            numbers: Rows as ``find`` returns them, (n,), none of them -1.
+        """
+        return self._which[numbers]
+
     def distinct(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The rows to keep when all are merged, in order, and (n, 2) pairs of a row and a later one of its name."""
         first = np.concatenate([[True], self._sorted[1:] != self._sorted[:-1]])

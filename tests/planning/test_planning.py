@@ -13,7 +13,6 @@ from softlabels.errors import InvalidArgument, InvalidLogits
 from softlabels.labels import Head
 from softlabels.planning import plot
 from softlabels.planning.table import measure_row
-from softlabels.store.format.record import read_record
 
 CLASSES = 120
 
@@ -97,10 +96,10 @@ def test_a_store_has_the_bytes_and_the_fidelity_that_were_planned(tmp_path, spec
 def test_a_sample_stands_for_a_dataset_of_any_size(sample):
     row, _ = measure_row(sample, "topk:4")
     twice, _ = measure_row(sample.for_rows(8000), "topk:4")
-    assert twice.bytes_total == pytest.approx(2 * row.bytes_total, abs=2)
+    assert twice.bytes_total == pytest.approx(2 * row.bytes_total, rel=0.02), "one unit has one footer"
     assert sample.for_rows(None) is sample
     ragged = replace(sample, items=40_000)
-    assert measure_row(ragged, "topk:4")[0].bytes_per_row == pytest.approx(row.bytes_per_row - 16 * 0.9, abs=0.01)
+    assert measure_row(ragged, "topk:4")[0].bytes_per_row == pytest.approx(row.bytes_per_row - 16 * 0.9, abs=2)
     assert ragged.for_rows(400).items == 4000
 
 
@@ -137,17 +136,24 @@ def test_a_mean_size_is_approached_from_below(sample, target):
 @pytest.mark.parametrize(
     ("target", "problem"),
     [
-        ("auto:max-kl=0", "'0' in 'auto:max-kl=0' is no number above 0"),
-        ("auto:max-kl=-1", "no number above 0"),
-        ("auto:max-kl=nan", "no number above 0"),
-        ("auto:max-kl=low", "'low' in"),
+        ("auto:max-kl=0", "target 'auto:max-kl=0': invalid value, got '0'"),
+        ("auto:max-kl=-1", "expected a number above 0"),
+        ("auto:max-kl=nan", "expected a number above 0"),
+        ("auto:max-kl=low", "got 'low'"),
         ("auto:max-kl=1e-12", "no encoding comes within 1e-12 nats"),
-        ("auto:budget=much", "'much' is no size; write 50GB"),
-        ("auto:budget=10KB", r"no encoding keeps 4,000 rows in 10,000 bytes; the smallest, .*, takes about"),
-        ("threshold:ids=0.1", "no threshold labels stay within ids=0.1"),
-        ("adaptive:ids=3", "unknown encoding 'adaptive:ids=3'; .*auto:max-kl=NATS"),
-        ("auto=3", "unknown encoding"),
-        ("=", "unknown encoding"),
+        ("auto:budget=much", "size: invalid, got 'much'; expected 50GB"),
+        ("auto:budget=10KB", r"keys alone take 64,000 bytes for 4,000 rows, got 10,000 bytes"),
+        (
+            "auto:budget=70KB",
+            "out of reach for 4,000 rows, got 70,000 bytes; expected .*, which topk:1:d4 takes",
+        ),
+        ("threshold:ids=0.1", "out of reach, the least ids of threshold are"),
+        ("adaptive:bytes=16", "keys alone take 16 bytes per row, got 16; expected more"),
+        ("threshold:bytes=17", "out of reach, the least bytes of threshold are"),
+        ("threshold:ids=3:d4", "unexpected options, got 'd4'"),
+        ("adaptive:ids=3", "encoding 'adaptive:ids=3': unknown target; .*auto:max-kl=NATS"),
+        ("auto=3", "unknown target"),
+        ("=", "unknown target"),
     ],
 )
 def test_targets_that_cannot_be_reached_or_meant_say_so(sample, target, problem):
@@ -166,12 +172,12 @@ def test_sizes_are_read(text, size):
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "1e9", "12 parsecs", "1.2.3MB", "iB"])
 def test_what_is_no_size_is_refused(text):
-    with pytest.raises(InvalidArgument, match="is no size; write 50GB"):
+    with pytest.raises(InvalidArgument, match="or a number of bytes"):
         planning.parse_size(text)
 
 
 def test_samples_that_cannot_be_planned_with_are_refused(sample):
-    with pytest.raises(InvalidArgument, match="15 rows are too few to plan with; 16 are the least"):
+    with pytest.raises(InvalidArgument, match="too few rows to plan with, got 15; expected 16"):
         replace(sample, logits=sample.logits[:15])
     broken = sample.logits.copy()
     broken[200, 7] = np.inf
@@ -194,16 +200,14 @@ def test_a_store_plans_for_itself(tmp_path):
     assert current.encoding == store.heads["logits"].encoding == "adaptive:0.02:d4:5"
     measured = store.snapshot.fidelity["logits"]
     assert current.kl == pytest.approx(measured["kl"]["1"], rel=1e-5)
-    records = [read_record(store.storage, unit, store.descriptor) for unit in range(store.units)]
-    chunks = sum(chunk.size for record in records for chunk in record.chunks)
-    assert chunks == pytest.approx(current.bytes_total, rel=0.2), "256 positions compress a little worse than 1,200"
+    assert store.bytes == pytest.approx(current.bytes_total, rel=0.25), "256 positions compress worse than 1,200"
 
 
 def test_numbers_to_regress_on_have_no_plan(tmp_path):
     heads = {"logits": sl.Head(classes=4, kind="regression", encoding="dense:f32")}
     with sl.create(tmp_path / "s", heads=heads) as writer:
         writer.append(range(50), {"logits": logits_of(50, classes=4)})
-    with pytest.raises(InvalidArgument, match="keeps no dense rows of distributions"):
+    with pytest.raises(InvalidArgument, match="no dense rows of a distribution"):
         planning.sample_of_store(tmp_path / "s")
     with pytest.raises(InvalidArgument, match="no head 'other'; it has logits"):
         planning.sample_of_store(tmp_path / "s", "other")
@@ -219,7 +223,7 @@ def test_a_plan_is_drawn(tmp_path, table, ending, start):
 
 
 def test_a_picture_of_another_kind_is_refused(tmp_path, table):
-    with pytest.raises(InvalidArgument, match=r"plan.gif is no picture; name one that ends in .svg"):
+    with pytest.raises(InvalidArgument, match=r"unknown file type, got .*plan.gif; expected .svg"):
         plot.draw(table, tmp_path / "plan.gif")
 
 

@@ -1,0 +1,333 @@
+"""Verbs of generation: ``generate`` labels a dataset, ``estimate`` times a batch, ``sample`` predicts a few rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from softlabels.encodings import Codebook
+from softlabels.errors import InvalidArgument, InvalidData, StoreConflict
+from softlabels.generation.background_writer import BackgroundWriter
+from softlabels.generation.batches import batches_of
+from softlabels.generation.engine import ProgressReport, Work
+from softlabels.generation.engines import engine_of
+from softlabels.generation.gate import check_teacher
+from softlabels.generation.heads import existing_heads, plan_heads, requested_heads
+from softlabels.generation.outputs import of_predictions
+from softlabels.generation.pilot import SAMPLE_ROWS, TeacherPilot
+from softlabels.generation.results import Estimate, Generated, encoding_text
+from softlabels.generation.row_plan import RowPlan
+from softlabels.generation.settings import Codec, Settings, ShardFormat
+from softlabels.generation.stored_rows import check_copied, check_resumed
+from softlabels.labels import DISTRIBUTIONS, Head
+from softlabels.models import Model, ModelLike, as_model
+from softlabels.planning import Sample
+from softlabels.sources import Source, as_source
+from softlabels.store import (
+    DataRecord,
+    Descriptor,
+    RowCopier,
+    Store,
+    StoreWriter,
+    TeacherRecord,
+    create_or_open,
+    open_store,
+    seal,
+)
+from softlabels.store.storage.storage import Location
+
+DataLike: TypeAlias = Any
+"""Everything that ``as_source`` takes: a DATA specification, path, source, arrays, or a data set with ids."""
+
+MAX_COVERS = 16
+"""Parts of a teacher that a store lists."""
+
+DEFAULTS = Settings()
+
+
+def generate(
+    data: DataLike,
+    *,
+    teacher: ModelLike,
+    out: Location,
+    encoding: str | Mapping[str, str] | None = DEFAULTS.encoding,
+    temperatures: Sequence[float] = DEFAULTS.temperatures,
+    shard_format: ShardFormat = DEFAULTS.shard_format,
+    codec: Codec = DEFAULTS.codec,
+    unit_rows: int | None = DEFAULTS.unit_rows,
+    batch_size: int = DEFAULTS.batch_size,
+    device: str | None = DEFAULTS.device,
+    gate: bool = DEFAULTS.gate,
+    extra_classes: bool = DEFAULTS.extra_classes,
+    seed: int = DEFAULTS.seed,
+    teacher_version: str | None = DEFAULTS.teacher_version,
+    engine: str = DEFAULTS.engine,
+    reuse: Sequence[Location] = (),
+    progress: ProgressReport | None = None,
+) -> Generated:
+    """Label ``data`` with ``teacher`` and commit the labels to the store at ``out``.
+
+    Units that are committed are skipped, so the same call resumes a run that was interrupted. A few of their rows are
+    predicted again first, to be sure that the teacher is the same.
+
+    Args:
+        data: DATA specification, path, source, arrays or data set (see softlabels.sources.as_source).
+        teacher: MODEL specification, Model, ``torch.nn.Module``, or any callable from a batch of inputs to a tensor or
+            to a mapping of heads to tensors.
+        out: Directory of the store; created if it does not exist.
+        encoding: Encoding of the labels; a mapping chooses it by head. See Settings.
+        temperatures: Temperatures at which the mass of unlisted classes is stored.
+        shard_format: File format of the shards, ``zarr`` or ``parquet``.
+        codec: Compression of the shards, ``zstd`` or ``lz4``.
+        unit_rows: Rows committed at a time; None: from the size of a row.
+        batch_size: Rows that the teacher predicts at a time.
+        device: Torch device of the teacher; None: an accelerator if there is one.
+        gate: If True, check the teacher's outputs for a few rows first, and some rows of later batches.
+        extra_classes: If True, the teacher may know classes that the hard labels do not show.
+        seed: Seed of everything that is drawn.
+        teacher_version: Version of the teacher that its code and weights do not show; part of its identity.
+        engine: Name of the engine that runs the teacher.
+        reuse: Sealed stores of the same teacher with the same heads; rows they hold are copied.
+        progress: Callback that receives the rows done and the rows of the store.
+
+    Returns:
+        Result of the run, with the state of the store.
+
+    Raises:
+        InvalidArgument: A specification or setting is invalid.
+        InvalidData: The data has no rows.
+        InvalidLogits: An output is NaN, infinite or of another shape; units that were committed are kept.
+        ModelFailed: The code of the teacher raised an error.
+        TeacherRejected: The outputs cannot be labels.
+        StoreConflict: ``out`` holds another store, other files, or labels of another teacher; or a store to reuse does.
+
+    Example:
+        >>> import softlabels as sl
+        >>> result = sl.generate("digits", teacher=lambda x: x.flatten(1)[:, 10:20].float(), out="labels")
+        >>> result.rows, result.encoding
+        (1797, 'dense:f16')
+    """
+    settings = Settings(
+        encoding=encoding,
+        temperatures=tuple(temperatures),
+        shard_format=shard_format,
+        codec=codec,
+        unit_rows=unit_rows,
+        batch_size=batch_size,
+        device=device,
+        gate=gate,
+        extra_classes=extra_classes,
+        seed=seed,
+        teacher_version=teacher_version,
+        engine=engine,
+    )
+    run = engine_of(settings.engine).run
+    plan, model = _prepare(data, teacher, settings)
+    reused = [open_store(path) for path in reuse]
+    store, copier = _open(out, plan, model, settings, reused)
+    check_resumed(store, plan, model, rows=settings.batch_size)
+    if copier is not None:
+        check_copied(store, copier, plan, model, rows=settings.batch_size)
+    began = time.perf_counter()
+    work = Work(plan=plan, teacher=model, store=store, settings=settings, copier=copier)
+    labelled = run(work, progress)
+    seconds = time.perf_counter() - began
+    return replace(_summary(store, new_units=labelled.units, seconds=seconds), reused_rows=labelled.copied_rows)
+
+
+def estimate(data: DataLike, *, teacher: ModelLike, settings: Settings = DEFAULTS) -> Estimate:
+    """Return the cost of ``generate``: one batch is predicted, timed, and written to a temporary store.
+
+    Args:
+        data: As for generate.
+        teacher: As for generate.
+        settings: Settings of the run.
+
+    Raises:
+        SoftLabelsError: As generate.
+    """
+    plan, model = _prepare(data, teacher, settings)
+    descriptor, codebooks = describe_store(plan, model, settings, {})
+    rows = np.arange(min(settings.batch_size, len(plan)), dtype=np.int64)
+    model.predict(plan.inputs(rows))  # the first pass allocates and compiles
+    began = time.perf_counter()
+    inputs = plan.inputs(rows)
+    predictions = model.predict(inputs)
+    for prediction in predictions.values():
+        prediction.sum().item()  # waits for an accelerator
+    seconds = time.perf_counter() - began
+    with TemporaryDirectory() as folder:
+        store = create_or_open(Path(folder) / "sample", descriptor.for_rows(len(rows)), codebooks)
+        batch = next(batches_of(plan, store, [0], len(rows), None))
+        with BackgroundWriter(store) as writer:
+            writer.put(replace(batch, outputs=of_predictions(predictions, descriptor.heads, inputs)))
+        record = store.record(0)
+    in_chunks = sum(chunk.size for chunk in record.chunks)
+    size = in_chunks / len(rows) * len(plan) + (record.size - in_chunks) * descriptor.units
+    encodings = _encodings(descriptor.heads)
+    return Estimate(
+        rows=len(plan),
+        units=descriptor.units,
+        unit_rows=descriptor.unit_rows,
+        encoding=encoding_text(encodings),
+        encodings=encodings,
+        bytes=round(size),
+        bytes_per_row=size / len(plan),
+        seconds=seconds * len(plan) / len(rows),
+        rows_per_second=len(rows) / seconds,
+    )
+
+
+def sample(
+    data: DataLike,
+    *,
+    teacher: ModelLike,
+    settings: Settings = DEFAULTS,
+    head: str | None = None,
+    rows: int = SAMPLE_ROWS,
+) -> Sample:
+    """Return predictions for a few rows, to plan with.
+
+    Args:
+        data: As for generate.
+        teacher: As for generate.
+        settings: Settings of the run; its temperatures, format and codec are planned for.
+        head: Name of the head, a distribution; None: the first one.
+        rows: Number of rows.
+
+    Raises:
+        InvalidArgument: The head does not exist or is no distribution.
+        SoftLabelsError: As generate.
+    """
+    plan, model = _prepare(data, teacher, settings)
+    heads = requested_heads(model.heads, None, settings.temperatures)
+    usable = [name for name, one in heads.items() if one.kind in DISTRIBUTIONS and not one.position_shape]
+    name = head if head is not None else next(iter(usable), None)
+    if name not in usable:
+        raise InvalidArgument(
+            f"head: no distribution per row or token, got {head!r}; expected {', '.join(usable) or 'none is there'}"
+        )
+    return TeacherPilot(plan, model, settings, rows).sample(name, heads[name])
+
+
+def _prepare(data: DataLike, teacher: ModelLike, settings: Settings) -> tuple[RowPlan, Model]:
+    """Return the rows to label and the teacher on its device, once the gate has let it pass."""
+    source = as_source(data)
+    if len(source) == 0:
+        raise InvalidData(f"{source.spec}: no rows, so there is nothing to label")
+    model = as_model(teacher, sample=source.inputs(np.zeros(1, np.int64))).to(settings.device)
+    if settings.gate:
+        check_teacher(model, source, extra_classes=settings.extra_classes, batch_size=settings.batch_size)
+    return RowPlan(source), model
+
+
+def describe_store(
+    plan: RowPlan, model: Model, settings: Settings, existing: Mapping[str, Head]
+) -> tuple[Descriptor, Mapping[str, Codebook]]:
+    """Return the descriptor of the store that a run writes, and the codebooks it needs.
+
+    Args:
+        plan: Rows of the store.
+        model: The teacher.
+        settings: Settings of the run.
+        existing: Heads of the store that is resumed, or whose rows are copied; see plan_heads.
+
+    Raises:
+        InvalidArgument: An encoding, a temperature or a size is invalid for this teacher.
+    """
+    requested = requested_heads(model.heads, settings.encoding, settings.temperatures)
+    planned = plan_heads(requested, existing, TeacherPilot(plan, model, settings), seed=settings.seed)
+    unit_rows, chunk_rows = planned.geometry(len(plan), settings.unit_rows)
+    descriptor = Descriptor(
+        rows=len(plan),
+        unit_rows=unit_rows,
+        chunk_rows=chunk_rows,
+        heads=planned.heads,
+        teacher=_teacher_record(model, settings.teacher_version),
+        data=_data_record(plan.source),
+        shard_format=settings.shard_format,
+        codec=settings.codec,
+        seed=settings.seed,
+    )
+    return descriptor, planned.codebooks
+
+
+def _teacher_record(model: Model, version: str | None) -> TeacherRecord:
+    covers = model.digest_covers
+    if len(covers) > MAX_COVERS:
+        covers = (*covers[: MAX_COVERS - 1], f"{len(covers) - MAX_COVERS + 1} other parts")
+    return TeacherRecord(spec=model.spec, digest=model.digest, covers=tuple(covers), version=version)
+
+
+def _data_record(source: Source) -> DataRecord:
+    columns = source.columns
+    return DataRecord(
+        spec=source.spec,
+        fingerprint=source.fingerprint,
+        rows=len(source),
+        columns=columns.inputs,
+        ignored=tuple(column.name for column in columns.unused),
+        label=columns.label,
+        dtype=str(source.input_dtype),
+        shape=tuple(source.input_shape),
+        classes=source.classes,
+        class_names=source.class_names or (),
+    )
+
+
+def _open(
+    out: Location, plan: RowPlan, model: Model, settings: Settings, reused: Sequence[Store]
+) -> tuple[StoreWriter, RowCopier | None]:
+    """Return the store to write to, a new one or the one that exists, and the stores that rows are copied from."""
+    existing = existing_heads(out) or (reused[0].heads if reused else {})
+    descriptor, fitted = describe_store(plan, model, settings, existing)
+    codebooks = fitted or (reused[0].codebooks() if reused else {})
+    copier = RowCopier(reused, dict(descriptor.heads), descriptor.teacher.identity) if reused else None
+    try:
+        return create_or_open(out, descriptor, codebooks), copier
+    except StoreConflict:
+        # Another generator may have created the store since, with a codebook that it fitted itself, and whose last bits
+        # differ on other hardware. Its codebook counts.
+        if not fitted or not existing_heads(out):
+            raise
+    descriptor, _ = describe_store(plan, model, settings, existing_heads(out))
+    return create_or_open(out, descriptor), copier
+
+
+def _summary(store: StoreWriter, *, new_units: int, seconds: float) -> Generated:
+    """Return the state of the store; seals it if every unit is committed."""
+    descriptor = store.descriptor
+    encodings = _encodings(descriptor.heads)
+    missing = sum(1 for _ in store.missing())
+    if missing == 0:
+        seal(store.storage)
+        sealed = open_store(store.storage)
+        rows, size, snapshot, fidelities = sealed.rows, sealed.bytes, sealed.snapshot.digest, sealed.snapshot.fidelity
+    else:
+        records = [store.record(unit) for unit in store.committed_units()]
+        rows, size = sum(record.rows for record in records), sum(record.size for record in records)
+        snapshot, fidelities = None, {}
+    return Generated(
+        rows=rows,
+        units=descriptor.units,
+        new_units=new_units,
+        missing_units=missing,
+        seconds=seconds,
+        bytes=size,
+        bytes_per_row=size / rows if rows else 0.0,
+        snapshot=snapshot,
+        encoding=encoding_text(encodings),
+        encodings=encodings,
+        fidelity=next(iter(fidelities.values()), None),
+        fidelities=dict(fidelities),
+    )
+
+
+def _encodings(heads: Mapping[str, Head]) -> dict[str, str]:
+    return {name: head.encoding for name, head in heads.items()}

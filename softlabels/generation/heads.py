@@ -1,0 +1,188 @@
+"""Heads of a new store: the encoding of each output of a teacher, and the codebooks that encodings need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from softlabels import encodings, planning
+from softlabels.encodings import Adaptive, Codebook, TopK, codebook
+from softlabels.encodings.codebook import MAX_CODEBOOK_BYTES
+from softlabels.errors import InvalidArgument
+from softlabels.generation.pilot import Pilot
+from softlabels.labels import DISTRIBUTIONS, Head, canonical_temperatures
+from softlabels.models import OutputHead
+from softlabels.planning.container import geometry_of
+from softlabels.store.format.codebooks import digest_of
+from softlabels.store.format.descriptor import find_descriptor
+from softlabels.store.storage.registry import open_storage
+from softlabels.store.storage.storage import Location
+
+EVERY_HEAD = "*"
+"""Name that stands for the heads of kind classes or tokens."""
+
+LISTED_KINDS = ("classes", "tokens")
+"""Kinds of head that an encoding without a head's name is for."""
+
+
+@dataclass(frozen=True)
+class PlannedHeads:
+    """Heads of a store with their canonical encodings.
+
+    Attributes:
+        heads: Heads by name.
+        codebooks: New codebooks, by head.
+    """
+
+    heads: Mapping[str, Head]
+    codebooks: Mapping[str, Codebook] = field(default_factory=dict)
+
+    def geometry(self, rows: int | None, unit_rows: int | None = None) -> tuple[int, int]:
+        """Return the rows of a unit and of a chunk.
+
+        Args:
+            rows: Rows of the store; None if they are appended.
+            unit_rows: Rows of a unit; None: from the size of a row.
+        """
+        return geometry_of(self.heads, rows, unit_rows)
+
+
+def default_encoding(head: OutputHead, temperatures: int = 1) -> str:
+    """Return the encoding of a head if none is chosen.
+
+    Distributions of few classes are stored dense, of many as lists (see ``encodings.default``). Regression is stored in
+    float32: its values have units, such as metres, that float16 rounds to 3 digits, and few numbers cost few bytes.
+    Embeddings are stored in float16: they are wide, and the error of 2^-11 is far below the error of any student.
+    Pixels are stored in float16, because lists need one distribution per row or ragged rows.
+
+    Args:
+        head: Output of the teacher.
+        temperatures: Number of temperatures.
+
+    Example:
+        >>> default_encoding(OutputHead(classes=2, kind="regression"))
+        'dense:f32'
+    """
+    if head.kind == "regression":
+        return "dense:f32"
+    if head.kind in LISTED_KINDS and (head.ragged or not head.shape):
+        return encodings.default(head.classes, temperatures).spec
+    return "dense:f16"
+
+
+def requested_heads(
+    outputs: Mapping[str, OutputHead], encoding: str | Mapping[str, str] | None, temperatures: tuple[float, ...]
+) -> dict[str, Head]:
+    """Return the heads of a store for the outputs of a teacher; encodings may still be targets.
+
+    Tokens are stored as ragged rows, also if every row has the same number.
+
+    Args:
+        outputs: Heads of the teacher.
+        encoding: As ``Settings.encoding``.
+        temperatures: As ``Settings.temperatures``.
+
+    Raises:
+        InvalidArgument: An encoding names no head, or a temperature is out of range.
+    """
+    chosen = _encodings_by_head(outputs, encoding)
+    sorted_temperatures = canonical_temperatures(sorted(temperatures))
+    heads = {}
+    for name, output in outputs.items():
+        if output.kind == "tokens" and len(output.shape) == 1:
+            output = replace(output, shape=(None,))  # noqa: PLW2901  the stored form of the same head
+        is_distribution = output.kind in DISTRIBUTIONS
+        heads[name] = Head(
+            encoding=chosen.get(name) or default_encoding(output, len(sorted_temperatures)),
+            classes=output.classes,
+            kind=output.kind,
+            shape=output.shape,
+            temperatures=sorted_temperatures if is_distribution else (1.0,),
+        )
+    return heads
+
+
+def _encodings_by_head(outputs: Mapping[str, OutputHead], encoding: str | Mapping[str, str] | None) -> dict[str, str]:
+    """Return the specifications that were given, by head."""
+    if encoding is None:
+        return {}
+    named = {EVERY_HEAD: encoding} if isinstance(encoding, str) else dict(encoding)
+    listed = ", ".join(f"{name} ({head.kind})" for name, head in outputs.items())
+    unknown = next((name for name in named if name not in outputs and name != EVERY_HEAD), None)
+    if unknown is not None:
+        raise InvalidArgument(f"encoding: no such head, got {unknown!r}; the teacher has {listed}")
+    general = named.pop(EVERY_HEAD, None)
+    if general is not None:
+        covered = [name for name, head in outputs.items() if head.kind in LISTED_KINDS or len(outputs) == 1]
+        if not covered:
+            raise InvalidArgument(
+                f"encoding {general!r}: for heads of kind classes or tokens, got {listed}; expected HEAD=SPEC"
+            )
+        named = dict.fromkeys(covered, general) | named
+    return named
+
+
+def plan_heads(requested: Mapping[str, Head], existing: Mapping[str, Head], pilot: Pilot, *, seed: int) -> PlannedHeads:
+    """Return heads with canonical encodings: targets are resolved, and codebooks fitted, on a pilot.
+
+    Args:
+        requested: Heads by name; encodings may be targets.
+        existing: Heads of the store that is resumed, or whose rows are copied: the result of a target and the codebook
+            are taken from them.
+        pilot: Outputs of a few rows like those of the store.
+        seed: Seed of the store.
+
+    Raises:
+        InvalidArgument: An encoding is unknown, no encoding reaches a target, or a codebook would be too large.
+    """
+    heads, codebooks = {}, {}
+    for name, requested_head in requested.items():
+        before = existing.get(name)
+        temperatures = canonical_temperatures(requested_head.temperatures, before.temperatures if before else ())
+        head = replace(requested_head, temperatures=temperatures)
+        encoding = _resolve(name, head, before, pilot)
+        heads[name], fitted = _with_codebook(name, replace(head, encoding=encoding), before, pilot, seed)
+        if fitted is not None:
+            codebooks[name] = fitted
+    return PlannedHeads(heads, codebooks)
+
+
+def existing_heads(location: Location) -> Mapping[str, Head]:
+    """Return the heads of a store; empty if there is no store at ``location``.
+
+    Args:
+        location: Location of the store.
+    """
+    descriptor = find_descriptor(open_storage(location))
+    return {} if descriptor is None else descriptor.heads
+
+
+def _resolve(name: str, head: Head, existing: Head | None, pilot: Pilot) -> str:
+    """Return the canonical encoding of a head."""
+    if not planning.is_target(head.encoding):
+        return encodings.parse(head.encoding, classes=head.classes).spec
+    if head.kind not in DISTRIBUTIONS or head.position_shape:
+        raise InvalidArgument(
+            f"head {name!r}: targets are for distributions, got {head.encoding!r} for {head.kind}; expected dense[:f32]"
+        )
+    return existing.encoding if existing is not None else planning.resolve(head.encoding, pilot.sample(name, head))
+
+
+def _with_codebook(
+    name: str, head: Head, existing: Head | None, pilot: Pilot, seed: int
+) -> tuple[Head, Codebook | None]:
+    """Return a head with the codebook that its encoding needs, and that codebook if it is new."""
+    encoding = encodings.parse(head.encoding, classes=head.classes)
+    if not isinstance(encoding, TopK | Adaptive) or encoding.priors == 1:
+        return head, None
+    size = 4 * encoding.priors * head.classes * len(head.temperatures)
+    if size > MAX_CODEBOOK_BYTES:
+        raise InvalidArgument(
+            f"head {name!r}: the codebook of {encoding.spec} is too large, got {size:,} bytes for {head.classes:,} "
+            f"classes at {len(head.temperatures)} temperatures; expected at most {MAX_CODEBOOK_BYTES:,}. Use "
+            f"{MAX_CODEBOOK_BYTES * encoding.priors // size} tail priors or fewer"
+        )
+    if existing is not None and existing == replace(head, codebook=existing.codebook):
+        return existing, None
+    fitted = codebook.fit(encoding, head, pilot.logits(name, head), seed=seed)
+    return replace(head, codebook=digest_of(fitted)), fitted

@@ -1,0 +1,167 @@
+"""The one way of building units: encode rows, gather the statistics that sealing needs, and append to the shard.
+
+``generate`` appends from a background thread, ``sl.create`` from the loop of the user. Both give the same bytes for the
+same batches of outputs, because random draws depend on the seed of the store and the number of the row alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabels import columns as ragged
+from softlabels import rng
+from softlabels.columns import ranges
+from softlabels.encodings import Encoded
+from softlabels.fidelity import measure
+from softlabels.generation.outputs import HeadOutput, Outputs
+from softlabels.labels import DISTRIBUTIONS
+from softlabels.store import RowCopier, StoreWriter, UnitStatistics
+from softlabels.store.format.descriptor import LENGTH, OWN_COLUMNS
+
+Columns = dict[str, NDArray[Any]]
+
+
+class UnitBuilder:
+    """Writer of one unit; a context manager. Without ``commit``, leaving the context leaves nothing.
+
+    Args:
+        store: Store of the unit.
+        unit: Number of the unit.
+        copier: Stores that rows are copied from; None if all rows are encoded.
+
+    Attributes:
+        rows: Rows appended.
+
+    Raises:
+        InvalidArgument: The store has no such unit.
+    """
+
+    def __init__(self, store: StoreWriter, unit: int, copier: RowCopier | None = None) -> None:
+        self._store = store
+        self._descriptor = store.descriptor
+        self._schema = store.descriptor.columns()
+        self._copier = copier
+        self._statistics = UnitStatistics(store.descriptor, unit)
+        self._first = unit * store.descriptor.unit_rows
+        self._writer = store.begin(unit)
+        self.unit = unit
+        self.rows = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._writer.__exit__(kind, error, tb)
+
+    def append(
+        self,
+        keys: NDArray[np.uint8],
+        views: NDArray[np.uint32],
+        outputs: Outputs,
+        copied: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Append rows.
+
+        Args:
+            keys: Keys of the rows, (B, 16).
+            views: View of each row, (B,).
+            outputs: By head the outputs of the rows that are not copied, in row order; empty if all are copied.
+            copied: Row of the copier for each row, (B,), -1 for a row in ``outputs``; None if none is copied.
+
+        Raises:
+            InvalidLogits: An output cannot be stored; no row was appended.
+            InvalidArgument: The columns are not those of the store.
+        """
+        rows = np.arange(self.rows, self.rows + len(keys), dtype=np.int64)
+        is_copied = np.zeros(len(keys), bool) if copied is None else copied >= 0
+        encoded_rows, copied_rows = np.flatnonzero(~is_copied), np.flatnonzero(is_copied)
+        encoded: dict[str, Encoded] = {}
+        batches: list[Columns] = []
+        if len(encoded_rows):
+            encoded = {head: self._encode(head, outputs[head], rows[encoded_rows]) for head in self._descriptor.heads}
+            batches.append(self._columns(encoded, outputs))
+        if copied is not None and len(copied_rows):
+            batches.append(self._copy(copied[copied_rows]))
+        columns = batches[0]
+        if len(batches) > 1:
+            order = np.argsort(np.concatenate([encoded_rows, copied_rows]))
+            columns = ragged.take(ragged.join(batches), self._schema, order)
+        self._writer.append({"key": keys, "view": views, **columns})
+        # Statistics come after the rows, so that a batch that was refused leaves no trace in them.
+        for head, arrays in encoded.items():
+            self._add_statistics(head, arrays, outputs[head], rows[encoded_rows])
+        if self._copier is not None and copied is not None and len(copied_rows):
+            self._copier.add_evidence(self._statistics, copied[copied_rows], batches[-1], rows[copied_rows])
+        self.rows += len(keys)
+
+    def commit(self) -> bool:
+        """Make the unit durable and visible; return False if another writer committed it first.
+
+        Raises:
+            StoreError: Rows are missing or the disk failed; nothing was committed.
+        """
+        return self._writer.commit(extras=self._statistics.extras(), fidelity=self._statistics.fidelity())
+
+    def _encode(self, head: str, output: HeadOutput, rows: NDArray[np.int64]) -> Encoded:
+        numbers, positions = self._first + rows, None
+        if output.lengths is not None:
+            numbers = np.repeat(numbers, output.lengths)
+            positions = ranges(np.zeros(len(rows), np.int64), output.lengths)
+        return self._descriptor.encoding(head).encode(
+            output.values,
+            self._descriptor.heads[head],
+            numbers,
+            words=rng.words(self._descriptor.seed, numbers, positions, stream=rng.DRAW_STREAM),
+            residual=self._statistics.wants_sums(head),
+            codebook=self._store.codebooks.get(head),
+        )
+
+    def _columns(self, encoded: Mapping[str, Encoded], outputs: Outputs) -> Columns:
+        """Return the columns of all heads by their names in the shard."""
+        columns: Columns = {}
+        for head, arrays in encoded.items():
+            columns |= {f"{head}/{name}": array for name, array in arrays.arrays.items()}
+            if (lengths := outputs[head].lengths) is not None:
+                columns[f"{head}/{LENGTH}"] = lengths.astype(np.uint32)
+        return columns
+
+    def _copy(self, numbers: NDArray[np.int64]) -> Columns:
+        if self._copier is None:
+            raise ValueError("rows are to be copied, but there is no store to copy from")
+        columns = self._copier.columns(numbers, list(self._schema))
+        return {name: array for name, array in columns.items() if name not in OWN_COLUMNS}
+
+    def _add_statistics(self, head: str, encoded: Encoded, output: HeadOutput, rows: NDArray[np.int64]) -> None:
+        """Add the sums, dense rows and fidelity of rows that were encoded; of a ragged row those of one position."""
+        if encoded.residual is not None:
+            self._statistics.add_sums(head, encoded.residual)
+        items, positions, has_any = np.arange(len(rows)), None, np.ones(len(rows), bool)
+        if output.lengths is not None:
+            positions, has_any = self._statistics.positions(rows, output.lengths), output.lengths > 0
+            items = np.cumsum(output.lengths) - output.lengths + positions
+        dense = np.flatnonzero(self._statistics.wants_dense(head, rows) & has_any)
+        if len(dense):
+            of_rows = None if positions is None else positions[dense]
+            self._statistics.add_dense(head, rows[dense], _to_numpy(output.values[items[dense]]), of_rows)
+        measured = items[self._statistics.wants_measured(rows) & has_any]
+        kind = self._descriptor.heads[head]
+        if len(measured) and kind.kind in DISTRIBUTIONS:
+            codebook = self._store.codebooks.get(head)
+            encoding = self._descriptor.encoding(head)
+            # Taken before they are decoded: a batch of uneven rows, padded to the longest, may not fit into memory.
+            labels = encoding.decode(
+                ragged.take(encoded.arrays, encoding.columns(kind), measured),
+                kind,
+                None if codebook is None else codebook.priors,
+            )
+            self._statistics.add_measured(head, measure(_to_numpy(output.values[measured]), labels, kind.temperatures))
+
+
+def _to_numpy(values: Any) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = values.float().cpu().numpy()
+    return array
