@@ -6,7 +6,7 @@ one after the other, and the column that it is ``per`` counts the entries of eac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,8 +50,8 @@ class Column:
 Rows = Mapping[str, NDArray[Any]]
 Bounds = dict[str, NDArray[np.int64]]
 
-Memory = Callable[[str, int], NDArray[Any]]
-"""Little-endian memory for so many entries of the column of that name, to decode into."""
+Buffers = Mapping[str, NDArray[Any]]
+"""Little-endian memory to decode into, by column. A column whose buffer is missing or too small gets new memory."""
 
 
 def entries(rows: Rows, columns: Mapping[str, Column], name: str) -> int:

@@ -1,11 +1,11 @@
-"""The weighted mean of what several teachers said of the same rows (docs/loading.md, "Several stores").
+"""The weighted mean of the labels of several teachers for the same rows (docs/loading.md, "Several stores").
 
-With weights w_m that sum to one the mean is p(v) = sum_m w_m p^_m(v), at one temperature T, p^_m being what teacher m
-said as it is reconstructed, tail included (docs/fidelity.md, eq. 3).
+With weights w_m that sum to one, the mean is p(v) = sum_m w_m p^_m(v) at one temperature T. p^_m is the distribution of
+teacher m as it is reconstructed from its labels, tail included (docs/fidelity.md, eq. 3).
 
-Dense labels: exact. Sparse ones: the classes that any teacher lists are listed, with exactly p(v); where a teacher does
-not list v, its p^_m(v) is its tail mass spread by its tail prior. The mass of the rest is exact too; how it spreads
-over the classes that nobody lists follows the mean of the priors, which is exact where the teachers share one.
+Dense labels give the exact mean. For sparse labels, the classes that any teacher lists are listed with exactly p(v). A
+teacher that does not list v contributes its tail mass spread by its tail prior. The mass of the tail is exact too. It
+spreads over the unlisted classes by the mean of the priors, which is exact if the teachers share one.
 """
 
 from __future__ import annotations
@@ -23,47 +23,48 @@ from softlabels.labels import DISTRIBUTIONS, DenseLabels, SoftLabels, SparseLabe
 Floats = NDArray[np.float64]
 
 
-def mean_labels(parts: Sequence[SoftLabels], weights: Sequence[float], temperature: float) -> SoftLabels:
-    """The mean of labels of the same rows, valid at ``temperature`` alone; a plain mean of numbers to regress on.
+def mean_labels(by_teacher: Sequence[SoftLabels], weights: Sequence[float], temperature: float) -> SoftLabels:
+    """Return the mean of labels of the same rows: of distributions at ``temperature``, or of regression values.
 
     Args:
-        parts: labels by teacher, of one head.
-        weights: of the teachers; they sum to 1.
-        temperature: at which distributions are averaged; sparse labels must hold it.
+        by_teacher: Labels of one head, by teacher.
+        weights: Weight of each teacher; they sum to 1.
+        temperature: Temperature at which distributions are averaged; sparse labels must hold it.
 
     Raises:
-        InvalidArgument: labels that have no mean: a tail that is one outcome (bucket), or samples beside others.
-        TemperatureNotStored: the labels hold no tail mass at this temperature.
+        InvalidArgument: Labels that have no mean: a tail that is one outcome (bucket), or samples beside others.
+        TemperatureNotStored: The labels hold no tail mass at this temperature.
     """
-    if any(part.unbiased or part.tail == "bucket" for part in parts if isinstance(part, SparseLabels)):
-        alike = all(isinstance(part, SparseLabels) and part.unbiased for part in parts)
-        if not alike:
-            raise InvalidArgument(
-                "samples can be averaged with samples alone, and a bucket says nothing of single classes; make the "
-                "labels with another encoding, or open them with another tail"
-            )
-    sparse = [part for part in parts if isinstance(part, SparseLabels)]
-    if len(sparse) == len(parts):
+    sparse = [labels for labels in by_teacher if isinstance(labels, SparseLabels)]
+    if any(labels.unbiased or labels.tail == "bucket" for labels in sparse) and not (
+        len(sparse) == len(by_teacher) and all(labels.unbiased for labels in sparse)
+    ):
+        raise InvalidArgument(
+            "labels: samples can be averaged with samples alone, and a bucket does not describe single classes. "
+            "Generate the labels with another encoding, or open them with another tail"
+        )
+    if len(sparse) == len(by_teacher):
         return _mean_sparse(sparse, weights, temperature)
-    first = next(part for part in parts if isinstance(part, DenseLabels))
+    first = next(labels for labels in by_teacher if isinstance(labels, DenseLabels))
+    weighted = list(zip(weights, by_teacher, strict=True))
     if first.kind not in DISTRIBUTIONS:
-        values = sum(weight * np.asarray(part.values, np.float64) for part, weight in zip(parts, weights, strict=True))
+        values = sum(w * np.asarray(labels.values, np.float64) for w, labels in weighted)
         return DenseLabels(np.asarray(values, np.float32), first.kind, first.lengths)
-    p = sum(w * np.exp(part.log_probs(temperature).astype(np.float64)) for part, w in zip(parts, weights, strict=True))
+    p = sum(w * np.exp(labels.log_probs(temperature).astype(np.float64)) for w, labels in weighted)
     with np.errstate(divide="ignore"):
         return DenseLabels((temperature * np.log(p)).astype(np.float32), first.kind, first.lengths)
 
 
 @dataclass(frozen=True)
 class _Listed:
-    """One teacher's listed classes, and its tail: an unlisted class v has probability ``spread`` * ``prior[v]``.
+    """The labels of one teacher. An unlisted class v has probability ``spread * prior[v]``.
 
     Attributes:
-        ids: (n, K).
-        p: (n, K), 0 where padded.
-        valid: (n, K).
-        prior: (n, C), or (1, C) where all rows share one.
-        spread: (n,).
+        ids: Listed classes, (n, K).
+        p: Their probabilities, 0 for padding, (n, K).
+        valid: False for padding, (n, K).
+        prior: Tail prior, (n, C); (1, C) if all rows share one.
+        spread: Tail mass over the prior's mass of the unlisted classes, (n,).
     """
 
     ids: NDArray[np.integer]
@@ -73,20 +74,20 @@ class _Listed:
     spread: Floats
 
     def of(self, ids: NDArray[np.integer]) -> Floats:
-        """The prior of (n, L) classes."""
+        """Return the prior of (n, L) classes."""
         return _prior_of(self.prior, ids)
 
 
 def _prior_of(prior: Floats, ids: NDArray[np.integer]) -> Floats:
-    # One row for all is a plain gather, five times faster than one along an axis.
+    # A prior that all rows share is a plain gather, five times faster than one along an axis.
     return prior[0].take(ids) if len(prior) == 1 else np.take_along_axis(prior, ids, axis=1)
 
 
-def _mean_sparse(parts: Sequence[SparseLabels], weights: Sequence[float], temperature: float) -> SparseLabels:
-    first = parts[0]
-    members = [_listed(part, temperature) for part in parts]
+def _mean_sparse(by_teacher: Sequence[SparseLabels], weights: Sequence[float], temperature: float) -> SparseLabels:
+    first = by_teacher[0]
+    members = [_listed(labels, temperature) for labels in by_teacher]
     weighted = list(zip(weights, members, strict=True))
-    # What listing a class adds to what the tail gives it anyway.
+    # Listing a class adds this to the probability that the tail gives it in any case.
     gains = [w * np.where(m.valid, m.p - m.spread[:, None] * m.of(m.ids), 0.0) for w, m in weighted]
     ids, gain, valid = _grouped([m.ids for m in members], gains, [m.valid for m in members], first.classes)
     p, rest = gain, np.zeros(len(ids))
@@ -107,20 +108,22 @@ def _mean_sparse(parts: Sequence[SparseLabels], weights: Sequence[float], temper
         temperatures=(temperature,),
         log_tail=log_tail.astype(np.float32),
         tail="calibrated",
-        prior=_mean_prior(parts, weights, temperature),
+        prior=_mean_prior(by_teacher, weights, temperature),
         unbiased=first.unbiased,
         lengths=first.lengths,
     )
 
 
-def _mean_prior(parts: Sequence[SparseLabels], weights: Sequence[float], temperature: float) -> NDArray[np.float32]:
-    """The mean of the teachers' tail priors, (1, C); of a codebook the mean of its priors."""
-    total = np.zeros(parts[0].classes)
-    for part, weight in zip(parts, weights, strict=True):
-        prior = np.full((1, part.classes), 1 / part.classes)
-        if part.prior is not None and part.tail != "uniform":
-            prior = part.prior[part.temperature_index(temperature)]
-        total += weight * prior.reshape(-1, part.classes).mean(axis=0, dtype=np.float64)
+def _mean_prior(
+    by_teacher: Sequence[SparseLabels], weights: Sequence[float], temperature: float
+) -> NDArray[np.float32]:
+    """Return the mean of the teachers' tail priors, (1, C). A codebook counts as the mean of its priors."""
+    total = np.zeros(by_teacher[0].classes)
+    for labels, weight in zip(by_teacher, weights, strict=True):
+        prior = np.full((1, labels.classes), 1 / labels.classes)
+        if labels.prior is not None and labels.tail != "uniform":
+            prior = labels.prior[labels.temperature_index(temperature)]
+        total += weight * prior.reshape(-1, labels.classes).mean(axis=0, dtype=np.float64)
     return total.astype(np.float32)[None]
 
 
@@ -129,21 +132,21 @@ def _listed(labels: SparseLabels, temperature: float) -> _Listed:
     p = np.exp(labels.listed_log_probs(temperature).astype(np.float64))
     valid = np.isfinite(labels.values)
     prior = labels.tail_prior(index)
-    prior = prior[:1] if prior.strides[0] == 0 else prior  # a view of one row
+    prior = prior[:1] if prior.strides[0] == 0 else prior  # a broadcast row
     spread = np.zeros(len(p))
     if labels.tail == "renormalize" and not labels.unbiased:
         p /= p.sum(axis=1, keepdims=True)
     elif not labels.unbiased:
         listed = np.where(valid, _prior_of(prior, labels.ids), 0.0).sum(axis=1)
-        left = np.maximum(1 - listed, np.finfo(np.float64).tiny)
-        spread = np.exp(labels.log_tail[:, index].astype(np.float64)) / left
+        unlisted = np.maximum(1 - listed, np.finfo(np.float64).tiny)
+        spread = np.exp(labels.log_tail[:, index].astype(np.float64)) / unlisted
     return _Listed(labels.ids, np.where(valid, p, 0.0), valid, prior, spread)
 
 
 def _grouped(
     ids: Sequence[NDArray[np.integer]], gains: Sequence[Floats], valid: Sequence[NDArray[np.bool_]], classes: int
 ) -> tuple[NDArray[np.int64], Floats, NDArray[np.bool_]]:
-    """Each class of a row at one place, with the sum of its gains: ids, sums and which places are real, (n, L)."""
+    """Sum the gains of each class of a row; return ids, sums and a mask of the entries in use, (n, L) each."""
     listed = np.concatenate(valid, axis=1)
     keyed = np.where(listed, np.concatenate(ids, axis=1).astype(np.int64), classes)
     order = _ascending(keyed)
@@ -151,7 +154,7 @@ def _grouped(
     real = keyed < classes
     first = real.copy()
     first[:, 1:] &= keyed[:, 1:] != keyed[:, :-1]
-    # Equal ones are neighbours now: the first of them gathers the others, of which there are as many as teachers.
+    # Equal classes are adjacent now. The first entry of a class sums the others, at most one per teacher.
     sums = gain.copy()
     for step in range(1, keyed.shape[1]):
         same = (keyed[:, step:] == keyed[:, :-step]) & real[:, step:]
@@ -162,9 +165,10 @@ def _grouped(
 
 
 def _ascending(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The stable order of (n, L) numbers from 0 to 2^40 by row: sorts them with their places in the lower bits.
+    """Return the stable sort order of each row of (n, L) integers from 0 to 2^40.
 
-    NumPy sorts whole numbers with vector instructions, which is several times faster than its sorts of places.
+    Each integer is sorted together with its index in the lower bits. NumPy sorts integers with vector instructions,
+    several times faster than it computes sort orders (``benchmarks/buffers.py``).
     """
     bits = max(1, (numbers.shape[1] - 1).bit_length())
     packed: NDArray[np.int64] = (numbers << bits) | np.arange(numbers.shape[1])
@@ -174,12 +178,12 @@ def _ascending(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _descending(p: Floats) -> NDArray[np.int64]:
-    """The stable order of (n, L) probabilities by row, the largest first, to the precision of float32."""
-    # The bits of floats that are not negative are ordered as they are.
+    """Return the stable order of each row of (n, L) probabilities, largest first, to the precision of float32."""
+    # Read as integers, floats that are not negative have the same order.
     return _ascending(np.int64(2**31 - 1) - np.abs(p).astype(np.float32).view(np.int32))
 
 
 def _along(array: NDArray[Any], order: NDArray[np.int64]) -> NDArray[Any]:
-    """Each row of (n, L) in the order of its row of places."""
-    taken: NDArray[Any] = array.reshape(-1).take(order + (np.arange(len(array)) * array.shape[1])[:, None])
-    return taken
+    """Return each row of (n, L) in the order of the same row of ``order``."""
+    ordered: NDArray[Any] = array.reshape(-1).take(order + (np.arange(len(array)) * array.shape[1])[:, None])
+    return ordered

@@ -1,4 +1,4 @@
-"""What a student sees in one step, as NumPy arrays or as torch tensors, and the way between them."""
+"""The batch of one training step, as NumPy arrays or as torch tensors, and the conversion between them."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a student sees in one step.
+    """The rows of one training step.
 
-    With a device, ``inputs``, ``hard`` and the arrays inside ``targets`` are tensors; ids and values then have the
-    dtypes they are stored in, which move half to a third of the bytes, and the losses widen them on the device.
+    If the loader has a device, ``inputs``, ``hard`` and the arrays inside ``targets`` are tensors. Ids and values then
+    have the dtypes they are stored in, which are two to four times smaller; the losses widen them on the device.
+    Arrays of a batch may be changed in place: they share no memory with the data or with other batches. Tail priors
+    are the exception; they belong to the store.
 
     Attributes:
-        epoch: 0 and up.
-        step: over all epochs, 0 and up.
-        rows: (B,) rows of the data; of the store, where the loader has no data.
-        inputs: (B, *input_shape); Ragged for token sequences; for any other dataset what its collation makes; None
-            without data.
-        hard: (B,) hard labels, -1 where a row has none; None without a label column.
-        targets: soft labels by head; empty without a store.
-        views: (B,) which augmented version of its input each label is of; None where every input has one.
-        global_rows: rows of this step on all ranks together.
-        parts: (B,) which part of a mixture each row is of; None without one.
+        epoch: Epoch, from 0.
+        step: Step over all epochs, from 0.
+        rows: Row numbers in the data; in the store if the loader has no data, (B,).
+        inputs: Model inputs: (B, *input_shape); Ragged for token sequences; for other datasets the result of their
+            collation. None without data.
+        hard: Hard labels, (B,); -1 for a row without one. None without a label column.
+        targets: Soft labels by head. Empty without a store.
+        views: Augmented version of its input that each label belongs to, (B,). None if every input has one.
+        global_rows: Rows of this step on all ranks together.
+        parts: Index of the part of a mixture that each row is from, (B,). None without a mixture.
     """
 
     epoch: int
@@ -52,7 +54,7 @@ class Batch:
         return len(self.rows)
 
     def take(self, order: NDArray[np.int64]) -> Batch:
-        """Some of its rows, in that order; of arrays."""
+        """Return the rows at ``order``, in that order. The batch must hold arrays."""
         return replace(
             self,
             rows=self.rows[order],
@@ -64,35 +66,35 @@ class Batch:
         )
 
     def tensors(self) -> Batch:
-        """The same with tensors over the same memory."""
+        """Return the batch as tensors over the same memory."""
         return self._mapped(as_tensor, with_prior=True)
 
     def shared(self) -> Batch:
-        """The same with tensors in memory that processes share, for a worker to hand over.
+        """Return the batch as tensors in memory that processes share, for a worker to hand over.
 
-        All of it lies in one piece, for each piece that is handed over costs as much as a batch. Tail priors, which may
-        be larger than all the rest and are the same in every batch, are put there once.
+        All tensors lie in one block, because each block that is handed over costs as much as a batch. Tail priors may
+        be larger than all the rest and are the same in every batch; they are put there once.
 
         Raises:
-            StorageFailed: there is no such memory left.
+            StorageFailed: No shared memory is available.
         """
         copied = shared(lambda change: self._mapped(change, with_prior=False))
         return replace(copied, targets={name: with_shared_prior(labels) for name, labels in copied.targets.items()})
 
     def numpy(self) -> Batch:
-        """The same with arrays over the same memory."""
+        """Return the batch as arrays over the same memory."""
         return self._mapped(_as_array, with_prior=True)
 
     def pin_memory(self) -> Batch:
-        """The same in page-locked memory, from which copies to a GPU do not block; DataLoader calls this too."""
+        """Return the batch in page-locked memory, from which copies to a GPU do not block; DataLoader calls this."""
         return self._mapped(lambda value: as_tensor(value).pin_memory(), with_prior=False)
 
     def to(self, device: str | torch.device, *, non_blocking: bool = False) -> Batch:
-        """The same with tensors on a device. Tail priors stay where they are: losses move them, once a store."""
+        """Return the batch as tensors on a device. Tail priors stay where they are; losses move them once."""
         return self._mapped(lambda value: as_tensor(value).to(device, non_blocking=non_blocking), with_prior=False)
 
     def _mapped(self, change: Callable[[Any], Any], *, with_prior: bool) -> Batch:
-        return Batch(  # not replace, which takes as long as all the rest
+        return Batch(  # dataclasses.replace takes as long as all the rest
             epoch=self.epoch,
             step=self.step,
             rows=self.rows,
@@ -106,7 +108,13 @@ class Batch:
 
 
 def map_labels(labels: SoftLabels, change: Callable[[Any], Any], *, with_prior: bool = False) -> SoftLabels:
-    """The same labels with every array changed; the tail prior, which is a store's and no batch's, only if asked."""
+    """Return the labels with every array changed.
+
+    Args:
+        labels: Labels of a batch.
+        change: Function from an array to its replacement.
+        with_prior: Change the tail prior too, which belongs to the store rather than to the batch.
+    """
     lengths = None if labels.lengths is None else change(labels.lengths)
     if isinstance(labels, DenseLabels):
         return DenseLabels(change(labels.values), labels.kind, lengths)

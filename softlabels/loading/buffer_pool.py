@@ -1,55 +1,64 @@
-"""Memory that is used again once nobody looks at it any more.
+"""Buffers that are reused once no array refers to them.
 
-What a batch holds may be kept by whoever takes it, for as long as they like. Most do not, and fresh pages for every
-block of batches take time (docs/adr/0016-a-store-that-fits-is-decoded-once.md).
+Copies of rows and orders of windows are made anew for every few batches, and fresh pages cost page faults.
+``benchmarks/buffers.py`` measures the gain. A batch may be held for as long as its owner likes: its buffer is then not
+reused.
 """
 
 from __future__ import annotations
 
-import weakref
+import sys
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-MOST = 12
-"""Pieces of memory of one name that are kept."""
+MAX_BUFFERS = 12
+"""Buffers of one name in the pool."""
 SPARE = 8
-"""A new piece is an eighth larger than it needs to be, for later ones."""
+"""A new buffer is an eighth larger than requested, so that slightly larger requests fit later."""
+IDLE = 3
+"""References to a buffer that no array refers to: the list, the loop variable and the argument of getrefcount."""
 
 
 class BufferPool:
-    """Hands out arrays, and takes their memory back with the last view of it. Safe to share between threads."""
+    """A pool of buffers by name. Threads may share it.
+
+    Example:
+        >>> pool = BufferPool()
+        >>> first = pool.empty("ids", (4, 2), "uint16")
+        >>> address = first.ctypes.data
+        >>> del first
+        >>> pool.empty("ids", (3, 2), "uint16").ctypes.data == address
+        True
+    """
 
     def __init__(self) -> None:
-        self._free: dict[str, list[NDArray[np.uint8]]] = {}
+        self._buffers: dict[str, list[NDArray[np.uint8]]] = {}
 
     def __reduce__(self) -> tuple[type[BufferPool], tuple[()]]:
-        """Another process has memory of its own."""
+        """Unpickle as an empty pool: buffers belong to one process."""
         return BufferPool, ()
 
-    def empty(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """An array of unknown values.
+    def empty(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """Return an array of undefined values over a buffer that nothing else refers to.
 
         Args:
-            name: of those that are about as large.
-            shape: of the array.
-            dtype: of the array.
+            name: Name of the buffers to choose from. Requests of one name should be of similar size.
+            shape: Shape of the array.
+            dtype: Dtype of the array.
         """
-        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        free = self._free.setdefault(name, [])
-        try:
-            memory = free.pop()
-        except IndexError:
-            memory = np.empty(0, np.uint8)
-        if len(memory) < size:
-            memory = np.empty(size + size // SPARE, np.uint8)
-        # Every view refers to this array, for it does not own an array's memory but a buffer's.
-        owner = np.frombuffer(memory.data, np.uint8)
-        weakref.finalize(owner, _give_back, free, memory).atexit = False
-        return owner[:size].view(dtype).reshape(shape)
-
-
-def _give_back(free: list[NDArray[np.uint8]], memory: NDArray[np.uint8]) -> None:
-    if len(free) < MOST:
-        free.append(memory)
+        kind = np.dtype(dtype)
+        size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+        buffers = self._buffers.setdefault(name, [])
+        for buffer in buffers:
+            # Every view, and every tensor over one, holds a reference to the array that owns the memory. Two threads
+            # that look at one buffer at a time both count the other's loop variable, and both pass over it.
+            if sys.getrefcount(buffer) == IDLE and len(buffer) >= size:
+                return buffer[:size].view(kind).reshape(shape)
+        buffer = np.empty(size + size // SPARE, np.uint8)
+        # Buffers in use are kept alive by their arrays; the pool may drop the oldest.
+        if len(buffers) >= MAX_BUFFERS:
+            del buffers[0]
+        buffers.append(buffer)
+        return buffer[:size].view(kind).reshape(shape)

@@ -16,19 +16,26 @@ from softlabels.store import Store
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The weighted mean of what several teachers said of the same rows.
+    """The weighted mean of the outputs of several teachers for the same rows.
 
-    Takes the place of a store in a Loader. Rows come in the order of the first store; the others may hold them in any
-    order, and any others beside them. A mean is a distribution of no single temperature family, so it is taken at one.
+    An Ensemble takes the place of a store in a Loader. Rows come in the order of the first store. The other stores may
+    hold them in any order, and other rows too. A mean of distributions belongs to one temperature only, so it is taken
+    at one.
 
     Attributes:
-        stores: of labels of the same rows, with equal heads but for their encodings.
-        weights: of the stores, above 0; None: all the same.
-        temperature: at which distributions are averaged, and the only one the batches' labels can be used at.
+        stores: Stores with labels of the same rows. Their heads may differ in encoding alone.
+        weights: Weight of each store, above 0. None: equal weights.
+        temperature: Temperature at which distributions are averaged, and the only one that the labels of the batches
+            can be used at.
 
     Raises:
-        InvalidArgument: stores that do not fit together.
-        TemperatureNotStored: a store holds no tail mass at this temperature.
+        InvalidArgument: No stores, weights that are not above 0, or stores with different heads.
+        TemperatureNotStored: A store holds no tail mass at this temperature.
+
+    Example:
+        >>> import softlabels as sl
+        >>> ensemble = sl.Ensemble([store_a, store_b], weights=[3, 1], temperature=2.0)  # doctest: +SKIP
+        >>> loader = sl.loader(ensemble, batch_size=256)  # doctest: +SKIP
     """
 
     stores: Sequence[Store]
@@ -37,15 +44,16 @@ class Ensemble:
 
     def __post_init__(self) -> None:
         if not self.stores:
-            raise InvalidArgument("an ensemble needs a store")
+            raise InvalidArgument("stores: got none; expected at least one store")
         weights = self.weights
         if weights is not None and (len(weights) != len(self.stores) or not all(0 < w < math.inf for w in weights)):
-            raise InvalidArgument(f"an ensemble needs a weight above 0 for each of its {len(self.stores)} stores")
+            raise InvalidArgument(f"weights: got {list(weights)}; expected {len(self.stores)} finite numbers above 0")
+        first = self.stores[0]
         for store in self.stores[1:]:
-            if _shapes(store) != _shapes(self.stores[0]):
+            if _shapes(store) != _shapes(first):
                 raise InvalidArgument(
-                    f"{store.storage} has heads {_shapes(store)}, where {self.stores[0].storage} has "
-                    f"{_shapes(self.stores[0])}; teachers of an ensemble have the same outputs"
+                    f"stores: the teachers of an ensemble have equal heads, got {_shapes(store)} in {store.storage} "
+                    f"and {_shapes(first)} in {first.storage}"
                 )
         for store in self.stores:
             for name, head in store.heads.items():
@@ -54,28 +62,32 @@ class Ensemble:
 
     @property
     def heads(self) -> dict[str, Head]:
-        """Outputs, as the batches hold them."""
+        """Heads by name, with the temperature of the batches' labels."""
         return {name: replace(head, temperatures=(self.temperature,)) for name, head in self.stores[0].heads.items()}
 
-    def combine(self, parts: Sequence[SoftLabels]) -> SoftLabels:
-        """The mean of the labels of one batch, by store."""
-        given = self.weights or [1.0] * len(self.stores)
-        return mean_labels(parts, [weight / math.fsum(given) for weight in given], self.temperature)
+    def combine(self, labels: Sequence[SoftLabels]) -> SoftLabels:
+        """Return the mean of the labels of one batch, given by store.
+
+        Raises:
+            InvalidArgument: Labels that have no mean.
+        """
+        weights = self.weights or [1.0] * len(self.stores)
+        return mean_labels(labels, [weight / math.fsum(weights) for weight in weights], self.temperature)
 
 
 def stores_of(labels: Store | Ensemble | None) -> tuple[Store, ...]:
-    """The stores that are read; rows are counted by the first."""
+    """Return the stores to read. Rows are counted by the first."""
     if labels is None:
         return ()
     return (labels,) if isinstance(labels, Store) else tuple(labels.stores)
 
 
 def digest_of(labels: Store | Ensemble) -> str:
-    """Names a sealed state: that of a snapshot, or of all of an ensemble's, their weights and the temperature."""
+    """Return the digest of a store's snapshot, or of all snapshots of an ensemble, their weights and temperature."""
     if isinstance(labels, Store):
         return labels.snapshot.digest
-    parts = [store.snapshot.digest for store in labels.stores]
-    return str(blake3(repr((parts, labels.weights, labels.temperature)).encode()).hexdigest())
+    digests = [store.snapshot.digest for store in labels.stores]
+    return str(blake3(repr((digests, labels.weights, labels.temperature)).encode()).hexdigest())
 
 
 def _shapes(store: Store) -> dict[str, tuple[object, ...]]:

@@ -1,125 +1,186 @@
-"""What a loader hands out, without when and to whom: its items, their order, and a batch of some of them."""
+"""The examples that a Loader iterates over: planned, read and collated."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from softlabels.errors import InvalidArgument
 from softlabels.loading.batch import Batch
 from softlabels.loading.chunks.budget import default_threads
-from softlabels.loading.chunks.cursor import Cursor, joined
-from softlabels.loading.chunks.windows import RowColumns, tables_of
-from softlabels.loading.collate.collator import Collator
+from softlabels.loading.chunks.cursor import Cursor
+from softlabels.loading.chunks.rows import RowColumns, concat_rows
+from softlabels.loading.chunks.windows import open_caches
+from softlabels.loading.collate.collator import Check, Collator, effective_check
 from softlabels.loading.ensemble import Ensemble, stores_of
-from softlabels.loading.join import Rows
-from softlabels.loading.order.epoch import EpochPlan
+from softlabels.loading.join import Missing, Views, aligned_rows, match
+from softlabels.loading.order.epoch import EpochPlan, Rows, label_bytes, length_column, select_columns, select_rows
 from softlabels.loading.order.steps import Span
-from softlabels.loading.selection import select
 from softlabels.loading.state import Identity
 from softlabels.sources import Source
 from softlabels.store import Store
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExampleOptions:
+    """The options of a Loader that concern its examples; see there for their meaning and defaults."""
+
+    batch_size: int
+    seed: int
+    shuffle: bool
+    window: int
+    by_length: bool
+    check: Check
+    missing: Missing
+    views: Views
+    memory: int
+    threads: int | None
+    tensors: bool
+
+
+@dataclass(frozen=True)
+class ReadStatistics:
+    """Figures of what a loader has read in this process.
+
+    Attributes:
+        chunk_reads: Number of chunks that were read, verified and decoded.
+        bytes_held: Bytes of decoded chunks in memory.
+    """
+
+    chunk_reads: int
+    bytes_held: int
+
+
 class RowIterator(Protocol):
-    """Goes through items in order."""
+    """An iterator over rows in order."""
 
-    def skip(self, number: int) -> None:
-        """Go on without taking items."""
+    def skip(self, count: int) -> None:
+        """Move forward without reading rows."""
 
-    def take(self, number: int) -> Any:
-        """The next items, as ``RowDataset.batch`` wants them."""
+    def read(self, count: int) -> Any:
+        """Return the next rows, for ``RowDataset.batch``."""
 
     def close(self) -> None:
-        """Stop reading."""
+        """Stop reading. Never waits, so that finalizers may call it."""
 
 
 class RowDataset(Protocol):
-    """Items in an order that only the seed decides.
+    """Examples in an order that only the seed decides.
 
     Attributes:
-        length: items in an epoch.
-        identity: what a position in them is a position in.
+        length: Number of examples in an epoch.
+        identity: Identity of the order.
     """
 
     length: int
     identity: Identity
 
+    @property
     def row_bytes(self) -> int:
-        """About the bytes of an item in a batch."""
+        """Approximate bytes of an example in a batch."""
+
+    @property
+    def statistics(self) -> ReadStatistics:
+        """Figures of what was read."""
 
     def divide_memory(self, processes: int) -> None:
-        """Keep stores whole only where so many processes can."""
+        """Use an equal share of the memory in each of several processes."""
 
-    def walk(self, epoch: int, position: int, *, endless: bool = False, block: int = 1) -> RowIterator:
-        """Begin at a position of an epoch, and copy ``block`` items at a time."""
+    def iterate(self, epoch: int, position: int, *, endless: bool = False, block: int = 1) -> RowIterator:
+        """Begin at a position of an epoch, and copy ``block`` rows at a time."""
 
-    def batch(self, span: Span, pieces: list[Any]) -> Batch:
-        """The batch of what was taken for a step, piece by piece."""
+    def batch(self, span: Span, runs: list[Any]) -> Batch:
+        """Return the batch of the rows that were read for a step, in one or more runs."""
 
 
 class Examples:
-    """The rows of a store, of data, or of both joined by key; options are those of Loader.
+    """The rows of a store, of data, or of both joined by key.
+
+    Args:
+        store: Store or Ensemble of the labels, if any.
+        inputs: Data, if any.
+        options: Options of the loader.
+        rows: Rows to use, of the data if there is any, else of the store. None: all rows.
+        windowed: Require memory for a window. If False, rows are read by number, and one chunk is enough.
 
     Raises:
-        InvalidArgument: neither store nor data, or options that cannot be meant.
-        KeyMissing: data without labels.
+        InvalidArgument: Neither store nor data, or invalid options.
+        KeyMissing: Data rows without labels.
     """
 
     def __init__(
         self,
         store: Store | Ensemble | None,
-        inputs: Source | None = None,
+        inputs: Source | None,
+        options: ExampleOptions,
         *,
         rows: Rows | None = None,
-        check: str = "sample",
-        missing: str = "error",
-        views: str = "all",
-        seed: int = 0,
-        shuffle: bool = True,
-        window: int = 64,
-        by_length: bool = False,
-        batch_size: int = 1,
-        memory: int = 2**28,
-        threads: int | None = None,
-        widen: bool = True,
-        tensors: bool = False,
+        windowed: bool = True,
     ) -> None:
-        selected = select(next(iter(stores_of(store)), None), inputs, rows, missing=missing, views=views)
-        self.joined = selected.joined
-        self.length = selected.length
-        self.assembler = Collator(store, inputs, check=check, widen=widen, tensors=tensors, views=selected.has_views)
-        self.feed = EpochPlan(
-            members=self.assembler.members(),
-            length=selected.length,
-            joined=selected.joined,
-            subset=selected.subset,
-            seed=seed,
-            shuffle=shuffle,
-            window=window,
-            lengths=self.assembler.length_column() if by_length else None,
-            batch=batch_size,
-            memory=memory,
-            threads=threads or default_threads(stores_of(store)),
+        stores = stores_of(store)
+        first = stores[0] if stores else None
+        check = effective_check(options.check, store, inputs)
+        selected = rows
+        if first is not None or inputs is not None:
+            selected = select_rows(rows, len(inputs) if inputs is not None else stores[0].rows)
+        joined = match(first, inputs, selected, missing=options.missing, views=options.views)
+        views = joined is not None and joined.has_views
+        aligned = [aligned_rows(stores[0], other) if number else None for number, other in enumerate(stores)]
+        if joined is not None:
+            length = len(joined)
+        elif selected is not None:
+            length = len(selected)
+        else:
+            length = len(inputs) if inputs is not None else stores[0].rows
+        if length == 0:
+            raise InvalidArgument("missing: no row of the data has a label; expected at least one")
+        self.joined = joined
+        self.length = length
+        self.plan = EpochPlan(
+            members=select_columns(stores, aligned, key=check != "off", view=views),
+            length=length,
+            joined=joined,
+            subset=selected if joined is None else None,
+            seed=options.seed,
+            shuffle=options.shuffle,
+            window=options.window,
+            lengths=length_column(stores) if options.by_length else None,
+            batch_size=options.batch_size,
+            memory=options.memory,
+            threads=options.threads or default_threads(stores),
         )
-        self.identity = Identity.of(store, inputs, self.feed)
-        self._tables = tables_of(self.feed)
+        self.identity = Identity.of(store, inputs, self.plan)
+        input_bytes = 0 if inputs is None else inputs.input_dtype.itemsize * math.prod(inputs.input_shape)
+        self._row_bytes = input_bytes + label_bytes(stores)
+        self._collator = Collator(store, inputs, check=check, tensors=options.tensors, views=views)
+        self.caches = open_caches(self.plan, windowed=windowed)
 
+    @property
     def row_bytes(self) -> int:
         """See RowDataset.row_bytes."""
-        return self.assembler.row_bytes()
+        return self._row_bytes
+
+    @property
+    def statistics(self) -> ReadStatistics:
+        """See RowDataset.statistics."""
+        return ReadStatistics(
+            sum(cache.chunk_reads for cache in self.caches), sum(cache.bytes for cache in self.caches)
+        )
 
     def divide_memory(self, processes: int) -> None:
         """See RowDataset.divide_memory."""
-        for tables in self._tables:
-            tables.divide(processes)
+        for cache in self.caches:
+            cache.divide_memory(processes)
 
-    def walk(self, epoch: int, position: int, *, endless: bool = False, block: int = 1) -> Cursor:
-        """See RowDataset.walk."""
-        return Cursor(self.feed, self._tables, epoch, position, endless=endless, block=block)
+    def iterate(self, epoch: int, position: int, *, endless: bool = False, block: int = 1) -> Cursor:
+        """See RowDataset.iterate."""
+        return Cursor(self.plan, self.caches, epoch, position, endless=endless, block=block)
 
-    def batch(self, span: Span, pieces: list[RowColumns]) -> Batch:
+    def batch(self, span: Span, runs: list[RowColumns]) -> Batch:
         """See RowDataset.batch.
 
         Raises:
-            LabelsMisaligned: an input is not the one its labels were made from.
+            LabelsMisaligned: An input is not the one that its labels were made from.
         """
-        return self.assembler.batch(span, joined(pieces))
+        return self._collator.collate(span, concat_rows(runs))

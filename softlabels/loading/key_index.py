@@ -1,7 +1,7 @@
-"""The index of a store's keys: which rows hold the labels of a key.
+"""The index of a store's keys: the rows that hold the labels of a key.
 
-Made once a store, in one pass over its keys, and kept in the user's cache under the digest of the snapshot, so that it
-can belong to no other state. Its own BLAKE3 is checked when it is read; a damaged one is made again.
+The index is built once for each store, in one pass over its keys, and saved in the user's cache under the digest of the
+snapshot, so it cannot belong to another state. Its own BLAKE3 is checked when it is read. A damaged index is rebuilt.
 """
 
 from __future__ import annotations
@@ -25,30 +25,34 @@ HASH_BYTES = 32
 
 @dataclass(frozen=True)
 class KeyIndex:
-    """Rows by key and view, each pair once: the first row that has it.
+    """Rows by key and view. Each pair of key and view occurs once, with the first row that has it.
 
     Attributes:
-        keys: (n,) 16-byte strings, ascending.
-        rows: (n,) row of the store.
+        keys: Keys as 16-byte strings, ascending, (n,).
+        rows: Row of the store for each key, (n,).
     """
 
     keys: Names
     rows: NDArray[np.int64]
 
     def find(self, keys: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """For each of (m, 16) keys the place of its first view in ``rows``, and how many views there are."""
-        wanted = as_names(keys)
-        first = np.searchsorted(self.keys, wanted, side="left")
-        return first, np.searchsorted(self.keys, wanted, side="right") - first
+        """Return for each of (m, 16) keys the index of its first view in ``rows``, and its number of views."""
+        names = as_names(keys)
+        first = np.searchsorted(self.keys, names, side="left")
+        return first, np.searchsorted(self.keys, names, side="right") - first
 
 
 def as_names(keys: NDArray[np.uint8]) -> Names:
-    """Keys as 16-byte strings, which NumPy sorts; trailing zero bytes are no ambiguity at a fixed length."""
+    """Return keys as 16-byte strings, which NumPy sorts. At a fixed length, trailing zero bytes are not ambiguous."""
     return np.ascontiguousarray(keys).view("S16").reshape(-1)
 
 
 def key_index(store: Store) -> KeyIndex:
-    """The index of a store's keys, from the cache where it is there."""
+    """Return the index of a store's keys, from the cache if it is there.
+
+    Raises:
+        StoreCorrupt: Bytes in the store are not what was committed.
+    """
     path = cache_directory() / "keys" / f"{store.snapshot.digest}.index"
     entries = _read(path)
     if entries is None:
@@ -62,22 +66,22 @@ def _build(store: Store) -> NDArray[np.void]:
     entries["row"] = np.arange(store.rows)
     start = 0
     for chunk, count in enumerate(store.chunk_rows()):
-        found = store.read_chunk(chunk, ["key", "view"])
-        entries["key"][start : start + count] = as_names(found["key"])
-        entries["view"][start : start + count] = found["view"]
+        columns = store.read_chunk(chunk, ["key", "view"])
+        entries["key"][start : start + count] = as_names(columns["key"])
+        entries["view"][start : start + count] = columns["view"]
         start += int(count)
-    # By key, then view, then row: sorted by the last criterion first.
+    # By key, then view, then row: stable sorts, the last criterion first.
     order = np.argsort(entries["view"], kind="stable")
     order = order[np.argsort(entries["key"][order], kind="stable")]
     ordered = entries[order]
-    same = ordered["key"][1:] == ordered["key"][:-1]
-    repeated = same & (ordered["view"][1:] == ordered["view"][:-1])
-    kept: NDArray[np.void] = ordered[np.concatenate([[True], ~repeated])]
-    return kept
+    same_key = ordered["key"][1:] == ordered["key"][:-1]
+    repeated = same_key & (ordered["view"][1:] == ordered["view"][:-1])
+    distinct: NDArray[np.void] = ordered[np.concatenate([[True], ~repeated])]
+    return distinct
 
 
 def _read(path: Path) -> NDArray[np.void] | None:
-    """The entries kept there; None where there are none, or other bytes than were written."""
+    """Return the saved entries; None if there are none, or if other bytes than were written."""
     with contextlib.suppress(OSError, ValueError):
         data = path.read_bytes()
         if blake3(memoryview(data)[HASH_BYTES:]).digest() == data[:HASH_BYTES]:
@@ -86,10 +90,14 @@ def _read(path: Path) -> NDArray[np.void] | None:
 
 
 def _write(path: Path, entries: NDArray[np.void]) -> None:
-    """Keep the entries; a cache that cannot be written is no error."""
-    with contextlib.suppress(OSError):
+    """Save the entries. A cache that cannot be written is not an error."""
+    temporary = path.with_suffix(f".{os.getpid()}")
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
         body = entries.tobytes()
         temporary.write_bytes(blake3(body).digest() + body)
         temporary.replace(path)
+    except OSError:
+        # A full disk must not leave half a file behind.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
 """The loader: batches of soft labels, joined to their inputs, in an order that only the seed decides.
 
-Three stages run beside one another: threads that read, verify and decode chunks; one that takes rows, reads inputs and
-checks that they belong together; and the consumer. Every step of every epoch can be reached directly, on any number of
-ranks and workers, so resuming costs one window.
+Three stages run at the same time: threads that read, verify and decode chunks; a thread that copies rows, reads inputs
+and checks that they belong together; and the consumer. Every step of every epoch can be reached directly, on any number
+of ranks and workers, so resuming costs one window.
 """
 
 from __future__ import annotations
@@ -15,214 +15,247 @@ from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument
 from softlabels.loading.batch import Batch
-from softlabels.loading.chunks import budget
-from softlabels.loading.chunks.threads import ahead
+from softlabels.loading.chunks.budget import default_memory
+from softlabels.loading.chunks.threads import prefetch
+from softlabels.loading.collate.collator import Check
 from softlabels.loading.ensemble import Ensemble
-from softlabels.loading.examples import Examples, RowDataset
+from softlabels.loading.examples import ExampleOptions, Examples, ReadStatistics, RowDataset
+from softlabels.loading.home import Home
+from softlabels.loading.join import Missing, Views
 from softlabels.loading.mixture import MixedDataset, Mixture
-from softlabels.loading.order.steps import Span, Steps
-from softlabels.sources import Source
+from softlabels.loading.order.steps import Last, Span, Steps
+from softlabels.sources import as_source
 from softlabels.store import Store
 
 if TYPE_CHECKING:
     import torch
 
 GROUP_BYTES = 2**22
-MOST_IN_GROUP = 32
-"""Batches are made in groups of so many bytes, and so many batches, at most."""
+MAX_GROUP = 32
+"""Batches are made in groups of at most this many bytes and batches."""
 
 
 class Loader:
-    """Batches from a store, from data, or from both joined by key.
+    """Batches of soft labels from a store, of data, or of both joined by key.
 
-    Iterating goes from where the loader is to the end of the epoch, then the next time through the next one: a loop
-    that was left early is gone on with, by this object or by one that loads its state. ``epoch`` and ``stream`` reach
-    any step without that memory.
+    Iterating continues from the position of the loader to the end of the epoch, and the next time with the next epoch.
+    A loop that was left early is thus resumed, by this object or by one that loads its state. ``epoch`` and ``stream``
+    reach any step and leave the position alone. ``sl.loader`` is this class.
 
     Args:
-        store: where the soft labels are, or an Ensemble or a Mixture; None: hard labels only.
-        inputs: the user's data; None: labels alone.
-        batch_size: rows a step, over all ranks; the last of an epoch may have fewer.
-        seed: of the order.
-        shuffle: whether to.
-        window: chunks shuffled together; chunks are about 1 MiB.
-        by_length: batch ragged rows of about one length; only whole batches within a window are.
-        rows: rows of the data (of the store, without data) to use; None: all.
-        check: re-hash inputs as they pass: the first row of each batch (``sample``), ``all``, or ``off``.
-        missing: ``error`` where rows of the data have no label, or ``drop`` those; ``items.joined`` says which.
-        views: of several augmented versions of an example ``all`` are items, or one is drawn an epoch (``draw``).
-        rank: which share of each batch to hand out.
-        world_size: how many shares there are.
-        last: what becomes of the rows that fill no batch: ``keep``, ``drop``, or fill it up by ``repeat``-ing rows.
-        workers: processes that make batches, for inputs that are slow to read; 0: threads of this one.
-        threads: that read and decode; None: as many as there are cores, at most four, and one where chunks are small.
-        memory: bytes of decoded chunks to hold. A store that fits is decoded once and kept, so that later epochs read
-            nothing; of a larger one two or three windows are held. None: an eighth of what is free, divided by
-            ``workers`` and ``world_size``; 256 MiB to 4 GiB, but at most half.
-        device: hand out torch tensors there; None: NumPy arrays.
+        store: Store of the soft labels, or an Ensemble or a Mixture. None: hard labels only.
+        inputs: Data to join: a path or another DATA, arrays, a table, a dataset of Hugging Face ``datasets``, or a
+            source; see ``softlabels.sources.as_source``. None: labels alone.
+        batch_size: Rows of a step over all ranks. The last step of an epoch may have fewer.
+        seed: Seed of the shuffle order and of the views that are drawn.
+        shuffle: Shuffle the rows. If False, rows come in ascending order.
+        window: Number of chunks whose rows are shuffled together. A chunk is about 1 MiB.
+        by_length: Batch ragged rows of similar length. Only full batches within a window are.
+        rows: Row numbers to use, of the data if there is any, else of the store. None: all rows.
+        check: Inputs to hash again as they pass: the first row of each batch (``sample``), ``all``, or none (``off``).
+        missing: Treatment of data rows without a label: raise an ``error``, or ``drop`` them. ``items.joined`` counts
+            them.
+        views: Use of several views of an example: ``all`` are rows of an epoch, or one is drawn per epoch (``draw``).
+        rank: Share of each batch to return, from 0.
+        world_size: Number of shares.
+        last: Use of rows that do not fill a batch: ``keep``, ``drop``, or fill it by ``repeat``-ing rows.
+        workers: Number of processes that make batches, for inputs that are slow to read. 0: threads of this process.
+        threads: Number of threads that read and decode. None: one per core, at most four; one if chunks are small.
+        memory: Bytes of decoded chunks to hold. A store that fits is decoded once. None: an eighth of the free memory,
+            divided by ``workers`` and ``world_size``; 256 MiB to 4 GiB, and at most half of the free memory.
+        device: Device of the batches' tensors, e.g. ``"cuda"`` or ``"cpu"``. None: NumPy arrays.
 
     Raises:
-        InvalidArgument: neither store nor data, or sizes that cannot be meant.
-        KeyMissing: data without labels.
+        InvalidArgument: Neither store nor data, or invalid options.
+        KeyMissing: Data rows without labels.
+
+    Example:
+        >>> import softlabels as sl
+        >>> loader = sl.loader(None, inputs="digits", batch_size=256, seed=0)
+        >>> batch = next(iter(loader))
+        >>> batch.inputs.shape, len(loader)
+        ((256, 8, 8), 8)
     """
 
     def __init__(
         self,
         store: Store | Ensemble | Mixture | None,
         *,
-        inputs: Source | None = None,
+        inputs: Any = None,
         batch_size: int = 256,
         seed: int = 0,
         shuffle: bool = True,
         window: int = 64,
         by_length: bool = False,
         rows: NDArray[np.int64] | None = None,
-        check: str = "sample",
-        missing: str = "error",
-        views: str = "all",
+        check: Check = "sample",
+        missing: Missing = "error",
+        views: Views = "all",
         rank: int = 0,
         world_size: int = 1,
-        last: str = "keep",
+        last: Last = "keep",
         workers: int = 0,
         threads: int | None = None,
         memory: int | None = None,
         device: str | torch.device | None = None,
     ) -> None:
-        if window < 1 or workers < 0 or (threads is not None and threads < 1):
-            raise InvalidArgument(f"window and threads are above 0, workers at least 0: {window}, {threads}, {workers}")
+        _check_at_least(1, window=window, batch_size=batch_size, threads=threads, memory=memory, world_size=world_size)
+        _check_at_least(0, workers=workers)
         if not 0 <= rank < world_size:
-            raise InvalidArgument(f"rank is 0 to world_size - 1, not {rank} of {world_size}")
+            raise InvalidArgument(f"rank: got {rank}; expected 0 to {world_size - 1} for world_size {world_size}")
         self.store = store
-        self.inputs = inputs
+        self.inputs = None if inputs is None else as_source(inputs)
         self.batch_size = batch_size
         self.rank, self.world_size = rank, world_size
         self.workers = workers
         self.device = device
         self.memory = memory
-        options: dict[str, Any] = {
-            "check": check,
-            "missing": missing,
-            "views": views,
-            "seed": seed,
-            "shuffle": shuffle,
-            "window": window,
-            "by_length": by_length,
-            "batch_size": batch_size,
-            "memory": budget.default_memory(max(1, workers) * world_size) if memory is None else memory,
-            "threads": threads or (1 if workers else None),
-            "widen": device is None,
-            "tensors": device is not None,
-        }
+        options = ExampleOptions(
+            batch_size=batch_size,
+            seed=seed,
+            shuffle=shuffle,
+            window=window,
+            by_length=by_length,
+            check=check,
+            missing=missing,
+            views=views,
+            memory=default_memory(max(1, workers) * world_size) if memory is None else memory,
+            threads=threads or (1 if workers else None),
+            tensors=device is not None,
+        )
         self.items: RowDataset
         if isinstance(store, Mixture):
-            if inputs is not None or rows is not None:
-                raise InvalidArgument("the parts of a mixture have inputs and rows of their own; give them there")
-            self.items = MixedDataset(store, **options)
+            if self.inputs is not None or rows is not None:
+                raise InvalidArgument("inputs, rows: the parts of a mixture have their own. Pass them to Part")
+            self.items = MixedDataset(store, options)
         else:
-            self.items = Examples(store, inputs, rows=rows, **options)
+            self.items = Examples(store, self.inputs, options, rows=rows)
         self.steps = Steps(self.items.length, batch_size, last)
         self._next = (0, 0)
+        self._home = Home()
 
     def __len__(self) -> int:
-        """Steps in an epoch."""
+        """Return the number of steps in an epoch."""
         return len(self.steps)
 
     def __iter__(self) -> Iterator[Batch]:
-        """What is left of the epoch: all of it, unless a loop was left early or a state loaded."""
+        """Yield the rest of the epoch: all of it, unless a loop was left early or a state was loaded.
+
+        Raises:
+            StoreCorrupt: Bytes in the store are not what was committed.
+            LabelsMisaligned: An input is not the one that its labels were made from.
+            WorkerDied: A worker process ended.
+            InvalidArgument: The iterator was made before this process was forked.
+        """
         epoch, position = self._next
         for span, batch in self._batches(epoch, position):
             self._next = self.steps.after(span)
             yield batch
 
+    @property
+    def statistics(self) -> ReadStatistics:
+        """Figures of what was read in this process, e.g. the number of chunks that were decoded."""
+        return self.items.statistics
+
     def set_epoch(self, epoch: int) -> None:
-        """Let the next iteration be of this epoch: from its beginning, or from where the loader is if it is in it."""
+        """Continue with this epoch: from its beginning, or from the position of the loader if that is in it."""
         if self._next[0] != epoch:
             self._next = (epoch, 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the last batch was handed out, in a few integers, and of which store and order."""
+        """Return the position behind the last batch that was returned, and the identity of store and order."""
         return self.items.identity.state(*self._next)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on behind the last batch handed out when the state was taken; at any number of ranks and workers.
+        """Continue behind the last batch that was returned when the state was saved.
+
+        The numbers of ranks and workers may differ.
 
         Raises:
-            InvalidArgument: the state is of another store, selection or order; says what differs.
+            InvalidArgument: The state is of another store, selection or order; names the difference.
         """
         self._next = self.items.identity.position(state)
 
     def stream(self, start_step: int = 0) -> Generator[Batch]:
-        """Endless batches from ``start_step`` on, epoch after epoch."""
+        """Yield batches from ``start_step`` on, epoch after epoch, without end. Raises what iterating does."""
         epoch, index = divmod(start_step, len(self))
         for _, batch in self._batches(epoch, index * self.batch_size, endless=True):
             yield batch
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
-        """The batches of one epoch from its ``start``-th on.
-
-        Raises:
-            StoreCorrupt: bytes in the store are not what was committed.
-            LabelsMisaligned: an input is not the one its labels were made from.
-            WorkerDied: a worker process ended.
-        """
+        """Yield the batches of one epoch from batch ``start`` on. Raises what iterating does."""
         for _, batch in self._batches(epoch, start * self.batch_size):
             yield batch
 
     def _batches(self, epoch: int, position: int, *, endless: bool = False) -> Generator[tuple[Span, Batch]]:
-        """Batches with the steps they are of."""
-        made: Generator[Batch]
+        """Yield batches with their steps."""
+        home = Home()
+        batches: Generator[Batch]
         if self.workers:
             from softlabels.loading.workers import from_workers
 
-            made = from_workers(self, epoch, position, endless=endless)
+            batches = from_workers(self, epoch, position, endless=endless)
         else:
-            made = ahead(self.produce(epoch, position, endless=endless), self._group())
+            batches = prefetch(self.produce(epoch, position, endless=endless), self._group())
         try:
             for span in self.steps.spans(epoch, position, endless=endless):
-                batch = next(made)
+                home.check_iterator()
+                batch = next(batches)
                 yield span, batch if self.device is None else _on_device(batch, self.device)
         finally:
-            made.close()
+            batches.close()
 
     def produce(
         self, epoch: int, position: int, *, endless: bool = False, worker: int = 0, workers: int = 1
     ) -> Generator[Batch]:
-        """This rank's batches, made here and now; every ``workers``-th of them, from the ``worker``-th on."""
-        # Where others make batches in between, their rows are not copied.
+        """Yield this rank's batches, made on this thread.
+
+        Args:
+            epoch: Epoch to begin in.
+            position: Position to begin at.
+            endless: Continue with the next epochs.
+            worker: Number of the first batch to make.
+            workers: Make every ``workers``-th batch from there on.
+        """
+        # Rows between the batches of this process are made elsewhere, and are not copied.
         block = self._group() * self.batch_size if self.world_size == workers == 1 else 1
-        walk = self.items.walk(epoch, position, endless=endless, block=block)
-        length, at = self.steps.length, epoch * self.steps.length + position
+        iterator = self.items.iterate(epoch, position, endless=endless, block=block)
+        length, reached = self.steps.length, epoch * self.steps.length + position
         try:
             for number, span in enumerate(self.steps.spans(epoch, position, endless=endless)):
                 if number % workers != worker:
                     continue
                 first, last = span.share(self.rank, self.world_size)
-                inside = min(first, length), min(last, length)
-                walk.skip(span.epoch * length + inside[0] - at)
-                taken = [walk.take(inside[1] - inside[0])]
-                at = span.epoch * length + inside[1]
+                start, stop = min(first, length), min(last, length)
+                iterator.skip(span.epoch * length + start - reached)
+                runs = [iterator.read(stop - start)]
+                reached = span.epoch * length + stop
                 if last > length:
-                    taken += self._repeated(span.epoch, max(first, length), last)
-                yield self.items.batch(span, taken)
+                    runs += self._repeated(span.epoch, max(first, length), last)
+                yield self.items.batch(span, runs)
         finally:
-            walk.close()
+            iterator.close()
 
     def _group(self) -> int:
-        """Batches that are made together."""
-        return max(1, min(MOST_IN_GROUP, GROUP_BYTES // max(1, self.items.row_bytes() * self.batch_size)))
+        """Return the number of batches to make together."""
+        return max(1, min(MAX_GROUP, GROUP_BYTES // max(1, self.items.row_bytes * self.batch_size)))
 
     def _repeated(self, epoch: int, first: int, last: int) -> Iterator[Any]:
-        """Rows from the epoch's beginning, for positions that go on behind its end."""
+        """Yield rows from the beginning of the epoch, for positions behind its end."""
         while first < last:
             position = first % self.steps.length
-            number = min(last - first, self.steps.length - position)
-            walk = self.items.walk(epoch, position)
+            count = min(last - first, self.steps.length - position)
+            iterator = self.items.iterate(epoch, position)
             try:
-                taken = walk.take(number)
+                rows = iterator.read(count)
             finally:
-                walk.close()
-            yield taken
-            first += number
+                iterator.close()
+            yield rows
+            first += count
+
+
+loader = Loader
+"""The verb of the package, ``sl.loader``."""
 
 
 def _on_device(batch: Batch, device: str | torch.device) -> Batch:
@@ -233,6 +266,7 @@ def _on_device(batch: Batch, device: str | torch.device) -> Batch:
     return batch.pin_memory().to(device, non_blocking=True)
 
 
-def loader(store: Store | Ensemble | Mixture | None, *, inputs: Source | None = None, **options: Any) -> Loader:
-    """A Loader; the verb of the design."""
-    return Loader(store, inputs=inputs, **options)
+def _check_at_least(minimum: int, **options: int | None) -> None:
+    for name, value in options.items():
+        if value is not None and value < minimum:
+            raise InvalidArgument(f"{name}: got {value}; expected at least {minimum}")

@@ -1,9 +1,9 @@
 """Several datasets in one stream, each row from one of them, by weight.
 
-Rows are dealt in blocks of 4,096: of every block each part has the same whole number of rows, as its weight says, at
-places that (seed, block) alone decide. So the weights are met exactly in every block, to 1/4,096, and how many rows of
-a part come before any position is a product and one block's count: every position can be reached directly. Each part is
-walked in its own order, epoch after epoch of its own: none of its rows comes again before all have come.
+Rows are dealt in blocks of 4,096. Every block has the same number of rows of each part, proportional to its weight, at
+positions that depend on (seed, block) alone. So weights are met in every block, to 1/4,096. The rows of a part before
+any position are a product and the count of one block, so every position can be reached directly. Each part goes through
+its own order, epoch after epoch of its own: none of its rows repeats before all have come.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument
 from softlabels.loading.batch import Batch
-from softlabels.loading.collate.concat import Priors, join_batches
+from softlabels.loading.chunks.rows import RowColumns
+from softlabels.loading.collate.concat import Priors, concat_batches
 from softlabels.loading.ensemble import Ensemble
-from softlabels.loading.examples import Examples, RowIterator
-from softlabels.loading.join import Rows
+from softlabels.loading.examples import ExampleOptions, Examples, ReadStatistics, RowIterator
+from softlabels.loading.order.epoch import Rows
 from softlabels.loading.order.interleave import BLOCK, Interleave, quotas_of
 from softlabels.loading.order.steps import Span
 from softlabels.loading.state import Identity
-from softlabels.sources import Source
+from softlabels.sources import as_source
 from softlabels.store import Store
 
 
@@ -35,27 +36,33 @@ class Part:
     """One dataset of a mixture.
 
     Attributes:
-        store: where its soft labels are, or an Ensemble.
-        inputs: its data; None: labels alone.
-        rows: of the data (of the store, without data) to use; None: all.
+        store: Store or Ensemble of its labels, if any.
+        inputs: Its data, as in ``Loader``. None: labels alone.
+        rows: Rows to use, of the data if there is any, else of the store. None: all rows.
     """
 
     store: Store | Ensemble | None
-    inputs: Source | None = None
+    inputs: Any = None
     rows: Rows | None = None
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Several datasets with the same heads, by weight. Takes the place of a store in a Loader.
+    """Several datasets with equal heads, by weight. A Mixture takes the place of a store in a Loader.
 
     Attributes:
-        parts: the datasets.
-        weights: shares of the rows, above 0, met to 1/4,096; None: by the parts' numbers of rows.
-        rows: of an epoch of the mixture; None: as many as the parts have together.
+        parts: Datasets of the mixture.
+        weights: Share of the rows of each part, above 0, met to 1/4,096. None: in proportion to the parts' rows.
+        rows: Rows of an epoch of the mixture. None: the sum of the parts' rows.
 
     Raises:
-        InvalidArgument: no parts, a weight that is none, or one too small to have a row in 4,096.
+        InvalidArgument: No parts, or weights that are not finite numbers above 0.
+
+    Example:
+        >>> import softlabels as sl
+        >>> from softlabels.loading import Part
+        >>> mixture = sl.Mixture([Part(store_a), Part(store_b)], weights=[3, 1])  # doctest: +SKIP
+        >>> batch = next(iter(sl.loader(mixture, batch_size=256)))  # doctest: +SKIP
     """
 
     parts: Sequence[Part]
@@ -64,144 +71,169 @@ class Mixture:
 
     def __post_init__(self) -> None:
         if not self.parts:
-            raise InvalidArgument("a mixture needs a part")
+            raise InvalidArgument("parts: got none; expected at least one part of a mixture")
         weights = self.weights
         if weights is not None and (len(weights) != len(self.parts) or not all(0 < w < math.inf for w in weights)):
-            raise InvalidArgument(f"a mixture needs a weight above 0 for each of its {len(self.parts)} parts")
+            raise InvalidArgument(f"weights: got {list(weights)}; expected {len(self.parts)} finite numbers above 0")
         if self.rows is not None and self.rows < 1:
-            raise InvalidArgument(f"an epoch of a mixture has rows; {self.rows} were asked for")
+            raise InvalidArgument(f"rows: got {self.rows}; expected at least 1 row in an epoch of a mixture")
+
+
+@dataclass(frozen=True)
+class MixedRows:
+    """Rows of a mixture that were read together.
+
+    Attributes:
+        columns: Rows of each part.
+        parts: Part of each position, (n,).
+    """
+
+    columns: tuple[RowColumns, ...]
+    parts: NDArray[np.int64]
 
 
 class MixedDataset:
-    """The items of a mixture; options are those of Loader, for each part. See RowDataset.
+    """The examples of a mixture; see RowDataset.
+
+    Args:
+        mixture: Datasets and weights.
+        options: Options of the loader, used for each part. The memory is divided equally.
 
     Raises:
-        InvalidArgument: parts that do not fit together, or options that cannot be meant.
-        KeyMissing: data without labels.
+        InvalidArgument: Parts that do not fit together, or invalid options.
+        KeyMissing: Data rows without labels.
     """
 
-    def __init__(
-        self, mixture: Mixture, *, seed: int, memory: int, by_length: bool, tensors: bool, **options: Any
-    ) -> None:
-        if by_length:
-            raise InvalidArgument("by_length orders the rows of one store; a mixture has several")
-        share = memory // len(mixture.parts)
-        # Parts have seeds of their own, lest those of one size go in step.
-        self.parts = [
-            Examples(part.store, part.inputs, rows=part.rows, seed=seed + number, memory=share, **options)
-            for number, part in enumerate(mixture.parts)
+    def __init__(self, mixture: Mixture, options: ExampleOptions) -> None:
+        if options.by_length:
+            raise InvalidArgument("by_length: orders the rows of one store, got a mixture. Leave by_length out")
+        memory = options.memory // len(mixture.parts)
+        # Parts have seeds of their own, so that parts of one size are not in step.
+        self._parts = [
+            Examples(
+                dataset.store,
+                None if dataset.inputs is None else as_source(dataset.inputs),
+                replace(options, seed=options.seed + number, memory=memory),
+                rows=dataset.rows,
+            )
+            for number, dataset in enumerate(mixture.parts)
         ]
-        self.length = mixture.rows or sum(part.length for part in self.parts)
-        weights = mixture.weights or [part.length for part in self.parts]
-        self.deal = Interleave(quotas_of(weights), seed)
-        self.identity = self._identity(seed)
+        self.length = mixture.rows or sum(examples.length for examples in self._parts)
+        weights = mixture.weights or [examples.length for examples in self._parts]
+        self.interleave = Interleave(quotas_of(weights), options.seed)
+        self.identity = self._identity(options.seed)
         self._priors: Priors = {}
-        self._tensors = tensors
-        self._check_alike()
+        self._tensors = options.tensors
+        self._check_equal_kinds()
 
+    @property
     def row_bytes(self) -> int:
         """See RowDataset.row_bytes."""
-        return max(part.row_bytes() for part in self.parts)
+        return max(examples.row_bytes for examples in self._parts)
+
+    @property
+    def statistics(self) -> ReadStatistics:
+        """See RowDataset.statistics."""
+        figures = [examples.statistics for examples in self._parts]
+        return ReadStatistics(sum(one.chunk_reads for one in figures), sum(one.bytes_held for one in figures))
 
     def divide_memory(self, processes: int) -> None:
         """See RowDataset.divide_memory."""
-        for part in self.parts:
-            part.divide_memory(processes)
+        for examples in self._parts:
+            examples.divide_memory(processes)
 
-    def walk(self, epoch: int, position: int, *, endless: bool = False, block: int = 1) -> MixedIterator:
-        """See RowDataset.walk."""
-        return MixedIterator(self.parts, self.deal, epoch * self.length + position, block)
+    def iterate(self, epoch: int, position: int, *, endless: bool = False, block: int = 1) -> MixedIterator:
+        """See RowDataset.iterate."""
+        return MixedIterator(self._parts, self.interleave, epoch * self.length + position, block)
 
-    def batch(self, span: Span, pieces: list[Dealt]) -> Batch:
+    def batch(self, span: Span, runs: list[MixedRows]) -> Batch:
         """See RowDataset.batch.
 
         Raises:
-            LabelsMisaligned: an input is not the one its labels were made from.
+            LabelsMisaligned: An input is not the one that its labels were made from.
         """
-        parts = np.concatenate([piece.parts for piece in pieces])
-        made = [part.batch(span, [piece.taken[number] for piece in pieces]) for number, part in enumerate(self.parts)]
-        # Rows of a part lie in the order of its positions, so the places of all parts invert the order by part.
+        parts = np.concatenate([run.parts for run in runs])
+        batches = [
+            examples.batch(span, [run.columns[number] for run in runs]) for number, examples in enumerate(self._parts)
+        ]
+        # Rows of a part are in the order of its positions. Sorting positions by part, stably, gives that order for all
+        # parts, and sorting the result again inverts it.
         back = np.argsort(np.argsort(parts, kind="stable"), kind="stable")
-        batch = replace(join_batches(made, self._priors).take(back), parts=parts)
+        batch = replace(concat_batches(batches, self._priors).take(back), parts=parts)
         return batch.tensors() if self._tensors else batch
 
     def _identity(self, seed: int) -> Identity:
-        told = repr([(part.identity, self.deal.quotas) for part in self.parts])
-        first = self.parts[0].identity
+        described = repr([(examples.identity, self.interleave.quotas) for examples in self._parts])
+        first = self._parts[0].identity
         return replace(
             first,
-            snapshot=blake3(repr([part.identity.snapshot for part in self.parts]).encode()).hexdigest(),
+            snapshot=blake3(repr([examples.identity.snapshot for examples in self._parts]).encode()).hexdigest(),
             rows=self.length,
-            selection=blake3(told.encode()).hexdigest()[:32],
-            seed=seed,
+            selection=blake3(described.encode()).hexdigest()[:32],
+            seed=int(seed),
         )
 
-    def _check_alike(self) -> None:
-        """Join no rows of every part, which says now what would not fit later."""
-        none = Span(0, 0, 0, 0)
-        walks = [part.walk(0, 0) for part in self.parts]
-        try:
-            empty = [part.batch(none, [walk.take(0)]) for part, walk in zip(self.parts, walks, strict=True)]
-        finally:
-            for walk in walks:
-                walk.close()
-        for number, batch in enumerate(empty):
-            mine, theirs = _shape(empty[0]), _shape(batch)
-            if mine != theirs:
+    def _check_equal_kinds(self) -> None:
+        """Concatenate no rows of every part, which raises now for what would not fit later."""
+        nothing = Span(0, 0, 0, 0)
+        batches = []
+        for examples in self._parts:
+            iterator = examples.iterate(0, 0)
+            try:
+                batches.append(examples.batch(nothing, [iterator.read(0)]))
+            finally:
+                iterator.close()
+        for number, batch in enumerate(batches):
+            if _kind(batch) != _kind(batches[0]):
                 raise InvalidArgument(
-                    f"part {number} of the mixture gives {theirs}, where part 0 gives {mine}; rows of one batch have "
-                    "the same heads, inputs of one shape and type, and hard labels all or none"
+                    f"parts: rows of one batch have equal heads, inputs of one shape and dtype, and hard labels or "
+                    f"none, got {_kind(batch)} in part {number} and {_kind(batches[0])} in part 0"
                 )
-        join_batches(empty, self._priors)
+        concat_batches(batches, self._priors)
 
 
-def _shape(batch: Batch) -> tuple[object, ...]:
+def _kind(batch: Batch) -> tuple[object, ...]:
     inputs = batch.inputs
     shape = (inputs.dtype.str, inputs.shape[1:]) if isinstance(inputs, np.ndarray) else type(inputs).__name__
     return "heads " + ", ".join(sorted(batch.targets)), shape, "hard labels" if batch.hard is not None else "no labels"
 
 
-@dataclass(frozen=True)
-class Dealt:
-    """What was taken of each part, and which part each position belongs to."""
-
-    taken: tuple[Any, ...]
-    parts: NDArray[np.int64]
-
-
 class MixedIterator:
-    """Walks through all parts of a mixture; see Walk.
+    """An iterator over all parts of a mixture; see RowIterator.
 
     Args:
-        parts: of it.
-        deal: positions to them.
-        at: the first position, counted over all epochs.
-        block: rows to copy at a time, of all parts together.
+        parts: Examples of each part.
+        interleave: Map from positions to parts.
+        position: First position, counted over all epochs.
+        block: Rows to copy at a time, of all parts together.
     """
 
-    def __init__(self, parts: Sequence[Examples], deal: Interleave, at: int, block: int) -> None:
-        self._deal = deal
-        self._at = at
-        self._walks: list[RowIterator] = []
-        for part, count, quota in zip(parts, deal.before(at).tolist(), deal.quotas, strict=True):
+    def __init__(self, parts: Sequence[Examples], interleave: Interleave, position: int, block: int) -> None:
+        self._interleave = interleave
+        self._position = position
+        self._iterators: list[RowIterator] = []
+        before = interleave.before(position).tolist()
+        for examples, count, quota in zip(parts, before, interleave.quotas, strict=True):
             share = max(1, block * quota // BLOCK)
-            self._walks.append(part.walk(*divmod(count, part.length), endless=True, block=share))
+            epoch, start = divmod(count, examples.length)
+            self._iterators.append(examples.iterate(epoch, start, endless=True, block=share))
 
-    def skip(self, number: int) -> None:
-        """See Walk.skip."""
-        counts = self._deal.before(self._at + number) - self._deal.before(self._at)
-        for walk, count in zip(self._walks, counts.tolist(), strict=True):
-            walk.skip(count)
-        self._at += number
+    def skip(self, count: int) -> None:
+        """See RowIterator.skip."""
+        counts = self._interleave.before(self._position + count) - self._interleave.before(self._position)
+        for iterator, rows in zip(self._iterators, counts.tolist(), strict=True):
+            iterator.skip(rows)
+        self._position += count
 
-    def take(self, number: int) -> Dealt:
-        """See Walk.take."""
-        parts = self._deal.parts(self._at, self._at + number)
-        counts = np.bincount(parts, minlength=len(self._walks)).tolist()
-        self._at += number
-        return Dealt(tuple(walk.take(count) for walk, count in zip(self._walks, counts, strict=True)), parts)
+    def read(self, count: int) -> MixedRows:
+        """See RowIterator.read."""
+        parts = self._interleave.parts(self._position, self._position + count)
+        counts = np.bincount(parts, minlength=len(self._iterators)).tolist()
+        self._position += count
+        columns: list[Any] = [iterator.read(rows) for iterator, rows in zip(self._iterators, counts, strict=True)]
+        return MixedRows(tuple(columns), parts)
 
     def close(self) -> None:
-        """See Walk.close."""
-        for walk in self._walks:
-            walk.close()
+        """See RowIterator.close."""
+        for iterator in self._iterators:
+            iterator.close()

@@ -1,7 +1,7 @@
 """Arrays as tensors, and tensors in memory that processes share.
 
-Left to itself, torch asks for shared memory when a batch is already on its way from a worker: where there is none left
-it says so on stderr alone, and the batch is lost. Here it is an error where the batch is made.
+By default torch requests shared memory when a batch is already on its way from a worker. If there is none left, torch
+prints that to stderr and the batch is lost. Here the worker raises an error where it makes the batch.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ from softlabels.labels import SoftLabels, SparseLabels
 if TYPE_CHECKING:
     import torch
 
-Made = TypeVar("Made")
+Structure = TypeVar("Structure")
 
-ALIGNED = 64
-"""Bytes between the beginnings of tensors in shared memory."""
-
-PRIORS_KEPT = 8
-"""Tail priors that a worker process keeps where others can read them."""
+ALIGNMENT = 64
+"""Bytes that the beginnings of tensors in shared memory are multiples of."""
+MAX_PRIORS = 8
+"""Tail priors that a worker process holds in shared memory."""
 
 _PRIORS: OrderedDict[tuple[Any, ...], tuple[Any, torch.Tensor]] = OrderedDict()
 
 
 def as_tensor(value: Any) -> torch.Tensor:
-    """A tensor over the same memory where that can be written to, else over a copy."""
+    """Return a tensor over the memory of an array if that can be written to, else over a copy."""
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -39,20 +38,21 @@ def as_tensor(value: Any) -> torch.Tensor:
     return torch.from_numpy(value if value.flags.writeable else value.copy())
 
 
-def shared(make: Callable[[Callable[[Any], Any]], Made]) -> Made:
-    """What ``make`` makes of arrays that have been copied to one piece of shared memory.
+def shared(build: Callable[[Callable[[Any], Any]], Structure]) -> Structure:
+    """Return a structure of arrays with all of them copied to one block of shared memory.
 
     Args:
-        make: changes all arrays of a whole by the function it is given, always in one order; called twice.
+        build: Function that builds the structure and applies its argument to every array, always in the same order. It
+            is called twice: to add up the sizes, and to copy.
 
     Raises:
-        StorageFailed: there is no such memory left.
+        StorageFailed: No shared memory is available.
     """
     import torch
 
     sizes: list[int] = []
-    make(lambda value: sizes.append(_aligned(as_tensor(value).nbytes)))
-    memory, used = _shared(torch.empty(sum(sizes), dtype=torch.uint8)), 0
+    build(lambda value: sizes.append(_aligned(as_tensor(value).nbytes)))
+    memory, used = _share(torch.empty(sum(sizes), dtype=torch.uint8)), 0
 
     def place(value: Any) -> torch.Tensor:
         nonlocal used
@@ -61,40 +61,40 @@ def shared(make: Callable[[Callable[[Any], Any]], Made]) -> Made:
         used += _aligned(tensor.nbytes)
         return copy.copy_(tensor)
 
-    return make(place)
+    return build(place)
 
 
 def with_shared_prior(labels: SoftLabels) -> SoftLabels:
-    """The same labels with their tail prior in shared memory, where each prior is put once.
+    """Return the labels with their tail prior in shared memory, to which each prior is copied once.
 
     Raises:
-        StorageFailed: there is no such memory left.
+        StorageFailed: No shared memory is available.
     """
     if not isinstance(labels, SparseLabels) or labels.prior is None:
         return labels
-    given: Any = labels.prior
-    prior = as_tensor(given)
-    # A tensor over an array is made for every batch; a copy of what cannot be written to would lie elsewhere each time.
-    name = (id(given) if isinstance(given, np.ndarray) else prior.data_ptr(), prior.shape)
+    original: Any = labels.prior
+    prior = as_tensor(original)
+    # Each batch makes a new tensor over the array, and a copy of a read-only array has another address each time.
+    name = (id(original) if isinstance(original, np.ndarray) else prior.data_ptr(), prior.shape)
     if name not in _PRIORS:
-        # The original is kept too, so that no other prior comes to lie where it was.
-        _PRIORS[name] = (given, _shared(prior.clone()))
+        # The original stays alive too, so that no other prior gets its identity or address.
+        _PRIORS[name] = (original, _share(prior.clone()))
     _PRIORS.move_to_end(name)
-    while len(_PRIORS) > PRIORS_KEPT:
+    while len(_PRIORS) > MAX_PRIORS:
         _PRIORS.popitem(last=False)
     return replace(labels, prior=_PRIORS[name][1])  # type: ignore[arg-type]
 
 
-def _shared(tensor: torch.Tensor) -> torch.Tensor:
+def _share(tensor: torch.Tensor) -> torch.Tensor:
     try:
         moved: torch.Tensor = tensor.share_memory_()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         raise StorageFailed(
-            f"no memory left that processes share ({error}); enlarge /dev/shm (docker run --shm-size=8g), or use fewer "
-            "workers or smaller batches"
+            f"shared memory: none left, got {error}. Enlarge /dev/shm (docker run --shm-size=8g), or use fewer workers "
+            "or smaller batches"
         ) from error
     return moved
 
 
 def _aligned(size: int) -> int:
-    return -(-size // ALIGNED) * ALIGNED
+    return -(-size // ALIGNMENT) * ALIGNMENT

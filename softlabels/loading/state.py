@@ -1,4 +1,4 @@
-"""The state of a loader: where it is, as a few integers, and what it is a position in."""
+"""The state of a loader: its position as a few integers, and the order that the position belongs to."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What decides the order of rows; a position means something only where all of it is equal.
+    """Everything that decides the order of rows. A position is valid only in an order with an equal identity.
 
     Attributes:
-        snapshot: digest of the store's snapshot; of all of an ensemble's; empty without a store.
-        rows: rows of an epoch.
-        selection: names which rows of which data; empty: all rows of the store.
-        seed: of the order.
+        snapshot: Digest of the store's snapshot, or of all snapshots of an ensemble. Empty without a store.
+        rows: Number of rows in an epoch.
+        selection: Digest of the selected rows of the data. Empty for all rows of the store.
+        seed: Seed of the order.
         shuffle: 1 or 0.
-        window: chunks shuffled together; 0 where nothing is shuffled.
-        by_length: rows of a batch where they are batched by length, else 0.
+        window: Number of chunks shuffled together; 0 if nothing is shuffled.
+        by_length: Rows of a batch if batches are made by length, else 0.
     """
 
     snapshot: str
@@ -41,46 +41,63 @@ class Identity:
     by_length: int
 
     @classmethod
-    def of(cls, store: Store | Ensemble | None, inputs: Source | None, feed: EpochPlan) -> Identity:
-        """The identity of a loader's order."""
+    def of(cls, store: Store | Ensemble | None, inputs: Source | None, plan: EpochPlan) -> Identity:
+        """Return the identity of the order of a plan."""
         hasher = blake3()
-        joined = feed.joined
-        parts = (feed.subset,) if joined is None else (joined.examples, joined.rows, joined.views, int(joined.draw))
-        for part in parts:
-            hasher.update(repr(part).encode() if not isinstance(part, np.ndarray) else part.tobytes())
+        joined = plan.joined
+        parts = (plan.subset,) if joined is None else (joined.examples, joined.rows, joined.views, int(joined.draw))
+        for value in parts:
+            hasher.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
         hasher.update((inputs.fingerprint if inputs is not None else "").encode())
-        plain = inputs is None and joined is None and feed.subset is None
+        plain = inputs is None and joined is None and plan.subset is None
         return cls(
             snapshot="" if store is None else digest_of(store),
-            rows=feed.length,
+            rows=plan.length,
             selection="" if plain else hasher.hexdigest()[:32],
-            seed=feed.seed,
-            shuffle=int(feed.shuffle),
-            window=feed.window if feed.shuffle else 0,
-            by_length=feed.batch if feed.lengths is not None else 0,
+            seed=int(plan.seed),
+            shuffle=int(plan.shuffle),
+            window=int(plan.window) if plan.shuffle else 0,
+            by_length=int(plan.batch_size) if plan.lengths is not None else 0,
         )
 
     def state(self, epoch: int, position: int) -> dict[str, Any]:
-        """As state_dict gives it."""
+        """Return the state at a position, as ``Loader.state_dict`` does."""
         return {"version": VERSION, "epoch": epoch, "position": position, **asdict(self)}
 
     def position(self, state: Mapping[str, Any]) -> tuple[int, int]:
-        """Epoch and position in a state.
+        """Return the epoch and the position of a state.
 
         Raises:
-            InvalidArgument: it is of another store, selection or order, or no state; says what differs.
+            InvalidArgument: Not a state of this version, or a state of another store, selection or order; names the
+                difference.
         """
-        if state.get("version") != VERSION:
-            raise InvalidArgument(f"this is no state of a loader that is known here (version {state.get('version')!r})")
-        for name, mine in asdict(self).items():
-            if state.get(name) != mine:
+        if not isinstance(state, Mapping):
+            raise InvalidArgument(f"loader state: not a mapping, got {type(state).__name__}; expected state_dict()")
+        if type(state.get("version")) is not int or state["version"] != VERSION:
+            raise InvalidArgument(
+                f"loader state: unsupported loader state version, got {state.get('version')!r}; expected {VERSION}. "
+                "Start without the state, or use the version of softlabels that saved it"
+            )
+        expected = self.state(0, 0)
+        missing = [name for name in expected if name not in state]
+        if missing:
+            raise InvalidArgument(
+                f"loader state: entries are missing, got none for {', '.join(missing)}; expected all of "
+                f"{', '.join(expected)}. Pass what state_dict() returned"
+            )
+        for name, here in asdict(self).items():
+            there = state[name]
+            if type(there) is not type(here) or there != here:
                 raise InvalidArgument(
-                    f"the state is of another {_NAMES.get(name, name)}: {name} is {state.get(name)!r} there and "
-                    f"{mine!r} here. Make the loader as it was when the state was taken, or start without the state"
+                    f"loader state: the state is of another {_NAMES.get(name, name)}, got {name} {there!r}; expected "
+                    f"{here!r}. Make the loader as it was when the state was saved, or start without the state"
                 )
         epoch, position = state["epoch"], state["position"]
         if type(epoch) is not int or type(position) is not int or epoch < 0 or not 0 <= position < self.rows:
-            raise InvalidArgument(f"epoch {epoch!r}, position {position!r} is no place among {self.rows:,} rows")
+            raise InvalidArgument(
+                f"loader state: invalid position, got epoch {epoch!r}, position {position!r}; expected an epoch from 0 "
+                f"and a position from 0 to {self.rows - 1:,}"
+            )
         return epoch, position
 
 

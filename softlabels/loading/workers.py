@@ -1,10 +1,10 @@
 """Batches made by worker processes, for inputs that are slow to read.
 
-Workers are started afresh (forkserver, or spawn where there is none) and open what they need themselves: threads,
-Arrow and open files do not survive a fork. The server that forks them imports torch once for all, so that a worker
-starts in a second and not in three; not Arrow, which starts a thread when it is imported. Worker w of n makes every
-n-th batch from the w-th on, so the order is that of one process. Each worker decodes every window: that is what one
-process pays, and reading inputs is shared.
+Workers are started afresh (forkserver, or spawn where there is none) and open what they need themselves, because
+threads, Arrow and open files do not survive a fork. The fork server imports torch once for all, so that a worker starts
+in one second rather than three. It does not import Arrow, which starts a thread when it is imported. Worker w of n
+makes every n-th batch from the w-th on, so the order is that of one process. Each worker decodes every window, as one
+process does; the reading of inputs is shared. A worker ends when its parent does.
 """
 
 from __future__ import annotations
@@ -18,88 +18,89 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from softlabels.errors import WorkerDied
 from softlabels.loading.batch import Batch
+from softlabels.loading.home import end_with_parent
 
 if TYPE_CHECKING:
     from softlabels.loading.loader import Loader
 
-PREFETCHED = 4
-"""Batches that a worker may be ahead."""
-
+MAX_AHEAD = 4
+"""Batches that a worker makes before they are needed."""
 MAIN = "__main__"
-"""What Python has a server import where nothing was said."""
-
-GONE = "exited unexpectedly"
-"""What torch says of a worker that ended without an error of its own."""
+"""The module that Python's fork server imports by default."""
+DIED = "exited unexpectedly"
+"""Words of torch's error for a worker that ended without an error of its own."""
 
 
 class WorkerShare(IterableDataset[Batch]):
-    """What one worker makes, from a position of an epoch on.
+    """The batches that one worker makes.
 
     Args:
-        loader: whose batches.
-        epoch: to begin in.
-        position: to begin at.
-        endless: go on into the next epochs.
+        loader: Loader whose batches are made.
+        epoch: Epoch to begin in.
+        position: Position to begin at.
+        endless: Continue with the next epochs.
     """
 
     def __init__(self, loader: Loader, epoch: int, position: int, *, endless: bool = False) -> None:
         super().__init__()
         self._loader = loader
-        self._from = (epoch, position)
+        self._start = (epoch, position)
         self._endless = endless
 
     def __iter__(self) -> Generator[Batch]:
-        """This worker's batches, as tensors in shared memory, which pass between processes without a copy."""
+        """Yield the batches of this worker, as tensors in shared memory, which pass between processes uncopied."""
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        for batch in self._loader.produce(*self._from, endless=self._endless, worker=worker, workers=workers):
+        for batch in self._loader.produce(*self._start, endless=self._endless, worker=worker, workers=workers):
             yield batch.shared()
 
 
 def from_workers(loader: Loader, epoch: int, position: int, *, endless: bool) -> Generator[Batch]:
-    """All batches of a loader's rank, in order.
+    """Yield all batches of a loader's rank, in order.
 
     Raises:
-        WorkerDied: a worker ended, by a signal or for want of memory.
+        WorkerDied: A worker was killed or ran out of memory.
         StorageFailed: /dev/shm is full.
     """
-    import_once()
+    preload_torch()
     share = WorkerShare(loader, epoch, position, endless=endless)
     batches = DataLoader(
         share,
         batch_size=None,
         num_workers=loader.workers,
         multiprocessing_context=start_method(),
-        prefetch_factor=PREFETCHED,
-        collate_fn=_as_it_is,
+        prefetch_factor=MAX_AHEAD,
+        collate_fn=_unchanged,
+        worker_init_fn=end_with_parent,
     )
     try:
         for batch in batches:
             yield batch if loader.device is not None else batch.numpy()
     except (RuntimeError, ConnectionError, EOFError) as error:
-        # What a worker raised comes as such; a worker that is gone shows as any of these.
-        if str(error).startswith("Caught ") or (type(error) is RuntimeError and GONE not in str(error)):
+        # torch passes on what a worker raised. The end of a worker shows as any of these errors.
+        if str(error).startswith("Caught ") or (type(error) is RuntimeError and DIED not in str(error)):
             raise
         raise WorkerDied(
-            f"a worker of the loader was killed or ran out of memory ({error}); use fewer workers or a smaller window"
+            f"workers: a worker of the loader was killed or ran out of memory, got {error}. Use fewer workers or a "
+            "smaller window"
         ) from error
 
 
 def start_method() -> str:
-    """How worker processes are started: never by fork alone."""
+    """Return the start method of worker processes, which is never fork."""
     return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
-def import_once() -> None:
-    """Let the server of forkserver workers import torch before it forks the first, unless it was told what to import.
+def preload_torch() -> None:
+    """Let the fork server import torch before it forks the first worker, unless the user chose its modules.
 
-    Without it every worker imports torch for itself, at each epoch again; and whoever stops while workers are still
-    starting waits for them, up to five seconds each.
+    Otherwise every worker imports torch itself, again in each epoch, and stopping waits up to five seconds for each
+    worker that is still starting.
     """
-    told = getattr(forkserver._forkserver, "_preload_modules", None)  # noqa: SLF001  there is no getter
-    if told == [MAIN]:
+    modules = getattr(forkserver._forkserver, "_preload_modules", None)  # noqa: SLF001  there is no getter
+    if modules == [MAIN]:
         multiprocessing.set_forkserver_preload([MAIN, "torch.utils.data"])
 
 
-def _as_it_is(batch: Any) -> Any:
+def _unchanged(batch: Any) -> Any:
     return batch

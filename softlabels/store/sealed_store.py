@@ -155,7 +155,7 @@ class Store:
         return sizes
 
     def read_chunk(
-        self, number: int, columns: Iterable[str] | None = None, *, out: ragged.Memory | None = None
+        self, number: int, columns: Iterable[str] | None = None, *, out: ragged.Buffers | None = None
     ) -> dict[str, NDArray[Any]]:
         """Verified columns of one chunk, (rows, *shape) each, (entries, *shape) of ragged ones; all of them for None.
 
@@ -165,8 +165,8 @@ class Store:
         Args:
             number: 0 to chunks - 1.
             columns: names such as ``key`` or ``logits/ids``.
-            out: memory to decode into. What is returned of plain columns are views of it; what is returned of ragged
-                ones may be.
+            out: Buffers to decode into: chunk_rows entries for a plain column, any number for a ragged one. Plain
+                columns are returned as views of their buffers; ragged ones are, if their buffers are large enough.
 
         Raises:
             StoreCorrupt: other bytes than were committed, or values no encoder writes; names the file.

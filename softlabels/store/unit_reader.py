@@ -60,7 +60,7 @@ class UnitReader:
         number: int,
         columns: Iterable[str] | None = None,
         *,
-        out: ragged.Memory | None = None,
+        out: ragged.Buffers | None = None,
         check: bool = True,
     ) -> dict[str, NDArray[Any]]:
         """Columns of chunk ``number``, (rows, *shape) each, (entries, *shape) of ragged ones; all of them for None.
@@ -70,8 +70,8 @@ class UnitReader:
         Args:
             number: of the chunk within the unit.
             columns: their names.
-            out: memory to decode into. What is returned of plain columns are views of it; what is returned of ragged
-                ones may be.
+            out: Buffers to decode into: chunk_rows entries for a plain column, any number for a ragged one. Plain
+                columns are returned as views of their buffers; ragged ones are, if their buffers are large enough.
             check: whether to look at the values too, of heads that are read whole. Bytes are always verified.
 
         Raises:

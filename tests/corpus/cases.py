@@ -85,24 +85,24 @@ ELSEWHERE = {
         "tests/cli/test_commands.py::test_heads_have_plain_names_alone",
     ),
     "keys unknown, reordered": (
-        "tests/loading/test_loading.py::test_rows_without_labels_are_named",
-        "tests/loading/test_loading.py::test_data_in_another_order_is_joined_by_content",
+        "tests/loading/test_loader.py::test_rows_without_labels_are_named",
+        "tests/loading/test_loader.py::test_data_in_another_order_is_joined_by_content",
     ),
     "mixed tokenizers": (
-        "tests/loading/test_frameworks.py::test_labels_of_other_lengths_than_the_text_are_refused",
-        "tests/loading/test_frameworks.py::test_labels_that_do_not_fit_a_student_are_refused_before_the_first_step",
+        "tests/loading/adapters/test_huggingface.py::test_labels_of_other_lengths_than_the_text_are_refused",
+        "tests/loading/adapters/test_huggingface.py::test_labels_that_do_not_fit_a_student_are_refused_before_the_first_step",
     ),
     "worker killed": (
-        "tests/loading/test_positions.py::test_a_worker_that_is_killed_is_an_error_and_no_hang",
-        "tests/loading/test_datasets.py::test_a_killed_worker_of_a_dataloader_is_an_error",
+        "tests/loading/test_state.py::test_a_worker_that_is_killed_is_an_error_and_no_hang",
+        "tests/loading/adapters/test_torch_datasets.py::test_a_killed_worker_of_a_dataloader_is_an_error",
     ),
     "world size 4 to 3 to 8": (
-        "tests/loading/test_positions.py::test_every_checkpoint_resumes_to_all_the_rest",
-        "tests/loading/test_ranks.py::test_ranks_meet_at_every_step_and_another_world_size_goes_on",
+        "tests/loading/test_state.py::test_every_checkpoint_resumes_to_all_the_rest",
+        "tests/loading/test_loader_ranks.py::test_ranks_meet_at_every_step_and_another_world_size_goes_on",
     ),
     "cache shared or corrupted between epochs": (
         "tests/store/test_mending.py::test_a_damaged_ledger_only_costs_time",
-        "tests/loading/test_joining.py::test_the_index_is_built_once_kept_and_verified",
+        "tests/loading/test_join.py::test_the_index_is_built_once_kept_and_verified",
     ),
 }
 """Phrases that processes, disks and loaders are needed for, and where they are tried."""

@@ -9,6 +9,7 @@ import torch
 import softlabels as sl
 from softlabels.encodings import parse
 from softlabels.labels import Head
+from softlabels.loading.chunks.arena import START_BYTES
 from softlabels.sources import id_keys
 from softlabels.store import DataRecord, Descriptor, TeacherRecord, create_or_open, seal
 
@@ -57,10 +58,25 @@ def random_logits(rows, classes=20, seed=0):
 
 
 def memory_for(store, window):
-    """Bytes for the labels of one window of a store, and no more."""
-    columns = store.descriptor.columns()
-    plain = [columns[name] for name in store.head_columns("logits") if columns[name].per is None]
-    return window * store.descriptor.chunk_rows * sum(column.entry_bytes for column in plain)
+    """Bytes that hold one window of a store, but not two windows of its largest chunks."""
+    columns = {name: store.descriptor.columns()[name] for name in store.head_columns("logits")}
+    counts = {column.per for column in columns.values()} - {None}
+    plain = sum(column.entry_bytes + START_BYTES * (name in counts)
+                for name, column in columns.items() if column.per is None)  # fmt: skip
+    total = window * store.descriptor.chunk_rows * plain
+    if counts:
+        total += sum(sorted(ragged_bytes(store, chunk, columns, counts) for chunk in range(store.chunks))[-window:])
+    return total
+
+
+def ragged_bytes(store, chunk, columns, counts):
+    """Bytes of the ragged columns of one chunk in an arena."""
+    arrays = store.read_chunk(chunk, list(columns))
+    return sum(
+        array.nbytes + START_BYTES * len(array) * (name in counts)
+        for name, array in arrays.items()
+        if columns[name].per is not None
+    )
 
 
 def reference_order(counts, seed, epoch, window):

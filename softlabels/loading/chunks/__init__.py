@@ -1,1 +1,1 @@
-"""Decoded chunks: memory for them, threads that read ahead, and rows taken from them."""
+"""Reading of chunks: memory, cache, windows and threads."""

@@ -1,4 +1,4 @@
-"""How much memory labels may take where nobody says."""
+"""Default memory and threads for decoded labels."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from pathlib import Path
 from softlabels.store import Store
 
 SHARE = 8
-"""An eighth of what is free: the rest is the student's, its optimizer's and the page cache's."""
-LEAST, MOST = 2**28, 2**32
-"""Bounds of that share; but never more than half of what is free."""
+"""An eighth of the free memory. The rest is for the student, its optimizer and the page cache."""
+MIN_MEMORY, MAX_MEMORY = 2**28, 2**32
+"""Bounds of the default memory in bytes; half of the free memory is a bound too."""
+MAX_THREADS = 4
+SMALL_CHUNK_BYTES = 2**18
+"""Size as stored below which chunks are read by one thread."""
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
@@ -21,73 +24,66 @@ KIB = 1024
 
 
 def default_memory(processes: int = 1) -> int:
-    """Bytes of decoded labels to hold: an eighth of the free memory, shared by so many processes.
+    """Return the bytes of decoded labels to hold: an eighth of the free memory, divided by the processes.
 
-    256 MiB at least, where that is no more than half of a process's part of it, and 4 GiB at most.
+    At least 256 MiB, unless that is more than half of the memory of a process, and at most 4 GiB.
 
     Args:
-        processes: that read beside one another on this machine.
+        processes: Number of processes on this machine that read at the same time.
     """
-    each = free_memory() // processes
-    return min(MOST, max(LEAST, each // SHARE), each // 2)
+    free = free_memory() // processes
+    return min(MAX_MEMORY, max(MIN_MEMORY, free // SHARE), free // 2)
 
 
 def free_memory() -> int:
-    """Bytes that this process could still take: what the machine has, its control group and its own limits allow."""
-    limits = [_machine()]
-    # Control groups, version 2 and 1, as a container sees its own.
+    """Return the bytes that this process can still take by the machine, its control group and its own limits."""
+    limits = [_machine_memory()]
+    # Control groups of version 2 and 1, as a container sees its own.
     for limit, used in (
         ("memory.max", "memory.current"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
-        most = _number(CGROUP / limit)
-        if most is not None:
-            limits.append(most - (_number(CGROUP / used) or 0))
-    for kind, taken in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        maximum = _read_number(CGROUP / limit)
+        if maximum is not None:
+            limits.append(maximum - (_read_number(CGROUP / used) or 0))
+    for kind, used in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
         soft, _ = resource.getrlimit(kind)
         if soft != resource.RLIM_INFINITY:
-            limits.append(soft - (_line(STATUS, taken) or 0))
+            limits.append(soft - (_read_line(STATUS, used) or 0))
     return max(0, min(limits))
 
 
-def _machine() -> int:
-    available = _line(MEMINFO, "MemAvailable")
-    # Where nobody says: half of all there is.
+def _machine_memory() -> int:
+    available = _read_line(MEMINFO, "MemAvailable")
+    # Half of all memory if the kernel does not report what is available.
     return available or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def _line(path: Path, name: str) -> int | None:
-    """Bytes in one line of a file of the kernel's; None where there is none."""
+def _read_line(path: Path, name: str) -> int | None:
+    """Return the bytes in one line of a file of the kernel; None if there is no such line."""
     try:
-        told = dict(line.split(":", 1) for line in path.read_text().splitlines())
-        return int(told[name].split()[0]) * KIB
+        lines = dict(line.split(":", 1) for line in path.read_text().splitlines())
+        return int(lines[name].split()[0]) * KIB
     except (OSError, ValueError, KeyError):
         return None
 
 
-def _number(path: Path) -> int | None:
+def _read_number(path: Path) -> int | None:
     try:
         return int(path.read_text())
-    except (OSError, ValueError):  # none, or "max"
+    except (OSError, ValueError):  # no such file, or "max"
         return None
 
 
-MOST_THREADS = 4
-
-
-SMALL_CHUNK = 2**18
-"""Bytes as stored from which on chunks are read by several threads."""
-
-
 def default_threads(stores: Sequence[Store]) -> int:
-    """As many as there are cores for this process, at most four; one where chunks are small.
+    """Return the number of threads that read: one per core, at most four; one if chunks are small.
 
-    Small ones are mostly calls from Python, and two threads that take turns at those need longer than one.
+    Small chunks are mostly calls from Python. Two threads that take turns at those need longer than one.
     """
-    small = sum(store.bytes for store in stores) < SMALL_CHUNK * sum(store.chunks for store in stores)
-    return 1 if small else min(MOST_THREADS, cores())
+    small = sum(store.bytes for store in stores) < SMALL_CHUNK_BYTES * sum(store.chunks for store in stores)
+    return 1 if small else min(MAX_THREADS, cores())
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))

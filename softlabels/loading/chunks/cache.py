@@ -1,256 +1,454 @@
-"""Chunks of one store, read for a window at a time, or once and for all where the whole store fits into memory.
+"""The decoded chunks of one store, bounded in memory; the least recently used ones are evicted.
 
-Chunks are read, verified and decoded by threads, which the decoder and the hash let run beside Python, each into its
-slot of memory that is used again for later windows. A store that fits keeps its slots: from the second epoch on nothing
-is read, and taking rows costs what it does from any array in memory.
+Readers lease chunks. A lease pins its chunks: they are read if they are not in the cache, and stay until the lease is
+released. Chunks are read, verified and decoded by threads, each into its own slot of the arena, while Python goes on. A
+store that fits into memory is thus decoded once, and from the second epoch on a gather costs what it does from any
+array in memory.
+
+    lease(chunks) -> ready() -> gather(rows) ... -> release()
+
+State of a slot:
+
+    free      no chunk is assigned
+    loading   a future in ``_loads`` is not done
+    held      the chunk is decoded; failed loads leave a slot that is neither held nor loading, and are tried again
+    pinned    ``_pins`` > 0; neither pinned nor loading slots are evicted
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping
-from concurrent.futures import CancelledError, Executor, Future, wait
+from concurrent.futures import CancelledError, Executor, Future
 from contextlib import suppress
-from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabels import columns as ragged
-from softlabels.encodings import Column
+from softlabels.columns import Column
+from softlabels.errors import InvalidArgument
 from softlabels.loading.buffer_pool import BufferPool
-from softlabels.loading.chunks.arena import SPARE, Arrays, ChunkArena, empty
+from softlabels.loading.chunks.arena import Arrays, ChunkArena
 from softlabels.store import Store
 
-FREE = 3
-"""Spaces that are kept for later windows."""
-
 TASK_BYTES = 2**20
-"""Threads read chunks in runs of about so many bytes: to hand over a small chunk takes as long as to read it."""
+"""Threads read chunks in runs of about this size as stored: handing over a small chunk takes as long as reading it."""
+
+Indices = NDArray[np.int64]
+
+
+class NoRoom(Exception):
+    """The ragged columns of a chunk do not fit beside those of pinned chunks."""
 
 
 class ChunkCache:
-    """Makes tables of one store's chunks. Safe to share between threads; pickled without what it holds.
+    """A cache of decoded chunks. Threads may share it; another process starts with an empty one.
 
     Args:
-        store: read from.
-        names: of the columns.
-        memory: bytes that the decoded store may take to be kept whole; otherwise windows are, one after the other.
+        store: Store to read from.
+        names: Names of the columns to read.
+        memory: Bytes of decoded chunks to hold. One chunk is held in any case.
+        min_chunks: Chunks of one lease that must fit by their plain columns, however little memory there is.
 
     Attributes:
-        store: read from.
-        schema: of the columns, and of those that count their entries.
-        whole: whether the store is kept whole.
-        copies: memory for rows that are taken.
+        store: Store to read from.
+        schema: Columns by name, with those that count the entries of others.
+        chunk_reads: Number of chunks read so far.
     """
 
-    def __init__(self, store: Store, names: list[str], memory: int) -> None:
+    def __init__(self, store: Store, names: list[str], memory: int, *, min_chunks: int = 1) -> None:
         self.store = store
         columns = store.descriptor.columns()
         self._names = ragged.with_counts(names, columns)
-        self.schema = {name: columns[name] for name in self._names}
-        self._room = store.descriptor.chunk_rows
+        self.schema: dict[str, Column] = {name: columns[name] for name in self._names}
         self._memory = self._granted = memory
-        self._starts = np.concatenate([[0], np.cumsum(store.chunk_rows())])
-        self.copies = BufferPool()
-        self._clear()
+        self._min_chunks = min_chunks
+        self._chunk_rows = store.descriptor.chunk_rows
+        self._first_rows = np.concatenate([[0], np.cumsum(store.chunk_rows())])
+        self._is_ragged = any(column.per is not None for column in self.schema.values())
+        self._reset()
 
-    def _clear(self) -> None:
+    def _reset(self) -> None:
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._thread = threading.local()
-        self._free: list[ChunkArena] = []
-        self._whole: ChunkArena | None = None
-        # What ragged columns take is known when they have been read; compressed, they take less.
-        least = max(self.store.chunks * self.chunk_bytes, self.store.bytes if self._ragged else 0)
-        self.whole = least <= self._granted
+        self._pool = BufferPool()
+        # Compressed, ragged columns take less than decoded. What they take is known when they have been read.
+        chunk_bytes = max(self.chunk_bytes, self.store.bytes // self.store.chunks if self._is_ragged else 0)
+        slots = min(max(self._min_chunks, self._granted // max(1, chunk_bytes), 1), self.store.chunks)
+        self._arena = ChunkArena(self.schema, slots, self._chunk_rows, self._granted)
+        self._slot_of = np.full(self.store.chunks, -1)
+        self._chunk_in = np.full(slots, -1)
+        self._held = np.zeros(slots, np.bool_)
+        self._pins = np.zeros(slots, np.int64)
+        self._last_use = np.zeros(slots, np.int64)
+        self._clock = 0
+        self._loads: dict[int, Future[None]] = {}
+        self._released: SimpleQueue[Indices] = SimpleQueue()
+        self._max_chunk_bytes = self.chunk_bytes
+        self._second: ChunkCache | None = None
+        self.chunk_reads = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what is held: another process reads what it needs itself."""
-        held = ("_lock", "_thread", "_free", "_whole")
-        return {name: value for name, value in self.__dict__.items() if name not in held}
+        """Return the configuration: another process reads what it needs itself."""
+        names = ("store", "_names", "schema", "_memory", "_granted", "_min_chunks", "_chunk_rows", "_first_rows")
+        return {name: self.__dict__[name] for name in (*names, "_is_ragged")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """With nothing held."""
+        """Start with nothing held."""
         self.__dict__.update(state)
-        self._clear()
-
-    @property
-    def _ragged(self) -> list[str]:
-        return [name for name, column in self.schema.items() if column.per is not None]
+        self._reset()
 
     @property
     def chunk_bytes(self) -> int:
-        """Bytes of a full chunk's plain columns when decoded."""
-        return sum(self._room * column.entry_bytes for column in self.schema.values() if column.per is None)
+        """Bytes of the plain columns of a full chunk when decoded."""
+        return sum(self._chunk_rows * column.entry_bytes for column in self.schema.values() if column.per is None)
 
-    def divide(self, processes: int) -> None:
-        """Keep the store whole only where so many processes may do so with the memory of one."""
+    @property
+    def bytes(self) -> int:
+        """Bytes of decoded chunks in memory."""
+        return self._arena.bytes + (0 if self._second is None else self._second.bytes)
+
+    def divide_memory(self, processes: int) -> None:
+        """Use an equal share of the memory in each of several processes; a change empties the cache."""
         if self._granted != self._memory // processes:
             self._granted = self._memory // processes
-            self._clear()
+            self._reset()
 
-    def read(self, chunks: NDArray[np.int64], pool: Executor) -> ChunkLease:
-        """Begin to read chunks."""
+    def has_room(self, count: int) -> bool:
+        """Return whether ``count`` more chunks can be leased without evicting pinned ones, as far as is known.
+
+        The size of ragged columns is taken to be the largest that was seen.
+        """
         with self._lock:
-            whole = self._space_for_all()
-            space = self._spare(len(chunks)) if whole is None else whole
-            slots = np.arange(len(chunks)) if whole is None else chunks
-            awaited = self._begin(space, chunks, slots, pool)
-        return ChunkLease(self, space, chunks, slots, awaited, kept=whole is not None)
+            self._unpin()
+            if self._is_ragged and not self._held.any():
+                return not self._pins.any()
+            # A store that fits needs no more memory for a lease, whatever it pins.
+            pinned = min(int((self._pins > 0).sum()) + count, self.store.chunks)
+            if pinned > self._arena.slots:
+                return False
+            return not self._is_ragged or pinned * self._max_chunk_bytes <= self._granted
 
-    def chunks_of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The chunks that hold ``rows``, ascending, and for each row the place of its chunk among them."""
-        chunk_of = np.searchsorted(self._starts, rows, side="right") - 1
-        used = np.zeros(len(self._starts) - 1, np.bool_)
+    def lease(self, chunks: Indices, executor: Executor | None = None) -> ChunkLease:
+        """Pin distinct chunks and begin to read those that are not in the cache.
+
+        Args:
+            chunks: Numbers of the chunks, (n,).
+            executor: Pool whose threads read them. None: they are read by ``ready``.
+
+        Raises:
+            InvalidArgument: More chunks than fit into memory.
+        """
+        if self._pid != os.getpid():  # the threads that would finish loads are in the parent
+            self._reset()
+        if len(chunks) > self._arena.slots:
+            raise InvalidArgument(
+                f"memory: too small for {len(chunks):,} chunks that are used together, got {self._granted:,} bytes; "
+                f"expected {len(chunks) * self.chunk_bytes:,}. Use a larger memory= or a smaller window="
+            )
+        with self._lock:
+            self._unpin()
+            slots = self._assign(chunks)
+            if slots is not None:
+                self._pins[slots] += 1
+                awaited = set() if executor is None else self._begin(chunks, slots, executor)
+                return ChunkLease(self, chunks, slots, awaited)
+        return self._other().lease(chunks, executor)
+
+    def chunks_of(self, rows: Indices) -> tuple[Indices, Indices]:
+        """Return the chunks that hold ``rows``, ascending, and for each row the index of its chunk among them."""
+        chunk_of = np.searchsorted(self._first_rows, rows, side="right") - 1
+        used = np.zeros(len(self._first_rows) - 1, np.bool_)
         used[chunk_of] = True
         return np.flatnonzero(used), (np.cumsum(used) - 1)[chunk_of]
 
-    def shifts(self, chunks: NDArray[np.int64], slots: NDArray[np.int64]) -> NDArray[np.int64]:
-        """What is added to a row's number to find it in a space where ``chunks`` are in ``slots``."""
-        shifts: NDArray[np.int64] = slots * self._room - self._starts[chunks]
-        return shifts
-
-    def load(self, space: ChunkArena, tasks: list[tuple[int, int]]) -> None:
-        """Read chunks into slots.
+    def gather(self, rows: Indices) -> Arrays:
+        """Return copies of any rows of the store, in their order, reading on this thread what is not in the cache.
 
         Raises:
-            StoreCorrupt: other bytes than were committed.
+            StoreCorrupt: Bytes in the store are not what was committed.
         """
-        for chunk, slot in tasks:
-            space.put(slot, self.store.read_chunk(chunk, self._names, out=partial(self._place, space.slot(slot))))
+        chunks, index = self.chunks_of(rows)
+        if not len(rows):
+            return empty_rows(self.schema)
+        groups = [chunks[start : start + self._arena.slots] for start in range(0, len(chunks), self._arena.slots)]
+        gathered, positions = [], []
+        while groups:
+            group = groups.pop()
+            of_group = np.flatnonzero(np.isin(chunks, group)[index])
+            try:
+                columns = self._gather_group(group, rows[of_group], np.searchsorted(group, chunks[index[of_group]]))
+            except NoRoom:  # ragged entries take more memory than the plain columns suggested
+                groups += [group[: len(group) // 2], group[len(group) // 2 :]]
+                continue
+            gathered.append(columns)
+            positions.append(of_group)
+        if len(gathered) == 1:
+            return gathered[0]
+        back = np.argsort(np.concatenate(positions))
+        return ragged.take(ragged.join(gathered), self.schema, back)
 
-    def load_here(self, space: ChunkArena, chunk: int, slot: int) -> None:
-        """Read a chunk on this thread, unless another is at it: no slot is decoded twice at a time.
+    def _gather_group(self, chunks: Indices, rows: Indices, index: Indices) -> Arrays:
+        lease = self.lease(chunks)
+        try:
+            lease.load()
+            return lease.gather(index, rows)
+        finally:
+            lease.release()
 
-        Raises:
-            StoreCorrupt: other bytes than were committed.
-        """
-        while not space.held[slot]:
-            mine: Future[None] = Future()
-            mine.set_running_or_notify_cancel()
-            with self._lock:
-                coming = space.coming.get(slot)
-                if coming is None or coming.done():
-                    space.coming[slot] = coming = mine
-            if coming is mine:
-                try:
-                    self.load(space, [(chunk, slot)])
-                finally:
-                    mine.set_result(None)
-            else:
-                with suppress(CancelledError):
-                    coming.exception()
-
-    def _place(self, plain: Arrays, name: str, count: int) -> NDArray[Any]:
-        """Where a column is decoded: its part of a slot; for a ragged one memory that this thread uses again."""
-        if name in plain:
-            return plain[name]
-        kept: Arrays = self._thread.__dict__
-        if len(kept.get(name, ())) < count:
-            kept[name] = empty(self.schema[name], count + count // SPARE)
-        return kept[name][:count]
-
-    def give_back(self, space: ChunkArena) -> None:
-        """Keep the memory of a window for later ones."""
+    def _other(self) -> ChunkCache:
+        """Return a second cache, for a reader whose chunks do not fit because other readers hold theirs."""
         with self._lock:
-            if len(self._free) < FREE:
-                self._free.append(space)
+            if self._second is None:
+                self._second = ChunkCache(self.store, self._names, self._granted, min_chunks=self._min_chunks)
+            return self._second
 
-    def _space_for_all(self) -> ChunkArena | None:
-        """Where the whole store is kept; None where it takes more memory than was granted."""
-        if self.whole and self._whole is None:
-            self._whole = ChunkArena(self.schema, self.store.chunks, self._room, self._granted)
-        if self._whole is not None and self._whole.bytes > self._granted:
-            self._whole, self.whole = None, False
-        return self._whole
+    def _unpin(self) -> None:
+        """Apply releases. They are queued, because a finalizer must not wait for a lock that its thread may hold."""
+        with suppress(Empty):
+            while True:
+                self._pins[self._released.get_nowait()] -= 1
+        self._loads = {slot: future for slot, future in self._loads.items() if not future.done()}
 
-    def _spare(self, slots: int) -> ChunkArena:
-        space = self._free.pop() if self._free else None
-        if space is None or space.slots < slots:
-            space = ChunkArena(self.schema, slots, self._room)
-        space.clear()
-        return space
+    def _assign(self, chunks: Indices) -> Indices | None:
+        """Return a slot for each chunk, evicting the least recently used; None if too many are pinned."""
+        self._clock += 1
+        slots = self._slot_of[chunks]
+        missing = np.flatnonzero(slots < 0)
+        if len(missing):
+            busy = self._pins > 0
+            busy[slots[slots >= 0]] = True
+            busy[list(self._loads)] = True
+            evictable = np.flatnonzero(~busy)
+            if len(evictable) < len(missing):
+                return None
+            # Slots that were never used have the oldest clock, and among those the lowest come first.
+            oldest = evictable[np.argsort(self._last_use[evictable], kind="stable")[: len(missing)]]
+            for slot in oldest[self._chunk_in[oldest] >= 0].tolist():
+                self._evict(slot)
+            slots[missing] = oldest
+            self._slot_of[chunks[missing]] = oldest
+            self._chunk_in[oldest] = chunks[missing]
+        self._last_use[slots] = self._clock
+        return slots
 
-    def _begin(
-        self, space: ChunkArena, chunks: NDArray[np.int64], slots: NDArray[np.int64], pool: Executor
-    ) -> set[Future[None]]:
-        """Let the pool read what is not there and not on its way; returns what there is to wait for."""
+    def _evict(self, slot: int) -> None:
+        self._slot_of[self._chunk_in[slot]] = -1
+        self._chunk_in[slot] = -1
+        self._held[slot] = False
+        self._last_use[slot] = 0
+        self._arena.release(slot)
+
+    def _begin(self, chunks: Indices, slots: Indices, executor: Executor) -> set[Future[None]]:
+        """Submit loads of the chunks that are neither held nor loading; return all loads to wait for."""
         awaited, tasks = set(), []
         for chunk, slot in zip(chunks.tolist(), slots.tolist(), strict=True):
-            coming = space.coming.get(slot)
-            if coming is not None and not coming.done():
-                awaited.add(coming)
-            elif not space.held[slot]:
+            if slot in self._loads:
+                awaited.add(self._loads[slot])
+            elif not self._held[slot]:
                 tasks.append((chunk, slot))
-        run = max(1, int(TASK_BYTES / (self._room * self.store.bytes_per_row)))
-        for at in range(0, len(tasks), run):
-            some = tasks[at : at + run]
-            future = pool.submit(self.load, space, some)
+        count = max(1, int(TASK_BYTES / (self._chunk_rows * self.store.bytes_per_row)))
+        for start in range(0, len(tasks), count):
+            run = tasks[start : start + count]
+            future = executor.submit(self._load, run)
             awaited.add(future)
-            space.coming.update((slot, future) for _, slot in some)
+            self._loads.update((slot, future) for _, slot in run)
         return awaited
+
+    def _load(self, tasks: list[tuple[int, int]]) -> None:
+        """Read chunks into their slots.
+
+        Raises:
+            StoreCorrupt: Bytes in the store are not what was committed.
+            NoRoom: The ragged columns of a chunk do not fit.
+        """
+        for chunk, slot in tasks:
+            scratch: Arrays = self._thread.__dict__
+            columns = self.store.read_chunk(chunk, self._names, out=scratch | self._arena.buffers(slot))
+            if self._is_ragged:
+                _keep_buffers(scratch, columns, self.schema)
+            with self._lock:
+                self._fill(slot, columns)
+
+    def _fill(self, slot: int, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Store a chunk, evicting others until its ragged columns fit.
+
+        Raises:
+            NoRoom: They do not fit beside those of pinned chunks.
+        """
+        self.chunk_reads += 1
+        if self._is_ragged:
+            size = sum(array.nbytes for array in columns.values())
+            self._max_chunk_bytes = max(self._max_chunk_bytes, size)
+            self._reserve(slot, columns)
+            self._arena.fill(slot, columns)
+        self._held[slot] = True
+
+    def _reserve(self, slot: int, columns: Mapping[str, NDArray[Any]]) -> None:
+        while True:
+            self._arena.reserve(slot, columns)
+            # A chunk that is alone always fits.
+            if self._arena.bytes <= self._granted or not self._held.any():
+                return
+            if not self._evict_oldest():
+                break
+            self._arena.release(slot)
+        # Nothing else can be evicted. Gaps between pinned chunks do not make them too large.
+        if self._arena.bytes_in_use > self._granted:
+            self._arena.release(slot)
+            raise NoRoom
+
+    def _evict_oldest(self) -> bool:
+        """Evict the chunks that were used longest ago, all of them together so that their extents merge."""
+        evictable = np.flatnonzero(self._held & (self._pins == 0))
+        if len(evictable):
+            last_use = self._last_use[evictable]
+            for slot in evictable[last_use == last_use.min()].tolist():
+                self._evict(slot)
+        return len(evictable) > 0
+
+    def load_here(self, chunk: int, slot: int) -> None:
+        """Read a chunk on this thread, or wait for another thread that reads it: no slot is decoded twice at a time.
+
+        Raises:
+            StoreCorrupt: Bytes in the store are not what was committed.
+            NoRoom: The ragged columns of the chunk do not fit.
+        """
+        while not self._held[slot]:
+            own: Future[None] = Future()
+            own.set_running_or_notify_cancel()
+            with self._lock:
+                current = self._loads.get(slot)
+                if current is None or current.done():
+                    self._loads[slot] = current = own
+            if current is own:
+                try:
+                    self._load([(chunk, slot)])
+                finally:
+                    own.set_result(None)
+            else:
+                with suppress(CancelledError):
+                    current.exception()
+
+    def missing(self, slots: Indices) -> Indices:
+        """Return the indices of the slots whose chunks are not decoded."""
+        return np.flatnonzero(~self._held[slots])
+
+    def shifts(self, chunks: Indices, slots: Indices) -> Indices:
+        """Return, for each chunk, the place of a row in the arena minus its number in the store."""
+        shifts: Indices = slots * self._chunk_rows - self._first_rows[chunks]
+        return shifts
+
+    def copy_rows(self, places: Indices) -> Arrays:
+        """Return copies of the rows at places in the arena."""
+        return self._arena.gather(places, self._pool)
+
+    def copy_column(self, name: str, places: Indices) -> NDArray[Any]:
+        """Return a copy of one plain column of the rows at places in the arena."""
+        return self._arena.column(name, places)
+
+    def release(self, slots: Indices) -> None:
+        """Release the pins of a lease. Never waits, so that finalizers may call it."""
+        self._released.put(slots)
+
+    def lease_elsewhere(self, chunks: Indices, slots: Indices) -> ChunkLease:
+        """Exchange a lease whose ragged columns do not fit for one in the second cache.
+
+        Raises:
+            InvalidArgument: The chunks take more memory than is granted, even alone.
+        """
+        with self._lock:
+            self._unpin()
+            others = np.setdiff1d(np.flatnonzero(self._pins), slots)
+            if not len(others):
+                held = int(self._held[slots].sum())
+                raise InvalidArgument(
+                    f"memory: too small for a window of {len(chunks):,} chunks, got {self._granted:,} bytes, which the "
+                    f"first {held:,} of them fill. Use a larger memory= or window={max(1, held // 2)}"
+                )
+        self.release(slots)
+        return self._other().lease(chunks)
 
 
 class ChunkLease:
-    """Chunks that are being read; made by ChunkCache.
+    """Chunks that are pinned in a cache; made by ``ChunkCache.lease``.
 
     Attributes:
-        chunks: their numbers.
-        schema: of their columns.
+        chunks: Numbers of the chunks, (n,).
     """
 
-    def __init__(
-        self,
-        made_by: ChunkCache,
-        space: ChunkArena,
-        chunks: NDArray[np.int64],
-        slots: NDArray[np.int64],
-        awaited: set[Future[None]],
-        *,
-        kept: bool,
-    ) -> None:
+    def __init__(self, cache: ChunkCache, chunks: Indices, slots: Indices, awaited: set[Future[None]]) -> None:
         self.chunks = chunks
-        self.schema = made_by.schema
-        self._made_by = made_by
-        self._space = space
+        self._cache = cache
         self._slots = slots
+        self._shifts = cache.shifts(chunks, slots)
         self._awaited = awaited
-        self._kept = kept
 
-    def ready(self) -> None:
-        """Wait until every chunk is there.
+    def ready(self, *, elsewhere: bool = False) -> None:
+        """Wait until every chunk is decoded.
+
+        Args:
+            elsewhere: If the ragged columns do not fit beside those that other readers pinned, use a second cache.
 
         Raises:
-            StoreCorrupt: other bytes than were committed.
+            StoreCorrupt: Bytes in the store are not what was committed.
+            NoRoom: The ragged columns do not fit.
+            InvalidArgument: The chunks take more memory than is granted, even alone.
         """
         for future in self._awaited:
             with suppress(CancelledError):
                 future.exception()
         self._awaited = set()
-        # What failed, or was given up by another reader that has ended, is read here: an error comes from its chunk.
-        for at in np.flatnonzero(~self._space.held[self._slots]).tolist():
-            self._made_by.load_here(self._space, int(self.chunks[at]), int(self._slots[at]))
+        with suppress(*([NoRoom] if elsewhere else [])):
+            self.load()
+            return
+        other = self._cache.lease_elsewhere(self.chunks, self._slots)
+        self._cache, self._slots, self._shifts = other._cache, other._slots, other._shifts  # noqa: SLF001  a lease too
+        self.ready(elsewhere=True)
 
-    def where(self, places: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where the store's ``rows`` are, whose chunks stand at ``places`` of ``chunks``."""
-        return rows + self._made_by.shifts(self.chunks, self._slots).take(places)
+    def load(self) -> None:
+        """Read the chunks that no thread could read, or that another reader gave up, on this thread.
 
-    def take(self, where: NDArray[np.int64]) -> Arrays:
-        """Copies of rows, in their order, once all is ready."""
-        return self._space.take(where, self._made_by.copies)
+        Raises:
+            StoreCorrupt: Bytes in the store are not what was committed.
+            NoRoom: The ragged columns of a chunk do not fit.
+        """
+        for index in self._cache.missing(self._slots).tolist():
+            self._cache.load_here(int(self.chunks[index]), int(self._slots[index]))
 
-    def plain(self, name: str, where: NDArray[np.int64]) -> NDArray[Any]:
-        """One plain column of rows, in their order, once all is ready."""
-        return self._space.plain(name, where)
+    def gather(self, index: Indices, rows: Indices) -> Arrays:
+        """Return copies of rows, in their order, once the lease is ready.
+
+        Args:
+            index: Index of each row's chunk in ``chunks``, (m,).
+            rows: Row numbers in the store, (m,).
+        """
+        return self._cache.copy_rows(rows + self._shifts.take(index))
+
+    def column(self, name: str, index: Indices, rows: Indices) -> NDArray[Any]:
+        """Return one plain column of rows, as ``gather`` does."""
+        return self._cache.copy_column(name, rows + self._shifts.take(index))
 
     def release(self) -> None:
-        """Give the memory of a window back, once nothing writes to it any more."""
-        if not self._kept:
-            wait([future for future in self._awaited if not future.cancel()])
-            self._made_by.give_back(self._space)
+        """Let the chunks be evicted. Never waits, so that finalizers may call it."""
+        self._cache.release(self._slots)
+
+
+def _keep_buffers(buffers: Arrays, columns: Mapping[str, NDArray[Any]], schema: Mapping[str, Column]) -> None:
+    """Keep the memory that ragged columns were decoded into, for the next chunk that this thread reads."""
+    for name, column in schema.items():
+        memory = columns[name].base
+        if column.per is None or not isinstance(memory, np.ndarray) or not memory.flags.owndata:
+            continue
+        if memory.dtype == columns[name].dtype and len(memory) > len(buffers.get(name, ())):
+            buffers[name] = memory
 
 
 def empty_rows(schema: Mapping[str, Column]) -> Arrays:
-    """No rows of the columns of ``schema``."""
+    """Return no rows of the columns of ``schema``."""
     return {name: np.empty((0, *column.shape), column.dtype) for name, column in schema.items()}

@@ -1,1 +1,1 @@
-"""Columns of rows to batches: decode, concatenate, check alignment."""
+"""Collation: columns of rows become batches."""

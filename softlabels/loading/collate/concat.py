@@ -1,7 +1,7 @@
-"""Putting batches together: rows one after the other, whichever stores they are from.
+"""Concatenation of batches along their rows, whichever stores the rows are from.
 
-Labels of one kind can be put together where they have the same classes and temperatures. Lists of unlike lengths are
-padded; unlike tail priors are kept side by side, and each row says which is its own.
+Labels of one kind can be concatenated if they have the same classes and temperatures. Lists of different widths are
+padded. Different tail priors are stacked, and each row gets the index of its own.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from softlabels.loading.batch import Batch
 from softlabels.sources import join_inputs
 
 Priors = dict[tuple[int, ...], tuple[tuple[Any, ...], NDArray[np.float32]]]
-"""Priors side by side, by the identities of those they were made from, which are kept alive beside them."""
+"""Stacked priors by the identities of the arrays they were made from, which stay alive beside them."""
 
 
-def join_batches(batches: Sequence[Batch], priors: Priors | None = None) -> Batch:
-    """The rows of batches one after the other; what belongs to a step is that of the first.
+def concat_batches(batches: Sequence[Batch], priors: Priors | None = None) -> Batch:
+    """Return the rows of batches one batch after the other. Epoch, step and global rows are those of the first.
 
     Args:
-        batches: of NumPy arrays, with the same heads and inputs of one structure.
-        priors: keeps tail priors that were put side by side, so that it is done once for many batches.
+        batches: Batches of NumPy arrays, with the same heads and inputs of one structure.
+        priors: Cache of stacked tail priors, so that they are stacked once for many batches.
 
     Raises:
-        InvalidArgument: labels that cannot be put together; says why.
+        InvalidArgument: Labels that cannot be concatenated.
     """
     first = batches[0]
     if len(batches) == 1:
@@ -41,89 +41,92 @@ def join_batches(batches: Sequence[Batch], priors: Priors | None = None) -> Batc
     return replace(
         first,
         rows=np.concatenate([batch.rows for batch in batches]),
-        inputs=join_inputs([batch.inputs for batch in batches], _concatenate),
-        hard=join_inputs([batch.hard for batch in batches], _concatenate),
+        inputs=join_inputs([batch.inputs for batch in batches], _concat_arrays),
+        hard=join_inputs([batch.hard for batch in batches], _concat_arrays),
         targets={
-            head: join_labels([batch.targets[head] for batch in batches], {} if priors is None else priors)
+            head: concat_labels([batch.targets[head] for batch in batches], {} if priors is None else priors)
             for head in first.targets
         },
         views=None if views[0] is None else np.concatenate([view for view in views if view is not None]),
     )
 
 
-def join_labels(parts: Sequence[SoftLabels], priors: Priors) -> SoftLabels:
-    """Labels one after the other.
+def concat_labels(batches: Sequence[SoftLabels], priors: Priors) -> SoftLabels:
+    """Return labels one batch after the other.
+
+    Args:
+        batches: Labels of one head.
+        priors: Cache of stacked tail priors.
 
     Raises:
-        InvalidArgument: dense beside sparse ones, or other classes, temperatures or tails.
+        InvalidArgument: Dense beside sparse labels, or different classes, temperatures or tails.
     """
-    told = [_description(part) for part in parts]
-    if len(set(told)) > 1:
+    kinds = {_describe(labels) for labels in batches}
+    if len(kinds) > 1:
         raise InvalidArgument(
-            f"labels that differ in kind cannot be in one batch: {' and '.join(map(str, sorted(set(told), key=str)))}; "
-            "make them with one kind of encoding, classes and temperatures, or load them apart"
+            f"labels: kinds that differ cannot be in one batch, got {' and '.join(map(str, sorted(kinds, key=str)))}; "
+            "expected one kind of encoding, classes and temperatures. Load them separately"
         )
-    lengths = _maybe([part.lengths for part in parts])
-    dense = [part for part in parts if isinstance(part, DenseLabels)]
+    lengths = _concat_optional([labels.lengths for labels in batches])
+    dense = [labels for labels in batches if isinstance(labels, DenseLabels)]
     if dense:
-        return replace(dense[0], values=np.concatenate([part.values for part in dense]), lengths=lengths)
-    sparse = [part for part in parts if isinstance(part, SparseLabels)]
-    width = max(part.ids.shape[1] for part in sparse)
-    prior, prior_index = _side_by_side(sparse, priors)
+        return replace(dense[0], values=np.concatenate([labels.values for labels in dense]), lengths=lengths)
+    sparse = [labels for labels in batches if isinstance(labels, SparseLabels)]
+    width = max(labels.ids.shape[1] for labels in sparse)
+    prior, prior_index = _stack_priors(sparse, priors)
     return replace(
         sparse[0],
-        ids=np.concatenate([_padded(part.ids, width, 0) for part in sparse]),
-        values=np.concatenate([_padded(part.values, width, -np.inf) for part in sparse]),
-        log_tail=np.concatenate([part.log_tail for part in sparse]),
+        ids=np.concatenate([_padded(labels.ids, width, 0) for labels in sparse]),
+        values=np.concatenate([_padded(labels.values, width, -np.inf) for labels in sparse]),
+        log_tail=np.concatenate([labels.log_tail for labels in sparse]),
         prior=prior,
         lengths=lengths,
         prior_index=prior_index,
     )
 
 
-def _description(labels: SoftLabels) -> tuple[object, ...]:
+def _describe(labels: SoftLabels) -> tuple[object, ...]:
     if isinstance(labels, DenseLabels):
         return "dense", labels.kind, labels.values.shape[1:], labels.lengths is None
     temperatures = canonical_temperatures(labels.temperatures)
     return "sparse", labels.classes, temperatures, labels.tail, labels.unbiased, labels.lengths is None
 
 
-def _side_by_side(
-    parts: Sequence[SparseLabels], priors: Priors
+def _stack_priors(
+    batches: Sequence[SparseLabels], priors: Priors
 ) -> tuple[NDArray[np.float32] | None, NDArray[np.integer] | None]:
-    """Tail priors of all parts, and for each row which is its own; as they are where all parts share one."""
-    given = tuple(part.prior for part in parts)
-    if all(prior is given[0] for prior in given):
-        return given[0], _maybe([part.prior_index for part in parts])
-    name = tuple(id(prior) for prior in given)
+    """Return the tail priors of all batches and the index of each row's own; unchanged if all share one."""
+    arrays = tuple(labels.prior for labels in batches)
+    if all(prior is arrays[0] for prior in arrays):
+        return arrays[0], _concat_optional([labels.prior_index for labels in batches])
+    name = tuple(id(prior) for prior in arrays)
     if name not in priors:
-        first = parts[0]
+        first = batches[0]
         uniform = np.full((len(first.temperatures), first.classes), 1 / first.classes, np.float32)
-        each = [uniform if prior is None else prior for prior in given]
-        stacked = [prior[:, None] if prior.ndim == 2 else prior for prior in each]
-        priors[name] = given, np.concatenate(stacked, axis=1)
-    before, indices = 0, []
-    for part in parts:
-        own = np.zeros(len(part.ids), np.int64) if part.prior_index is None else part.prior_index
-        indices.append(own + before)
-        before += 1 if part.prior is None or part.prior.ndim == 2 else part.prior.shape[1]
+        present = [uniform if prior is None else prior for prior in arrays]
+        stacked = [prior[:, None] if prior.ndim == 2 else prior for prior in present]  # (T, M, C)
+        priors[name] = arrays, np.concatenate(stacked, axis=1)
+    offset, indices = 0, []
+    for labels in batches:
+        own = np.zeros(len(labels.ids), np.int64) if labels.prior_index is None else labels.prior_index
+        indices.append(own + offset)
+        offset += 1 if labels.prior is None or labels.prior.ndim == 2 else labels.prior.shape[1]
     return priors[name][1], np.concatenate(indices)
 
 
 def _padded(array: NDArray[Any], width: int, value: float) -> NDArray[Any]:
-    short = width - array.shape[1]
-    return array if short == 0 else np.pad(array, ((0, 0), (0, short)), constant_values=value)
+    lacking = width - array.shape[1]
+    return array if lacking == 0 else np.pad(array, ((0, 0), (0, lacking)), constant_values=value)
 
 
-def _maybe(parts: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
-    """One after the other, where there are any."""
-    there = [part for part in parts if part is not None]
-    return np.concatenate(there) if there else None
+def _concat_optional(arrays: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
+    present = [array for array in arrays if array is not None]
+    return np.concatenate(present) if present else None
 
 
-def _concatenate(parts: Sequence[Any]) -> Any:
-    if all(isinstance(part, np.ndarray) for part in parts):
-        return np.concatenate(parts)
+def _concat_arrays(arrays: Sequence[Any]) -> Any:
+    if all(isinstance(array, np.ndarray) for array in arrays):
+        return np.concatenate(arrays)
     import torch
 
-    return torch.cat([torch.as_tensor(part) for part in parts])
+    return torch.cat([torch.as_tensor(array) for array in arrays])

@@ -1,1 +1,1 @@
-"""The order of rows: shuffles, steps, epochs. Arithmetic without input or output."""
+"""The order of examples: shuffles, steps, epochs, interleaving. Arithmetic without input or output."""

@@ -1,17 +1,18 @@
-"""The order of items: a function of (seed, epoch, position), the same on every machine.
+"""The order of examples: a function of (seed, epoch, position), equal on every machine.
 
-Items come in chunks, which are read and decoded together. In an epoch the chunks are permuted, then grouped into
-windows of ``window`` chunks, and the items of a window are shuffled among themselves: memory and disk see whole chunks,
-the student sees items from all over. Permutations are sorts of raw Philox words, which NumPy guarantees never to change
-(its ``Generator.permutation`` may); nothing depends on workers, ranks or where one starts.
+Examples come in chunks, which are read and decoded together. An epoch permutes the chunks and groups them into windows
+of ``window`` chunks; the examples of a window are shuffled among themselves. Memory and disk see whole chunks, and a
+student sees examples from many of them. Permutations are sorts of raw Philox words, which NumPy guarantees never to
+change (its ``Generator.permutation`` may). Nothing depends on workers, on ranks, or on where reading starts.
 
-A window of 262,144 items costs one sort of as many 64-bit words; it is arranged off the consumer's thread.
+A window of 262,144 examples costs one sort of as many 64-bit words, on a thread of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +23,14 @@ from softlabels.rng import BATCH_STREAM, CHUNK_STREAM, ITEM_STREAM, philox_words
 
 @dataclass(frozen=True)
 class Window:
-    """A run of positions that is read together.
+    """A run of positions whose examples are read together.
 
     Attributes:
-        epoch: it belongs to.
-        number: within the epoch.
-        start: its first position in the epoch.
-        size: positions in it.
-        chunks: chunk numbers, in the order they are read.
+        epoch: Epoch of the window.
+        number: Number of the window within the epoch.
+        start: First position, within the epoch.
+        size: Number of positions.
+        chunks: Chunk numbers in the order in which they are read.
     """
 
     epoch: int
@@ -40,42 +41,48 @@ class Window:
 
 
 class Order:
-    """The order of items in every epoch.
+    """The order of examples in every epoch.
 
     Args:
-        chunk_items: items of each chunk; items are numbered through the chunks. Chunks without items are not read.
-        seed: any whole number.
-        shuffle: whether to; otherwise every epoch is 0, 1, 2, ...
-        window: chunks shuffled together.
-        memory: for what ``arrange`` gives.
+        chunk_items: Number of examples of each chunk; examples are numbered through the chunks. A chunk without
+            examples is not read.
+        seed: Seed of the order, any integer.
+        shuffle: If False, every epoch is 0, 1, 2, ...
+        window: Number of chunks shuffled together.
+        pool: Pool of the memory for what ``arrange`` returns.
+
+    Example:
+        >>> order = Order([4, 4, 4], seed=1, window=2)
+        >>> order.epoch(0).tolist()
+        [11, 2, 1, 3, 0, 9, 10, 8, 7, 5, 6, 4]
     """
 
     def __init__(
         self,
-        chunk_items: NDArray[np.int64],
+        chunk_items: Any,
         *,
         seed: int,
         shuffle: bool = True,
         window: int = 64,
-        memory: BufferPool | None = None,
+        pool: BufferPool | None = None,
     ) -> None:
-        self._counts = np.asarray(chunk_items, np.int64)
+        self._counts: NDArray[np.int64] = np.asarray(chunk_items, np.int64)
         self._starts = np.concatenate([[0], np.cumsum(self._counts)])
         self._seed = seed
         self._shuffle = shuffle
         self._window = window
-        self._memory = BufferPool() if memory is None else memory
+        self._pool = BufferPool() if pool is None else pool
 
     def __len__(self) -> int:
-        """Items in an epoch."""
+        """Return the number of examples in an epoch."""
         return int(self._starts[-1])
 
     def windows(self, epoch: int, start: int = 0) -> Iterator[Window]:
-        """The windows of an epoch that hold positions from ``start`` on, in order.
+        """Yield the windows of an epoch that hold positions from ``start`` on.
 
         Args:
-            epoch: 0 and up.
-            start: the first position that matters; earlier windows are skipped.
+            epoch: Epoch, from 0.
+            start: First position to include; earlier windows are skipped.
         """
         used = np.flatnonzero(self._counts)
         chunks = used[permutation(len(used), self._seed, epoch, CHUNK_STREAM)] if self._shuffle else used
@@ -87,69 +94,71 @@ class Order:
                 yield Window(epoch, number, begin, end - begin, members)
 
     def arrange(self, window: Window) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The items of a window in their order, and for each the place of its chunk in ``window.chunks``; (size,)."""
+        """Return the examples of a window in order, and for each the index of its chunk in ``window.chunks``."""
         counts = self._counts[window.chunks]
         places = np.repeat(np.arange(len(counts)), counts)
         items = np.arange(window.size)
         if self._shuffle:
-            items = permutation(window.size, self._seed, window.epoch, ITEM_STREAM, window.number, self._memory)
-            places = self._taken("places", places, items)
-        items += self._taken("shifts", self._starts[window.chunks] - np.cumsum(counts) + counts, places)
+            items = permutation(window.size, self._seed, window.epoch, ITEM_STREAM, window.number, self._pool)
+            places = self._take("places", places, items)
+        # From the number within the window to the number within all chunks.
+        items += self._take("shifts", self._starts[window.chunks] - np.cumsum(counts) + counts, places)
         return items, places
 
-    def _taken(self, name: str, array: NDArray[np.int64], at: NDArray[np.int64]) -> NDArray[np.int64]:
-        # take, not an index in brackets: a third of the time
-        taken: NDArray[np.int64] = self._memory.empty(name, at.shape, array.dtype)
-        np.take(array, at, out=taken, mode="clip")
-        return taken
+    def _take(self, name: str, array: NDArray[np.int64], index: NDArray[np.int64]) -> NDArray[np.int64]:
+        # take needs a third of the time of an index in brackets.
+        out: NDArray[np.int64] = self._pool.empty(name, index.shape, array.dtype)
+        np.take(array, index, out=out, mode="clip")
+        return out
 
     def epoch(self, epoch: int, start: int = 0) -> NDArray[np.int64]:
-        """Item numbers of a whole epoch from position ``start`` on; for small data and for tests."""
-        pieces = [self.arrange(window)[0][max(start - window.start, 0) :] for window in self.windows(epoch, start)]
-        return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
+        """Return the examples of an epoch from position ``start`` on, for small data."""
+        runs = [self.arrange(window)[0][max(start - window.start, 0) :] for window in self.windows(epoch, start)]
+        return np.concatenate(runs) if runs else np.empty(0, np.int64)
 
 
-def by_length(window: Window, lengths: NDArray[np.integer], batch: int, seed: int) -> NDArray[np.int64]:
-    """A new order of a window's positions in which every whole batch holds rows of about one length, (size,).
+def by_length(window: Window, lengths: NDArray[np.integer], batch_size: int, seed: int) -> NDArray[np.int64]:
+    """Return an order of a window's positions in which every full batch holds rows of similar length, (size,).
 
-    Rows are sorted by length (equal ones stay in their shuffled order) and cut where batches begin; whole batches are
-    then permuted among themselves. Rows before the first batch that begins in the window come first, and those of the
-    last one, which ends in the next window, last.
+    Rows are sorted by length; equal ones stay in their shuffled order. They are cut where batches begin, and full
+    batches are permuted. Rows before the first batch that begins in the window come first. Rows of the last batch,
+    which ends in the next window, come last.
 
     Args:
-        window: the window.
-        lengths: (size,) in the order that ``arrange`` gave.
-        batch: rows of a batch; batches begin at multiples of it.
-        seed: of the order.
+        window: Window to order.
+        lengths: Length of each row in the order that ``arrange`` returned, (size,).
+        batch_size: Rows of a batch; batches begin at multiples of it.
+        seed: Seed of the order.
     """
     ordered = np.argsort(lengths, kind="stable")
-    head = min(-window.start % batch, window.size)
-    whole = (window.size - head) // batch
-    middle = ordered[head : head + whole * batch].reshape(whole, batch)
-    shuffled = middle[permutation(whole, seed, window.epoch, BATCH_STREAM, window.number)]
-    return np.concatenate([ordered[:head], shuffled.reshape(-1), ordered[head + whole * batch :]])
+    head = min(-window.start % batch_size, window.size)
+    count = (window.size - head) // batch_size
+    batches = ordered[head : head + count * batch_size].reshape(count, batch_size)
+    shuffled = batches[permutation(count, seed, window.epoch, BATCH_STREAM, window.number)]
+    return np.concatenate([ordered[:head], shuffled.reshape(-1), ordered[head + count * batch_size :]])
 
 
 def permutation(
-    count: int, seed: int, epoch: int, stream: int, number: int = 0, memory: BufferPool | None = None
+    count: int, seed: int, epoch: int, stream: int, number: int = 0, pool: BufferPool | None = None
 ) -> NDArray[np.int64]:
-    """The stable sort order of ``count`` random words: depends on (seed, epoch, stream, number) alone.
+    """Return the stable sort order of ``count`` random words, a function of (seed, epoch, stream, number) alone.
 
-    Sorts one number a word, its upper bits before its position: half the time of a sort that carries positions along.
-    The few neighbours whose upper bits agree are then put right.
+    Each word is sorted as one integer: its upper bits, then its position in place of the lower bits. That takes half
+    the time of a sort that carries positions along (``benchmarks/buffers.py``). The few neighbours whose upper bits are
+    equal are then ordered by their full words.
     """
-    memory = BufferPool() if memory is None else memory
-    drawn = philox_words(count, seed, epoch, stream, number)
+    pool = BufferPool() if pool is None else pool
+    words = philox_words(count, seed, epoch, stream, number)
     bits = max(count - 1, 0).bit_length()
-    places = np.uint64((1 << bits) - 1)
-    ranked = np.bitwise_and(drawn, ~places, out=memory.empty("ranked", (count,), drawn.dtype))
-    ranked |= np.arange(count, dtype=np.uint64)
-    ranked.sort()
-    order: NDArray[np.int64] = memory.empty("order", (count,), np.dtype(np.int64))
-    np.bitwise_and(ranked, places, out=order.view(np.uint64))
-    ranked >>= np.uint64(bits)
-    alike = np.flatnonzero(ranked[1:] == ranked[:-1])
-    if len(alike):
-        at = np.union1d(alike, alike + 1)
-        order[at] = order[at][np.argsort(drawn[order[at]], kind="stable")]
+    low = np.uint64((1 << bits) - 1)
+    packed = np.bitwise_and(words, ~low, out=pool.empty("packed", (count,), words.dtype))
+    packed |= np.arange(count, dtype=np.uint64)
+    packed.sort()
+    order: NDArray[np.int64] = pool.empty("order", (count,), np.int64)
+    np.bitwise_and(packed, low, out=order.view(np.uint64))
+    packed >>= np.uint64(bits)
+    equal = np.flatnonzero(packed[1:] == packed[:-1])
+    if len(equal):
+        index = np.union1d(equal, equal + 1)
+        order[index] = order[index][np.argsort(words[order[index]], kind="stable")]
     return order

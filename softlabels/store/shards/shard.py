@@ -68,7 +68,7 @@ class ChunkReader:
         self._parquet = parquet_shard.Footer(bytes(data), self._columns, self._chunks, self._descriptor.codec)
 
     def read(
-        self, data: memoryview, number: int, wanted: list[str], out: ragged.Memory | None = None
+        self, data: memoryview, number: int, wanted: list[str], out: ragged.Buffers | None = None
     ) -> dict[str, NDArray[Any]]:
         """Columns of chunk ``number``, and those that count their entries.
 
@@ -76,8 +76,8 @@ class ChunkReader:
             data: the chunk's bytes, verified.
             number: of the chunk within the shard.
             wanted: names of columns.
-            out: memory to decode into. What is returned of plain columns are views of it; what is returned of ragged
-                ones may be.
+            out: Buffers to decode into: chunk_rows entries for a plain column, any number for a ragged one. Plain
+                columns are returned as views of their buffers; ragged ones are, if their buffers are large enough.
 
         Raises:
             ValueError: not what a writer of this store leaves.
@@ -89,7 +89,7 @@ class ChunkReader:
         found = self._parquet.read_chunk(bytes(data), number, names)
         if out is not None:
             for name in [name for name in found if self._columns[name].per is None]:
-                view = out(name, room)[: piece.rows]
+                view = out[name][: piece.rows]
                 view[:] = found[name]
                 found[name] = view
         return found

@@ -119,7 +119,7 @@ def read_chunk(
     chunk_rows: int,
     wanted: list[str],
     *,
-    out: ragged.Memory | None = None,
+    out: ragged.Buffers | None = None,
 ) -> dict[str, NDArray[Any]]:
     """The columns in a chunk's byte range, whose hash has been checked.
 
@@ -130,7 +130,7 @@ def read_chunk(
         columns: of the shard, in order.
         chunk_rows: rows there is room for.
         wanted: the columns to decode, and those that count their entries before them.
-        out: memory to decode into; what is returned are views of it.
+        out: Buffers to decode into, by column; a buffer that is missing or too small is replaced by new memory.
 
     Returns:
         (count, *shape) arrays by column; (entries, *shape) of ragged ones.
@@ -158,7 +158,9 @@ def read_chunk(
             entries, room = ragged.entries(found, columns, name), _declared(bodies[name]) // column.entry_bytes
             if entries > room:
                 raise ValueError(f"column {name!r} has room for {room:,} entries where {entries:,} are counted")
-        found[name] = decode_array(bodies[name], column, room, None if out is None else out(name, room))[:entries]
+        buffer = None if out is None else out.get(name)
+        into = buffer[:room] if buffer is not None and len(buffer) >= room else None
+        found[name] = decode_array(bodies[name], column, room, into)[:entries]
     return found
 
 

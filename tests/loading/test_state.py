@@ -126,9 +126,9 @@ def test_a_loop_that_was_left_is_gone_on_with_and_epochs_follow(small):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"seed": 6}, "seed is 5 there and 6 here"),
-        ({"seed": 5, "window": 3}, "window is 2 there and 3 here"),
-        ({"seed": 5, "shuffle": False}, "shuffle is 1 there and 0 here"),
+        ({"seed": 6}, "got seed 5; expected 6"),
+        ({"seed": 5, "window": 3}, "got window 2; expected 3"),
+        ({"seed": 5, "shuffle": False}, "got shuffle 1; expected 0"),
         ({"seed": 5, "rows": np.arange(5)}, "another number of rows"),
     ],
 )
@@ -140,7 +140,7 @@ def test_a_state_of_another_order_is_refused(small, options, named):
 
 def test_a_state_of_another_store_is_refused(small, sealed):
     state = load(small, batch_size=100).state_dict()
-    with pytest.raises(InvalidArgument, match="the state is of another store: snapshot is '"):
+    with pytest.raises(InvalidArgument, match="the state is of another store, got snapshot '"):
         load(sl.open(sealed), batch_size=100).load_state_dict(state)
     for damaged in ({}, {"version": 2}, state | {"position": -1}, state | {"position": 1797}, state | {"epoch": 1.5}):
         with pytest.raises(InvalidArgument):
@@ -171,7 +171,7 @@ def test_more_ranks_than_rows_give_empty_shares_and_no_hang(small):
     repeated = [list(Loader(small, rows=np.arange(5), batch_size=16, rank=rank, world_size=8, last="repeat"))
                 for rank in range(8)]  # fmt: skip
     assert all(len(batches[0].rows) == 2 for batches in repeated)
-    with pytest.raises(InvalidArgument, match="5 rows fill no batch of 8"):
+    with pytest.raises(InvalidArgument, match="5 rows do not fill a batch, got 8"):
         Loader(small, rows=np.arange(5), batch_size=8, last="drop")
 
 

@@ -125,7 +125,7 @@ def test_an_input_that_changed_is_noticed(sealed, digits):
             return digits.inputs((rows + 1) % len(digits))
 
     for check in ("sample", "all"):
-        with pytest.raises(LabelsMisaligned, match="is not the input its labels were made from"):
+        with pytest.raises(LabelsMisaligned, match="is not the input that its labels were made from"):
             list(Loader(sl.open(sealed), inputs=Changed(), batch_size=32, check=check))
 
 
@@ -147,7 +147,7 @@ def test_wrong_use_is_refused(sealed, digits):
     for options in ({"batch_size": 0}, {"window": 0}, {"check": "maybe"}, {"rows": np.array([], int)}):
         with pytest.raises(InvalidArgument):
             Loader(store, inputs=digits, **options)
-    with pytest.raises(InvalidArgument, match="a store, data, or both"):
+    with pytest.raises(InvalidArgument, match="expected a store, data, or both"):
         Loader(None)
 
 

@@ -9,7 +9,7 @@ import pytest
 from softlabels.errors import InvalidArgument
 from softlabels.labels import Head
 from softlabels.loading import Ensemble, Loader, Mixture, Part
-from softlabels.loading.collate.concat import join_labels
+from softlabels.loading.collate.concat import concat_labels
 from softlabels.loading.order.interleave import BLOCK, Interleave, quotas_of
 from softlabels.sources import TokenSource
 from tests.loading.stores import random_logits, reference_order, reference_permutation, write_store
@@ -108,12 +108,12 @@ def test_unlike_tail_priors_are_kept_side_by_side_once(stores):
         parts[1],
     ]
     kept = {}
-    joined = join_labels(parts, kept)
+    joined = concat_labels(parts, kept)
     assert joined.prior.shape == (2, 5, 20)
     for temperature in (1.0, 2.0):
         expected = np.concatenate([part.log_probs(temperature) for part in parts])
         np.testing.assert_allclose(joined.log_probs(temperature), expected, atol=1e-5)
-    assert join_labels(parts, kept).prior is joined.prior
+    assert concat_labels(parts, kept).prior is joined.prior
 
 
 def test_worker_processes_and_tensors_give_the_same_mixture(stores):
@@ -134,7 +134,7 @@ def test_weights_are_met_in_every_block_and_positions_are_counted_in_closed_form
 def test_without_weights_parts_share_by_their_rows(stores):
     loader = Loader(Mixture([Part(store) for store in stores]), batch_size=800)
     assert loader.items.length == 800
-    assert loader.items.deal.quotas == (1536, 2560)
+    assert loader.items.interleave.quotas == (1536, 2560)
 
 
 def test_parts_may_be_ensembles_and_have_data(stores, tmp_path):
@@ -153,15 +153,15 @@ def test_parts_that_do_not_fit_are_refused(stores, tmp_path, digits):
     other = write_store(tmp_path / "other", random_logits(100, 7))
     dense = write_store(tmp_path / "dense", random_logits(100, 20), head=Head(encoding="dense:f16", classes=20))
     for stranger in (other, dense):
-        with pytest.raises(InvalidArgument, match="differ in kind cannot be in one batch"):
+        with pytest.raises(InvalidArgument, match="kinds that differ cannot be in one batch"):
             Loader(Mixture([Part(stores[0]), Part(stranger)]))
-    with pytest.raises(InvalidArgument, match=r"part 1 of the mixture gives .*, where part 0 gives"):
+    with pytest.raises(InvalidArgument, match=r"parts: .* in part 1 and .* in part 0"):
         Loader(Mixture([Part(stores[0]), Part(None, digits)]))
-    with pytest.raises(InvalidArgument, match="weight above 0 for each of its 2 parts"):
+    with pytest.raises(InvalidArgument, match=r"weights: got .* expected 2 finite numbers above 0"):
         Mixture([Part(store) for store in stores], weights=[1, 0])
     with pytest.raises(InvalidArgument, match="less than a row in 4,096"):
         Loader(Mixture([Part(store) for store in stores], weights=[1, 1e-6]))
-    with pytest.raises(InvalidArgument, match="inputs and rows of their own"):
+    with pytest.raises(InvalidArgument, match="parts of a mixture have their own"):
         Loader(Mixture([Part(stores[0])]), rows=np.arange(3))
-    with pytest.raises(InvalidArgument, match="by_length orders the rows of one store"):
+    with pytest.raises(InvalidArgument, match="by_length: orders the rows of one store"):
         Loader(Mixture([Part(stores[0])]), by_length=True)

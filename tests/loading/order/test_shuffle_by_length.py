@@ -105,9 +105,9 @@ def test_every_checkpoint_resumes_to_all_the_rest(ragged):
             each.load_state_dict(state)
             shares.append([batch.rows for batch in each])
         assert [np.concatenate(parts).tolist() for parts in zip(*shares, strict=True)] == rows[number:]
-    with pytest.raises(InvalidArgument, match="by_length is 16 there and 8 here"):
+    with pytest.raises(InvalidArgument, match="got by_length 16; expected 8"):
         load(ragged, batch_size=8).load_state_dict(states[0])
-    with pytest.raises(InvalidArgument, match="by_length is 16 there and 0 here"):
+    with pytest.raises(InvalidArgument, match="got by_length 16; expected 0"):
         load(ragged, by_length=False).load_state_dict(states[0])
 
 
@@ -142,5 +142,5 @@ def test_subsets_and_rows_joined_in_another_order_are_batched_by_their_own_lengt
 def test_stores_of_plain_rows_are_refused(sealed):
     import softlabels as sl
 
-    with pytest.raises(InvalidArgument, match="by_length needs a store with ragged rows"):
+    with pytest.raises(InvalidArgument, match="by_length: no head has ragged rows"):
         load(sl.open(sealed))

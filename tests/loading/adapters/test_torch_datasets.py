@@ -36,7 +36,7 @@ def test_items_are_the_rows_of_the_data_with_their_labels(sealed, digits):
     np.testing.assert_array_equal(batch.inputs, digits.inputs(np.array(wanted)))
     np.testing.assert_array_equal(batch.targets["logits"].ids, sl.open(sealed).read(wanted).ids)
     for outside in (1797, -1798):
-        with pytest.raises(IndexError, match="items are 0 to 1796"):
+        with pytest.raises(IndexError, match="expected 0 to 1796"):
             dataset[outside]
 
 
