@@ -57,8 +57,10 @@ def content(unit: int, labels: str = "topk") -> dict[str, np.ndarray]:
     own |= {"logits/count": counts, "logits/ids": ids[listed]}
     if labels == "adaptive":
         return own | {"logits/values": values[listed], "logits/tail": tail, "logits/prior": (rows % 2).astype(np.uint8)}
-    codes = np.tile(np.array([0, 1, 2], np.uint8), (UNIT_ROWS, 1))[np.arange(3) < counts[:, None] - 1]
-    return own | {"logits/listed": counts - 1, "logits/codes": codes}
+    # A probability of 1, a second one of the threshold, and one drawn class: the weights of a row sum to 1 to 1.1.
+    listed_counts = np.maximum(counts - 1, 1).astype(np.uint16)
+    codes = np.tile(np.array([0, 43], np.uint8), (UNIT_ROWS, 1))[np.arange(2) < listed_counts[:, None]]
+    return own | {"logits/listed": listed_counts, "logits/codes": codes}
 
 
 def commit(store: StoreWriter, unit: int, *, extras: bool = False) -> bool:
