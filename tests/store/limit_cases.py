@@ -55,7 +55,9 @@ def _listed(encoding: str, counts: np.ndarray, lengths: np.ndarray | None = None
     if name == "adaptive":
         columns["values"] = np.full(total, -12, np.float16)
     if name == "threshold":
-        columns |= {"listed": np.zeros(items, np.uint16), "codes": np.zeros(0, np.uint8)}
+        # One class with all of the probability, or 50,000 drawn ones of 2e-5: weights of a row sum to 1.
+        single = counts == 1
+        columns |= {"listed": single.astype(np.uint16), "codes": np.zeros(int(single.sum()), np.uint8)}
     else:
         columns["tail"] = np.full((items, 1), -2, np.float32)
     if lengths is None:
@@ -64,8 +66,8 @@ def _listed(encoding: str, counts: np.ndarray, lengths: np.ndarray | None = None
     return Head(encoding=encoding, classes=classes, kind="tokens", shape=(None,)), len(lengths), columns
 
 
-def _uneven(items: int) -> np.ndarray:
-    return np.where(np.arange(items) == 0, 65_535, 1)
+def _uneven(items: int, widest: int = 65_535) -> np.ndarray:
+    return np.where(np.arange(items) == 0, widest, 1)
 
 
 Case = Callable[[int], tuple[Head, int, Columns]]
@@ -85,7 +87,7 @@ CHUNKS: dict[str, Case] = {
     "adaptive, one wide row": lambda n: _listed("adaptive:0.1:f16", _uneven(n)),
     "adaptive, one long row": lambda n: _listed("adaptive:0.1:f16", np.ones(n, np.int64), np.array([n])),
     "threshold, one long row": lambda n: _listed("threshold:0.05", np.ones(n, np.int64), np.array([n])),
-    "threshold, one wide row": lambda n: _listed("threshold:0.05", _uneven(n)),
+    "threshold, one wide row": lambda n: _listed("threshold:2e-05", _uneven(n, 50_000)),
 }
 """Chunks of n rows, positions or classes."""
 
