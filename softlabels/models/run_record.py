@@ -161,6 +161,10 @@ class RunRecord:
     trainer: int
     metrics: RunMetrics | None = None
 
+    def __getitem__(self, name: str) -> Any:
+        """Return a field as ``run.json`` holds it: ``run["metrics"]["accuracy"]``."""
+        return self.to_json()[name]
+
     @property
     def identity(self) -> str:
         """Return the digest of everything that decides the weights: BLAKE3, 64 hexadecimal digits."""

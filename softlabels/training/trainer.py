@@ -101,8 +101,9 @@ def fit(run: TrainingRun) -> None:
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not parameters:
         raise InvalidArgument(f"{run.model.spec}: nothing to train, got a network without trainable parameters")
-    optimizer = torch.optim.AdamW(parameters, lr=run.recipe.lr, weight_decay=run.recipe.weight_decay)
-    with seeded(run.recipe.seed, run.model.device):
+    # Deferred from here on: the optimiser imports parts of torch, and a library that is half imported fails later.
+    with run.interruption.deferring(), seeded(run.recipe.seed, run.model.device):
+        optimizer = torch.optim.AdamW(parameters, lr=run.recipe.lr, weight_decay=run.recipe.weight_decay)
         done = saved_step = read_checkpoint(run.folder, module, optimizer, identity=identity)
         metrics = Metrics(run.folder, done)
         saved = time.monotonic()
@@ -111,20 +112,19 @@ def fit(run: TrainingRun) -> None:
         if run.progress is not None:
             run.progress(done, steps)
         try:
-            with run.interruption.deferring():
-                while done < steps and run.interruption.received is None:
-                    loss, rate = _step(run, optimizer, parameters, done, next(batches))
-                    done += 1
-                    if done % STEPS_PER_LINE == 0 or done == steps:
-                        metrics.write(step=done, loss=loss, lr=rate)
-                        if run.progress is not None:
-                            run.progress(done, steps, loss=loss)
-                    if time.monotonic() - saved >= run.checkpoint_seconds:
-                        write_checkpoint(run.folder, module, optimizer, step=done, identity=identity)
-                        saved, saved_step = time.monotonic(), done
-                if run.interruption.received is not None and done > saved_step:
+            while done < steps and run.interruption.received is None:
+                loss, rate = _step(run, optimizer, parameters, done, next(batches))
+                done += 1
+                if done % STEPS_PER_LINE == 0 or done == steps:
+                    metrics.write(step=done, loss=loss, lr=rate)
+                    if run.progress is not None:
+                        run.progress(done, steps, loss=loss)
+                if time.monotonic() - saved >= run.checkpoint_seconds:
                     write_checkpoint(run.folder, module, optimizer, step=done, identity=identity)
-                    saved_step = done
+                    saved, saved_step = time.monotonic(), done
+            if run.interruption.received is not None and done > saved_step:
+                write_checkpoint(run.folder, module, optimizer, step=done, identity=identity)
+                saved_step = done
         finally:
             batches.close()
     module.eval()

@@ -1,0 +1,66 @@
+"""Checkpoints: exact, and refused if a bit differs or the run is another."""
+
+import pytest
+import torch
+
+from softlabels.errors import RunCorrupt, StoreConflict
+from softlabels.training.checkpoint import CHECKPOINT_FILE, read_checkpoint, write_checkpoint
+
+IDENTITY = "a" * 64
+
+
+def trained(seed):
+    torch.manual_seed(seed)
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 1))
+    module[0].requires_grad_(requires_grad=False)
+    optimizer = torch.optim.AdamW(parameter for parameter in module.parameters() if parameter.requires_grad)
+    module(torch.randn(4, 2)).sum().backward()
+    optimizer.step()
+    return module, optimizer
+
+
+def state(module, optimizer):
+    moments = [value.tolist() for entry in optimizer.state_dict()["state"].values() for value in entry.values()]
+    return [tensor.tolist() for tensor in module.state_dict().values()], moments, torch.get_rng_state().tolist()
+
+
+def test_everything_comes_back(tmp_path):
+    with torch.random.fork_rng():
+        module, optimizer = trained(0)
+        write_checkpoint(tmp_path, module, optimizer, step=7, identity=IDENTITY)
+        before = state(module, optimizer)
+        module, optimizer = trained(1)
+        assert read_checkpoint(tmp_path, module, optimizer, identity=IDENTITY) == 7
+        assert state(module, optimizer) == before
+
+
+def test_a_flipped_bit_is_refused(tmp_path):
+    """In every byte of the header, and in every seventh of the tensors."""
+    with torch.random.fork_rng():
+        module, optimizer = trained(0)
+        write_checkpoint(tmp_path, module, optimizer, step=7, identity=IDENTITY)
+        whole = (tmp_path / CHECKPOINT_FILE).read_bytes()
+        header = 8 + int.from_bytes(whole[:8], "little")
+        for position in [*range(header), *range(header, len(whole), 7)]:
+            data = bytearray(whole)
+            data[position] ^= 1 << position % 8
+            (tmp_path / CHECKPOINT_FILE).write_bytes(data)
+            with pytest.raises(RunCorrupt, match=CHECKPOINT_FILE):
+                read_checkpoint(tmp_path, module, optimizer, identity=IDENTITY)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    with torch.random.fork_rng():
+        module, optimizer = trained(0)
+        assert read_checkpoint(tmp_path, module, optimizer, identity=IDENTITY) == 0
+        write_checkpoint(tmp_path, module, optimizer, step=7, identity="b" * 64)
+        with pytest.raises(StoreConflict, match="a checkpoint of another run"):
+            read_checkpoint(tmp_path, module, optimizer, identity=IDENTITY)
+
+
+def test_a_checkpoint_larger_than_the_network_is_not_read(tmp_path):
+    module, optimizer = trained(0)
+    with (tmp_path / CHECKPOINT_FILE).open("wb") as file:
+        file.truncate(2**36)
+    with pytest.raises(RunCorrupt, match="cannot be read"):
+        read_checkpoint(tmp_path, module, optimizer, identity=IDENTITY)
