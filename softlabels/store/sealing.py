@@ -136,15 +136,38 @@ def _columns_of(
 
 
 def seal(location: Location) -> Snapshot:
-    """Publish the committed units of a store; the last snapshot where nothing has changed since.
+    """Publish a snapshot of the committed units of a store.
+
+    The snapshot that is returned is durable and holds every unit that was committed before the call. If several
+    processes seal at once, each returns such a snapshot.
+
+    Args:
+        location: Location of the store.
+
+    Returns:
+        The new snapshot, or the last one if nothing has changed since.
 
     Raises:
-        StoreNotFound: no store there.
-        StoreIncomplete: units are missing; says how many and which come first.
-        StoreCorrupt: a record, a shard's size or an extras file is not what it should be.
+        StoreNotFound: There is no store.
+        StoreIncomplete: Units are missing; the message says how many and which come first.
+        StoreCorrupt: A record, the size of a shard or an extras file is not what was committed.
+
+    Example:
+        >>> seal("labels").number  # doctest: +SKIP
+        1
     """
     storage, descriptor = open_with_descriptor(location)
-    units = list(paths.committed_units(storage))
+    snapshot = None
+    while snapshot is None:
+        snapshot = _seal_once(storage, descriptor)
+    return snapshot
+
+
+def _seal_once(storage: Storage, descriptor: Descriptor) -> Snapshot | None:
+    """Publish a snapshot; returns None if another process published one meanwhile, which may lack newer units."""
+    # Before the units are listed: what an existing snapshot holds is then part of the list.
+    last = _latest(storage)
+    units = paths.durable_units(storage)
     count = len(units) if descriptor.grows else descriptor.units
     if descriptor.grows and not units:
         raise StoreIncomplete(f"{storage} has no rows yet; append some, then seal")
@@ -159,7 +182,6 @@ def seal(location: Location) -> Snapshot:
     for record in found:
         _check_shard_size(storage, descriptor, record)
     listed = unit_table.to_bytes(found)
-    last = _latest(storage)
     if last is not None and last.table == blake3(listed).hexdigest():
         return last
     number = 1 if last is None else last.number + 1
@@ -180,13 +202,16 @@ def seal(location: Location) -> Snapshot:
     }
     storage.put_if_absent(paths.table_path(number, str(body["table"])), listed)
     document = canonical_json.to_bytes(body | {"digest": canonical_json.digest(body)})
-    storage.put_if_absent(paths.snapshot_path(number), document)
-    return read_snapshot(storage, number)
+    return read_snapshot(storage, number) if storage.put_if_absent(paths.snapshot_path(number), document) else None
 
 
 def _latest(storage: Storage) -> Snapshot | None:
+    """Return the last snapshot, made durable; None if there is none."""
     numbers = paths.snapshot_numbers(storage)
-    return read_snapshot(storage, numbers[-1]) if numbers else None
+    if not numbers:
+        return None
+    storage.settle(paths.SNAPSHOTS)
+    return read_snapshot(storage, numbers[-1])
 
 
 def _check_shard_size(storage: Storage, descriptor: Descriptor, record: Record) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from softlabels import columns as ragged
 from softlabels.encodings import Codebook
-from softlabels.errors import InvalidArgument, StoreConflict, StoreError
+from softlabels.errors import InvalidArgument, StorageFailed, StoreConflict, StoreError
 from softlabels.fidelity import Fidelity
 from softlabels.store.format import array_file, canonical_json, paths
 from softlabels.store.format.codebooks import read_codebook, write_codebook
@@ -129,11 +129,7 @@ class StoreWriter:
 
     def committed_units(self) -> list[int]:
         """Return the units that have a durable record, ascending."""
-        units = list(paths.committed_units(self.storage))
-        # A writer that died after it stored a record may not have made its name durable.
-        for directory in dict.fromkeys(posixpath.dirname(paths.record_path(unit)) for unit in units):
-            self.storage.settle(directory)
-        return units
+        return paths.durable_units(self.storage)
 
     def lock(self) -> Lock:
         """Become the only process that appends, until the lock is closed.
@@ -232,7 +228,9 @@ class UnitWriter:
             fidelity: by head, of a few rows; kept in the record.
 
         Raises:
-            StoreError: rows are missing, the disk failed, or readers would refuse the record; nothing was committed.
+            StoreError: Rows are missing, or readers would refuse the record; nothing was committed.
+            StorageFailed: The storage refused, or the store was removed; nothing was committed.
+            StorageUnknown: It is unknown if the unit was committed.
         """
         descriptor = self._descriptor
         if self._rows != self._most and not (descriptor.grows and self._rows):
@@ -243,6 +241,11 @@ class UnitWriter:
             self._flush(self._rows_waiting)
         chunks = self._shard.finish()
         footer = self._sink.cut()
+        if self._storage.info(paths.DESCRIPTOR) is None:
+            raise StorageFailed(
+                f"{self._storage}: the store was removed while it was being written, got no {paths.DESCRIPTOR}; "
+                "nothing was committed. Run the same command again to make it anew"
+            )
         attempt = uuid.uuid4().hex
         self._file.publish(paths.shard_path(self.unit, attempt, descriptor.shard_format))
         record = Record(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from softlabels.store.format import paths
 from softlabels.store.storage.posix import PosixFile, PosixStorage
 from tests.reliability import interleavings, kills, power_cuts, system_calls
 
@@ -33,7 +34,7 @@ def _interleavings() -> None:
 
 @layer("power cuts")
 def _power_cuts() -> None:
-    found = power_cuts.run(600, resume_every=10**9)
+    found = power_cuts.run(600, resume_every=10**9, stop_early=True)
     if found.violations:
         raise AssertionError(found.violations[0])
 
@@ -58,7 +59,7 @@ def _unsynced_directory(storage: PosixStorage, directory: str) -> None:
     pass
 
 
-def _record_before_shard() -> Iterator[tuple[tuple[type, str], Any]]:
+def _record_before_shard() -> Iterator[tuple[tuple[Any, str], Any]]:
     """Give the shard its name only after the record is there."""
     real_publish, real_put = PosixFile.publish, PosixStorage.put_if_absent
     waiting: list[tuple[PosixFile, str]] = []
@@ -97,9 +98,25 @@ def _record_in_place(storage: PosixStorage, name: str, data: bytes) -> bool:
     return True
 
 
-BUGS: dict[str, tuple[str, Callable[[], Iterator[tuple[tuple[type, str], Any]]]]] = {
+def _existing_directory(storage: PosixStorage, directory: str) -> None:
+    if not Path(storage._path(directory)).is_dir():
+        _MAKE_DIRECTORY(storage, directory)
+
+
+def _unsettled_units(storage: PosixStorage) -> list[int]:
+    return list(paths.committed_units(storage))
+
+
+_MAKE_DIRECTORY = PosixStorage._make_directory
+
+BUGS: dict[str, tuple[str, Callable[[], Iterator[tuple[tuple[Any, str], Any]]]]] = {
     "data not synced": ("power cuts", lambda: iter([((PosixFile, "sync"), _unsynced_data)])),
     "directory not synced": ("power cuts", lambda: iter([((PosixStorage, "settle"), _unsynced_directory)])),
+    "existing directory taken for durable": (
+        "power cuts",
+        lambda: iter([((PosixStorage, "_make_directory"), _existing_directory)]),
+    ),
+    "existing record taken for durable": ("power cuts", lambda: iter([((paths, "durable_units"), _unsettled_units)])),
     "record before its shard": ("SIGKILL at a system call", _record_before_shard),
     "record renamed, not linked": ("interleavings", lambda: iter([((PosixStorage, "_link"), _renamed_record)])),
     "record written in place": (

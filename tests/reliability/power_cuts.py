@@ -3,6 +3,9 @@
 The model is harsher than any file system: an entry of a directory is durable once the directory was synced after it,
 the bytes of a file once the file was; until then each entry may be there or not, on its own, and a file may be empty,
 half or whole. A rename is an entry added and an entry removed, kept or lost apart.
+
+The process may also die first, before any of the calls by which it changes the file system, and another one continues.
+What the dead process had not synced may be missing after the cut, and the next process cannot know.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from softlabels.store import verify
 from tests.reliability import world
 
 UNITS = 2
+LAST_TREES = 8
+"""Trees to try at least for a cut after the last event."""
 
 
 @dataclass
@@ -43,6 +48,10 @@ class Cuts:
     states: int = 0
     different: int = 0
     violations: list[str] = field(default_factory=list)
+
+
+class Killed(BaseException):
+    """The process is dead: none of its calls has an effect any more."""
 
 
 class Log:
@@ -100,12 +109,24 @@ WATCHED = ("open", "fsync", "rename", "link", "unlink", "mkdir")
 
 
 @contextmanager
-def watching(log: Log) -> Iterator[None]:
-    """Tell ``log`` of every call by which a file system changes."""
-    real = {name: getattr(os, name) for name in WATCHED}
+def watching(log: Log, *, kill_at: int | None = None) -> Iterator[None]:
+    """Log every call by which a file system changes.
 
-    def telling(name: str) -> Callable[..., Any]:
+    Args:
+        log: Log of the calls.
+        kill_at: Number of the call before which the process dies; None if it lives.
+    """
+    real = {name: getattr(os, name) for name in WATCHED}
+    calls = itertools.count()
+    is_dead = False
+
+    def logging(name: str) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal is_dead
+            changes = name != "open" or arguments[1] & os.O_CREAT
+            if is_dead or (changes and next(calls) == kill_at):
+                is_dead = True
+                raise Killed
             result = real[name](*arguments, **options)
             getattr(log, name)(result, *arguments)
             return result
@@ -113,7 +134,7 @@ def watching(log: Log) -> Iterator[None]:
         return call
 
     for name in WATCHED:
-        setattr(os, name, telling(name))
+        setattr(os, name, logging(name))
     try:
         yield
     finally:
@@ -122,23 +143,67 @@ def watching(log: Log) -> Iterator[None]:
 
 
 def record(folder: Path, shard_format: str) -> list[Event]:
-    """The effects of making a store, committing its units and sealing it, and what was promised when."""
+    """Return the effects of making a store, committing its units and sealing it, and what was promised when."""
     folder.mkdir()
     log = Log(folder)
     with watching(log):
-        store = world.open_store(folder / "store", UNITS, shard_format)
-        for unit in range(UNITS):
-            world.commit(store, unit, extras=unit == 0)
-            log.events.append(Event("promised", what=str(unit)))
-        sl.seal(store.storage)
-        log.events.append(Event("promised", what="sealed"))
+        _work(folder / "store", shard_format, log)
     return log.events
 
 
-def states(events: list[Event], rng: random.Random, most: int) -> Iterator[tuple[dict[str, bytes | None], set[str]]]:
-    """Directory trees (None for a directory) that a cut after some prefix may leave, and what was promised by then."""
-    each = max(1, most // (len(events) + 1))
-    for cut in range(len(events) + 1):
+def record_killed(folder: Path, shard_format: str, kill_at: int) -> tuple[list[Event], int] | None:
+    """Return the effects of a process that dies and of one that continues, and where the second begins.
+
+    Args:
+        folder: Directory to work in; must not exist.
+        shard_format: Format of the shards.
+        kill_at: Number of the call before which the first process dies.
+
+    Returns:
+        None if the first process ends before that call.
+    """
+    folder.mkdir()
+    log = Log(folder)
+    try:
+        with watching(log, kill_at=kill_at):
+            _work(folder / "store", shard_format, log)
+    except Killed:
+        pass
+    else:
+        return None
+    begin = len(log.events)
+    with watching(log):
+        _work(folder / "store", shard_format, log)
+    return log.events, begin
+
+
+def _work(root: Path, shard_format: str, log: Log) -> None:
+    """Make or continue a store and seal it; log a promise when a unit is there as far as the process can see."""
+    store = world.open_store(root, UNITS, shard_format)
+    missing = set(store.missing())
+    log.events += [Event("promised", what=str(unit)) for unit in sorted(set(range(UNITS)) - missing)]
+    for unit in sorted(missing):
+        world.commit(store, unit, extras=unit == 0)
+        log.events.append(Event("promised", what=str(unit)))
+    sl.seal(root)
+    log.events.append(Event("promised", what="sealed"))
+
+
+def states(
+    events: list[Event], rng: random.Random, budget: int, begin: int = 0
+) -> Iterator[tuple[dict[str, bytes | None], set[str]]]:
+    """Yield directory trees (None for a directory) that a cut may leave, and what was promised by then.
+
+    Args:
+        events: Effects in their order.
+        rng: Source of the choice if there are too many trees.
+        budget: Number of trees to yield, about.
+        begin: Number of the first event after which the power may fail.
+    """
+    trees = max(1, budget // (len(events) + 1 - begin))
+    for cut in range(begin, len(events) + 1):
+        if cut == len(events):
+            trees = max(trees, LAST_TREES)  # everything was promised
         prefix = events[:cut]
         promised = {event.what for event in prefix if event.kind == "promised"}
         durable, loose = _split(prefix)
@@ -149,8 +214,8 @@ def states(events: list[Event], rng: random.Random, most: int) -> Iterator[tuple
         total = 2 ** len(loose) * 3 ** len(unsynced)
         picks = (
             itertools.product(*choices)
-            if total <= each
-            else (tuple(rng.choice(choice) for choice in choices) for _ in range(each))
+            if total <= trees
+            else (tuple(rng.choice(choice) for choice in choices) for _ in range(trees))
         )
         for pick in picks:
             kept = {index for index, keep in zip(loose, pick, strict=False) if keep}
@@ -200,14 +265,28 @@ def _has_parents(path: str, tree: dict[str, bytes | None]) -> bool:
     return parent == "." or (parent in tree and _has_parents(parent, tree))
 
 
-def run(most: int, *, seed: int = 0, resume_every: int = 97, progress: Callable[[int], None] = lambda _: None) -> Cuts:
-    """Try about ``most`` states, half of them in each form of a shard; every so often go on where the cut was."""
+def run(
+    most: int,
+    *,
+    seed: int = 0,
+    resume_every: int = 97,
+    stop_early: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Cuts:
+    """Try about ``most`` states, in both formats of shards, and complete the store after every ``resume_every``-th.
+
+    Args:
+        most: Number of states.
+        seed: Seed of the choice of states.
+        resume_every: Different states from one that is completed to the next.
+        stop_early: If True, stop at the first violation.
+        progress: Called with the number of states now and then.
+    """
     found, rng, seen = Cuts(), random.Random(seed), set()
     base = Path(tempfile.mkdtemp(dir=world.TEMPORARY if world.TEMPORARY.is_dir() else None))
     try:
-        for shard_format in ("zarr", "parquet"):
-            events = record(base / shard_format, shard_format)
-            for tree, promised in states(events, rng, most // 2):
+        for shard_format, events, begin, budget in _histories(base, most):
+            for tree, promised in states(events, rng, budget, begin):
                 found.states += 1
                 mark = (shard_format, frozenset(tree.items()), frozenset(promised))
                 if mark not in seen:
@@ -216,9 +295,26 @@ def run(most: int, *, seed: int = 0, resume_every: int = 97, progress: Callable[
                     _try(base / "cut", tree, promised, shard_format, found, resume=found.different % resume_every == 0)
                 if found.states % 100 == 0:
                     progress(found.states)
+                if stop_early and found.violations:
+                    return found
     finally:
         shutil.rmtree(base)
     return found
+
+
+def _histories(base: Path, budget: int) -> Iterator[tuple[str, list[Event], int, int]]:
+    """Yield format, events, first cut and states to try: half for one process, half for one that dies and another."""
+    for shard_format in ("zarr", "parquet"):
+        yield shard_format, record(base / shard_format, shard_format), 0, budget // 4
+    killed = []
+    for kill_at in itertools.count():
+        shard_format = ("zarr", "parquet")[kill_at % 2]
+        history = record_killed(base / f"killed-{kill_at}", shard_format, kill_at)
+        if history is None:
+            break
+        killed.append((shard_format, *history))
+    for shard_format, events, begin in killed:
+        yield shard_format, events, begin, budget // (2 * len(killed))
 
 
 def _try(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator
 
@@ -87,6 +88,17 @@ def committed_units(storage: Storage) -> Iterator[int]:
         for unit in sorted(_numbers(storage, directory)):
             if directory == f"{RECORDS}/{_directory(unit)}":  # nothing looks for a record elsewhere
                 yield unit
+
+
+def durable_units(storage: Storage) -> list[int]:
+    """Return the units that have a record, ascending, once the names of all records are durable.
+
+    A process that died after it stored a record may not have made its name durable.
+    """
+    units = list(committed_units(storage))
+    for directory in dict.fromkeys(posixpath.dirname(record_path(unit)) for unit in units):
+        storage.settle(directory)
+    return units
 
 
 def snapshot_numbers(storage: Storage) -> list[int]:
