@@ -67,7 +67,8 @@ class TableSource:
         self._schema = table.schema
         if len(self._table) == 0:
             raise InvalidData(f"{table.name}: the data has no rows")
-        first = self._read_inputs(np.zeros(1, np.int64))
+        row = np.zeros(1, np.int64)
+        first = input_array(self._table.read(row, columns.used()), columns, table.name, row)
         self._shape, self._dtype = first.shape[1:], first.dtype
         self._scratch: NDArray[np.generic] | None = None
         self._lock = threading.Lock()
