@@ -12,13 +12,18 @@ from softlabels.errors import InvalidArgument
 
 
 class Home:
-    """The process in which an object was made or unpickled."""
+    """The process in which an object was made or unpickled.
 
-    def __init__(self) -> None:
+    Args:
+        is_worker: The object was unpickled, perhaps in a worker process, which then ends with its parent.
+    """
+
+    def __init__(self, *, is_worker: bool = False) -> None:
         self._pid = os.getpid()
+        self._is_worker = is_worker
 
     def __reduce__(self) -> tuple[Callable[[], Home], tuple[()]]:
-        """Unpickle as the home of the process that unpickles it, which ends with its parent if it is a worker."""
+        """Unpickle as the home of the process that unpickles it."""
         return _unpickled_home, ()
 
     def check(self) -> None:
@@ -27,6 +32,10 @@ class Home:
         Raises:
             InvalidArgument: The process was forked.
         """
+        if self._is_worker:
+            # Not when it is unpickled: a worker learns of its parent behind that.
+            end_with_parent()
+            self._is_worker = False
         if os.getpid() != self._pid:
             raise InvalidArgument(
                 "dataset: labels cannot be read in a forked process, which lacks the threads of its parent. Start "
@@ -48,8 +57,7 @@ class Home:
 
 
 def _unpickled_home() -> Home:
-    end_with_parent()
-    return Home()
+    return Home(is_worker=True)
 
 
 def end_with_parent(_: int | None = None) -> None:

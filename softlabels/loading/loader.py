@@ -132,7 +132,6 @@ class Loader:
             self.items = Examples(store, self.inputs, options, rows=rows)
         self.steps = Steps(self.items.length, batch_size, last)
         self._next = (0, 0)
-        self._home = Home()
 
     def __len__(self) -> int:
         """Return the number of steps in an epoch."""
