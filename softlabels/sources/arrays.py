@@ -66,11 +66,19 @@ class ArrayTable:
         """Return ``columns`` of ``rows``, in that order; axes after the first become lists of fixed size."""
         return pa.table([self._read_column(column, rows) for column in columns], names=list(columns))
 
-    def _read_column(self, column: str, rows: NDArray[np.int64]) -> pa.Array:
+    def array(self, column: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return one column of ``rows`` without the detour over Arrow, in native byte order and memory of its own.
+
+        Raises:
+            InvalidData: The dtype cannot be stored in a table.
+        """
         array = self._arrays[column][rows]
         _check_dtype(array.dtype, f"{self.name}, array {column!r}")
-        native = array.astype(array.dtype.newbyteorder("="), copy=False)
-        values = pa.array(np.ascontiguousarray(native).reshape(-1))
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+    def _read_column(self, column: str, rows: NDArray[np.int64]) -> pa.Array:
+        array = self.array(column, rows)
+        values = pa.array(np.ascontiguousarray(array).reshape(-1))
         for size in reversed(array.shape[1:]):
             if size == 0:
                 raise InvalidData(f"{self.name}, array {column!r}: rows hold no values, got shape {array.shape}")

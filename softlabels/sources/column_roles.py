@@ -68,6 +68,7 @@ def choose_columns(
     for option in (*chosen, label_column, id_column):
         if option is not None and option is not False:
             require_column(option, names, name)
+    _check_roles(chosen, label_column, id_column, name)
     free = [column for column in names if column not in {*chosen, id_column}]
     default_label = None if isinstance(label_column, str) else _named_like(LABEL_NAMES, free, name)
     label = default_label if label_column is None else label_column or None
@@ -103,6 +104,15 @@ def check_unique(names: Sequence[str], name: str) -> None:
     if repeated:
         raise InvalidData(
             f"{name}: column names must be unique, got {repeated[0]!r} more than once. Rename the columns"
+        )
+
+
+def _check_roles(inputs: Sequence[str], label: LabelOption, id_column: str | None, name: str) -> None:
+    options = [*inputs, *(column for column in (label, id_column) if isinstance(column, str))]
+    repeated = [column for column, count in Counter(options).items() if count > 1]
+    if repeated:
+        raise InvalidArgument(
+            f"{name}: a column has one role, got {repeated[0]!r} for several of --input, --label and --id"
         )
 
 

@@ -18,7 +18,7 @@ EXACT = 2**53
 
 
 def input_array(table: pa.Table, columns: Columns, name: str, rows: NDArray[np.int64]) -> NDArray[np.generic]:
-    """Return the inputs of all rows of ``table``, (n, *shape); stacked columns become the last axis.
+    """Return the inputs of all rows of ``table``, (n, *shape).
 
     Args:
         table: Rows with plain types (see plain_table).
@@ -30,6 +30,23 @@ def input_array(table: pa.Table, columns: Columns, name: str, rows: NDArray[np.i
         InvalidData: Nulls, values that are not numbers, NaN or infinities, rows of unequal shape; names the row.
     """
     arrays = [_numbers(table.column(column), f"{name}, column {column!r}", rows) for column in columns.inputs]
+    return join_columns(arrays, columns, name, rows)
+
+
+def join_columns(
+    arrays: Sequence[NDArray[np.generic]], columns: Columns, name: str, rows: NDArray[np.int64]
+) -> NDArray[np.generic]:
+    """Return the input columns as one array, (n, *shape); stacked columns become the last axis.
+
+    Args:
+        arrays: (n, ...) numbers of each input column.
+        columns: Roles of the columns.
+        name: Name of the data, for messages.
+        rows: (n,) numbers of the rows, for messages.
+
+    Raises:
+        InvalidData: Inputs without values, NaN or infinities; names the row.
+    """
     array = _stack(arrays, columns.inputs, name) if columns.stacked else arrays[0]
     if math.prod(array.shape[1:]) == 0:
         raise InvalidData(f"{name}: an input must have at least one value, got inputs of shape {array.shape[1:]}")

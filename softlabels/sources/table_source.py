@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 
 from softlabels.errors import InvalidData, StorageFailed
 from softlabels.keys import KEY_BYTES, content_keys, fingerprint
+from softlabels.sources.arrays import ArrayTable
 from softlabels.sources.class_labels import ClassLabels, LabelReader, recorded_names
 from softlabels.sources.ids import id_column_keys, require_unique
-from softlabels.sources.inputs import input_array
+from softlabels.sources.inputs import input_array, join_columns
 from softlabels.sources.protocol import Columns
 from softlabels.sources.scratch import ArrayBuilder
 from softlabels.sources.split_names import SplitReader, Splits
@@ -191,7 +192,11 @@ class TableSource:
         return self._table.decoded_rows
 
     def _read_inputs(self, rows: NDArray[np.int64]) -> NDArray[np.generic]:
-        return input_array(self._table.read(rows, self._columns.inputs), self._columns, self._table.name, rows)
+        table, columns = self._table, self._columns
+        if isinstance(table, ArrayTable):
+            arrays = [table.array(column, rows) for column in columns.inputs]
+            return join_columns(arrays, columns, table.name, rows)
+        return input_array(table.read(rows, columns.inputs), columns, table.name, rows)
 
     def _check_shape(self, array: NDArray[np.generic], rows: NDArray[np.int64]) -> None:
         if array.shape[1:] != self._shape or array.dtype != self._dtype:

@@ -63,6 +63,8 @@ def test_other_encodings_matter_only_where_they_are_used(opened):
         ("a,b,label\n1,2,0\n3,N/A?,1\n", InvalidData, "but not 'N/A"),
         ('a,b,label\n"1,000",2,0\n"2,500",4,1\n', InvalidData, "column 'a': .* but not '1,000'"),
         ('a,b,label\n"1,5",2,0\n"2,5",4,1\n', InvalidData, "but not '1,5'"),
+        ('a,b,label\n"1.234,5",2,0\n"2.345,6",4,1\n', InvalidData, r"but not '1\.234,5'"),
+        ('a,label\n1,"0\n2,1\n', InvalidData, "row 0: a quote is not closed"),
         ("a,b,label\n1,12%,0\n2,7%,1\n", InvalidData, "but not '12%'"),
         ("a,b,label\n1,,0\n3,,1\n", InvalidData, "column 'b': .* it holds no values"),
         ("a,label,label\n1,0,0\n2,1,1\n", InvalidData, "column names must be unique, got 'label'"),
@@ -121,3 +123,11 @@ def test_newlines_in_quotes_and_rows_above_a_mebibyte_are_read(tmp_path):
     source = open_source(tmp_path / "d.csv")
     assert len(source) == 10_001
     assert source.inputs(np.array([10_000])).tolist() == [[7]]
+
+
+@pytest.mark.parametrize(
+    "options", [{"input": "a", "label": "a"}, {"input": "a,b", "id": "b"}, {"label": "b", "id": "b"}]
+)
+def test_a_column_has_one_role(opened, options):
+    with pytest.raises(InvalidArgument, match=r"a column has one role, got '[ab]'"):
+        opened("a,b\n1,2\n3,4\n", **options)

@@ -32,8 +32,10 @@ MAX_HEADER_BYTES = 64 * 2**20
 """Bytes of the longest first line."""
 DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
-NUMBER_LIKE = r"^\s*[$€£]?\s*[+-]?(\d{1,3}([, '_]\d{3})+|\d+)?([.,]?\d+)?\.?([eE][+-]?\d+)?\s*%?\s*$"
-"""Text that people mean as a number: 12, 1,000, 1 000.5, 0,5, $3, 12 %."""
+NUMBER_LIKE = (
+    r"^\s*[$€£]?\s*[+-]?(\d{1,3}([, '_]\d{3})+|\d{1,3}(\.\d{3})+,|\d+)?([.,]?\d+)?\.?([eE][+-]?\d+)?\s*[%€]?\s*$"
+)
+"""Text that people mean as a number: 12, 1,000, 1.000,5, 1 000.5, 0,5, $3, 12 %."""
 MIN_NUMBERS = 0.5
 """Share of the values of a text column that look like numbers from which on the column is reported."""
 
@@ -56,6 +58,7 @@ def open_csv(path: Path, name: str, id_column: str | None) -> MemoryTable:
     text = {column: pa.string() for column in names if column == id_column or column.casefold() == SPLIT_NAME}
     table = _read_rows(path, name, names, blank_lines, text)
     _check_header(header, table, name)
+    _check_quotes(path, table, name)
     return MemoryTable(name, table, (open_csv, (path, name, id_column)))
 
 
@@ -155,6 +158,20 @@ def _check_header(header: Sequence[str], table: pa.Table, name: str) -> None:
             f"{name}, line 1: expected names of columns, got the values {', '.join(header[:5])}. "
             "Add a first line with names, such as x1,x2,label"
         )
+
+
+def _check_quotes(path: Path, table: pa.Table, name: str) -> None:
+    """Raise if a quote is not closed: then the last row holds the rest of the file.
+
+    Raises:
+        InvalidData: The number of quotes is odd, and a value of the last row spans lines.
+    """
+    last = [column[-1].as_py() for column in table.columns if len(column) and is_text(column.type)]
+    if any("\n" in value for value in last if value is not None):
+        with path.open("rb") as file:
+            quotes = sum(block.count(b'"') for block in iter(lambda: file.read(BLOCK_BYTES), b""))
+        if quotes % 2:
+            raise InvalidData(f"{name}, row {len(table) - 1}: a quote is not closed. Is the file complete?")
 
 
 def _open(request: OpenRequest) -> Source:
