@@ -115,7 +115,7 @@ def image_logits() -> tuple[Tensor, Tensor]:
     folder = language_model.ROOT / "cache" / "image_teacher"
     sl.train_teacher(source, "cnn:width=32,depth=2", folder, epochs=20)
     model = load_run(folder)
-    parts = [torch.cat([model.logits(source.inputs(rows[at : at + 256])) for at in range(0, len(rows), 256)])
+    parts = [torch.cat([model.predict(source.inputs(rows[at : at + 256]))["logits"] for at in range(0, len(rows), 256)])
              for rows in (source.split("test"), source.split("train"))]  # fmt: skip
     return parts[0].float(), parts[1].float()
 

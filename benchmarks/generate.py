@@ -51,7 +51,7 @@ def bare_loop(path: Path, teacher: object, batch_size: int, rows: int) -> float:
     source = open_source(path)
     began = time.perf_counter()
     for start in range(0, rows, batch_size):
-        teacher.logits(source.inputs(np.arange(start, min(start + batch_size, rows))))  # type: ignore[attr-defined]
+        teacher.predict(source.inputs(np.arange(start, min(start + batch_size, rows))))  # type: ignore[attr-defined]
     return time.perf_counter() - began
 
 

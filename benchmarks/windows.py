@@ -203,8 +203,8 @@ def judge(made: Model, teacher: Model) -> Figures:
     digits = open_source("digits")
     test = digits.split("test")
     inputs, hard = digits.inputs(test), digits.labels(test)
-    log_q = made.logits(inputs).double().log_softmax(-1)
-    log_p = teacher.logits(inputs).double().log_softmax(-1)
+    log_q = made.predict(inputs)["logits"].double().log_softmax(-1)
+    log_p = teacher.predict(inputs)["logits"].double().log_softmax(-1)
     right = log_q.argmax(-1).numpy() == hard
     return {"accuracy": float(right.mean()), "kl": float((log_p.exp() * (log_p - log_q)).sum(-1).mean())}
 

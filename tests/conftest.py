@@ -52,7 +52,7 @@ def teacher():
 @pytest.fixture(scope="session")
 def dense_logits(teacher, digits):
     """Its logits for all digits, (1797, 10) float32: the oracle."""
-    return teacher.logits(digits.inputs(np.arange(len(digits)))).numpy()
+    return teacher.predict(digits.inputs(np.arange(len(digits))))["logits"].numpy()
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--data", required=True, metavar="DATA", help="Labelled data.")
 @click.option("--split", help="Split to measure on. [test, or the rows that the runs held out]")
-@click.option("--each", is_flag=True, help="One row a run, also where runs differ only in their seed.")
+@click.option("--each", "ungrouped", is_flag=True, help="One row a run, also where runs differ only in their seed.")
 @data_options
 @json_option
 @quiet_option
@@ -30,7 +30,7 @@ def command(
     models: tuple[str, ...],
     data: str,
     split: str | None,
-    each: bool,
+    ungrouped: bool,
     input_column: str | None,
     label_column: str | None,
     id_column: str | None,
@@ -46,7 +46,7 @@ def command(
     from softlabels.training import compare
 
     source = as_source(data, input=input_column, label=label_column, id=id_column)
-    rows = compare(list(models), source, split=split, group_seeds=not each)
+    rows = compare(list(models), source, split=split, group_seeds=not ungrouped)
     for row in rows:
         if row.trained_share > 0:
             note(f"Warning: about {row.trained_share:.0%} of the training rows of {printable(row.name)} are measured.")

@@ -84,11 +84,6 @@ class Model:
         covers = ("configuration and code version", f"parameters and buffers ({len(tensors)} tensors)")
         return CodeIdentity(digest_of(self.config, tensors), covers)
 
-    @property
-    def classes(self) -> int:
-        """Return the number of classes of the only head."""
-        return self._only_head()[1].classes
-
     def to(self, device: str | torch.device | None) -> Model:
         """Return this model on another device; the network itself is moved, as torch does.
 
@@ -134,21 +129,22 @@ class Model:
 
         Args:
             inputs: As for ``predict``.
-            max_bytes: Bytes of float32 logits above which they are sliced. Only networks that offer ``states`` and
-                ``project`` can do so; for others see ``predict``.
+            max_bytes: Bytes of float32 logits above which they are sliced. Only built-in networks that offer ``states``
+                and ``project`` can do so; for others see ``predict``.
 
         Raises:
             InvalidLogits: As for ``predict``.
         """
         positions = count_rows(inputs)[1]
-        if positions is None or not is_sliceable(self.module) or 4 * positions * self.classes <= max_bytes:
+        name, head = next(iter(self.heads.items()))
+        small = positions is None or 4 * positions * head.classes <= max_bytes
+        if small or self.user_code or len(self.heads) > 1 or not is_sliceable(self.module):
             return dict(self.predict(inputs))
         tensors = map_arrays(inputs, lambda array: to_device(array, self.device, copy=False))
         with torch.inference_mode(), evaluating(self.module):
             states = self.module.states(tensors)
         if len(states) != positions:
             raise InvalidLogits(f"{self.spec}: got states of {len(states)} positions; expected {positions}")
-        name, head = self._only_head()
         return {name: SlicedLogits(states, self.module.project, classes=head.classes)}
 
     @property
@@ -179,24 +175,6 @@ class Model:
                 heads[name] = OutputHead.of_output(name, shape, spec=self.spec)
         check_outputs(outputs, heads, rows=rows, positions=positions, spec=self.spec)
         return heads
-
-    def logits(self, inputs: Any) -> Tensor:
-        """Return the output of the only head; see ``predict``.
-
-        Args:
-            inputs: As for ``predict``.
-
-        Raises:
-            InvalidLogits: There are several heads, or see ``predict``.
-        """
-        return self.predict(inputs)[self._only_head()[0]]
-
-    def _only_head(self) -> tuple[str, OutputHead]:
-        if len(self.heads) != 1:
-            raise InvalidArgument(
-                f"{self.spec}: a single head is needed, got {', '.join(self.heads)}; name one of them"
-            )
-        return next(iter(self.heads.items()))
 
     def _outputs(self, inputs: Any, rows: int) -> dict[str, Tensor]:
         """Run the network on inputs it may overwrite, and return outputs that it cannot."""

@@ -87,8 +87,8 @@ def train_teacher(
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
-        ...     train_teacher("digits", "mlp:width=8,depth=1", f"{folder}/run", steps=2).classes
-        10
+        ...     train_teacher("digits", "mlp:width=8,depth=1", f"{folder}/run", steps=2).run.metrics.steps
+        2
     """
     recipe = Recipe(
         steps=steps, epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, warmup=warmup, clip=clip,
@@ -193,23 +193,24 @@ def train_student(
         source = open_data(data, teacher)
         prepared = prepare(source, recipe)
         output = _output(teacher, head, source)
-        at = recipe.temperature or _highest_temperature(teacher, head)
+        loss_temperature = recipe.temperature or _highest_temperature(teacher, head)
         if isinstance(teacher, Store):
-            teacher.read([0], head).log_probs(at)  # raises if the labels hold nothing at this temperature
+            teacher.read([0], head).log_probs(loss_temperature)  # raises if the labels hold nothing at this temperature
         network = new_model(student, prepared, {head: output}, recipe).to(device)
 
         def loss(outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
             soft = batch.targets[head] if isinstance(teacher, Store) else predicted(teacher, head, batch)
             hard = None if prepared.hard is None else prepared.hard[batch.rows]
-            return losses.distillation(outputs[head], soft, hard, temperature=at, alpha=recipe.alpha)
+            return losses.distillation(outputs[head], soft, hard, temperature=loss_temperature, alpha=recipe.alpha)
 
         store = teacher if isinstance(teacher, Store) else None
+        labels_record = _labels_record(teacher, head, loss_temperature)
         run = TrainingRun(
             model=network,
             loader=_loader(store, prepared, prepared.train, recipe, network),
             loss=loss,
             recipe=recipe,
-            record=_record("student", network, prepared, recipe, labels=_labels_record(teacher, head, at)),
+            record=_record("student", network, prepared, recipe, labels=labels_record),
             folder=Path(out),
             interruption=interruption,
             progress=progress,

@@ -62,14 +62,14 @@ def test_predictions_depend_on_the_order_of_tokens():
 def test_slices_are_the_outputs_in_order(positions):
     marks = np.array([3, 2, 3, 0, 3, 2, 0], np.uint8)
     batch = tokens([1, 2, 3, 4], [5, 6, 7], marks=marks)
-    whole = MODEL.predict(batch)["logits"]
+    complete = MODEL.predict(batch)["logits"]
     sliced = MODEL.predict_sliced(batch, max_bytes=0)["logits"]
-    assert sliced.shape == whole.shape == (5, VOCABULARY)
+    assert sliced.shape == complete.shape == (5, VOCABULARY)
     slices = list(sliced.slices(positions))
     assert all(len(values) <= positions for _, values in slices)
-    assert torch.allclose(torch.cat([values for _, values in slices]), whole, atol=1e-6)
-    assert torch.allclose(sliced[np.array([4, 0])], whole[[4, 0]], atol=1e-6)
-    assert torch.equal(MODEL.predict_sliced(batch)["logits"], whole)
+    assert torch.allclose(torch.cat([values for _, values in slices]), complete, atol=1e-6)
+    assert torch.allclose(sliced[np.array([4, 0])], complete[[4, 0]], atol=1e-6)
+    assert torch.equal(MODEL.predict_sliced(batch)["logits"], complete)
 
 
 def test_a_user_model_may_return_every_token_or_the_labelled_positions():

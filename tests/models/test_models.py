@@ -59,7 +59,8 @@ def test_standardisation_is_part_of_the_model_and_its_digest():
     inputs = np.full((1, 8, 8), 7, np.uint8)
     plain, scaled = build(), build(statistics=statistics(7.0, 2.0))
     assert plain.digest != scaled.digest
-    assert (scaled.logits(inputs) == plain.logits(np.zeros((1, 8, 8), np.uint8))).all()
+    zeros = np.zeros((1, 8, 8), np.uint8)
+    assert (scaled.predict(inputs)["logits"] == plain.predict(zeros)["logits"]).all()
 
 
 @pytest.mark.parametrize(
@@ -67,10 +68,10 @@ def test_standardisation_is_part_of_the_model_and_its_digest():
 )
 def test_columns_and_channels_have_a_mean_and_deviation_of_their_own(shape, expected):
     inputs = np.random.default_rng(0).normal(3.0, 5.0, size=(500, *shape)) * np.arange(1, 1 + (*shape, 1)[-1])
-    found = InputStatistics.of(inputs if shape else inputs.reshape(500))
-    assert found.mean.shape == found.std.shape == expected
+    computed = InputStatistics.of(inputs if shape else inputs.reshape(500))
+    assert computed.mean.shape == computed.std.shape == expected
     layer = models.standardize.Standardize(shape)
-    models.standardize.set_statistics(layer, found)
+    models.standardize.set_statistics(layer, computed)
     outputs = layer(torch.from_numpy(inputs if shape else inputs.reshape(500)))
     axes = tuple(range(outputs.ndim - len(expected)))
     torch.testing.assert_close(outputs.mean(axes), torch.zeros(expected), atol=1e-5, rtol=0)

@@ -163,14 +163,14 @@ def test_missing_weights_are_refused(tmp_path):
 def test_a_flipped_bit_in_any_byte_is_refused(tmp_path):
     save(tmp_path)
     for name in (WEIGHTS_FILE, RUN_FILE):
-        whole = (tmp_path / name).read_bytes()
-        for position in range(len(whole)):
-            data = bytearray(whole)
+        original = (tmp_path / name).read_bytes()
+        for position in range(len(original)):
+            data = bytearray(original)
             data[position] ^= 1 << position % 8
             (tmp_path / name).write_bytes(data)
             with pytest.raises(RunCorrupt):
                 load_run(tmp_path)
-        (tmp_path / name).write_bytes(whole)
+        (tmp_path / name).write_bytes(original)
     load_run(tmp_path)
 
 

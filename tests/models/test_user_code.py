@@ -271,9 +271,9 @@ def test_the_digest_covers_networks_behind_a_function():
     )
     assert bound != as_model(nets[0].forward, sample=SAMPLE).digest
     assert partial != as_model(functools.partial(lambda net, x: net(x), nets[0]), sample=SAMPLE).digest
-    assert any("parameters and buffers" in part and "(3 tensors)" in part for part in first.digest_covers)
-    assert any(part.startswith("source text of ") for part in first.digest_covers)
-    assert any(part.startswith("not covered: installed packages, files") for part in first.digest_covers)
+    assert any("parameters and buffers" in line and "(3 tensors)" in line for line in first.digest_covers)
+    assert any(line.startswith("source text of ") for line in first.digest_covers)
+    assert any(line.startswith("not covered: installed packages, files") for line in first.digest_covers)
 
 
 def test_a_digest_does_not_change_as_a_model_runs():

@@ -39,10 +39,10 @@ def test_a_flipped_bit_is_refused(tmp_path):
     with torch.random.fork_rng():
         module, optimizer = trained(0)
         write_checkpoint(tmp_path, module, optimizer, step=7, identity=IDENTITY)
-        whole = (tmp_path / CHECKPOINT_FILE).read_bytes()
-        header = 8 + int.from_bytes(whole[:8], "little")
-        for position in [*range(header), *range(header, len(whole), 7)]:
-            data = bytearray(whole)
+        original = (tmp_path / CHECKPOINT_FILE).read_bytes()
+        header = 8 + int.from_bytes(original[:8], "little")
+        for position in [*range(header), *range(header, len(original), 7)]:
+            data = bytearray(original)
             data[position] ^= 1 << position % 8
             (tmp_path / CHECKPOINT_FILE).write_bytes(data)
             with pytest.raises(RunCorrupt, match=CHECKPOINT_FILE):

@@ -56,8 +56,8 @@ def test_classes_are_mapped_by_name(columns, tmp_path):
     rows = columns()
     train_teacher(as_source(columns(label=names[rows["label"]])), MODEL, tmp_path / "run", **RECIPE)
     run = f"run:{tmp_path / 'run'}"
-    whole = compare([run], as_source(columns(label=names[rows["label"]])), split="train")[0]
-    assert whole.value > 0.9
+    complete = compare([run], as_source(columns(label=names[rows["label"]])), split="train")[0]
+    assert complete.value > 0.9
     wolves = rows["label"] == 0
     reduced = as_source({"x": rows["x"][wolves], "label": names[rows["label"]][wolves]})
     assert compare([run], reduced)[0].value > 0.8

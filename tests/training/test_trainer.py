@@ -53,7 +53,7 @@ def test_interrupted_and_resumed_equals_never_interrupted_to_the_bit(data, stude
     """Also dropout, which takes torch's random numbers."""
     recipe = {"steps": 120, "batch_size": 8, "seed": 3}
     torch.manual_seed(11)
-    whole = train_teacher(data, student, tmp_path / "whole", **recipe)
+    uninterrupted = train_teacher(data, student, tmp_path / "uninterrupted", **recipe)
     for stop in (50, 100):
 
         def interrupt(done, total, *, stop=stop, **figures):
@@ -64,9 +64,9 @@ def test_interrupted_and_resumed_equals_never_interrupted_to_the_bit(data, stude
             train_teacher(data, student, tmp_path / "parts", progress=interrupt, **recipe)
     torch.manual_seed(12)
     parts = train_teacher(data, student, tmp_path / "parts", **recipe)
-    assert weights_of(parts) == weights_of(whole)
+    assert weights_of(parts) == weights_of(uninterrupted)
     other = train_teacher(data, student, tmp_path / "other", **(recipe | {"seed": 4}))
-    assert weights_of(other) != weights_of(whole), "the comparison can fail"
+    assert weights_of(other) != weights_of(uninterrupted), "the comparison can fail"
     lines = [json.loads(line)["step"] for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
     assert lines == [50, 100, 120]
     assert sorted(entry.name for entry in (tmp_path / "parts").iterdir()) == [

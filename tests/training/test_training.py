@@ -115,9 +115,9 @@ def test_soft_labels_beat_hard_ones_where_those_are_few(trained, digits, tmp_pat
     assert soft.label_bytes_per_row == sl.open(trained / "labels").bytes_per_row
     assert hard.label_bytes_per_row is None
     assert reference.parameters > 5 * soft.parameters
-    each = compare(runs, digits, group_seeds=False)
-    assert [row.runs for row in each] == [1, 1, 1, 1]
-    assert soft.value == pytest.approx((each[0].value + each[1].value) / 2)
+    ungrouped = compare(runs, digits, group_seeds=False)
+    assert [row.runs for row in ungrouped] == [1, 1, 1, 1]
+    assert soft.value == pytest.approx((ungrouped[0].value + ungrouped[1].value) / 2)
 
 
 def train_slowly(labels, digits_path, out):
@@ -130,7 +130,7 @@ def train_slowly(labels, digits_path, out):
 
 
 def test_killed_and_resumed_equals_never_interrupted_to_the_bit(trained, digits, digits_path, tmp_path):
-    whole = train_student(trained / "labels", digits, STUDENT, tmp_path / "whole", steps=260, seed=5)
+    uninterrupted = train_student(trained / "labels", digits, STUDENT, tmp_path / "uninterrupted", steps=260, seed=5)
     context = multiprocessing.get_context("spawn")
     checkpoint = tmp_path / "killed" / "checkpoint.safetensors"
     kills = 0
@@ -149,7 +149,7 @@ def test_killed_and_resumed_equals_never_interrupted_to_the_bit(trained, digits,
     assert kills == 3
     assert not (tmp_path / "killed" / "run.json").exists()
     resumed = train_student(trained / "labels", digits, STUDENT, tmp_path / "killed", steps=260, seed=5)
-    assert weights(resumed) == weights(whole)
+    assert weights(resumed) == weights(uninterrupted)
     steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))
     assert steps[-1] == 260
