@@ -19,6 +19,7 @@ from softlabels.encodings import Codebook, Encoding
 from softlabels.encodings.codebook import check_priors
 from softlabels.errors import InvalidArgument, StoreCorrupt, StoreNotFound
 from softlabels.labels import Head, SoftLabels
+from softlabels.store.chunk_index import ChunkIndex
 from softlabels.store.format import paths
 from softlabels.store.format.codebooks import read_codebook
 from softlabels.store.format.descriptor import LENGTH, Descriptor, open_with_descriptor
@@ -88,6 +89,7 @@ class Store:
         storage: Storage of the store; `str(storage)` is its location.
         descriptor: Contents and geometry of the store.
         snapshot: Sealed state that is read.
+        chunk_index: Positions of rows in chunks, and of chunks in units.
     """
 
     def __init__(self, storage: Storage, descriptor: Descriptor, snapshot: Snapshot) -> None:
@@ -103,9 +105,7 @@ class Store:
             raise StoreCorrupt(
                 f"{storage}: {chunks:,} chunks, where at most {MAX_CHUNKS:,} are allowed; fetch it again"
             )
-        self._unit_rows = counts
-        # Number of the first chunk of each unit, and at the end how many there are.
-        self._first_chunks = np.concatenate([[0], np.cumsum(-(-counts // descriptor.chunk_rows))])
+        self.chunk_index = ChunkIndex(counts, descriptor.chunk_rows)
         self._readers: OrderedDict[int, UnitReader] = OrderedDict()
         self._encodings: dict[str, Encoding] = {}
         self._checked: dict[tuple[str, ...] | None, NDArray[np.bool_]] = {}
@@ -145,14 +145,11 @@ class Store:
     @property
     def chunks(self) -> int:
         """Chunks in all; chunk numbers run through the units in order."""
-        return int(self._first_chunks[-1])
+        return len(self.chunk_index)
 
     def chunk_rows(self) -> NDArray[np.int64]:
         """Rows of each chunk, (chunks,)."""
-        sizes = np.full(self.chunks, self.descriptor.chunk_rows, np.int64)
-        full = np.diff(self._first_chunks) * self.descriptor.chunk_rows
-        sizes[self._first_chunks[1:] - 1] -= full - self._unit_rows
-        return sizes
+        return self.chunk_index.sizes.copy()
 
     def read_chunk(
         self, number: int, columns: Iterable[str] | None = None, *, out: ragged.Buffers | None = None
@@ -171,14 +168,12 @@ class Store:
         Raises:
             StoreCorrupt: other bytes than were committed, or values no encoder writes; names the file.
         """
-        unit = int(np.searchsorted(self._first_chunks, number, side="right")) - 1
+        unit, local = self.chunk_index.unit_of(number)
         wanted = None if columns is None else tuple(columns)
         checked = self._checked.get(wanted)
         if checked is None:
             checked = self._checked.setdefault(wanted, np.zeros(self.chunks, np.bool_))
-        found = self._reader(unit).read_chunk(
-            number - int(self._first_chunks[unit]), wanted, out=out, check=not checked[number]
-        )
+        found = self._reader(unit).read_chunk(local, wanted, out=out, check=not checked[number])
         checked[number] = True
         return found
 
@@ -221,12 +216,11 @@ class Store:
             raise InvalidArgument(
                 f"the store has rows 0 to {self.rows - 1}; {numbers.min()} to {numbers.max()} were asked for"
             )
-        starts = np.concatenate([[0], np.cumsum(self.chunk_rows())])
-        chunk_of = np.searchsorted(starts, numbers, side="right") - 1
+        chunk_of, offsets = self.chunk_index.locate(numbers)
         columns = self.descriptor.columns()
         parts = []
         for chunk in np.unique(chunk_of):
-            inside = numbers[chunk_of == chunk] - starts[chunk]
+            inside = offsets[chunk_of == chunk]
             parts.append(ragged.take(self.read_chunk(int(chunk), names), columns, inside))
         if not parts:
             parts = [{name: np.empty((0, *columns[name].shape), columns[name].dtype) for name in names}]
