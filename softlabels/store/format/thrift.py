@@ -29,8 +29,8 @@ def read_struct(data: bytes | memoryview, start: int, limit: int) -> tuple[Struc
         ValueError: The struct is cut off, nested too deeply, too large, or has a type that no Parquet header has.
 
     Example:
-        >>> read_struct(bytes.fromhex("15041500"), 0, 10)
-        ({1: 2, 2: 0}, 4)
+        >>> read_struct(bytes.fromhex("1504150000"), 0, 10)
+        ({1: 2, 2: 0}, 5)
     """
     reader = _Reader(memoryview(data), start, limit)
     return reader.struct(0), reader.offset
