@@ -1,4 +1,4 @@
-"""``softlabels repair``: set damaged units aside, so that they can be made again."""
+"""``softlabels repair``: set damaged files aside, so that they can be made again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from softlabels_cli.output import count, json_option, print_json, printable
+from softlabels_cli.output import count, json_option, note, print_json, printable
 from softlabels_cli.progress import Progress, quiet_option
 
 
@@ -15,9 +15,9 @@ from softlabels_cli.progress import Progress, quiet_option
 @json_option
 @quiet_option
 def command(*, store: Path, as_json: bool, quiet: bool) -> None:
-    """Verify STORE and move damaged units to its quarantine folder; nothing is deleted.
+    """Move the damaged units of STORE to its quarantine folder.
 
-    Then run the generate command that made the store again: it fills the holes and seals.
+    Nothing is deleted. The generate command that made the store then makes the units again and seals.
     """
     from softlabels.store import repair, verify
 
@@ -25,10 +25,10 @@ def command(*, store: Path, as_json: bool, quiet: bool) -> None:
         report = verify(store, deep=True, progress=progress.update)
     moved = repair(store, report)
     if as_json:
-        print_json({"quarantined": moved, **report.to_json()})
+        print_json({**report.to_json(), "quarantined": moved, "advice": report.advice_after_repair(moved)})
         return
     for problem in report.bad:
         click.echo(printable(f"bad: {problem.path}: {problem.problem}"))
-    click.echo(
-        f"{store}: {count(len(moved), 'unit')} set aside" + ("; now generate again to fill the holes" if moved else "")
-    )
+    click.echo(printable(f"{store}: {count(len(moved), 'unit')} set aside"))
+    if (advice := report.advice_after_repair(moved)) is not None:
+        note(advice)

@@ -1,4 +1,4 @@
-"""``softlabels verify``: is every byte of a store what was committed?"""
+"""``softlabels verify``: check every file of a store."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ FOUND_BAD = 3
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option("--deep", is_flag=True, help="Also decode every row and check its values.")
 @click.option(
-    "--incremental", is_flag=True, help="Skip units found good on this machine before, and not touched since."
+    "--incremental", is_flag=True, help="Skip units that were right on this machine and have not changed since."
 )
 @json_option
 @quiet_option
 def command(*, store: Path, deep: bool, incremental: bool, as_json: bool, quiet: bool) -> None:
-    """Check every file of STORE against its digests; exit 3 where something is bad."""
+    """Check every file of STORE; exit 3 if it is damaged, incomplete or not sealed."""
     from softlabels.store import verify
 
     with Progress("verify", unit="units", quiet=quiet) as progress:
@@ -30,11 +30,11 @@ def command(*, store: Path, deep: bool, incremental: bool, as_json: bool, quiet:
         print_json(report.to_json())
     else:
         for problem in report.bad:
-            where = f"unit {problem.unit}, " if problem.unit is not None else ""
-            click.echo(printable(f"bad: {where}{problem.path}: {problem.problem}"))
-        verdict = "whole" if report.ok else f"{len(report.bad)} problems"
-        skipped = f" ({report.skipped:,} as they were when last verified)" if report.skipped else ""
-        click.echo(f"{store}: {count(report.units, 'unit')}{skipped}, {count(report.rows, 'row')}: {verdict}")
+            unit = f"unit {problem.unit}, " if problem.unit is not None else ""
+            click.echo(printable(f"bad: {unit}{problem.path}: {problem.problem}"))
+        skipped = f" ({report.skipped:,} unchanged since they were last verified)" if report.skipped else ""
+        counts = f"{count(report.units, 'unit')}{skipped}, {count(report.rows, 'row')}"
+        click.echo(printable(f"{store}: {counts}: {report.verdict}"))
     if not report.ok:
-        note(f"To mend it: softlabels repair {store}, then generate again to fill the holes.")
+        note(str(report.advice))
         raise click.exceptions.Exit(FOUND_BAD)

@@ -6,8 +6,10 @@ from softlabels.store.format.snapshot import Snapshot
 from softlabels.store.maintenance.describe import describe_store
 from softlabels.store.maintenance.garbage import OrphanedFile, collect_garbage
 from softlabels.store.maintenance.merge import merge
+from softlabels.store.maintenance.repair import repair
+from softlabels.store.maintenance.report import Problem, Report
 from softlabels.store.maintenance.row_copier import RowCopier
-from softlabels.store.maintenance.verify import Problem, Report, repair, verify
+from softlabels.store.maintenance.verify import verify
 from softlabels.store.sealed_store import Store, open_store
 from softlabels.store.sealing import seal
 from softlabels.store.storage.registry import open_storage

@@ -29,7 +29,7 @@ from softlabels.store.format.snapshot import Snapshot, read_prior, read_probe, r
 from softlabels.store.format.token_inputs import IDS, MARKS, TokenInputs
 from softlabels.store.format.token_inputs import LENGTH as INPUT_LENGTH
 from softlabels.store.format.tokenizer_file import TokenizerDocument, read_tokenizer
-from softlabels.store.storage.read_errors import FETCH, read_errors
+from softlabels.store.storage.read_errors import FETCH, SEAL, read_errors
 from softlabels.store.storage.storage import Location, Storage
 from softlabels.store.unit_reader import UnitReader, head_arrays, native
 
@@ -59,7 +59,7 @@ def open_store(location: Location, *, snapshot: int | None = None, digest: str |
         )
     found = read_snapshot(storage, numbers[-1] if snapshot is None else snapshot)
     if found.descriptor != descriptor.digest:
-        raise StoreCorrupt(f"{storage}: the descriptor is not the one that was sealed; fetch the store again")
+        raise StoreCorrupt(f"{storage}: the descriptor is not the one that was sealed; run softlabels verify")
     if digest is not None and found.digest != digest:
         raise StoreCorrupt(
             f"{storage}: snapshot {found.number} has digest {found.digest}, not {digest} as asked for; fetch the store "
@@ -100,11 +100,9 @@ class Store:
         self._records = table["record"]  # bytes in one array: as strings they would take twice the memory
         counts = table["rows"]
         if (counts < 1).any() or (counts > descriptor.unit_rows).any() or counts.sum() != snapshot.rows:
-            raise StoreCorrupt(f"{storage}: the table of units does not add up to {snapshot.rows} rows; fetch it again")
+            raise StoreCorrupt(f"{storage}: the table of units does not add up to {snapshot.rows} rows; {SEAL}")
         if (chunks := int((-(-counts // descriptor.chunk_rows)).sum())) > MAX_CHUNKS:
-            raise StoreCorrupt(
-                f"{storage}: {chunks:,} chunks, where at most {MAX_CHUNKS:,} are allowed; fetch it again"
-            )
+            raise StoreCorrupt(f"{storage}: {chunks:,} chunks, where at most {MAX_CHUNKS:,} are allowed; {FETCH}")
         self.chunk_index = ChunkIndex(counts, descriptor.chunk_rows)
         self._readers: OrderedDict[int, UnitReader] = OrderedDict()
         self._encodings: dict[str, Encoding] = {}
@@ -272,7 +270,7 @@ class Store:
             for name, kind in self.descriptor.heads.items():
                 if (prior := found.get(f"{name}/prior")) is not None:
                     path = paths.prior_path(self.snapshot.number, str(self.snapshot.prior))
-                    with read_errors(self.storage.locate(path), FETCH):
+                    with read_errors(self.storage.locate(path), SEAL):
                         check_priors(np.atleast_1d(prior)[..., None, :], (len(kind.temperatures), 1, kind.classes))
             self._priors = found
         return self._priors.get(f"{head}/prior")

@@ -69,7 +69,7 @@ def _seal_once(storage: Storage, descriptor: Descriptor) -> Snapshot | None:
     for record in found:
         _check_shard_size(storage, descriptor, record)
     listed = unit_table.to_bytes(found)
-    if last is not None and last.table == blake3(listed).hexdigest():
+    if last is not None and _is_restored(storage, descriptor, last, found, listed):
         return last
     number = 1 if last is None else last.number + 1
     priors, probe, fidelity = aggregate(storage, descriptor, found)
@@ -90,6 +90,24 @@ def _seal_once(storage: Storage, descriptor: Descriptor) -> Snapshot | None:
     storage.put_if_absent(paths.table_path(number, str(body["table"])), listed)
     document = canonical_json.to_bytes(body | {"digest": canonical_json.digest(body)})
     return read_snapshot(storage, number) if storage.put_if_absent(paths.snapshot_path(number), document) else None
+
+
+def _is_restored(
+    storage: Storage, descriptor: Descriptor, snapshot: Snapshot, records: list[Record], listed: bytes
+) -> bool:
+    """Make the missing files of a snapshot again; returns True if it is a snapshot of these records with all files."""
+    if snapshot.descriptor != descriptor.digest or snapshot.table != blake3(listed).hexdigest():
+        return False
+    storage.put_if_absent(paths.table_path(snapshot.number, snapshot.table), listed)
+    wanted = {paths.prior_path: snapshot.prior, paths.probe_path: snapshot.probe}
+    missing = [
+        path for path, digest in wanted.items() if digest and storage.info(path(snapshot.number, digest)) is None
+    ]
+    if not missing:
+        return True
+    priors, probe, _ = aggregate(storage, descriptor, records)
+    arrays = {paths.prior_path: priors, paths.probe_path: probe}
+    return all(_put(storage, snapshot.number, arrays[path], path) == wanted[path] for path in missing)
 
 
 def _latest(storage: Storage) -> Snapshot | None:

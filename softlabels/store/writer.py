@@ -25,6 +25,7 @@ from softlabels.fidelity import Fidelity
 from softlabels.store.format import array_file, canonical_json, paths
 from softlabels.store.format.codebooks import read_codebook, write_codebook
 from softlabels.store.format.descriptor import Descriptor, find_descriptor, parse_descriptor, read_descriptor
+from softlabels.store.format.identity import named_descriptors
 from softlabels.store.format.limits import MAX_CHUNK_BYTES, decoded_bytes
 from softlabels.store.format.record import Record, parse_record, read_record
 from softlabels.store.format.tokenizer_file import write_tokenizer
@@ -62,7 +63,7 @@ def create_or_open(
     if existing is None:
         document = _document(descriptor)
         storage.prepare()
-        _check_empty(storage)
+        _check_empty(storage, descriptor)
         for codebook in (codebooks or {}).values():
             write_codebook(storage, codebook)
         write_tokenizer(storage, descriptor, tokenizer)
@@ -76,12 +77,23 @@ def create_or_open(
     return StoreWriter(storage, existing)
 
 
-def _check_empty(storage: Storage) -> None:
-    """Raise StoreConflict if something other than a store that is being made is there."""
+def _check_empty(storage: Storage, descriptor: Descriptor) -> None:
+    """Raise StoreConflict if something other than this store is there.
+
+    A store that has lost its descriptor gets it back if its records or its snapshot name the same one.
+    """
     others = [name for name in storage.list_names("") if name not in _BEFORE_DESCRIPTOR]
-    if others and paths.DESCRIPTOR not in storage.list_names(""):  # another writer may have made the store meanwhile
+    if not others or paths.DESCRIPTOR in storage.list_names(""):  # another writer may have made the store meanwhile
+        return
+    named = set().union(*named_descriptors(storage))
+    if not named:
         raise StoreConflict(
             f"{storage} holds {', '.join(others[:3])} and no store; name an empty or a new directory with --out"
+        )
+    if descriptor.digest not in named:
+        raise StoreConflict(
+            f"{storage} holds a store without {paths.DESCRIPTOR} that was made with other settings; run the command "
+            "that made it, with the same names of teacher and data, or name another directory with --out"
         )
 
 

@@ -87,7 +87,7 @@ def test_listings_and_checks_print_the_agreed_json(folder, digits_path):
 
 def test_people_get_sentences_and_tables(folder, digits_path):
     assert "KL" in run("inspect", "labels", cwd=folder)
-    assert "labels: 1 unit, 1,797 rows: whole" in run("verify", "labels", cwd=folder)
+    assert "labels: 1 unit, 1,797 rows: complete and sealed" in run("verify", "labels", cwd=folder)
     table = run("compare", "run:teacher", "run:student", "--data", digits_path, cwd=folder)
     assert table.splitlines()[0].split()[:3] == ["model", "runs", "accuracy"]
     assert "about" in run("generate", digits_path, "--teacher", "run:teacher", "--out", "x", "--dry-run", cwd=folder)

@@ -9,7 +9,7 @@ import pytest
 import softlabels as sl
 from softlabels.errors import StoreCorrupt
 from softlabels.store import create_or_open, open_storage, repair, verify
-from softlabels.store.format import canonical_json, paths
+from softlabels.store.format import paths
 from tests.corpus import forging
 
 KIND = "topk-zarr"
@@ -60,9 +60,11 @@ def test_a_damaged_unit_is_named_set_aside_and_made_again(root, kind):
     assert path.name in named
     assert says in named
     assert seen[-1][0] == seen[-1][1] > 0, "it goes on to the last"
-    assert report.to_json()["bad"] == [{"unit": 0, "path": report.bad[0].path, "problem": report.bad[0].problem}]
+    fix = "generate" if kind == "record gone" else "repair"
+    named = {"unit": 0, "path": report.bad[0].path, "problem": report.bad[0].problem, "fix": fix}
+    assert report.to_json()["bad"] == [named]
     other = forging.shard_of(root, 1).read_bytes()
-    assert repair(root, report) == [0]
+    assert repair(root, report) == ([] if kind == "record gone" else [0])
     assert not (root / paths.record_path(0)).exists()
     store = create_or_open(root, forging.descriptor(KIND))
     assert list(store.missing()) == [0]
@@ -94,13 +96,55 @@ def test_a_unit_made_again_since_sealing_is_not_what_was_sealed(root):
     assert verify(root, deep=True).ok, "sealed again, it is"
 
 
-def test_a_descriptor_of_another_store_fits_no_snapshot_and_no_record(root):
-    document = forging.descriptor(KIND).to_json() | {"seed": 1}
-    (root / paths.DESCRIPTOR).write_bytes(canonical_json.to_bytes(document))
-    problems = verify(root).bad
-    assert [problem.unit for problem in problems] == [None, 0, 1]
-    assert problems[0].problem == "it is of another store"
-    assert "another store (digest of the descriptor)" in problems[1].problem
+def test_an_incomplete_store_is_not_called_complete(root):
+    """Without snapshots and with units missing nothing is damaged, and the store is of no use yet."""
+    for path in (root / "snapshots").iterdir():
+        path.unlink()
+    (root / paths.record_path(1)).unlink()
+    report = verify(root, deep=True)
+    assert (report.bad, report.ok, report.complete, report.sealed, report.missing_units) == ((), False, False, False, 1)
+    assert (report.verdict, report.fix) == ("1 unit missing, not sealed", "generate")
+    assert report.to_json()["advice"].startswith("Run the generate command")
+
+
+def test_a_complete_store_that_is_not_sealed_is_sent_to_seal(root):
+    for path in (root / "snapshots").iterdir():
+        path.unlink()
+    report = verify(root)
+    assert (report.ok, report.complete, report.sealed, report.verdict) == (False, True, False, "not sealed")
+    assert report.advice == f"Run softlabels seal {root}."
+
+
+def test_units_appended_since_the_last_snapshot_are_not_sealed(tmp_path):
+    root = tmp_path / "s"
+    store = create_or_open(root, forging.descriptor(KIND, rows=None))
+    for unit in range(2):
+        with store.begin(unit) as writer:
+            writer.append(forging.columns(KIND, range(6 * unit, 6 * unit + 6)))
+            writer.commit()
+        report = verify(root)
+        assert (report.units, report.missing_units, report.sealed) == (unit + 1, 0, False)
+        sl.seal(root)
+        assert verify(root).ok
+
+
+def test_damaged_extras_are_not_taken_for_verified(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert verify(root, incremental=True).ok
+    flip(extras_of(root, 0))
+    report = verify(root, incremental=True)
+    assert [problem.unit for problem in report.bad] == [0]
+    assert report.skipped == 1
+    extras_of(root, 1).unlink()
+    assert [problem.unit for problem in verify(root, incremental=True).bad] == [0, 1]
+
+
+def test_very_many_missing_records_are_one_problem(root):
+    """A snapshot may claim a million units that are not there."""
+    for unit in range(2):
+        (root / paths.record_path(unit)).unlink()
+    (problem,) = verify(root).bad
+    assert (problem.unit, problem.problem) == (0, "the records of units 0 to 1 are missing")
 
 
 @pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: os.truncate(path, 99)])

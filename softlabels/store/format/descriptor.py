@@ -34,7 +34,7 @@ from softlabels.store.format.limits import (
 )
 from softlabels.store.format.provenance import DataRecord, TeacherRecord
 from softlabels.store.format.token_inputs import INPUTS, TokenInputs
-from softlabels.store.storage.read_errors import FETCH, read_errors
+from softlabels.store.storage.read_errors import DESCRIPTOR, read_errors
 from softlabels.store.storage.registry import open_storage
 from softlabels.store.storage.storage import Location, Storage
 
@@ -347,7 +347,10 @@ def read_descriptor(storage: Storage) -> Descriptor:
     descriptor = find_descriptor(storage)
     if descriptor is None:
         path = storage.locate(paths.DESCRIPTOR)
-        raise StoreNotFound(f"{path} is missing; so {storage} is no store of labels, or not whole; {FETCH}")
+        raise StoreNotFound(
+            f"{path} is missing, so {storage} is no store of labels. Check the path; if the store has lost it, fetch "
+            "it again, or run the generate command that made the store"
+        )
     return descriptor
 
 
@@ -358,7 +361,7 @@ def find_descriptor(storage: Storage) -> Descriptor | None:
         StoreCorrupt: The descriptor is damaged.
         StoreUnsupported: The store needs a newer softlabels.
     """
-    with read_errors(storage.locate(paths.DESCRIPTOR), FETCH):
+    with read_errors(storage.locate(paths.DESCRIPTOR), DESCRIPTOR):
         try:
             data = storage.read(paths.DESCRIPTOR, MAX_DESCRIPTOR_BYTES)
         except (FileNotFoundError, NotADirectoryError):

@@ -20,7 +20,7 @@ from softlabels.store.format import array_file, canonical_json, paths, unit_tabl
 from softlabels.store.format.descriptor import Descriptor
 from softlabels.store.format.fields import Fields
 from softlabels.store.format.limits import MAX_ROWS, MAX_SHARD_BYTES, MAX_SNAPSHOT_BYTES, MAX_UNITS
-from softlabels.store.storage.read_errors import FETCH, SEAL, read_errors
+from softlabels.store.storage.read_errors import SEAL, read_errors
 from softlabels.store.storage.storage import Storage
 
 
@@ -131,7 +131,7 @@ def read_prior(storage: Storage, snapshot: Snapshot) -> dict[str, NDArray[Any]]:
     """
     if snapshot.prior is None:
         return {}
-    return array_file.read(storage, paths.prior_path(snapshot.number, snapshot.prior), snapshot.prior, FETCH)
+    return array_file.read(storage, paths.prior_path(snapshot.number, snapshot.prior), snapshot.prior, SEAL)
 
 
 def read_probe(storage: Storage, snapshot: Snapshot, descriptor: Descriptor) -> dict[str, NDArray[Any]]:
@@ -139,8 +139,8 @@ def read_probe(storage: Storage, snapshot: Snapshot, descriptor: Descriptor) -> 
     if snapshot.probe is None:
         return {}
     name = paths.probe_path(snapshot.number, snapshot.probe)
-    found = array_file.read(storage, name, snapshot.probe, FETCH)
-    with read_errors(storage.locate(name), FETCH):
+    found = array_file.read(storage, name, snapshot.probe, SEAL)
+    with read_errors(storage.locate(name), SEAL):
         for head in {array.partition("/")[0] for array in found}:
             _check_probe(found, head, descriptor, snapshot.rows)
     return found

@@ -1,7 +1,8 @@
-"""What was verified on this machine, so that verifying again reads only what has been touched since.
+"""Results of earlier verification on this machine, so that verifying again reads only files that have changed.
 
-Kept in the user's cache, never in the store: a store may be read-only, and what its sender says of it proves nothing.
-A unit counts as untouched while its record's digest and its shard's size, inode and both times are the same.
+The cache is in the user's cache directory and never in the store: a store may be read-only, and its sender's word for
+it proves nothing. A unit counts as unchanged while the digest of its record and the versions (size, inode and times) of
+its shard and its extras are the same.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ import os
 
 from blake3 import blake3
 
-from softlabels.store.format import canonical_json
+from softlabels.store.format import canonical_json, paths
+from softlabels.store.format.descriptor import Descriptor
 from softlabels.store.format.record import Record
 from softlabels.store.storage.storage import Storage
 from softlabels.store.storage.user_cache import cache_directory
 
-LIMIT = 2**28
+LIMIT = 2**27
+"""Bytes of the cache of one store; a unit has about 50."""
 
 
 class VerificationCache:
-    """Marks of units that were found good.
+    """Marks of the units of a store that were verified.
 
     Args:
         storage: Storage of the store.
@@ -31,31 +34,38 @@ class VerificationCache:
         self._storage = storage
         self._path = cache_directory() / "verified" / f"{name}.json"
         self._marks: dict[str, str] = {}
-        # A damaged or foreign ledger only means that everything is read again.
+        # With a damaged cache everything is read again.
         with contextlib.suppress(OSError, ValueError):
-            found = canonical_json.parse(self._path.read_bytes(), LIMIT)
-            self._marks = {str(unit): str(mark) for unit, mark in found.items()}
+            marks = canonical_json.parse(self._path.read_bytes(), LIMIT)
+            self._marks = {str(unit): str(mark) for unit, mark in marks.items()}
 
-    def knows(self, record: Record, shard: str, *, deep: bool) -> bool:
-        """Whether the unit was verified (as deeply, or deeper) and has not been touched since."""
+    def has(self, record: Record, descriptor: Descriptor, *, deep: bool) -> bool:
+        """Return True if a unit was verified as deeply and its files have not changed since."""
         mark = self._marks.get(str(record.unit))
-        accepted = {self._mark(record, shard, deep=True), None if deep else self._mark(record, shard, deep=False)}
-        return mark is not None and mark in accepted
+        depths = ("deep",) if deep else ("deep", "bytes")
+        return mark is not None and mark in {self._mark(record, descriptor, depth) for depth in depths}
 
-    def add(self, record: Record, shard: str, *, deep: bool) -> None:
-        """Remember that a unit is good."""
-        mark = self._mark(record, shard, deep=deep)
+    def add(self, record: Record, descriptor: Descriptor, *, deep: bool) -> None:
+        """Remember that the files of a unit are right."""
+        mark = self._mark(record, descriptor, "deep" if deep else "bytes")
         if mark is not None:
             self._marks[str(record.unit)] = mark
 
     def save(self) -> None:
-        """Keep the marks; a cache that cannot be written is no error."""
+        """Write the marks; a cache that cannot be written is no error."""
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._path.with_suffix(f".{os.getpid()}")
             temporary.write_bytes(canonical_json.to_bytes(self._marks))
             temporary.replace(self._path)
 
-    def _mark(self, record: Record, shard: str, *, deep: bool) -> str | None:
-        info = self._storage.info(shard)
-        return None if info is None else f"{record.digest} {info.version} {'deep' if deep else 'bytes'}"
+    def _mark(self, record: Record, descriptor: Descriptor, depth: str) -> str | None:
+        """Return the mark of a unit; None if a file of it is missing."""
+        names = [paths.shard_path(record.unit, record.attempt, descriptor.shard_format)]
+        if record.extras is not None:
+            names.append(paths.extras_path(record.unit, record.attempt))
+        infos = [self._storage.info(name) for name in names]
+        if None in infos:
+            return None
+        versions = " ".join(info.version for info in infos if info is not None)
+        return str(blake3(f"{record.digest} {versions} {depth}".encode()).hexdigest())[:32]

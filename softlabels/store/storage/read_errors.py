@@ -7,9 +7,14 @@ from contextlib import contextmanager
 
 from softlabels.errors import StoreCorrupt, StoreError, StoreUnsupported
 
-REPAIR = "run softlabels repair, then generate again to fill the hole, or fetch the store again"
-FETCH = "fetch it again from where the store came from"
-SEAL = "run softlabels seal, or fetch it again"
+REPAIR = "run softlabels repair, then generate again to make the unit anew, or fetch the store again"
+FETCH = (
+    "fetch it again from where the store came from; if this is the only copy, delete the store and generate it again"
+)
+DESCRIPTOR = (
+    "fetch it again from where the store came from, or delete it and run the generate command that made the store"
+)
+SEAL = "run softlabels repair, then softlabels seal, which makes it anew, or fetch the store again"
 
 
 @contextmanager
