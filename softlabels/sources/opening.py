@@ -153,9 +153,20 @@ def _as_array(value: Any, name: str) -> np.ndarray[tuple[int, ...], np.dtype[Any
         array = np.asarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
     except (TypeError, ValueError) as error:
         raise InvalidData(f"arrays, column {name!r}: cannot be read as an array: {error}. Convert it first") from error
+    if np.ma.is_masked(value):
+        raise InvalidData(
+            f"arrays, column {name!r}: masked values are not supported; fill them in or remove their rows"
+        )
+    if array.dtype == object and all(isinstance(entry, str) or _is_missing(entry) for entry in array.flat):
+        array = np.array(["" if _is_missing(entry) else entry for entry in array.flat]).reshape(array.shape)
     if array.ndim == 0:
         raise InvalidData(f"arrays, column {name!r}: expected one value or array per row, got a single value")
     return array
+
+
+def _is_missing(value: object) -> bool:
+    """Return True for None, and for the NaN that pandas stores for a missing text."""
+    return value is None or (isinstance(value, float) and np.isnan(value))
 
 
 def _check_file(spec: str) -> None:

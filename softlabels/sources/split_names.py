@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument, InvalidData
-from softlabels.sources.arrow_types import is_binary, is_text, scalar_values
+from softlabels.sources.arrow_types import is_binary, is_number, is_text, scalar_values
 from softlabels.sources.scratch import ArrayBuilder
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -84,11 +84,15 @@ class SplitReader:
             InvalidData: Values that are no names, or more than a thousand different ones.
         """
         values = scalar_values(values, self._name, first_row)
-        encoded = values.dictionary_encode() if not pa.types.is_null(values.type) else None
-        if encoded is None:
+        if pa.types.is_null(values.type):
             self._builder.append(np.full(len(values), -1, np.int16))
             return
-        names = [canonical_split(self._text(value, values.type)) for value in encoded.dictionary.to_pylist()]
+        if not (is_text(values.type) or is_binary(values.type) or is_number(values.type)):
+            raise InvalidData(
+                f"{self._name}: splits must be text or whole numbers, got {values.type}. Rename the column"
+            )
+        encoded = values.dictionary_encode()
+        names = [canonical_split(self._text(value)) for value in encoded.dictionary.to_pylist()]
         own = np.array([self._codes.setdefault(name, len(self._codes)) if name else -1 for name in names] + [-1])
         if len(self._codes) > MAX_SPLITS:
             raise InvalidData(
@@ -101,13 +105,11 @@ class SplitReader:
         """Return the splits once all rows are there."""
         return Splits(tuple(self._codes), self._builder.finish().view(np.int16))
 
-    def _text(self, value: object, kind: pa.DataType) -> str:
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)  # whole numbers beside missing ones become floating point in pandas
+    def _text(self, value: object) -> str:
         if isinstance(value, bytes):
-            value = value.decode("utf-8", errors="replace").rstrip("\0")
-        if not (is_text(kind) or is_binary(kind) or isinstance(value, bool | int)) or isinstance(value, float):
-            raise InvalidData(
-                f"{self._name}: splits must be text or whole numbers, got {value!r} of type {kind}. Rename the column"
-            )
-        return str(value).strip()
+            return value.decode("utf-8", errors="replace").rstrip("\0")
+        if isinstance(value, float) and value.is_integer():
+            return str(int(value))  # whole numbers beside missing ones become floating point in pandas
+        if not isinstance(value, str | int):
+            raise InvalidData(f"{self._name}: splits must be text or whole numbers, got {value!r}. Rename the column")
+        return str(value)

@@ -1,5 +1,6 @@
 """Ids: their text names rows, whatever the file; missing, blank, repeated and compound ones are errors."""
 
+import csv
 import json
 import uuid
 from decimal import Decimal
@@ -28,6 +29,23 @@ def test_ids_of_a_csv_are_their_text(tmp_path):
     opened = open_source(tmp_path / "d.csv", id="id")
     assert (opened.keys() == id_keys(ALIKE)).all()
     assert opened.columns.inputs == ("x",)
+
+
+@given(
+    st.lists(
+        st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from('\n",;\t'), min_size=1)
+        .filter(str.strip)
+        .filter(lambda text: len(text) < 20),
+        unique=True,
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_any_text_in_a_csv_names_its_row(tmp_path_factory, texts):
+    path = tmp_path_factory.mktemp("ids") / "d.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["x", "id"], *enumerate(texts)])
+    assert (open_source(path, id="id").keys() == id_keys(texts)).all()
 
 
 @given(st.lists(st.integers(-(2**70), 2**70), unique=True, min_size=1, max_size=10))

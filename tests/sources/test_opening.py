@@ -53,6 +53,18 @@ def test_inputs_alone_and_open_sources_and_paths_are_sources(tmp_path):
     assert as_source(source, class_names=["a", "b"]).class_names == ("a", "b")
 
 
+def test_texts_beside_missing_ones_are_labels():
+    source = as_source({"x": X, "label": np.array(["b", None, "a", np.nan], object)})
+    assert source.labels(np.arange(4)).tolist() == [1, -1, 0, -1]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet", ".arrow", ".npz"])
+def test_an_empty_file_is_a_typed_error(tmp_path, suffix):
+    (tmp_path / f"d{suffix}").touch()
+    with pytest.raises(InvalidData, match=r"cannot be read|has no rows"):
+        open_source(tmp_path / f"d{suffix}")
+
+
 def test_arrays_of_the_caller_are_not_shared():
     array = X.copy()
     source = as_source(array)
@@ -67,6 +79,8 @@ def test_arrays_of_the_caller_are_not_shared():
         ([1, 2], {}, InvalidArgument, r"unsupported type list.*DatasetSource\(dataset, ids=...\)"),
         ({"x": 3.0}, {}, InvalidData, "column 'x': expected one value or array per row"),
         ({"x": torch.zeros(3, dtype=torch.bfloat16)}, {}, InvalidData, "column 'x': cannot be read as an array"),
+        ({"x": np.ma.masked_less(X, 1)}, {}, InvalidData, "column 'x': masked values are not supported"),
+        ({"x": [[1, 2], [3]]}, {}, InvalidData, "column 'x': cannot be read as an array"),
         ({"x": X}, {"label": "y"}, ColumnMissing, "no column 'y'"),
         ((X, Y[:2]), {}, InvalidData, "must have equal numbers of rows, got input: 4, label: 2"),
         (X[:0], {}, InvalidData, "has no rows"),

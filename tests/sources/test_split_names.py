@@ -57,7 +57,9 @@ def test_columns_of_splits_are_understood_whatever_their_type(values, names):
 
 
 def test_measurements_called_split_are_no_splits():
-    with pytest.raises(InvalidData, match=r"splits must be text or whole numbers, got 0\.5 of type double"):
+    with pytest.raises(InvalidData, match=r"splits must be text or whole numbers, got 0\.5"):
         source([0.5, 1.5])
+    with pytest.raises(InvalidData, match="splits must be text or whole numbers, got struct"):
+        source(pa.array([{"a": 1}, {"a": 2}]))
     with pytest.raises(InvalidData, match="more than 1,000 different splits"):
         source([str(row) for row in range(1001)])
