@@ -92,6 +92,12 @@ def interruptible() -> Iterator[Interruption]:
 
     Yields:
         The signals that arrive.
+
+    Example:
+        >>> with interruptible() as interruption, interruption.deferring():
+        ...     signal.raise_signal(signal.SIGINT)
+        >>> interruption.received
+        <Signals.SIGINT: 2>
     """
     interruption = Interruption()
     interruption.install()

@@ -45,6 +45,13 @@ def measure(model: Model, sample: Any, *, repeats: int = 200) -> Cost:
 
     Raises:
         ModelFailed: The code of the model raised an error.
+
+    Example:
+        >>> from softlabels.models import as_model
+        >>> sample = torch.zeros(1, 4)
+        >>> cost = measure(as_model(torch.nn.Linear(4, 3), sample=sample), sample, repeats=3)
+        >>> cost.parameters, cost.flops
+        (15, 24)
     """
     counter = FlopCounterMode(display=False)
     with counter:

@@ -118,6 +118,12 @@ class Model:
         Raises:
             InvalidLogits: An output is missing or has another shape or type.
             ModelFailed: The code of the user raised an error; names its line and the shape of the inputs.
+
+        Example:
+            >>> from softlabels.models import as_model
+            >>> inputs = np.ones((2, 3), np.float32)
+            >>> as_model(lambda x: 2 * x, sample=inputs).predict(inputs)["logits"].tolist()
+            [[2.0, 2.0, 2.0], [2.0, 2.0, 2.0]]
         """
         rows, positions = count_rows(inputs)
         outputs = select_labelled(self._outputs(inputs, rows), inputs)

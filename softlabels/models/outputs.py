@@ -39,6 +39,10 @@ def name_outputs(
 
     Raises:
         InvalidLogits: The value is not an output, or lacks a declared head.
+
+    Example:
+        >>> list(name_outputs({"a": np.zeros((2, 3)), "b": torch.ones(2, 5)}, {}, rows=2, spec="teacher"))
+        ['a', 'b']
     """
     named = _select(value, heads, rows=rows, spec=spec)
     return {name: _as_tensor(output, name, spec, copy=copy) for name, output in named.items()}

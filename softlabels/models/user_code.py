@@ -50,6 +50,10 @@ def identify(value: object, spec: str) -> CodeIdentity:
     Args:
         value: The network or function.
         spec: MODEL specification; ``python:MODULE:NAME`` covers the text of the whole module.
+
+    Example:
+        >>> identify(nn.Linear(3, 2), "python:net").covers[1]
+        'parameters and buffers of model (2 tensors)'
     """
     references = _References()
     references.visit(value, "model", 0)

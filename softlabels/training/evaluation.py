@@ -23,6 +23,14 @@ def accuracy(model: Model, source: Source, rows: NDArray[np.int64]) -> float:
     Raises:
         InvalidData: None of the rows has a label.
         InvalidLogits: Outputs are NaN, or no class is finite; names the first row.
+
+    Example:
+        >>> import torch
+        >>> from softlabels.models import as_model
+        >>> from softlabels.sources import as_source
+        >>> source = as_source((np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 0])))
+        >>> accuracy(as_model(torch.nn.Identity(), sample=source.inputs(np.arange(1))), source, np.arange(2))
+        0.5
     """
     right = labelled = 0
     head = class_head(model)

@@ -183,6 +183,14 @@ def train_student(
         StorageFailed: ``out`` cannot be written.
         TrainingFailed: The loss is not finite.
         KeyboardInterrupt: A signal arrived; a checkpoint was written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     teacher = train_teacher("digits", "mlp:width=8,depth=1", f"{folder}/teacher", steps=2)
+        ...     student = train_student(teacher, "digits", "mlp:width=4,depth=1", f"{folder}/student", steps=2)
+        >>> student.run.labels.head, student.run.data.held_out.rows
+        ('logits', 450)
     """
     recipe = Recipe(
         steps=steps, epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, warmup=warmup, clip=clip,
