@@ -1,74 +1,95 @@
-"""``softlabels inspect``: what is in a store, which teacher made it, and is it whole?"""
+"""``softlabels inspect``: the contents of a store, its provenance and its completeness."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from softlabels_cli.output import count, fidelity_lines, format_bytes, json_option, print_json, printable
+
+if TYPE_CHECKING:
+    from softlabels.store import DataRecord, StoreDescription, TeacherRecord
+
+MAX_NAMES = 8
+"""Names of columns or classes that a line shows."""
 
 
 @click.command("inspect", epilog="Example:  softlabels inspect labels --json")
 @click.argument("store", type=click.Path(path_type=Path))
 @json_option
 def command(*, store: Path, as_json: bool) -> None:
-    """Say what STORE holds: rows, size, teacher, data, heads and how faithful the labels are."""
+    """Show rows, size, teacher, data, heads and fidelity of STORE."""
     from softlabels.store import describe_store
 
-    found = describe_store(store)
+    description = describe_store(store)
     if as_json:
-        print_json(found)
+        print_json(description.to_json())
         return
-    for name, value in _lines(found):
+    for name, value in _lines(description):
         click.echo(printable(f"{name:<12}{value}".rstrip()))
 
 
-def _lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a person reads of ``describe_store``: a name and a value a line."""
-    snapshot, teacher, data = found["snapshot"], found["teacher"], found["data"]
-    if snapshot is None:
-        sealed = f"not sealed: {count(found['missing_units'], 'unit')} missing"
+def _lines(store: StoreDescription) -> Iterator[tuple[str, str]]:
+    """Yield a name and a value for each line."""
+    yield "rows", f"{store.rows:,} in {count(store.units, 'unit')}"
+    yield "size", f"{format_bytes(store.bytes)}, {store.bytes_per_row:.1f} bytes per row"
+    if store.snapshot is None:
+        yield "snapshot", f"not sealed: {count(store.missing_units, 'unit')} missing"
     else:
-        sealed = f"{snapshot['number']}, digest {snapshot['digest']}"
-        if found["missing_units"]:
-            sealed += f"; {count(found['missing_units'], 'unit')} missing since"
-    lines = [
-        ("rows", f"{found['rows']:,} in {count(found['units'], 'unit')}"),
-        ("size", f"{format_bytes(found['bytes'])}, {found['bytes_per_row']:.1f} bytes a row"),
-        ("snapshot", sealed),
-        ("teacher", _teacher(teacher)),
-        ("data", _data(data)),
-        ("shards", f"{found['shard']['format']}, {found['shard']['codec']}; written by {', '.join(found['software'])}"),
-    ]
-    if found["committed"]:
-        lines.append(("made", f"{found['committed']['first']} to {found['committed']['last']}"))
-    if found["holes"]:
-        more = ", ..." if len(found["holes"]) < found["missing_units"] else ""
-        lines.append(("holes", f"units {', '.join(map(str, found['holes']))}{more}: run generate, then seal"))
-    if found["quarantined"]:
-        lines.append(("quarantine", f"{count(found['quarantined'], 'unit')} set aside by repair"))
-    for name, head in found["heads"].items():
-        temperatures = ", ".join(f"{t:g}" for t in head["temperatures"])
-        lines.append(
-            ("head", f"{name}: {head['kind']}, {head['classes']:,} classes, {head['encoding']}, T = {temperatures}")
-        )
-        if fidelity := head.get("fidelity"):
-            lines += [("", line) for line in fidelity_lines(fidelity)]
-            if warning := head["warning"]:
-                lines.append(("", f"Warning: {warning}"))
-    return lines
+        missing = f"; {count(store.missing_units, 'unit')} missing since" if store.missing_units else ""
+        yield "snapshot", f"{store.snapshot.number}, digest {store.snapshot.digest}{missing}"
+    yield from _teacher_lines(store.teacher)
+    yield from _data_lines(store.data)
+    yield "shards", f"{store.shard_format}, {store.codec}; written by {', '.join(store.software)}"
+    if store.committed is not None:
+        first, last = (time.isoformat(timespec="seconds") for time in store.committed)
+        yield "made", f"{first} to {last}"
+    if store.holes:
+        more = ", ..." if len(store.holes) < store.missing_units else ""
+        yield "holes", f"units {', '.join(map(str, store.holes))}{more}: run generate, then seal"
+    if store.quarantined:
+        yield "quarantine", f"{count(store.quarantined, 'unit')} set aside by repair"
+    for name, described in store.heads.items():
+        head = described.head
+        temperatures = ", ".join(f"{temperature:g}" for temperature in head.temperatures)
+        yield "head", f"{name}: {head.kind}, {head.classes:,} classes, {head.encoding}, T = {temperatures}"
+        if described.fidelity:
+            yield from (("", line) for line in fidelity_lines(described.fidelity))
+        if described.warning:
+            yield "", f"Warning: {described.warning}"
 
 
-def _teacher(teacher: Mapping[str, Any]) -> str:
-    digest = "no digest" if teacher["digest"] is None else f"digest {teacher['digest']}"
-    return f"{teacher['spec'] or 'unnamed'}, {digest}"
+def _teacher_lines(teacher: TeacherRecord) -> Iterator[tuple[str, str]]:
+    digest = "no digest" if teacher.digest is None else f"digest {teacher.digest}"
+    version = "" if teacher.version is None else f", version {teacher.version}"
+    yield "teacher", f"{teacher.spec or 'unnamed'}{version}, {digest}"
+    if teacher.covers:
+        yield "", f"the digest covers {', '.join(teacher.covers)}"
 
 
-def _data(data: Mapping[str, Any]) -> str:
-    """What was labelled; of rows that were appended nothing is known but their keys."""
-    if data["fingerprint"] is None:
-        return str(data["spec"])
-    return f"{data['spec']}, {data['rows']:,} rows, fingerprint {data['fingerprint']}"
+def _data_lines(data: DataRecord) -> Iterator[tuple[str, str]]:
+    """Yield the lines of the data; of rows that were appended only their keys are known."""
+    rows = "" if data.rows is None else f", {data.rows:,} rows"
+    fingerprint = "" if data.fingerprint is None else f", fingerprint {data.fingerprint}"
+    yield "data", f"{data.spec}{rows}{fingerprint}"
+    if data.split is not None:
+        yield "", f"split {data.split}"
+    if data.columns:
+        yield "", f"columns {_names(data.columns)}"
+    if data.ignored:
+        yield "", f"ignored {_names(data.ignored)}"
+    if data.dtype is not None or data.shape is not None:
+        shape = "" if data.shape is None else f" ({', '.join('any' if n is None else str(n) for n in data.shape)})"
+        yield "", f"input {data.dtype or 'of unknown type'}{shape}"
+    if data.classes is not None:
+        column = "" if data.label is None else f" in column {data.label}"
+        names = f": {_names(data.class_names)}" if data.class_names else ""
+        yield "", f"{data.classes:,} classes{column}{names}"
+
+
+def _names(names: tuple[str, ...]) -> str:
+    more = f", ... ({len(names):,})" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more

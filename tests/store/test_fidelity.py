@@ -136,7 +136,7 @@ def test_poor_labels_are_warned_of_and_good_ones_are_not(tmp_path, scale, encodi
     logits = (scale * 1.5 * np.random.default_rng(0).standard_normal((400, 30))).astype(np.float32)
     with sl.create(tmp_path / "s", heads={"logits": sl.Head(classes=30, encoding=encoding)}, unit_rows=400) as writer:
         writer.append(range(400), {"logits": logits})
-    head = describe_store(tmp_path / "s")["heads"]["logits"]
+    head = describe_store(tmp_path / "s").to_json()["heads"]["logits"]
     if poor:
         assert "nats from the teacher: list more" in head["warning"]
         assert "softlabels plan" in head["warning"]

@@ -1,8 +1,10 @@
 """Records of teacher and data: absent fields are not written, and only identities decide if work is the same."""
 
+import json
 from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +12,7 @@ import softlabels as sl
 from softlabels.errors import StoreConflict
 from softlabels.store import DataRecord, TeacherRecord, create_or_open
 from softlabels.store.format.fields import Fields
+from softlabels_cli import inspect
 from tests.corpus import forging
 
 TEXT = st.text(max_size=8)
@@ -78,3 +81,25 @@ def test_a_merged_store_keeps_the_fields_in_which_its_data_agree(tmp_path):
     merged = sl.open(tmp_path / "out").descriptor.data
     assert (merged.spec, merged.columns, merged.split) == ("x + y", ("a", "b"), None)
     assert merged.rows == sl.open(tmp_path / "out").rows
+
+
+def test_inspect_shows_the_provenance(tmp_path):
+    teacher = TeacherRecord(spec="python:t.py:net", digest="ab12", covers=("weights", "source"), version="May")
+    data = DataRecord(
+        spec="iris.csv", fingerprint="f", rows=forging.ROWS, columns=("petal", "sepal"), ignored=("note",),
+        label="species", split="train", dtype="float32", shape=(2,), classes=3,
+        class_names=("setosa", "virginica", "versicolor"),
+    )  # fmt: skip
+    root = forging.make(tmp_path / "s", "topk-zarr", teacher=teacher, data=data)
+    shown = CliRunner().invoke(inspect.command, [str(root)]).output
+    for line in (
+        "python:t.py:net, version May, digest ab12", "the digest covers weights, source",
+        "iris.csv, 12 rows, fingerprint f",
+        "split train", "columns petal, sepal", "ignored note", "input float32 (2)",
+        "3 classes in column species: setosa, virginica, versicolor",
+    ):  # fmt: skip
+        assert line in shown
+    described = json.loads(CliRunner().invoke(inspect.command, [str(root), "--json"]).output)
+    assert (described["schema_version"], described["teacher"], described["data"]) == (
+        1, teacher.to_json(), data.to_json(),
+    )  # fmt: skip

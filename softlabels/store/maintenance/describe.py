@@ -1,102 +1,226 @@
-"""Description of a store: contents, teacher, completeness and fidelity."""
+"""Description of a store: contents, provenance, completeness and fidelity."""
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import polars as pl
+import numpy as np
+from numpy.typing import NDArray
 
 from softlabels.fidelity import Fidelity
+from softlabels.labels import Head
 from softlabels.store.format import paths
 from softlabels.store.format.descriptor import Descriptor, open_with_descriptor
-from softlabels.store.format.paths import QUARANTINE
+from softlabels.store.format.provenance import DataRecord, TeacherRecord
 from softlabels.store.format.record import read_record
-from softlabels.store.format.snapshot import read_snapshot, read_table
+from softlabels.store.format.snapshot import Snapshot, read_snapshot, read_table
 from softlabels.store.storage.storage import Location, Storage
 
-HOLES_NAMED = 8
+SCHEMA_VERSION = 1
+MAX_HOLES = 8
+"""Missing units that a description names."""
+MAX_TIMES = 64
+"""Records whose time is looked up."""
+MAX_TIME = 253_402_300_799
+"""The last second of the year 9999, since 1970: later times have no name."""
 
 
-LATEST = 253_402_300_799
-"""The last second of the year 9999, since 1970."""
+@dataclass(frozen=True, kw_only=True)
+class HeadDescription:
+    """A head of a store, and how faithful its labels are.
+
+    Attributes:
+        head: The head.
+        fidelity: Fidelity as the snapshot holds it (docs/FORMAT.md, section 6); None if it was not measured.
+    """
+
+    head: Head
+    fidelity: Mapping[str, Any] | None
+
+    @property
+    def warning(self) -> str | None:
+        """Sentence about poor labels; None for good ones."""
+        # Snapshots of before the error was measured lack it.
+        return None if self.fidelity is None else Fidelity.from_json({"error": 0.0, **self.fidelity}).warning
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the head as ``inspect --json`` prints it."""
+        return self.head.to_json() | {"fidelity": self.fidelity, "warning": self.warning}
 
 
-def describe_store(location: Location) -> dict[str, Any]:
-    """What a store holds, as ``inspect --json`` prints it; also for one that is not sealed yet.
+@dataclass(frozen=True, kw_only=True)
+class StoreDescription:
+    """The contents of a store.
+
+    Attributes:
+        rows: Rows of the snapshot, or of the committed units if there is none.
+        units: Committed units.
+        missing_units: Units without a record; 0 for a store that grows.
+        holes: The first missing units.
+        committed: Times of the first and the last commit, by the clock of the storage; None without units.
+        unit_rows: Rows of a complete unit.
+        unit_bytes: Bytes of the smallest, the median and the largest shard; None without units.
+        bytes: Bytes of all shards.
+        snapshot: The last snapshot; None if the store was never sealed.
+        snapshots: Number of snapshots.
+        quarantined: Units that repair set aside.
+        software: Names and versions of the software that wrote the first and the last unit.
+        teacher: The teacher.
+        data: The data.
+        shard_format: ``zarr`` or ``parquet``.
+        codec: Compression of the shards.
+        grows: True if rows are appended.
+        heads: Heads by name.
+    """
+
+    rows: int
+    units: int
+    missing_units: int
+    holes: tuple[int, ...]
+    committed: tuple[dt.datetime, dt.datetime] | None
+    unit_rows: int
+    unit_bytes: tuple[int, int, int] | None
+    bytes: int
+    snapshot: Snapshot | None
+    snapshots: int
+    quarantined: int
+    software: tuple[str, ...]
+    teacher: TeacherRecord
+    data: DataRecord
+    shard_format: str
+    codec: str
+    grows: bool
+    heads: Mapping[str, HeadDescription]
+
+    @property
+    def bytes_per_row(self) -> float:
+        """Bytes of all shards per row."""
+        return self.bytes / self.rows if self.rows else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the description as ``inspect --json`` prints it."""
+        times = None
+        if self.committed is not None:
+            first, last = (time.isoformat(timespec="seconds") for time in self.committed)
+            times = {"first": first, "last": last}
+        smallest, median, largest = self.unit_bytes or (None, None, None)
+        snapshot = self.snapshot
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "rows": self.rows,
+            "units": self.units,
+            "missing_units": self.missing_units,
+            "holes": list(self.holes),
+            "committed": times,
+            "unit_rows": self.unit_rows,
+            "unit_bytes": {"min": smallest, "median": median, "max": largest},
+            "bytes": self.bytes,
+            "bytes_per_row": self.bytes_per_row,
+            "snapshot": None if snapshot is None else {"number": snapshot.number, "digest": snapshot.digest},
+            "teacher": self.teacher.to_json(),
+            "data": self.data.to_json(),
+            "shard": {"format": self.shard_format, "codec": self.codec},
+            "grows": self.grows,
+            "snapshots": self.snapshots,
+            "quarantined": self.quarantined,
+            "software": list(self.software),
+            "heads": {name: head.to_json() for name, head in self.heads.items()},
+        }
+
+
+def describe_store(location: Location) -> StoreDescription:
+    """Return a description of a store, which need not be sealed.
+
+    Args:
+        location: Location of the store.
 
     Raises:
-        StoreNotFound: no store there.
-        StoreCorrupt: descriptor or snapshot damaged.
+        StoreNotFound: There is no store.
+        StoreCorrupt: The descriptor, the snapshot or a record is damaged.
+
+    Example:
+        >>> describe_store("labels").rows  # doctest: +SKIP
+        1797
     """
     storage, descriptor = open_with_descriptor(location)
     numbers = paths.snapshot_numbers(storage)
     snapshot = read_snapshot(storage, numbers[-1]) if numbers else None
-    committed = list(paths.committed_units(storage))
-    if snapshot is not None:
-        catalogue = pl.DataFrame(read_table(storage, snapshot, ["rows", "size"]))
-    else:
-        found = [read_record(storage, unit, descriptor) for unit in committed]
-        columns = {"rows": [record.rows for record in found], "size": [record.size for record in found]}
-        catalogue = pl.DataFrame(columns, schema={"rows": pl.Int64, "size": pl.Int64})
-    rows, size = int(catalogue["rows"].sum()), int(catalogue["size"].sum())
+    units = list(paths.committed_units(storage))
+    rows, sizes = _rows_and_sizes(storage, descriptor, snapshot, units)
     fidelity = {} if snapshot is None else snapshot.fidelity
-    return {
-        "rows": rows,
-        "units": len(committed),
-        "missing_units": 0 if descriptor.grows else descriptor.units - len(committed),
-        "holes": [] if descriptor.grows else _holes(descriptor.units, committed),
-        "committed": _committed(storage, committed),
-        "unit_rows": descriptor.unit_rows,
-        "unit_bytes": {
-            name: catalogue["size"].quantile(q) for name, q in (("min", 0.0), ("median", 0.5), ("max", 1.0))
+    return StoreDescription(
+        rows=int(rows.sum()),
+        units=len(units),
+        missing_units=0 if descriptor.grows else descriptor.units - len(units),
+        holes=() if descriptor.grows else _holes(descriptor.units, units),
+        committed=_times(storage, units),
+        unit_rows=descriptor.unit_rows,
+        unit_bytes=_quantiles(sizes) if len(sizes) else None,
+        bytes=int(sizes.sum()),
+        snapshot=snapshot,
+        snapshots=len(numbers),
+        quarantined=_quarantined(storage),
+        software=_software(storage, descriptor, units),
+        teacher=descriptor.teacher,
+        data=descriptor.data,
+        shard_format=descriptor.shard_format,
+        codec=descriptor.codec,
+        grows=descriptor.grows,
+        heads={
+            name: HeadDescription(head=head, fidelity=fidelity.get(name)) for name, head in descriptor.heads.items()
         },
-        "bytes": size,
-        "bytes_per_row": size / rows if rows else 0.0,
-        "snapshot": None if snapshot is None else {"number": snapshot.number, "digest": snapshot.digest},
-        "teacher": descriptor.teacher.to_json(),
-        "data": descriptor.data.to_json(),
-        "shard": {"format": descriptor.shard_format, "codec": descriptor.codec},
-        "grows": descriptor.grows,
-        "snapshots": len(numbers),
-        "quarantined": sum(1 for name in storage.walk(QUARANTINE) if name.startswith(f"{QUARANTINE}/{paths.RECORDS}/")),
-        "software": _software(storage, descriptor, committed),
-        "heads": {
-            name: head.to_json() | {"fidelity": fidelity.get(name), "warning": _warning(fidelity.get(name))}
-            for name, head in descriptor.heads.items()
-        },
-    }
+    )
 
 
-def _holes(units: int, committed: list[int]) -> list[int]:
-    """The first units that are missing."""
-    there = set(committed)
-    return list(islice((unit for unit in range(units) if unit not in there), HOLES_NAMED))
+def _rows_and_sizes(
+    storage: Storage, descriptor: Descriptor, snapshot: Snapshot | None, units: list[int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows and the shard's bytes of each unit, of the snapshot if there is one."""
+    if snapshot is not None:
+        table = read_table(storage, snapshot, ["rows", "size"])
+        return table["rows"], table["size"]
+    records = [read_record(storage, unit, descriptor) for unit in units]
+    rows = np.array([record.rows for record in records], np.int64)
+    return rows, np.array([record.size for record in records], np.int64)
 
 
-def _committed(storage: Storage, committed: list[int]) -> dict[str, str] | None:
-    """When the first and the last unit were committed, by the clock of the file system; None where none is."""
-    if not committed:
-        return None
-    # Of many units a few tell; copying a store makes it young again.
-    some = committed[:: max(1, len(committed) // 64)] + committed[-1:]
-    infos = [storage.info(paths.record_path(unit)) for unit in some]
+def _quantiles(sizes: NDArray[np.int64]) -> tuple[int, int, int]:
+    smallest, median, largest = np.quantile(sizes, [0, 0.5, 1], method="nearest").tolist()
+    return smallest, median, largest
+
+
+def _holes(count: int, units: list[int]) -> tuple[int, ...]:
+    """Return the first units that are missing."""
+    committed = set(units)
+    return tuple(islice((unit for unit in range(count) if unit not in committed), MAX_HOLES))
+
+
+def _times(storage: Storage, units: list[int]) -> tuple[dt.datetime, dt.datetime] | None:
+    """Return the times of the first and the last commit, from the records of some units.
+
+    The clock is that of the storage, and copying a store makes its files young again.
+    """
+    sample = units[:: max(1, len(units) // MAX_TIMES)] + units[-1:]
+    infos = [storage.info(paths.record_path(unit)) for unit in sample]
     times = [info.modified for info in infos if info is not None]
     if not times:
         return None
-    # A file may bear any time; years that have no name are shown as the last or the first one.
-    first, last = (dt.datetime.fromtimestamp(min(max(when, 0), LATEST), dt.UTC) for when in (min(times), max(times)))
-    return {"first": first.isoformat(timespec="seconds"), "last": last.isoformat(timespec="seconds")}
+    # A file may bear any time.
+    first, last = (dt.datetime.fromtimestamp(min(max(time, 0), MAX_TIME), dt.UTC) for time in (min(times), max(times)))
+    return first, last
 
 
-def _warning(fidelity: Mapping[str, Any] | None) -> str | None:
-    """What is wrong with poor labels; snapshots of before the error was measured lack it."""
-    return None if fidelity is None else Fidelity.from_json({"error": 0.0, **fidelity}).warning
+def _quarantined(storage: Storage) -> int:
+    """Return the number of records that repair set aside."""
+    records = f"{paths.QUARANTINE}/{paths.RECORDS}/"
+    return sum(1 for name in storage.walk(paths.QUARANTINE) if name.startswith(records))
 
 
-def _software(storage: Storage, descriptor: Descriptor, committed: list[int]) -> list[str]:
-    """What wrote the first and the last unit."""
-    ends = {read_record(storage, unit, descriptor).software for unit in (committed[:1] + committed[-1:])}
-    return sorted(map(str, ends))
+def _software(storage: Storage, descriptor: Descriptor, units: list[int]) -> tuple[str, ...]:
+    """Return the software that wrote the first and the last unit."""
+    ends = {read_record(storage, unit, descriptor).software for unit in units[:1] + units[-1:]}
+    return tuple(sorted(ends))
