@@ -115,6 +115,10 @@ class Store:
         """Without the records read so far, which another process reads again where it needs them."""
         return self.__dict__ | {"_readers": OrderedDict()}
 
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self.rows
+
     @property
     def rows(self) -> int:
         """Rows in all."""

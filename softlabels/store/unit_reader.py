@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from blake3 import blake3
 from numpy.typing import NDArray
 
 from softlabels import columns as ragged
@@ -90,9 +89,7 @@ class UnitReader:
     def _verified(self, piece: Range) -> memoryview:
         """The bytes of a range, once they are sure to be those that were committed; until this thread reads again."""
         data = _scratch(piece.size)
-        self._storage.read_range(self.name, piece.offset, data, of=self.record.size)
-        if blake3(data).hexdigest() != piece.blake3:
-            raise ValueError(f"bytes {piece.offset:,} to {piece.offset + piece.size:,} are not what was committed")
+        self._storage.read_verified(self.name, piece.offset, data, of=self.record.size, digest=piece.blake3)
         return data
 
     def read_extras(self) -> dict[str, NDArray[Any]]:

@@ -18,6 +18,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol, Self
 
+from blake3 import blake3
+
 TEMPORARY = "tmp"
 """Directory that a storage may use for files that have no name yet, and for locks."""
 
@@ -159,6 +161,27 @@ class Storage(ABC):
             StorageFailed: The storage refused, which says nothing about the bytes.
             StoreCorrupt: The path leads out of the store.
         """
+
+    def read_verified(self, name: str, offset: int, into: memoryview, *, of: int, digest: str) -> None:
+        """Fill a buffer with a range of a file whose hash is known.
+
+        Implementations may take the bytes from a cache, and may fetch them again if they arrive damaged.
+
+        Args:
+            name: Name of the file.
+            offset: Position of the first byte.
+            into: Buffer of as many bytes as the range has.
+            of: Size in bytes that the whole file must have.
+            digest: BLAKE3 of the range, hexadecimal.
+
+        Raises:
+            ValueError: The bytes have another hash, or as `read_range` raises.
+            FileNotFoundError: There is no such file.
+            StorageFailed: The storage refused, which says nothing about the bytes.
+        """
+        self.read_range(name, offset, into, of=of)
+        if blake3(into).hexdigest() != digest:
+            raise ValueError(f"bytes {offset:,} to {offset + len(into):,} are not what was committed")
 
     @abstractmethod
     def read_blocks(self, name: str) -> Iterator[bytes]:

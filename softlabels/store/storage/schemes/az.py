@@ -1,0 +1,5 @@
+"""The scheme ``az``: Azure Blob Storage."""
+
+from softlabels.store.storage.object_storage import ObjectStorage
+
+open_location = ObjectStorage
