@@ -6,6 +6,8 @@ against the table. Needs NumPy, pyarrow, blosc; no torch.
 
 from __future__ import annotations
 
+import logging
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -33,6 +35,8 @@ from softlabels.store.storage.read_errors import FETCH, SEAL, read_errors
 from softlabels.store.storage.storage import Location, Storage
 from softlabels.store.unit_reader import UnitReader, head_arrays, native
 
+log = logging.getLogger("softlabels")
+
 READERS_KEPT = 8192
 """Units whose records stay in memory, about 3 KB each: to read one again takes as long as to verify a chunk."""
 
@@ -40,32 +44,58 @@ READERS_KEPT = 8192
 def open_store(location: Location, *, snapshot: int | None = None, digest: str | None = None) -> Store:
     """Open a sealed store for reading.
 
+    A digest names one snapshot of one store for good. Every byte that is read then is one that the digest covers,
+    whoever has had the store in between.
+
     Args:
         location: Location of the store.
         snapshot: Number of the snapshot to read; by default the last.
-        digest: Digest that the snapshot must have; by default any.
+        digest: Digest of the snapshot to read; by default any. It need not be the last one.
 
     Raises:
-        StoreNotFound: no store there, or one that was never sealed.
-        StoreCorrupt: damaged, or not the digest asked for.
-        StoreUnsupported: it needs a newer softlabels.
+        StoreNotFound: There is no store, or it was never sealed.
+        StoreCorrupt: The store is damaged, or has no snapshot with that digest.
+        StoreUnsupported: The store needs a newer softlabels.
+        InvalidArgument: The digest is not one.
+
+    Example:
+        >>> store = open_store("labels")  # doctest: +SKIP
+        >>> open_store("copy/of/labels", digest=store.snapshot.digest).rows == store.rows  # doctest: +SKIP
+        True
     """
+    if digest is not None and not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise InvalidArgument(
+            f"digest: got {digest!r:.100}; expected 64 hexadecimal digits, as softlabels inspect shows"
+        )
     storage, descriptor = open_with_descriptor(location)
-    numbers = paths.snapshot_numbers(storage)
+    selected = _select(storage, paths.snapshot_numbers(storage) if snapshot is None else [snapshot], digest)
+    if selected.descriptor != descriptor.digest:
+        raise StoreCorrupt(f"{storage}: the descriptor is not the one that was sealed; run softlabels verify")
+    if snapshot is None and digest is None and (lost := paths.lost_snapshot(storage)) is not None:
+        log.warning(
+            "%s: snapshot %d is missing, so snapshot %d with %d rows is read. Run softlabels seal",
+            storage, lost, selected.number, selected.rows,
+        )  # fmt: skip
+    return Store(storage, descriptor, selected)
+
+
+def _select(storage: Storage, numbers: list[int], digest: str | None) -> Snapshot:
+    """Return the last snapshot, or the one with a digest."""
     if not numbers:
         raise StoreNotFound(
             f"{storage} is not sealed: units may still be missing. Run softlabels generate until it is whole, or "
             "softlabels seal"
         )
-    found = read_snapshot(storage, numbers[-1] if snapshot is None else snapshot)
-    if found.descriptor != descriptor.digest:
-        raise StoreCorrupt(f"{storage}: the descriptor is not the one that was sealed; run softlabels verify")
-    if digest is not None and found.digest != digest:
-        raise StoreCorrupt(
-            f"{storage}: snapshot {found.number} has digest {found.digest}, not {digest} as asked for; fetch the store "
-            "again, or name the snapshot you want"
-        )
-    return Store(storage, descriptor, found)
+    if digest is None:
+        return read_snapshot(storage, numbers[-1])
+    for number in reversed(numbers):
+        snapshot = read_snapshot(storage, number)
+        if snapshot.digest == digest:
+            return snapshot
+    raise StoreCorrupt(
+        f"{storage}: no snapshot has the digest {digest}, got {snapshot.digest} of snapshot {number}; fetch the store "
+        "again, or check which snapshot you want with softlabels inspect"
+    )
 
 
 class Probe(NamedTuple):

@@ -25,6 +25,7 @@ from softlabels.fidelity import Fidelity
 from softlabels.store.format import array_file, canonical_json, paths
 from softlabels.store.format.codebooks import read_codebook, write_codebook
 from softlabels.store.format.descriptor import Descriptor, find_descriptor, parse_descriptor, read_descriptor
+from softlabels.store.format.difference import difference
 from softlabels.store.format.identity import named_descriptors
 from softlabels.store.format.limits import MAX_CHUNK_BYTES, decoded_bytes
 from softlabels.store.format.record import Record, parse_record, read_record
@@ -71,8 +72,8 @@ def create_or_open(
         existing = read_descriptor(storage)
     if existing.work != descriptor.work:
         raise StoreConflict(
-            f"{storage} holds another store: {_difference(existing, descriptor)}. Name another directory with --out, "
-            "or generate with the same settings"
+            f"{storage} holds another store: {difference(existing.work, descriptor.work)}. Name another directory with "
+            "--out, or generate with the same settings"
         )
     return StoreWriter(storage, existing)
 
@@ -107,13 +108,6 @@ def _document(descriptor: Descriptor) -> bytes:
             f"this descriptor could not be read again: {error}; give teacher and data short names in plain text"
         ) from None
     return data
-
-
-def _difference(found: Descriptor, wanted: Descriptor) -> str:
-    """The first thing in which two descriptors differ, for a message."""
-    there, here = found.work, wanted.work
-    name = next((name for name in here if there.get(name) != here[name]), "unknown keys")
-    return f"its {name} is {there.get(name)}, here it would be {here.get(name)}"
 
 
 class StoreWriter:

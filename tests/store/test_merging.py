@@ -171,7 +171,7 @@ def test_topping_up_asks_the_teacher_about_new_rows_alone(tmp_path, digits_path,
 
 
 def test_reusing_labels_kept_otherwise_is_refused(tmp_path, digits, teacher, sealed):
-    with pytest.raises(StoreConflict, match="as they are only"):
+    with pytest.raises(StoreConflict, match="copied as they are"):
         generate(digits, teacher=teacher, out=tmp_path / "x", reuse=[sealed], encoding="topk:5")
     assert not (tmp_path / "x").exists()
 

@@ -10,6 +10,7 @@ from softlabels.store.storage.storage import Storage
 
 DESCRIPTOR = "softlabels.json"
 NUMBERED = re.compile(r"([0-9]{8,12})\.json")
+TABLE = re.compile(r"([0-9]{8,12})-[0-9a-f]{16}\.parquet")
 ATTEMPT = re.compile(r"[0-9a-f]{32}")
 SUFFIX = {"zarr": ".zarr.zip", "parquet": ".parquet"}
 RECORDS, SHARDS, EXTRAS = "records", "shards", "extras"
@@ -104,6 +105,17 @@ def durable_units(storage: Storage) -> list[int]:
 def snapshot_numbers(storage: Storage) -> list[int]:
     """Return the numbers of all snapshots, ascending."""
     return sorted(_numbers(storage, SNAPSHOTS))
+
+
+def lost_snapshot(storage: Storage) -> int | None:
+    """Return the number of a snapshot that is newer than all others and missing; None if there is none.
+
+    Its table is there, which is stored right before it: the snapshot was lost, or sealing was interrupted.
+    """
+    names = storage.list_names(SNAPSHOTS)
+    tables = [int(match[1]) for name in names if (match := TABLE.fullmatch(name))]
+    newest = max(tables, default=0)
+    return newest if newest > max(snapshot_numbers(storage), default=0) else None
 
 
 def _numbers(storage: Storage, directory: str) -> Iterator[int]:

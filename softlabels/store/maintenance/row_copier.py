@@ -13,6 +13,7 @@ from softlabels.encodings.tail import exposure, sums_of
 from softlabels.errors import StoreConflict
 from softlabels.keys import row_names
 from softlabels.labels import Head, SparseLabels
+from softlabels.store.format.difference import difference
 from softlabels.store.format.token_inputs import TokenInputs
 from softlabels.store.sealed_store import Store
 from softlabels.store.unit_statistics import UnitStatistics
@@ -130,10 +131,10 @@ def _check_alike(store: Store, heads: dict[str, Head], teacher: str) -> None:
         )
     for name, head in heads.items():
         if (found := store.heads.get(name)) != head:
-            kept = "no such head" if found is None else f"{found.to_json()}"
+            before = {} if found is None else found.to_json()
             raise StoreConflict(
-                f"{store.storage} keeps the head {name!r} as {kept}; {head.to_json()} is wanted. Rows can be taken "
-                "over as they are only; generate with the settings of that store"
+                f"{store.storage} keeps the head {name!r} otherwise: {difference(before, head.to_json())}. Rows are "
+                "copied as they are; generate with the settings of that store"
             )
     if set(store.heads) != set(heads):
         raise StoreConflict(f"{store.storage} has the heads {sorted(store.heads)}, not {sorted(heads)}")
