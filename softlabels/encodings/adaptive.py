@@ -29,6 +29,15 @@ if TYPE_CHECKING:
 class Adaptive(Listed):
     """The classes of probability ``least`` or more at T = 1, and at least the likeliest.
 
+    Example:
+        >>> import numpy as np, torch
+        >>> from softlabels.encodings import Adaptive
+        >>> from softlabels.labels import Head
+        >>> encoding, head = Adaptive(0.2), Head(encoding="adaptive:0.2:d4", classes=4)
+        >>> logits = torch.tensor([[0.0, 5.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
+        >>> encoding.encode(logits, head, np.arange(2)).arrays["count"].tolist()
+        [1, 4]
+
     Attributes:
         least: Probability from which on a class is listed.
         dtype: Storage of the log-probabilities (see LogProbs).

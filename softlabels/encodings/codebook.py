@@ -94,6 +94,16 @@ def pilot_rows(head: Head) -> int:
 def fit(encoding: Listed, head: Head, pilot: Iterable[Tensor], *, seed: int = 0) -> Codebook:
     """Fit a codebook to a pilot.
 
+    Example:
+        >>> import torch
+        >>> from softlabels import encodings
+        >>> from softlabels.encodings import codebook
+        >>> from softlabels.labels import Head
+        >>> encoding = encodings.parse("topk:2:f16:3", classes=10)
+        >>> head = Head(encoding=encoding.spec, classes=10)
+        >>> codebook.fit(encoding, head, [torch.randn(50, 10)]).priors.shape
+        (1, 3, 10)
+
     Args:
         encoding: Encoding of the head.
         head: Head of the rows.

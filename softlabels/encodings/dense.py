@@ -45,6 +45,15 @@ MAX_RANGE = 1e30
 class Dense(Encoding):
     """Every value of the head.
 
+    Example:
+        >>> import numpy as np, torch
+        >>> from softlabels.encodings import Dense
+        >>> from softlabels.labels import Head
+        >>> encoding, head = Dense("f16"), Head(encoding="dense:f16", classes=3)
+        >>> encoded = encoding.encode(torch.tensor([[1.0, 2.0, -torch.inf]]), head, np.arange(1))
+        >>> encoding.decode(encoded.arrays, head).values.tolist()
+        [[1.0, 2.0, -inf]]
+
     Attributes:
         dtype: Storage of the values: ``f32``, ``f16``, ``bf16`` or ``q8``.
     """

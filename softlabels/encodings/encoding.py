@@ -207,11 +207,18 @@ def id_dtype(classes: int) -> str:
 
 
 def row_bytes(encoding: Encoding, head: Head) -> float:
-    """Return an estimate of the bytes per row (per position of ragged rows) before compression."""
+    """Return an estimate of the bytes per row (per position of ragged rows) before compression.
+
+    Example:
+        >>> from softlabels import encodings
+        >>> from softlabels.labels import Head
+        >>> encoding = encodings.parse("topk:32", classes=1000)
+        >>> encodings.row_bytes(encoding, Head(encoding=encoding.spec, classes=1000))
+        132.0
+    """
     entries = encoding.typical_entries(head)
-    return sum(
-        column.entry_bytes * (1 if column.per is None else entries) for column in encoding.columns(head).values()
-    )
+    columns = encoding.columns(head).values()
+    return float(sum(column.entry_bytes * (1 if column.per is None else entries) for column in columns))
 
 
 def require_single_distribution(spec: str, head: Head) -> None:

@@ -29,6 +29,15 @@ MAX_LOG_WEIGHT = 80.0
 class Sampled(Encoding):
     """Draws with replacement.
 
+    Example:
+        >>> import numpy as np, torch
+        >>> from softlabels.encodings import Sampled
+        >>> from softlabels.labels import Head
+        >>> encoding, head = Sampled(8), Head(encoding="sampled:8", classes=5)
+        >>> encoded = encoding.encode(torch.zeros(2, 5), head, np.arange(2))
+        >>> np.exp(encoding.decode(encoded.arrays, head).log_probs()).sum(axis=1).round(3).tolist()
+        [1.0, 1.0]
+
     Attributes:
         draws: Number of draws per row, N.
         exponent: Exponent E of the probabilities that classes are drawn in proportion to.

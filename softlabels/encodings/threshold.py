@@ -41,6 +41,15 @@ SUM_TOLERANCE = 1e-2
 class Threshold(Encoding):
     """Classes of probability ``tau`` or more, and a systematic sample of the rest.
 
+    Example:
+        >>> import numpy as np, torch
+        >>> from softlabels.encodings import Threshold
+        >>> from softlabels.labels import Head
+        >>> encoding, head = Threshold(0.25, 9), Head(encoding="threshold:0.25:9", classes=100)
+        >>> encoded = encoding.encode(torch.zeros(1, 100), head, np.arange(1))
+        >>> encoding.decode(encoded.arrays, head).ids.shape  # four classes of weight 0.25
+        (1, 4)
+
     Attributes:
         tau: Threshold probability.
         levels: Number of levels; a stored probability is tau^(code / levels), with a code from 0 to levels.

@@ -26,6 +26,15 @@ if TYPE_CHECKING:
 class TopK(Listed):
     """The K likeliest classes.
 
+    Example:
+        >>> import numpy as np, torch
+        >>> from softlabels.encodings import TopK
+        >>> from softlabels.labels import Head
+        >>> encoding, head = TopK(2), Head(encoding="topk:2:f16", classes=4)
+        >>> encoded = encoding.encode(torch.tensor([[0.0, 5.0, 1.0, 2.0]]), head, np.arange(1))
+        >>> encoding.decode(encoded.arrays, head).ids.tolist()
+        [[1, 3]]
+
     Attributes:
         k: Number of listed classes K.
         dtype: Storage of the log-probabilities (see LogProbs).

@@ -148,6 +148,12 @@ def hard_labels(
 def check_classes(student_logits: Tensor, labels: SoftLabels, *, width: int | None = None) -> None:
     """Raise InvalidArgument unless logits and labels have the same rows and classes.
 
+    Example:
+        >>> import numpy as np, torch
+        >>> from softlabels import losses
+        >>> from softlabels.labels import DenseLabels
+        >>> losses.check_classes(torch.zeros(2, 3), DenseLabels(np.zeros((2, 3), np.float32)))
+
     Args:
         student_logits: (N, C) logits.
         labels: Labels of a distribution.

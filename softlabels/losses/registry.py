@@ -49,7 +49,16 @@ def loss(
     hard: bool = False,
     temperature: bool = True,
 ) -> Callable[[Function], Function]:
-    """Return a decorator that registers a function as a loss; the arguments are attributes of Loss."""
+    """Return a decorator that registers a function as a loss; the arguments are attributes of Loss.
+
+    Example:
+        >>> from softlabels.losses import registry
+        >>> @registry.loss(temperature=False)
+        ... def brier(student_logits, labels): ...
+        >>> registry.get("brier").temperature
+        False
+        >>> registry.remove("brier")
+    """
 
     def register(function: Function) -> Function:
         _LOSSES[function.__name__] = Loss(function.__name__, function, kinds, samples, hard, temperature)
@@ -67,6 +76,15 @@ def names() -> list[str]:
         True
     """
     return sorted(_LOSSES)
+
+
+def remove(name: str) -> None:
+    """Remove a loss from the registry.
+
+    Raises:
+        InvalidArgument: No loss has this name.
+    """
+    del _LOSSES[get(name).name]
 
 
 def get(name: str) -> Loss:

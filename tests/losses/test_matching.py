@@ -148,4 +148,4 @@ def test_a_new_loss_is_one_declaration():
     try:
         assert losses.get("my_loss") == registry.Loss("my_loss", my_loss, DISTRIBUTIONS, True, False, True)
     finally:
-        del registry._LOSSES["my_loss"]
+        registry.remove("my_loss")
