@@ -7,8 +7,10 @@ import datetime as dt
 import json
 import os
 import platform
+import shutil
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +18,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tests.reliability import interleavings, kills, mutants, planted, power_cuts, system_calls
+from tests.corpus import forging
+from tests.reliability import interleavings, kills, mutants, planted, power_cuts, repairs, system_calls
+from tests.store import limit_cases
 
 ROOT = Path(__file__).parents[2]
 Section = tuple[str, list[tuple[str, str]], bool]
@@ -77,6 +81,38 @@ def races(scale: float) -> Section:
         ("with other than one winner, or a record that changed", str(len(found.violations))),
     ]
     return "Races", lines, not found.violations
+
+
+def repairing(scale: float) -> Section:
+    """Repair beside writers."""
+    count = max(1, int(100 * scale))
+    result = repairs.run(count, progress=bar("repairs", count))
+    lines = [
+        ("stores damaged while two writers and two repairs ran", f"{count:,}"),
+        ("files damaged", f"{result.damaged:,}"),
+        ("writers and repairs killed", f"{result.kills:,}"),
+        ("units set aside", f"{result.moved:,}"),
+        ("of them with right bytes", str(result.wrong)),
+        ("committed units whose files were gone", str(result.lost)),
+        ("stores that did not become complete and sealed again", str(result.unsound)),
+    ]
+    return "Repair", lines, not result.violations
+
+
+def maxima(_: float) -> Section:
+    """Memory at the largest chunks that the format allows."""
+    lines, worst = [], 0
+    with tempfile.TemporaryDirectory() as folder:
+        for shard_format in ("zarr", "parquet"):
+            warm = forging.make(Path(folder) / shard_format, f"topk-{shard_format}")
+            for case in limit_cases.CHUNKS:
+                root = Path(folder) / "store"
+                limit_cases.make_chunk(case, shard_format, root)
+                growth, _ = limit_cases.growth("read_chunk", root, warm)
+                shutil.rmtree(root)
+                lines.append((f"{shard_format}: {case}", f"{growth / 1e6:.0f} MB"))
+                worst = max(worst, growth)
+    return "Memory to read the largest chunks", lines, worst < 256 * 10**6
 
 
 def bugs(_: float) -> Section:
@@ -148,7 +184,7 @@ def _lines(form: str, found: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-EXPERIMENTS = (random_kills, calls, cuts, races, bugs)
+EXPERIMENTS = (random_kills, calls, cuts, races, repairing, maxima, bugs)
 
 
 def page(sections: list[Section], command: str, seconds: float) -> str:

@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from softlabels.store.format import paths
+from softlabels.store.format.descriptor import Descriptor
+from softlabels.store.format.record import Record, read_record
+from softlabels.store.maintenance import repair as repair_module
+from softlabels.store.maintenance.report import Problem
 from softlabels.store.storage.posix import PosixFile, PosixStorage
-from tests.reliability import interleavings, kills, power_cuts, system_calls
+from softlabels.store.storage.storage import Storage
+from tests.reliability import interleavings, kills, power_cuts, repairs, system_calls
 
 LAYERS: dict[str, Callable[[], None]] = {}
 
@@ -49,6 +54,14 @@ def _kills() -> None:
     found = kills.run(60)
     if found.lost or found.twice or found.changed:
         raise AssertionError(f"{found.lost} lost, {found.twice} twice, {found.changed} changed")
+
+
+@layer("repair beside writers")
+def _repairs() -> None:
+    for seed in range(4):
+        result = repairs.run(2, seed=seed)
+        if result.violations:
+            raise AssertionError(f"{result.wrong} set aside, {result.lost} lost, {result.unsound} not sound")
 
 
 def _unsynced_data(file: PosixFile) -> None:
@@ -107,7 +120,25 @@ def _unsettled_units(storage: PosixStorage) -> list[int]:
     return list(paths.committed_units(storage))
 
 
+def _trusted_report(storage: Storage, descriptor: Descriptor, unit: int, *, deep: bool) -> tuple[Record, Problem]:
+    """Take a unit for damaged because a report has said so."""
+    del deep
+    return read_record(storage, unit, descriptor), Problem(unit, "", "as the report says", "repair")
+
+
+def _all_shards_moved(storage: Storage, descriptor: Descriptor, unit: int) -> bool:
+    """Move all shards of a unit, those that no record names too."""
+    was_moved = _MOVE_UNIT(storage, descriptor, unit)
+    if was_moved:
+        directory = paths.shard_path(unit, "", descriptor.shard_format).rpartition("/")[0]
+        for name in storage.list_names(directory):
+            if name.startswith(f"{unit:08d}-"):
+                repair_module._move(storage, f"{directory}/{name}")
+    return was_moved
+
+
 _MAKE_DIRECTORY = PosixStorage._make_directory
+_MOVE_UNIT = repair_module._move_unit
 
 BUGS: dict[str, tuple[str, Callable[[], Iterator[tuple[tuple[Any, str], Any]]]]] = {
     "data not synced": ("power cuts", lambda: iter([((PosixFile, "sync"), _unsynced_data)])),
@@ -122,6 +153,11 @@ BUGS: dict[str, tuple[str, Callable[[], Iterator[tuple[tuple[Any, str], Any]]]]]
     "record written in place": (
         "SIGKILL at a system call",
         lambda: iter([((PosixStorage, "put_if_absent"), _record_in_place)]),
+    ),
+    "old report trusted": ("repair beside writers", lambda: iter([((repair_module, "unit_problem"), _trusted_report)])),
+    "every shard of a unit moved": (
+        "repair beside writers",
+        lambda: iter([((repair_module, "_move_unit"), _all_shards_moved)]),
     ),
 }
 """Each bug, the layer that is to catch it, and the verbs it puts in place of ours."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.reliability import interleavings, kills, planted, power_cuts, system_calls
+from tests.reliability import interleavings, kills, planted, power_cuts, repairs, system_calls
 
 pytestmark = pytest.mark.slow
 needs_strace = pytest.mark.skipif(not system_calls.available(), reason="strace is not here, or may not trace a child")
@@ -40,6 +40,13 @@ def test_two_commits_in_any_order_of_steps_have_one_winner():
     found = interleavings.run(250)
     assert found.violations == []
     assert found.tried == 250
+
+
+def test_repair_beside_writers_moves_damaged_units_alone():
+    result = repairs.run(3)
+    assert result.violations == 0
+    assert result.moved > 10
+    assert result.kills > 5
 
 
 @pytest.mark.parametrize("bug", planted.BUGS)
