@@ -92,6 +92,9 @@ def plain_table(table: pa.Table, name: str) -> pa.Table:
     columns = []
     for field, column in zip(table.schema, table.columns, strict=True):
         try:
+            if pa.types.is_primitive(column.type) and column.num_chunks == 1:
+                columns.append(column.chunk(0))  # the common case, quick for tables of many columns
+                continue
             chunks = [_with_wide_offsets(plain_array(chunk)) for chunk in column.chunks]
             columns.append(
                 pa.concat_arrays(chunks) if chunks else _with_wide_offsets(plain_array(pa.array([], column.type)))

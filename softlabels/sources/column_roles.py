@@ -69,7 +69,8 @@ def choose_columns(
         if option is not None and option is not False:
             require_column(option, names, name)
     _check_roles(chosen, label_column, id_column, name)
-    free = [column for column in names if column not in {*chosen, id_column}]
+    named = {*chosen, id_column}
+    free = [column for column in names if column not in named]
     default_label = None if isinstance(label_column, str) else _named_like(LABEL_NAMES, free, name)
     label = default_label if label_column is None else label_column or None
     split = _named_like((SPLIT_NAME,), [column for column in free if column != label], name)
@@ -82,10 +83,11 @@ def choose_columns(
     stacked = len(chosen) > 1
     if not chosen:
         chosen, stacked = _default_inputs(schema, candidates, name, odd or {})
+    used = {*chosen, *roles}
     unused = tuple(
         UnusedColumn(column, reasons.get(column) or _reason(schema.field(column).type, chosen))
         for column in names
-        if column not in roles and column not in chosen
+        if column not in used
     )
     return Columns(inputs=chosen, label=label, id=id_column, split=split, unused=unused, stacked=stacked)
 
