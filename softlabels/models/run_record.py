@@ -132,11 +132,21 @@ class RunMetrics:
         steps: Optimiser steps.
         accuracy: Share of held-out rows whose likeliest class is the hard label; None if none could be measured.
         held_out_rows: Number of held-out rows.
+        perplexity: Perplexity of the next token on held-out text; None for other models, as the fields below.
+        bits_per_byte: Cross-entropy in bits per byte of held-out text.
+        kl: Mean KL divergence of held-out labels from the model, in nats per token.
+        agreement: Share of held-out tokens whose likeliest class is that of the labels.
+        sample: Text that the model continues.
     """
 
     steps: int
     accuracy: float | None = None
     held_out_rows: int = 0
+    perplexity: float | None = None
+    bits_per_byte: float | None = None
+    kl: float | None = None
+    agreement: float | None = None
+    sample: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,11 +296,13 @@ def _labels(fields: Fields) -> RunLabels:
 
 
 def _metrics(fields: Fields) -> RunMetrics:
-    accuracy = fields.get("accuracy")
+    names = ("accuracy", "perplexity", "bits_per_byte", "kl", "agreement")
+    numbers = {name: fields.get(name) for name in names}
     return RunMetrics(
         steps=fields.integer("steps", 0, MAX_COUNT),
-        accuracy=None if accuracy is None else check_number("metrics.accuracy", accuracy),
         held_out_rows=fields.integer("held_out_rows", 0, MAX_COUNT),
+        sample=fields.optional_text("sample"),
+        **{n: None if value is None else check_number(f"metrics.{n}", value) for n, value in numbers.items()},
     )
 
 

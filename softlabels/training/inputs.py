@@ -16,7 +16,9 @@ from softlabels.models import Model
 from softlabels.models.run_record import RunData
 from softlabels.sources import DatasetSource, Source, as_source
 from softlabels.sources.column_roles import InputOption, LabelOption
+from softlabels.sources.store_tokens import StoreTokens
 from softlabels.store import Store, open_store
+from softlabels.text.options import TextOptions
 from softlabels.training.recipe import Recipe
 from softlabels.training.splits import (
     choose_hard_labels,
@@ -63,24 +65,28 @@ def open_data(
     input: InputOption = None,  # noqa: A002  named as the command line's option
     label: LabelOption = None,
     id: str | None = None,  # noqa: A002  as above
+    text: TextOptions | None = None,
 ) -> Source:
     """Return a source.
 
     A store is untrusted: the data that it names is not opened unless it is the bundled digits.
 
     Args:
-        data: Anything ``as_source`` takes; None: what the labels were made from. Hard labels are numbered by
-            name as the soft ones are.
+        data: Anything ``as_source`` takes; None: what the labels were made from, such as the token ids of a store of
+            text. Hard labels are numbered by name as the soft ones are.
         labels: Soft labels, or a live teacher.
         input: Column of model inputs; see ``softlabels.sources.open_source``.
         label: Column of hard labels; see there.
         id: Column that names rows; see there.
+        text: Options of text; see there.
 
     Raises:
         InvalidArgument: Data is needed; names what the store says.
         DataNotFound: There is no such file.
         InvalidData: The data cannot be used, or has other classes than the labels.
     """
+    if data is None and isinstance(labels, Store) and labels.inputs is not None:
+        return StoreTokens(labels)
     if data is None:
         named = labels.descriptor.data.spec if isinstance(labels, Store) else "none"
         if named != BUNDLED:
@@ -89,7 +95,7 @@ def open_data(
                 f"that they were made from {named!r}; if you trust that, name it with --data"
             )
         data = BUNDLED
-    source = as_source(data, input=input, label=label, id=id)
+    source = as_source(data, input=input, label=label, id=id, text=text)
     names = _class_names(labels)
     return source if names is None or source.columns.label is None else source.with_class_names(names)
 

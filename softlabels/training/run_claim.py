@@ -11,13 +11,14 @@ from softlabels.models import RUN_FILE, WEIGHTS_FILE, read_run
 from softlabels.models.run_directory import MAX_RUN_BYTES, record_from_bytes, record_to_bytes
 from softlabels.models.run_files import delete_file, locked, make_folder, read_file, temporary_name, write_file
 from softlabels.models.run_record import RunRecord
+from softlabels.text.tokenizer_files import FILE as TOKENIZER_FILE
 from softlabels.training.checkpoint import CHECKPOINT_FILE
 from softlabels.training.metrics import METRICS_FILE
 
 STARTED_FILE = "started.json"
 """Description of a run that has not finished."""
 
-OWN_FILES = (STARTED_FILE, CHECKPOINT_FILE, METRICS_FILE, RUN_FILE, WEIGHTS_FILE)
+OWN_FILES = (STARTED_FILE, CHECKPOINT_FILE, METRICS_FILE, RUN_FILE, WEIGHTS_FILE, TOKENIZER_FILE)
 
 
 @contextmanager

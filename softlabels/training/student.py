@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from softlabels.models.building import config_of
 from softlabels.models.kind import ModelSpec
 from softlabels.models.kinds import kinds
 from softlabels.models.spec import kind_of
+from softlabels.sources import Ragged, Source
 from softlabels.training.inputs import Prepared
 from softlabels.training.recipe import Recipe
 
@@ -40,8 +42,9 @@ def new_model(student: str | nn.Module, prepared: Prepared, heads: Mapping[str, 
     sample = prepared.source.inputs(prepared.train[rows[:1] if user_code else rows])
     shape = tuple(sample.shape[1:]) if isinstance(sample, np.ndarray | Tensor) else ()
     if isinstance(student, str):
-        statistics = None if user_code else _statistics(sample, student)
-        return models.build(student, input_shape=shape, heads=heads, seed=recipe.seed, statistics=statistics)
+        statistics = None if user_code or isinstance(sample, Ragged) else _statistics(sample, student)
+        built = models.build(student, input_shape=shape, heads=heads, seed=recipe.seed, statistics=statistics)
+        return _with_tokenizer(built, prepared.source)
     if not isinstance(student, nn.Module):
         raise InvalidArgument(
             f"student: cannot be trained, got {type(student).__name__}; expected a MODEL specification or a "
@@ -56,6 +59,14 @@ def new_model(student: str | nn.Module, prepared: Prepared, heads: Mapping[str, 
         config=config_of(python, ModelSpec(python.name), shape, heads),
         user_code=True,
     )
+
+
+def _with_tokenizer(model: Model, source: Source) -> Model:
+    """Return a model of text with the tokenizer of the text, whose digest is a part of its configuration."""
+    tokenizer = getattr(source, "tokenizer", None)
+    if tokenizer is None:
+        return model
+    return replace(model, tokenizer=tokenizer, config={**model.config, "tokenizer": tokenizer.digest})
 
 
 def _statistics(sample: Any, student: str) -> InputStatistics:

@@ -6,9 +6,10 @@ another run, or anything else, is not changed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +18,17 @@ from torch import Tensor, nn
 from softlabels import losses
 from softlabels.errors import InvalidArgument, InvalidData
 from softlabels.interruption import interruptible
-from softlabels.labels import DISTRIBUTIONS, DenseLabels
+from softlabels.labels import DISTRIBUTIONS, DenseLabels, SoftLabels
 from softlabels.loading import Batch, Loader
 from softlabels.models import DEFAULT_HEAD, Model, OutputHead, load_run, write_run
 from softlabels.models.digest import state_of
+from softlabels.models.run_files import write_file
 from softlabels.models.run_record import RunKind, RunLabels, RunMetrics, RunModel, RunRecord
 from softlabels.sources import Source
+from softlabels.sources.store_tokens import StoreTokens
 from softlabels.store import Store
+from softlabels.text.tokenizer_files import FILE as TOKENIZER_FILE
+from softlabels.training import language
 from softlabels.training.evaluation import accuracy
 from softlabels.training.inputs import DataLike, Prepared, open_data, open_labels, prepare
 from softlabels.training.recipe import Recipe
@@ -96,20 +101,13 @@ def train_teacher(
     )  # fmt: skip
     with interruptible() as interruption:
         source = open_data(data)
-        require_labels(source)
+        if not language.is_language(source):
+            require_labels(source)
+        language.check_student(model, source)
         prepared = prepare(source, recipe)
-        hard, classes = prepared.hard, source.classes
-        if hard is None or classes is None or not (hard >= 0).any():
-            raise InvalidData(
-                f"{source.spec}: no hard labels to train on, got none in the training rows; expected some"
-            )
-        heads = {DEFAULT_HEAD: OutputHead(classes=classes)}
+        heads, rows = _hard_targets(prepared)
         student = new_model(model, prepared, heads, recipe).to(device)
-
-        def loss(outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
-            return losses.cross_entropy(outputs[DEFAULT_HEAD], hard[batch.rows])
-
-        rows = np.flatnonzero(hard >= 0)
+        loss = _hard_loss(student, prepared)
         run = TrainingRun(
             model=student,
             loader=_loader(None, prepared, rows, recipe, student),
@@ -120,6 +118,7 @@ def train_teacher(
             interruption=interruption,
             progress=progress,
             checkpoint_seconds=checkpoint_seconds,
+            forward=_forward(student, source),
         )
         return _run(run, prepared)
 
@@ -204,12 +203,21 @@ def train_student(
         loss_temperature = recipe.temperature or _highest_temperature(teacher, head)
         if isinstance(teacher, Store):
             teacher.read([0], head).log_probs(loss_temperature)  # raises if the labels hold nothing at this temperature
+        language.check_student(student, source)
         network = new_model(student, prepared, {head: output}, recipe).to(device)
 
-        def loss(outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
-            soft = batch.targets[head] if isinstance(teacher, Store) else predicted(teacher, head, batch)
+        def soft(batch: Batch) -> SoftLabels:
+            return batch.targets[head] if isinstance(teacher, Store) else predicted(teacher, head, batch)
+
+        def distillation(outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
             hard = None if prepared.hard is None else prepared.hard[batch.rows]
-            return losses.distillation(outputs[head], soft, hard, temperature=loss_temperature, alpha=recipe.alpha)
+            return losses.distillation(
+                outputs[head], soft(batch), hard, temperature=loss_temperature, alpha=recipe.alpha
+            )
+
+        loss: language.Loss = distillation
+        if language.is_language(source):
+            loss = language.student_loss(network, head, soft, temperature=loss_temperature, alpha=recipe.alpha)
 
         store = teacher if isinstance(teacher, Store) else None
         labels_record = _labels_record(teacher, head, loss_temperature)
@@ -223,8 +231,9 @@ def train_student(
             interruption=interruption,
             progress=progress,
             checkpoint_seconds=checkpoint_seconds,
+            forward=_forward(network, source),
         )
-        return _run(run, prepared)
+        return _run(run, prepared, store)
 
 
 def predicted(teacher: Model, head: str, batch: Batch) -> DenseLabels:
@@ -244,30 +253,84 @@ def predicted(teacher: Model, head: str, batch: Batch) -> DenseLabels:
     return DenseLabels(teacher.predict(batch.inputs)[head].float().cpu().numpy(), kind)
 
 
-def _run(run: TrainingRun, prepared: Prepared) -> Model:
+def _hard_targets(prepared: Prepared) -> tuple[dict[str, OutputHead], NDArray[np.int64]]:
+    """Return the head that hard labels train, and the rows that have one; every row of a text has next tokens."""
+    source, hard = prepared.source, prepared.hard
+    if language.is_language(source):
+        return language.heads_of(source), prepared.train
+    if hard is None or source.classes is None or not (hard >= 0).any():
+        raise InvalidData(f"{source.spec}: no hard labels to train on, got none in the training rows; expected some")
+    return {DEFAULT_HEAD: OutputHead(classes=source.classes)}, np.flatnonzero(hard >= 0)
+
+
+def _hard_loss(model: Model, prepared: Prepared) -> language.Loss:
+    if language.is_language(prepared.source):
+        return language.teacher_loss(model)
+
+    def loss(outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        if prepared.hard is None:
+            raise InvalidData(f"{prepared.source.spec}: no hard labels to train on")
+        return losses.cross_entropy(outputs[DEFAULT_HEAD], prepared.hard[batch.rows])
+
+    return loss
+
+
+def _forward(model: Model, source: Source) -> Callable[[Any], Mapping[str, Tensor]] | None:
+    """Return the forward pass of networks that are trained through their final states; None for the others."""
+    if not language.is_language(source) or not language.uses_states(model):
+        return None
+    module: Any = model.module
+    return lambda inputs: {language.STATES: module.states(inputs)}
+
+
+def _run(run: TrainingRun, prepared: Prepared, store: Store | None = None) -> Model:
     """Train, measure on the held-out rows, and write the run directory; or load the run that has finished."""
     with claimed(run.folder, run.record) as finished:
         network = run.model.module if run.model.user_code else None
         if not finished:
             fit(run)
-            metrics = _measure(run.model, prepared, run.steps)
+            metrics = _measure(run.model, prepared, run.steps, store)
             model = run.model.to("cpu")
             network = model.module if model.user_code else None
             trained = replace(run.record.model, digest=model.digest, covers=model.digest_covers)
+            if model.tokenizer is not None:
+                write_file(run.folder, TOKENIZER_FILE, model.tokenizer.to_bytes())
             write_run(run.folder, replace(run.record, model=trained, metrics=metrics), state_of(model.module))
             release(run.folder)
         run.interruption.deliver(f"Interrupted; the run in {run.folder} has finished.")
         return load_run(run.folder, network)
 
 
-def _measure(model: Model, prepared: Prepared, steps: int) -> RunMetrics:
+def _measure(model: Model, prepared: Prepared, steps: int, store: Store | None) -> RunMetrics:
     """Return the result of a run; without an accuracy if no held-out row can be measured."""
     rows = prepared.held_out
+    if language.is_language(prepared.source):
+        return _measure_language(model, prepared, steps, store)
     labels = prepared.source.labels(rows) if len(rows) else None
     head = next(iter(model.heads.values()))
     if labels is None or not (labels >= 0).any() or head.kind != "classes" or head.shape != ():
         return RunMetrics(steps=steps, held_out_rows=len(rows))
     return RunMetrics(steps=steps, accuracy=accuracy(model, prepared.source, rows), held_out_rows=len(rows))
+
+
+def _measure_language(model: Model, prepared: Prepared, steps: int, store: Store | None) -> RunMetrics:
+    """Return the result of a run on text."""
+    rows = prepared.held_out
+    sample = None if model.tokenizer is None else language.sample_text(model, model.tokenizer)
+    if len(rows) == 0:
+        return RunMetrics(steps=steps, sample=sample)
+    # Labels are compared row by row, so the rows of the data must be those of the store.
+    labels = store if store is not None and isinstance(prepared.source, StoreTokens) else None
+    figures = language.measure(model, prepared.source, rows, labels)
+    return RunMetrics(
+        steps=steps,
+        held_out_rows=len(rows),
+        perplexity=figures.perplexity,
+        bits_per_byte=figures.bits_per_byte,
+        kl=figures.kl,
+        agreement=figures.agreement,
+        sample=sample,
+    )
 
 
 def _loader(store: Store | None, prepared: Prepared, rows: NDArray[np.int64], recipe: Recipe, model: Model) -> Loader:

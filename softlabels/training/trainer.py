@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,11 +21,12 @@ from softlabels.interruption import Interruption
 from softlabels.loading import Batch, Loader
 from softlabels.models import Model
 from softlabels.models.failures import user_errors
-from softlabels.models.model import to_device
+from softlabels.models.model import count_rows, to_device
 from softlabels.models.outputs import outputs_by_head
 from softlabels.models.run_record import RunRecord
 from softlabels.sources import map_arrays
 from softlabels.training.checkpoint import read_checkpoint, write_checkpoint
+from softlabels.training.label_check import LabelCheck
 from softlabels.training.metrics import Metrics
 from softlabels.training.recipe import Recipe
 
@@ -66,6 +67,7 @@ class TrainingRun:
         interruption: Signals that end the run after the step at hand.
         progress: Callback; None: nothing is shown.
         checkpoint_seconds: Time between checkpoints in seconds.
+        forward: Maps inputs to what ``loss`` takes in place of outputs by head; None: the network.
     """
 
     model: Model
@@ -77,6 +79,7 @@ class TrainingRun:
     interruption: Interruption
     progress: TrainingProgress | None = None
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    forward: Callable[[Any], Mapping[str, Tensor]] | None = None
 
     @property
     def steps(self) -> int:
@@ -106,6 +109,7 @@ def fit(run: TrainingRun) -> None:
         optimizer = torch.optim.AdamW(parameters, lr=run.recipe.lr, weight_decay=run.recipe.weight_decay)
         done = saved_step = read_checkpoint(run.folder, module, optimizer, identity=identity)
         metrics = Metrics(run.folder, done)
+        labels = LabelCheck(run.loss, done)
         saved = time.monotonic()
         module.train()
         batches = run.loader.stream(done)
@@ -113,7 +117,7 @@ def fit(run: TrainingRun) -> None:
             run.progress(done, steps)
         try:
             while done < steps and run.interruption.received is None:
-                loss, rate = _step(run, optimizer, parameters, done, next(batches))
+                loss, rate = _step(run, optimizer, parameters, done, next(batches), labels)
                 done += 1
                 if done % STEPS_PER_LINE == 0 or done == steps:
                     metrics.write(step=done, loss=loss, lr=rate)
@@ -147,7 +151,12 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def _step(
-    run: TrainingRun, optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], step: int, batch: Batch
+    run: TrainingRun,
+    optimizer: torch.optim.Optimizer,
+    parameters: list[torch.nn.Parameter],
+    step: int,
+    batch: Batch,
+    labels: LabelCheck,
 ) -> tuple[float, float]:
     """Take one step; return the loss and the learning rate."""
     rate = run.recipe.learning_rate(step, run.steps)
@@ -157,9 +166,14 @@ def _step(
         raise InvalidData("batch: has no inputs, got labels alone; expected data to train on. Name it with --data")
     model = run.model
     inputs = map_arrays(batch.inputs, lambda array: to_device(array, model.device, copy=model.user_code))
-    with user_errors(model.spec, batch.inputs):
-        value = model.module(inputs)
-    loss = run.loss(outputs_by_head(value, model.heads, rows=len(batch), spec=model.spec), batch)
+    if run.forward is not None:
+        outputs = run.forward(inputs)
+    else:
+        with user_errors(model.spec, batch.inputs):
+            value = model.module(inputs)
+        positions = count_rows(batch.inputs)[1]
+        outputs = outputs_by_head(value, model.heads, rows=len(batch), positions=positions, spec=model.spec)
+    loss = run.loss(outputs, batch)
     number = float(loss.detach())
     if not torch.isfinite(loss):
         rows = ", ".join(map(str, batch.rows[:5]))
@@ -167,6 +181,7 @@ def _step(
             f"loss at step {step}: not finite, got {number} (rows {rows}, ...); expected a number. "
             "Use a lower --lr; the last checkpoint is still there"
         )
+    labels.check(outputs, batch, number)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]  # torch
     torch.nn.utils.clip_grad_norm_(parameters, run.recipe.clip)

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from softlabels.errors import InvalidArgument, RunCorrupt
+from softlabels.errors import DataNotFound, InvalidArgument, InvalidData, RunCorrupt
 from softlabels.models.building import build_without_weights
 from softlabels.models.heads import OutputHead
 from softlabels.models.kind import Kind, ModelSpec
@@ -21,7 +21,7 @@ from softlabels.models.kinds import kinds
 from softlabels.models.model import Model
 from softlabels.models.run_directory import read_run, read_weights
 from softlabels.models.spec import check_option
-from softlabels.text import load_tokenizer
+from softlabels.text import Tokenizer, load_tokenizer
 from softlabels.text.tokenizer_files import FILE as TOKENIZER_FILE
 
 
@@ -66,7 +66,7 @@ def load_run(folder: Path, network: nn.Module | None = None) -> Model:
         user_code=network is not None,
         run=run,
         path=folder,
-        tokenizer=load_tokenizer(folder) if (folder / TOKENIZER_FILE).exists() else None,
+        tokenizer=_tokenizer(folder, config),
     )
     digest = replace(model, spec=run.model.spec).digest
     if digest != run.model.digest:
@@ -75,6 +75,24 @@ def load_run(folder: Path, network: nn.Module | None = None) -> Model:
             f"{run.model.digest}. Copy the run again, and use the code it was trained with"
         )
     return model
+
+
+def _tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer | None:
+    """Return the tokenizer that a run of a language model names; None for other models."""
+    digest = config.get("tokenizer")
+    if digest is None:
+        return None
+    path = folder / TOKENIZER_FILE
+    try:
+        tokenizer = load_tokenizer(path)
+    except (DataNotFound, InvalidData) as error:
+        raise RunCorrupt(f"{path}: the tokenizer is missing or damaged, got {error}. Copy the run again") from None
+    if tokenizer.digest != digest:
+        raise RunCorrupt(
+            f"{path}: another tokenizer than the run names, got digest {tokenizer.digest}; expected {digest}. Copy the "
+            "run again"
+        )
+    return tokenizer
 
 
 def _network(

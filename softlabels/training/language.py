@@ -1,0 +1,323 @@
+"""Training of models that predict the next token: heads, losses and measures.
+
+Losses are means over the labelled positions whose next token belongs to the same document. Vocabularies of
+``FUSED_CLASSES`` or more are trained through losses that never hold the logits of all positions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from softlabels import losses
+from softlabels.errors import InvalidArgument
+from softlabels.labels import DenseLabels, SoftLabels, SparseLabels
+from softlabels.loading import Batch
+from softlabels.models import DEFAULT_HEAD, Model, OutputHead
+from softlabels.models.model import is_sliceable
+from softlabels.sources import Ragged, Source
+from softlabels.sources.store_tokens import StoreTokens
+from softlabels.sources.text_source import TextSource
+from softlabels.store import Store
+from softlabels.text import Tokenizer, load_tokenizer, next_tokens
+from softlabels.text.tokenizer_files import FILE as TOKENIZER_FILE
+
+Loss: TypeAlias = Callable[[Mapping[str, Tensor], Batch], Tensor]
+"""Maps outputs by head, and the batch, to a scalar."""
+
+STATES = "states"
+"""Name of the final states among the outputs of a network that is trained with fused losses."""
+
+FUSED_CLASSES = 2**14
+MEASURED_TOKENS = 2**13
+"""Tokens of a batch that is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageFigures:
+    """Quality of a model on text.
+
+    Attributes:
+        loss: Mean cross-entropy of the next token in nats.
+        tokens: Number of predicted tokens.
+        bits_per_byte: Cross-entropy in bits per byte of UTF-8 text; None without a tokenizer.
+        kl: Mean KL divergence of the labels from the model in nats per token; None without labels.
+        agreement: Share of tokens whose likeliest class is that of the labels; None without labels.
+    """
+
+    loss: float
+    tokens: int
+    bits_per_byte: float | None = None
+    kl: float | None = None
+    agreement: float | None = None
+
+    @property
+    def perplexity(self) -> float:
+        """Return the exponential of the loss."""
+        return math.exp(min(self.loss, 700.0))
+
+
+def is_language(source: Source) -> bool:
+    """Return whether a source is text whose next tokens are predicted.
+
+    Args:
+        source: The data.
+    """
+    return isinstance(source, StoreTokens) or (isinstance(source, TextSource) and source.options.target == "next")
+
+
+def tokenizer_of(source: Source) -> Tokenizer | None:
+    """Return the tokenizer of a source; None for data that is not text.
+
+    Args:
+        source: The data.
+    """
+    return source.tokenizer if isinstance(source, TextSource | StoreTokens) else None
+
+
+def heads_of(source: Source) -> dict[str, OutputHead]:
+    """Return the head that predicts the next token of a text.
+
+    Args:
+        source: Text with a tokenizer.
+
+    Raises:
+        InvalidArgument: There is no tokenizer, so the number of tokens is unknown.
+    """
+    tokenizer = tokenizer_of(source)
+    if tokenizer is None:
+        raise InvalidArgument(f"{source.spec}: no tokenizer, got token ids alone; expected text with a tokenizer")
+    return {DEFAULT_HEAD: OutputHead(classes=tokenizer.size, kind="tokens", shape=(None,))}
+
+
+def check_student(student: object, source: Source) -> None:
+    """Raise InvalidArgument if a student that comes with a tokenizer has another one than the text.
+
+    Args:
+        student: MODEL specification, or a network.
+        source: The data.
+
+    Raises:
+        InvalidArgument: The tokenizers differ; says in which respect.
+    """
+    kind, _, folder = str(student).partition(":")
+    tokenizer = tokenizer_of(source)
+    if not isinstance(student, str) or kind != "hf" or tokenizer is None or not Path(folder, TOKENIZER_FILE).exists():
+        return
+    difference = tokenizer.difference(load_tokenizer(folder))
+    if difference is not None:
+        raise InvalidArgument(
+            f"student {student!r}: another tokenizer than the labels, got one where {difference}; expected the "
+            "tokenizer of the labels. Choose a student with that tokenizer, or remove the files of its own"
+        )
+
+
+def uses_states(model: Model) -> bool:
+    """Return whether a network is trained through its final states, without the logits of all positions.
+
+    Args:
+        model: The model.
+    """
+    return model.classes >= FUSED_CLASSES and is_sliceable(model.module) and hasattr(model.module, "output_weight")
+
+
+def teacher_loss(model: Model) -> Loss:
+    """Return the cross-entropy of the next token.
+
+    Args:
+        model: The model that is trained.
+    """
+
+    def loss(outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        following, counts = _targets(batch)
+        return _cross_entropy(model, outputs, following, counts)
+
+    return loss
+
+
+def student_loss(
+    model: Model, head: str, labels: Callable[[Batch], SoftLabels], *, temperature: float, alpha: float
+) -> Loss:
+    """Return the KL divergence from soft labels, and the cross-entropy of the next token.
+
+    Args:
+        model: The model that is trained.
+        head: Head that is trained.
+        labels: Returns the soft labels of a batch.
+        temperature: Temperature of the KL.
+        alpha: Weight of the KL, 0 to 1; the rest is the weight of the cross-entropy.
+    """
+
+    def loss(outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        following, counts = _targets(batch)
+        soft = labels(batch)
+        if STATES in outputs:
+            module: Any = model.module
+            divergence = losses.linear_kl(
+                outputs[STATES], module.output_weight, soft, bias=module.output_bias, temperature=temperature,
+                mask=counts,
+            )  # fmt: skip
+        else:
+            divergence = losses.kl(outputs[head], soft, temperature=temperature, mask=counts)
+        if alpha == 1:
+            return divergence
+        return alpha * divergence + (1 - alpha) * _cross_entropy(model, outputs, following, counts)
+
+    return loss
+
+
+def measure(model: Model, source: Source, rows: NDArray[np.int64], store: Store | None = None) -> LanguageFigures:
+    """Return the quality of a model on rows of text.
+
+    Args:
+        model: The model.
+        source: Text; with ``store``, the tokens of that store.
+        rows: Row numbers, (n,).
+        store: Soft labels of the same rows; None: the model is compared with the text alone.
+
+    Raises:
+        InvalidArgument: The rows have no predicted token.
+    """
+    name = next(iter(model.heads))
+    total = _Sums()
+    for batch in batches_by_tokens(source, rows):
+        inputs: Ragged = source.inputs(batch)
+        following, counts = (
+            torch.from_numpy(array) for array in next_tokens(inputs.values, inputs.lengths, inputs.marks)
+        )
+        logits = model.predict(inputs)[name].float().cpu()
+        total.add(logits, following, counts, None if store is None else store.read(batch, DEFAULT_HEAD))
+    if total.tokens == 0:
+        raise InvalidArgument(f"{source.spec}: nothing to measure, got {len(rows)} rows without a predicted token")
+    return total.figures(_bytes_per_token(source, rows))
+
+
+def batches_by_tokens(source: Source, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Return rows in batches of about ``MEASURED_TOKENS`` tokens.
+
+    Args:
+        source: The data.
+        rows: Row numbers, (n,).
+    """
+    size = max(1, MEASURED_TOKENS // source.input_shape[0])
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def sample_text(model: Model, tokenizer: Tokenizer, *, tokens: int = 64, seed: int = 0, prompt: str = "") -> str:
+    """Return text that a model continues, one sampled token after the other.
+
+    Args:
+        model: A model that predicts the next token.
+        tokenizer: Its tokenizer.
+        tokens: Number of tokens to sample.
+        seed: Seed of the samples.
+        prompt: Text to continue; by default a new document.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    start = tokenizer.encode([prompt])[0].tolist() if prompt else []
+    ids = start or [tokenizer.end if tokenizer.end is not None else 0]
+    name, first = next(iter(model.heads)), len(ids)
+    for _ in range(tokens):
+        inputs = Ragged(np.array(ids, np.int64), np.array([len(ids)], np.int64), None)
+        probabilities = model.predict(inputs)[name][-1].float().cpu().softmax(dim=-1)
+        token = int(torch.multinomial(probabilities, 1, generator=generator))
+        if token == tokenizer.end:
+            break
+        ids.append(token)
+    return tokenizer.decode(ids[first:])
+
+
+class _Sums:
+    """Sums over batches that figures are computed from."""
+
+    def __init__(self) -> None:
+        self.tokens = self.compared = 0
+        self.loss = self.kl = self.agreeing = 0.0
+
+    def add(self, logits: Tensor, following: Tensor, counts: Tensor, labels: SoftLabels | None) -> None:
+        """Add the positions of a batch."""
+        count = int(counts.sum())
+        if count == 0:
+            return
+        self.tokens += count
+        self.loss += float(functional.cross_entropy(logits[counts], following[counts], reduction="sum"))
+        if labels is not None:
+            temperature = labels.temperatures[0] if isinstance(labels, SparseLabels) else 1.0
+            divergence = losses.kl(logits, labels, temperature=temperature, mask=counts, scale_by_temperature=False)
+            self.kl += float(divergence) * count
+            self.agreeing += float((likeliest(labels) == logits.argmax(dim=-1))[counts].sum())
+            self.compared += count
+
+    def figures(self, bytes_per_token: float | None) -> LanguageFigures:
+        """Return the means."""
+        loss = self.loss / self.tokens
+        return LanguageFigures(
+            loss=loss,
+            tokens=self.tokens,
+            bits_per_byte=None if bytes_per_token is None else loss / math.log(2) / bytes_per_token,
+            kl=self.kl / self.compared if self.compared else None,
+            agreement=self.agreeing / self.compared if self.compared else None,
+        )
+
+
+def likeliest(labels: SoftLabels) -> Tensor:
+    """Return the likeliest class of each position, (P,).
+
+    Args:
+        labels: Soft labels of P positions.
+    """
+    if isinstance(labels, DenseLabels):
+        return torch.as_tensor(labels.values).flatten(0, -2).argmax(dim=-1)
+    values, ids = torch.as_tensor(labels.values), torch.as_tensor(labels.ids.astype(np.int64))
+    return ids.gather(1, values.argmax(dim=-1, keepdim=True))[:, 0]
+
+
+def _targets(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the next token of each labelled position, and whether it counts."""
+    inputs = batch.inputs
+    ids, lengths, marks = (np.asarray(_numpy(array)) for array in (inputs.values, inputs.lengths, inputs.marks))
+    following, counts = next_tokens(ids, lengths, marks)
+    return torch.from_numpy(following), torch.from_numpy(counts)
+
+
+def _numpy(array: Any) -> Any:
+    return array.cpu().numpy() if isinstance(array, Tensor) else array
+
+
+def _cross_entropy(model: Model, outputs: Mapping[str, Tensor], following: Tensor, counts: Tensor) -> Tensor:
+    """Return the mean cross-entropy of the next token over the positions that count."""
+    if STATES not in outputs:
+        logits = next(iter(outputs.values()))
+        chosen = counts.to(logits.device)
+        return functional.cross_entropy(logits[chosen].float(), following.to(logits.device)[chosen])
+    module: Any = model.module
+    certain = SparseLabels(
+        classes=model.classes,
+        ids=following.numpy()[:, None],
+        values=np.zeros((len(following), 1), np.float32),
+        temperatures=(1.0,),
+        log_tail=np.full((len(following), 1), -np.inf, np.float32),
+    )
+    return losses.linear_kl(outputs[STATES], module.output_weight, certain, bias=module.output_bias, mask=counts)
+
+
+def _bytes_per_token(source: Source, rows: NDArray[np.int64]) -> float | None:
+    """Return the mean bytes of UTF-8 text of a token; None without a tokenizer."""
+    tokenizer = tokenizer_of(source)
+    if tokenizer is None:
+        return None
+    size = tokens = 0
+    for batch in batches_by_tokens(source, rows):
+        inputs = source.inputs(batch)
+        tokens += len(inputs.values)
+        size += len(tokenizer.decode(inputs.values).encode(errors="replace"))
+    return size / tokens
