@@ -19,16 +19,18 @@ from softlabels.generation.engine import ProgressReport, Work
 from softlabels.generation.engines import engine_of
 from softlabels.generation.gate import check_teacher
 from softlabels.generation.heads import existing_heads, plan_heads, requested_heads
-from softlabels.generation.outputs import of_predictions
 from softlabels.generation.pilot import SAMPLE_ROWS, TeacherPilot
 from softlabels.generation.results import Estimate, Generated, encoding_text
 from softlabels.generation.row_plan import RowPlan
 from softlabels.generation.settings import Codec, Settings, ShardFormat
 from softlabels.generation.stored_rows import check_copied, check_resumed
+from softlabels.generation.text_data import CHOSEN, CHOSEN_HEAD, check_text, open_data, rows_of_batch
 from softlabels.labels import DISTRIBUTIONS, Head
 from softlabels.models import Model, ModelLike, as_model
 from softlabels.planning import Sample
-from softlabels.sources import Source, as_source
+from softlabels.planning.container import USUAL_POSITIONS
+from softlabels.sources import Source
+from softlabels.sources.text_source import TextSource
 from softlabels.store import (
     DataRecord,
     Descriptor,
@@ -41,6 +43,7 @@ from softlabels.store import (
     seal,
 )
 from softlabels.store.storage.storage import Location
+from softlabels.text.options import TextOptions
 
 DataLike: TypeAlias = Any
 """Everything that ``as_source`` takes: a DATA specification, path, source, arrays, or a data set with ids."""
@@ -68,6 +71,9 @@ def generate(
     seed: int = DEFAULTS.seed,
     teacher_version: str | None = DEFAULTS.teacher_version,
     engine: str = DEFAULTS.engine,
+    text: TextOptions | None = None,
+    chosen: bool = DEFAULTS.chosen,
+    written_by: str | None = DEFAULTS.written_by,
     reuse: Sequence[Location] = (),
     progress: ProgressReport | None = None,
 ) -> Generated:
@@ -93,6 +99,9 @@ def generate(
         seed: Seed of everything that is drawn.
         teacher_version: Version of the teacher that its code and weights do not show; part of its identity.
         engine: Name of the engine that runs the teacher.
+        text: Options of text, such as ``TextOptions(pack=256)``; None: the defaults, if the teacher has a tokenizer.
+        chosen: If True, store the log-probability of the text's own next token too, as head ``chosen``.
+        written_by: Digest or name of the model that wrote the text; None if unknown.
         reuse: Sealed stores of the same teacher with the same heads; rows they hold are copied.
         progress: Callback that receives the rows done and the rows of the store.
 
@@ -126,9 +135,11 @@ def generate(
         seed=seed,
         teacher_version=teacher_version,
         engine=engine,
+        chosen=chosen,
+        written_by=written_by,
     )
     run = engine_of(settings.engine).run
-    plan, model = _prepare(data, teacher, settings)
+    plan, model, settings = _prepare(data, teacher, settings, text)
     reused = [open_store(path) for path in reuse]
     store, copier = _open(out, plan, model, settings, reused)
     check_resumed(store, plan, model, rows=settings.batch_size)
@@ -141,32 +152,37 @@ def generate(
     return replace(_summary(store, new_units=labelled.units, seconds=seconds), reused_rows=labelled.copied_rows)
 
 
-def estimate(data: DataLike, *, teacher: ModelLike, settings: Settings = DEFAULTS) -> Estimate:
+def estimate(
+    data: DataLike, *, teacher: ModelLike, settings: Settings = DEFAULTS, text: TextOptions | None = None
+) -> Estimate:
     """Return the cost of ``generate``: one batch is predicted, timed, and written to a temporary store.
 
     Args:
         data: As for generate.
         teacher: As for generate.
         settings: Settings of the run.
+        text: As for generate.
 
     Raises:
         SoftLabelsError: As generate.
     """
-    plan, model = _prepare(data, teacher, settings)
+    plan, model, settings = _prepare(data, teacher, settings, text)
     descriptor, codebooks = describe_store(plan, model, settings, {})
     rows = np.arange(min(settings.batch_size, len(plan)), dtype=np.int64)
-    model.predict(plan.inputs(rows))  # the first pass allocates and compiles
+    model.predict_sliced(plan.inputs(rows))  # the first pass allocates and compiles
     began = time.perf_counter()
     inputs = plan.inputs(rows)
-    predictions = model.predict(inputs)
+    predictions = model.predict_sliced(inputs)
     for prediction in predictions.values():
-        prediction.sum().item()  # waits for an accelerator
+        prediction[:1].sum().item()  # waits for an accelerator
     seconds = time.perf_counter() - began
     with TemporaryDirectory() as folder:
-        store = create_or_open(Path(folder) / "sample", descriptor.for_rows(len(rows)), codebooks)
+        store = create_or_open(
+            Path(folder) / "sample", descriptor.for_rows(len(rows)), codebooks, _tokenizer_document(plan.source)
+        )
         batch = next(batches_of(plan, store, [0], len(rows), None))
         with BackgroundWriter(store) as writer:
-            writer.put(replace(batch, outputs=of_predictions(predictions, descriptor.heads, inputs)))
+            writer.put(batch.labelled(predictions, inputs, descriptor))
         record = store.record(0)
     in_chunks = sum(chunk.size for chunk in record.chunks)
     size = in_chunks / len(rows) * len(plan) + (record.size - in_chunks) * descriptor.units
@@ -205,7 +221,7 @@ def sample(
         InvalidArgument: The head does not exist or is no distribution.
         SoftLabelsError: As generate.
     """
-    plan, model = _prepare(data, teacher, settings)
+    plan, model, settings = _prepare(data, teacher, settings, None)
     heads = requested_heads(model.heads, None, settings.temperatures)
     usable = [name for name, one in heads.items() if one.kind in DISTRIBUTIONS and not one.position_shape]
     name = head if head is not None else next(iter(usable), None)
@@ -216,15 +232,21 @@ def sample(
     return TeacherPilot(plan, model, settings, rows).sample(name, heads[name])
 
 
-def _prepare(data: DataLike, teacher: ModelLike, settings: Settings) -> tuple[RowPlan, Model]:
-    """Return the rows to label and the teacher on its device, once the gate has let it pass."""
-    source = as_source(data)
+def _prepare(
+    data: DataLike, teacher: ModelLike, settings: Settings, text: TextOptions | None
+) -> tuple[RowPlan, Model, Settings]:
+    """Return the rows to label, the teacher on its device once the gate has let it pass, and settings for the data."""
+    source, teacher = open_data(data, teacher, text=text)
     if len(source) == 0:
         raise InvalidData(f"{source.spec}: no rows, so there is nothing to label")
     model = as_model(teacher, sample=source.inputs(np.zeros(1, np.int64))).to(settings.device)
+    check_text(source, model)
+    if settings.chosen and (not isinstance(source, TextSource) or model.target != "next"):
+        raise InvalidArgument(f"chosen: needs a teacher that predicts the next token of a text, got {model.spec}")
+    settings = replace(settings, batch_size=rows_of_batch(source, settings.batch_size))
     if settings.gate:
         check_teacher(model, source, extra_classes=settings.extra_classes, batch_size=settings.batch_size)
-    return RowPlan(source), model
+    return RowPlan(source), model, settings
 
 
 def describe_store(
@@ -241,9 +263,10 @@ def describe_store(
     Raises:
         InvalidArgument: An encoding, a temperature or a size is invalid for this teacher.
     """
-    requested = requested_heads(model.heads, settings.encoding, settings.temperatures)
+    heads = dict(model.heads) | ({CHOSEN: CHOSEN_HEAD} if settings.chosen else {})
+    requested = requested_heads(heads, settings.encoding, settings.temperatures)
     planned = plan_heads(requested, existing, TeacherPilot(plan, model, settings), seed=settings.seed)
-    unit_rows, chunk_rows = planned.geometry(len(plan), settings.unit_rows)
+    unit_rows, chunk_rows = planned.geometry(len(plan), settings.unit_rows, positions=_positions(plan.source))
     descriptor = Descriptor(
         rows=len(plan),
         unit_rows=unit_rows,
@@ -254,8 +277,18 @@ def describe_store(
         shard_format=settings.shard_format,
         codec=settings.codec,
         seed=settings.seed,
+        inputs=plan.source.token_inputs(settings.written_by) if isinstance(plan.source, TextSource) else None,
     )
     return descriptor, planned.codebooks
+
+
+def _positions(source: Source) -> int:
+    """Return the positions of a ragged row, for the size of units."""
+    return source.input_shape[0] if isinstance(source, TextSource) else USUAL_POSITIONS
+
+
+def _tokenizer_document(source: Source) -> bytes | None:
+    return source.tokenizer.to_bytes() if isinstance(source, TextSource) else None
 
 
 def _teacher_record(model: Model, version: str | None) -> TeacherRecord:
@@ -288,16 +321,18 @@ def _open(
     existing = existing_heads(out) or (reused[0].heads if reused else {})
     descriptor, fitted = describe_store(plan, model, settings, existing)
     codebooks = fitted or (reused[0].codebooks() if reused else {})
-    copier = RowCopier(reused, dict(descriptor.heads), descriptor.teacher.identity) if reused else None
+    copier = (
+        RowCopier(reused, dict(descriptor.heads), descriptor.teacher.identity, descriptor.inputs) if reused else None
+    )
     try:
-        return create_or_open(out, descriptor, codebooks), copier
+        return create_or_open(out, descriptor, codebooks, _tokenizer_document(plan.source)), copier
     except StoreConflict:
         # Another generator may have created the store since, with a codebook that it fitted itself, and whose last bits
         # differ on other hardware. Its codebook counts.
         if not fitted or not existing_heads(out):
             raise
     descriptor, _ = describe_store(plan, model, settings, existing_heads(out))
-    return create_or_open(out, descriptor), copier
+    return create_or_open(out, descriptor, tokenizer=_tokenizer_document(plan.source)), copier
 
 
 def _summary(store: StoreWriter, *, new_units: int, seconds: float) -> Generated:

@@ -103,7 +103,7 @@ class BackgroundWriter:
             while batch is not None and not self._abandoned.is_set():
                 if self._monitor is not None:
                     self._monitor.check(batch)
-                builder.append(batch.keys, batch.views, batch.outputs, batch.copied)
+                builder.append(batch.keys, batch.views, batch.outputs, batch.copied, batch.tokens)
                 if batch.last:
                     if builder.commit():
                         self.committed.append(batch.unit)

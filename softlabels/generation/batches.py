@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.generation.outputs import HeadOutput
+from softlabels.generation.outputs import HeadOutput, of_predictions
 from softlabels.generation.row_plan import RowPlan
-from softlabels.store import RowCopier, StoreWriter
+from softlabels.sources import Ragged
+from softlabels.store import Descriptor, RowCopier, StoreWriter
 
 PREFETCHED = 2
 """Batches of inputs that are read ahead of the teacher."""
@@ -32,6 +33,7 @@ class Batch:
         copied: Row of the stores to copy from for each row, (B,), -1 for a row that the teacher labels; None if the
             teacher labels all.
         outputs: By head the outputs of the rows that the teacher labels; empty before it has run.
+        tokens: Token rows that the teacher labels, for a store that holds them; None for other stores.
     """
 
     unit: int
@@ -41,11 +43,23 @@ class Batch:
     last: bool
     copied: NDArray[np.int64] | None = None
     outputs: Mapping[str, HeadOutput] = field(default_factory=dict)
+    tokens: Ragged | None = None
 
     @property
     def to_label(self) -> NDArray[np.int64]:
         """Return the rows that the teacher labels."""
         return self.rows if self.copied is None else self.rows[self.copied < 0]
+
+    def labelled(self, predictions: Mapping[str, Any], inputs: Any, descriptor: Descriptor) -> Batch:
+        """Return the batch with the outputs of the teacher, and with its tokens if the store holds them.
+
+        Args:
+            predictions: Outputs of the teacher by head.
+            inputs: Inputs of the rows that the teacher labels.
+            descriptor: Descriptor of the store.
+        """
+        tokens = inputs if descriptor.inputs is not None and isinstance(inputs, Ragged) else None
+        return replace(self, outputs=of_predictions(predictions, descriptor.heads, inputs), tokens=tokens)
 
 
 def batches_of(

@@ -73,8 +73,8 @@ def predict_samples(teacher: Model, source: Source, rows: NDArray[np.int64]) -> 
         InvalidLogits: An output has another shape than its head.
     """
     inputs = source.inputs(rows)
-    lengths = np.asarray(inputs.lengths, dtype=np.int64) if isinstance(inputs, Ragged) else None
-    predictions = teacher.predict(inputs)
+    lengths = inputs.positions() if isinstance(inputs, Ragged) else None
+    predictions = teacher.predict_sliced(inputs)
     samples = {}
     for name, head in teacher.heads.items():
         by_position = lengths is not None and head.ragged and predictions[name].ndim == 2

@@ -10,9 +10,10 @@ from softlabels.encodings import Adaptive, Codebook, TopK, codebook
 from softlabels.encodings.codebook import MAX_CODEBOOK_BYTES
 from softlabels.errors import InvalidArgument
 from softlabels.generation.pilot import Pilot
+from softlabels.generation.text_data import CHOSEN_ENCODING, CHOSEN_HEAD
 from softlabels.labels import DISTRIBUTIONS, Head, canonical_temperatures
 from softlabels.models import OutputHead
-from softlabels.planning.container import geometry_of
+from softlabels.planning.container import USUAL_POSITIONS, geometry_of
 from softlabels.store.format.codebooks import digest_of
 from softlabels.store.format.descriptor import find_descriptor
 from softlabels.store.storage.registry import open_storage
@@ -37,14 +38,17 @@ class PlannedHeads:
     heads: Mapping[str, Head]
     codebooks: Mapping[str, Codebook] = field(default_factory=dict)
 
-    def geometry(self, rows: int | None, unit_rows: int | None = None) -> tuple[int, int]:
+    def geometry(
+        self, rows: int | None, unit_rows: int | None = None, *, positions: int = USUAL_POSITIONS
+    ) -> tuple[int, int]:
         """Return the rows of a unit and of a chunk.
 
         Args:
             rows: Rows of the store; None if they are appended.
             unit_rows: Rows of a unit; None: from the size of a row.
+            positions: Positions of a ragged row.
         """
-        return geometry_of(self.heads, rows, unit_rows)
+        return geometry_of(self.heads, rows, unit_rows, positions=positions)
 
 
 def default_encoding(head: OutputHead, temperatures: int = 1) -> str:
@@ -63,6 +67,8 @@ def default_encoding(head: OutputHead, temperatures: int = 1) -> str:
         >>> default_encoding(OutputHead(classes=2, kind="regression"))
         'dense:f32'
     """
+    if head == CHOSEN_HEAD:
+        return CHOSEN_ENCODING
     if head.kind == "regression":
         return "dense:f32"
     if head.kind in LISTED_KINDS and (head.ragged or not head.shape):

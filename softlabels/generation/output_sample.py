@@ -132,7 +132,7 @@ def sample_of(name: str, head: OutputHead, output: HeadOutput, rows: NDArray[np.
     elif output.values.ndim == 2:
         values, of_item = output.values[rows], rows
     else:
-        flat = output.values.flatten(1, -2)
+        flat = output.values[:].flatten(1, -2)
         positions = np.full(len(rows), flat.shape[1], np.int64)
         items, which = _spread_items(np.arange(len(rows), dtype=np.int64) * flat.shape[1], positions, per_row)
         values, of_item = flat[rows].flatten(0, 1)[items], rows[which]

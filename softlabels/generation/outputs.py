@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from softlabels.columns import ranges
 from softlabels.errors import InvalidArgument
+from softlabels.generation.text_data import chosen_log_probs
 from softlabels.labels import Head
+from softlabels.models.sliced_logits import SlicedLogits
 from softlabels.sources import Ragged
 
 if TYPE_CHECKING:
@@ -23,11 +25,12 @@ class HeadOutput:
     """Values of one head for a batch of rows.
 
     Attributes:
-        values: Values without gradient, (B, *shape, C); of a ragged head the positions of all rows in order, (N, C).
+        values: Values without gradient, (B, *shape, C); of a ragged head the positions of all rows in order, (N, C),
+            which may be computed when slices of them are read.
         lengths: Positions of each row, (B,); None unless the head is ragged.
     """
 
-    values: Tensor
+    values: Tensor | SlicedLogits
     lengths: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
@@ -49,19 +52,21 @@ Outputs = Mapping[str, HeadOutput]
 """Outputs of a batch by head."""
 
 
-def of_predictions(predictions: Mapping[str, Tensor], heads: Mapping[str, Head], inputs: Any) -> Outputs:
+def of_predictions(predictions: Mapping[str, Tensor | SlicedLogits], heads: Mapping[str, Head], inputs: Any) -> Outputs:
     """Return the predictions of a model in the layout of the store's heads.
 
     Args:
-        predictions: Tensors by head, as ``Model.predict`` returns them.
+        predictions: Tensors by head, as ``Model.predict`` or ``predict_sliced`` return them.
         heads: Heads of the store.
         inputs: Inputs of the batch; ragged ones tell the lengths of ragged heads.
     """
     outputs = {}
     for name, head in heads.items():
-        values = predictions[name]
+        values = chosen_log_probs(predictions, inputs) if name not in predictions else predictions[name]
         if head.ragged and values.ndim == 2 and isinstance(inputs, Ragged):
-            outputs[name] = HeadOutput(values, np.asarray(inputs.lengths, dtype=np.int64))
+            outputs[name] = HeadOutput(values, inputs.positions())
+        elif isinstance(values, SlicedLogits):
+            raise InvalidArgument(f"head {name!r}: logits in slices belong to ragged rows, got a fixed shape")
         else:
             outputs[name] = _of_tensor(values, head)
     return outputs

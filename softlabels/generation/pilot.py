@@ -112,7 +112,7 @@ class TeacherPilot:
         rows = np.unique(np.linspace(0, len(self._plan) - 1, num=min(wanted_rows, len(self._plan))).astype(np.int64))
         for start in range(0, len(rows), self._settings.batch_size):
             inputs = self._plan.inputs(rows[start : start + self._settings.batch_size])
-            yield of_predictions(self._teacher.predict(inputs), {name: head}, inputs)[name]
+            yield of_predictions(self._teacher.predict_sliced(inputs), {name: head}, inputs)[name]
 
 
 class GivenPilot:
@@ -184,7 +184,7 @@ class GivenPilot:
 def _spread_positions(output: HeadOutput) -> Tensor:
     """Return the rows of an output, (n, C); of ragged ones up to ROW_POSITIONS positions of each, evenly spread."""
     if output.lengths is None:
-        return output.values
+        return output.values[:]
     starts = np.cumsum(output.lengths) - output.lengths
     positions = [
         start + np.unique(np.linspace(0, length - 1, num=min(ROW_POSITIONS, length)).astype(np.int64))

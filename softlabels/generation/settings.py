@@ -34,6 +34,8 @@ class Settings:
         seed: Seed of everything that is drawn.
         teacher_version: Version of the teacher that its code and weights do not show; part of its identity.
         engine: Name of the engine that runs the teacher (see softlabels.generation.engines).
+        chosen: If True, store the log-probability of the text's own next token too, as head ``chosen``.
+        written_by: Digest or name of the model that wrote the text; None if unknown.
 
     Raises:
         InvalidArgument: A value is out of range or unknown.
@@ -51,6 +53,8 @@ class Settings:
     seed: int = 0
     teacher_version: str | None = None
     engine: str = "local"
+    chosen: bool = False
+    written_by: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "unit_rows"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,19 @@ from softlabels import columns as ragged
 from softlabels import rng
 from softlabels.columns import ranges
 from softlabels.encodings import Encoded
+from softlabels.errors import InvalidArgument
 from softlabels.fidelity import measure
 from softlabels.generation.outputs import HeadOutput, Outputs
 from softlabels.labels import DISTRIBUTIONS
+from softlabels.models.sliced_logits import SlicedLogits
+from softlabels.sources import Ragged
 from softlabels.store import RowCopier, StoreWriter, UnitStatistics
 from softlabels.store.format.descriptor import LENGTH, OWN_COLUMNS
+from softlabels.store.format.token_inputs import IDS, MARKS
+from softlabels.store.format.token_inputs import LENGTH as LENGTHS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Columns = dict[str, NDArray[Any]]
 
@@ -64,6 +72,7 @@ class UnitBuilder:
         views: NDArray[np.uint32],
         outputs: Outputs,
         copied: NDArray[np.int64] | None = None,
+        tokens: Ragged | None = None,
     ) -> None:
         """Append rows.
 
@@ -72,6 +81,7 @@ class UnitBuilder:
             views: View of each row, (B,).
             outputs: By head the outputs of the rows that are not copied, in row order; empty if all are copied.
             copied: Row of the copier for each row, (B,), -1 for a row in ``outputs``; None if none is copied.
+            tokens: Token rows of the rows that are not copied, for a store that holds them.
 
         Raises:
             InvalidLogits: An output cannot be stored; no row was appended.
@@ -84,7 +94,7 @@ class UnitBuilder:
         batches: list[Columns] = []
         if len(encoded_rows):
             encoded = {head: self._encode(head, outputs[head], rows[encoded_rows]) for head in self._descriptor.heads}
-            batches.append(self._columns(encoded, outputs))
+            batches.append(self._token_columns(tokens) | self._columns(encoded, outputs))
         if copied is not None and len(copied_rows):
             batches.append(self._copy(copied[copied_rows]))
         columns = batches[0]
@@ -112,14 +122,35 @@ class UnitBuilder:
         if output.lengths is not None:
             numbers = np.repeat(numbers, output.lengths)
             positions = ranges(np.zeros(len(rows), np.int64), output.lengths)
-        return self._descriptor.encoding(head).encode(
-            output.values,
-            self._descriptor.heads[head],
-            numbers,
-            words=rng.words(self._descriptor.seed, numbers, positions, stream=rng.DRAW_STREAM),
-            residual=self._statistics.wants_sums(head),
-            codebook=self._store.codebooks.get(head),
+        words = rng.words(self._descriptor.seed, numbers, positions, stream=rng.DRAW_STREAM)
+
+        def encode(values: Tensor, selected: slice) -> Encoded:
+            return self._descriptor.encoding(head).encode(
+                values,
+                self._descriptor.heads[head],
+                numbers[selected],
+                words=words[selected],
+                residual=self._statistics.wants_sums(head),
+                codebook=self._store.codebooks.get(head),
+            )
+
+        if not isinstance(output.values, SlicedLogits):
+            return encode(output.values, slice(None))
+        encoded = [encode(values, selected) for selected, values in output.values.slices()]
+        residuals = [one.residual for one in encoded if one.residual is not None]
+        return Encoded(
+            ragged.join([one.arrays for one in encoded]), sum(residuals[1:], residuals[0]) if residuals else None
         )
+
+    def _token_columns(self, tokens: Ragged | None) -> Columns:
+        """Return the columns of the token ids; empty for a store that holds labels alone."""
+        inputs = self._descriptor.inputs
+        if inputs is None:
+            return {}
+        if tokens is None or tokens.marks is None:
+            raise InvalidArgument("tokens: the store holds token ids, got none; expected those of each row")
+        columns = {LENGTHS: tokens.lengths, IDS: tokens.values, MARKS: tokens.marks}
+        return {name: np.asarray(columns[name]).astype(kind.dtype) for name, kind in inputs.columns().items()}
 
     def _columns(self, encoded: Mapping[str, Encoded], outputs: Outputs) -> Columns:
         """Return the columns of all heads by their names in the shard."""

@@ -34,18 +34,21 @@ NO_CODEBOOK = "0" * 64
 """Digest of a codebook that is not there; descriptors of some encodings need one."""
 
 
-def geometry_of(heads: Mapping[str, Head], rows: int | None, unit_rows: int | None = None) -> tuple[int, int]:
+def geometry_of(
+    heads: Mapping[str, Head], rows: int | None, unit_rows: int | None = None, *, positions: int = USUAL_POSITIONS
+) -> tuple[int, int]:
     """Return the rows of a unit and of a chunk.
 
     Args:
         heads: Heads of the store, with canonical encodings.
         rows: Rows of the store; None if they are appended.
         unit_rows: Rows of a unit; None: from the size of a row.
+        positions: Positions of a ragged row.
     """
     size: float = sum(column.entry_bytes for column in OWN_COLUMNS.values())
     for head in heads.values():
         item = encodings.row_bytes(encodings.parse(head.encoding, classes=head.classes), head)
-        size += item * (USUAL_POSITIONS if head.ragged else 1)
+        size += item * (positions if head.ragged else 1)
     default_rows, chunk_rows = default_geometry(size, rows)
     if unit_rows is None or unit_rows < 1:  # the descriptor refuses the latter
         return (default_rows if unit_rows is None else unit_rows), chunk_rows

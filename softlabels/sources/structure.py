@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from softlabels.text.rows import LABELLED
+
 
 @dataclass(frozen=True)
 class Ragged:
@@ -26,6 +28,15 @@ class Ragged:
     values: Any
     lengths: Any
     marks: Any = None
+
+    def positions(self) -> Any:
+        """Return the number of labelled positions of each row, (B,) int64; of all entries without marks."""
+        lengths = np.asarray(self.lengths, dtype=np.int64)
+        if self.marks is None:
+            return lengths
+        ends = np.concatenate([[0], np.cumsum(lengths)])
+        labelled = np.concatenate([[0], np.cumsum((np.asarray(self.marks) & LABELLED) > 0)])
+        return np.diff(labelled[ends])
 
     def __len__(self) -> int:
         return len(self.lengths)

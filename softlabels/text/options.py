@@ -21,7 +21,7 @@ class TextOptions:
 
     Attributes:
         tokenizer: Specification (``bpe:8192`` is trained on the text, or a directory with a ``tokenizer.json``), or a
-            Tokenizer.
+            Tokenizer. None: the tokenizer of the teacher.
         documents: Documents of a .txt file: the ``file`` is one, or each ``line``, or paragraphs between ``blank``
             lines. Blank lines are no documents.
         pack: Tokens of a row that documents fill one after the other; None: one row per document.
@@ -38,7 +38,7 @@ class TextOptions:
         'file'
     """
 
-    tokenizer: str | Tokenizer
+    tokenizer: str | Tokenizer | None = None
     documents: Documents = "file"
     pack: int | None = None
     mask: Mask | None = None

@@ -19,7 +19,7 @@ FILE = "tokenizer.json"
 ROLES = ("bos", "eos", "pad", "unk")
 
 
-def as_tokenizer(spec: str | Path | Tokenizer, texts: Callable[[], Iterable[str]] | None = None) -> Tokenizer:
+def as_tokenizer(spec: str | Path | Tokenizer | None, texts: Callable[[], Iterable[str]] | None = None) -> Tokenizer:
     """Return the tokenizer that a specification names.
 
     Args:
@@ -35,6 +35,8 @@ def as_tokenizer(spec: str | Path | Tokenizer, texts: Callable[[], Iterable[str]
         >>> as_tokenizer("bpe:260", lambda: ["to be or not to be"]).size
         260
     """
+    if spec is None:
+        raise InvalidArgument(f"tokenizer: text needs one, got none; expected {FORMS}, or a teacher that has one")
     if isinstance(spec, Tokenizer):
         return spec
     kind, _, text = str(spec).partition(":")

@@ -208,6 +208,7 @@ def test_a_pickled_checkpoint_is_refused_with_the_way_to_convert_it(directories,
         ({"architectures": ["set"]}, "unknown architecture"),
         ({"architectures": ["GPT2ForSequenceClassification"]}, "weights are missing, got none for score"),
         ({"architectures": ["GPT2DoubleHeadsModel"]}, "weights are missing"),
+        ({"n_head": 5}, "transformers cannot load it"),
         ({"auto_map": {"AutoModel": "code.Model"}, "model_type": "their_own"}, "code of a model is never run"),
     ],
 )

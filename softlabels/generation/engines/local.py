@@ -8,13 +8,11 @@ Several processes may run on one store: each claims the units it labels, and eac
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from softlabels.generation.background_writer import BackgroundWriter
 from softlabels.generation.batches import batches_of, prefetch_inputs
 from softlabels.generation.engine import Engine, Labelled, ProgressReport, Work
 from softlabels.generation.output_monitor import OutputMonitor
-from softlabels.generation.outputs import of_predictions
 from softlabels.store import StoreWriter, UnitLocks
 
 
@@ -42,8 +40,8 @@ def run(work: Work, progress: ProgressReport | None = None) -> Labelled:
         batches = batches_of(work.plan, store, units, work.settings.batch_size, work.copier)
         for batch, inputs in prefetch_inputs(work.plan, batches):
             if inputs is not None:
-                outputs = of_predictions(work.teacher.predict(inputs), store.descriptor.heads, inputs)
-                batch = replace(batch, outputs=outputs)  # noqa: PLW2901  the same rows, labelled
+                predictions = work.teacher.predict_sliced(inputs)
+                batch = batch.labelled(predictions, inputs, store.descriptor)  # noqa: PLW2901  the same rows
             writer.put(batch)
             done += len(batch.rows)
             copied_rows += len(batch.rows) - len(batch.to_label)

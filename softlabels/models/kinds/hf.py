@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softlabels.errors import DataNotFound, InvalidArgument, InvalidData
+from softlabels.errors import DataNotFound, InvalidArgument, InvalidData, SoftLabelsError
 from softlabels.models.heads import DEFAULT_HEAD, OutputHead
 from softlabels.models.kind import Kind, ModelSpec
 from softlabels.models.model import Model
@@ -73,7 +73,7 @@ def build(spec: ModelSpec, input_shape: tuple[int, ...], heads: Mapping[str, Out
     if any(folder.glob("*.safetensors")) and torch.empty(0).device.type != "meta":
         module = wrap(_pretrained(folder, config), _pooling(folder))
     else:
-        module = wrap(_initial(config, heads), _pooling(folder))
+        module = wrap(_initial(folder, config, heads), _pooling(folder))
     produced = next(iter(heads_of(module).values()))
     required = next(iter(heads.values()))
     if len(heads) != 1 or (produced.kind, produced.classes) != (required.kind, required.classes):
@@ -219,21 +219,15 @@ def restore(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Modu
 
 def _pretrained(folder: Path, config: Mapping[str, Any]) -> Any:
     """Return the model with its weights; raise if weights are missing."""
-    with quiet():
-        try:
-            network, report = _class_of(config).from_pretrained(
-                folder,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-                dtype="auto",
-            )
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
-            raise InvalidData(
-                f"{folder}: transformers cannot load it, got {type(error).__name__}: {error}; expected a complete "
-                "model. Download it again"
-            ) from None
+    with quiet(), transformers_errors(folder):
+        network, report = _class_of(config).from_pretrained(
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            dtype="auto",
+        )
     missing = sorted(report["missing_keys"])
     if missing:
         raise InvalidData(
@@ -243,7 +237,7 @@ def _pretrained(folder: Path, config: Mapping[str, Any]) -> Any:
     return network
 
 
-def _initial(config: Mapping[str, Any], heads: Mapping[str, OutputHead]) -> Any:
+def _initial(folder: Path, config: Mapping[str, Any], heads: Mapping[str, OutputHead]) -> Any:
     """Return the model of a configuration with initial weights, as wide as the head."""
     from transformers import AutoConfig
 
@@ -254,7 +248,7 @@ def _initial(config: Mapping[str, Any], heads: Mapping[str, OutputHead]) -> Any:
         values["vocab_size"] = head.classes
     elif head.kind in {"classes", "tokens"}:
         values["num_labels"] = head.classes
-    with quiet():
+    with quiet(), transformers_errors(folder):
         return cls._from_config(AutoConfig.for_model(str(config["model_type"]), **values))
 
 
@@ -299,6 +293,24 @@ def _pooling(folder: Path) -> tuple[str, bool]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidData(f"{folder}/modules.json: damaged, got {error}; expected a list of modules") from None
     return "first" if settings.get("pooling_mode_cls_token") else "mean", "Normalize" in kinds
+
+
+@contextlib.contextmanager
+def transformers_errors(folder: Path) -> Iterator[None]:
+    """Raise InvalidData for whatever transformers raises while it makes a model.
+
+    Args:
+        folder: Directory that the message names.
+    """
+    try:
+        yield
+    except SoftLabelsError:
+        raise
+    except Exception as error:  # noqa: BLE001  each architecture raises errors of its own
+        raise InvalidData(
+            f"{folder}: transformers cannot load it, got {type(error).__name__}: {error}; expected a complete model. "
+            "Correct config.json, or download the model again"
+        ) from None
 
 
 @contextlib.contextmanager
