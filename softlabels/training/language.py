@@ -127,7 +127,7 @@ def uses_states(model: Model) -> bool:
     Args:
         model: The model.
     """
-    return model.classes >= FUSED_CLASSES and is_sliceable(model.module) and hasattr(model.module, "output_weight")
+    return _classes(model) >= FUSED_CLASSES and is_sliceable(model.module) and hasattr(model.module, "output_weight")
 
 
 def teacher_loss(model: Model) -> Loss:
@@ -281,6 +281,10 @@ def likeliest(labels: SoftLabels) -> Tensor:
     return ids.gather(1, values.argmax(dim=-1, keepdim=True))[:, 0]
 
 
+def _classes(model: Model) -> int:
+    return next(iter(model.heads.values())).classes
+
+
 def _targets(batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the next token of each labelled position, and whether it counts."""
     inputs = batch.inputs
@@ -301,7 +305,7 @@ def _cross_entropy(model: Model, outputs: Mapping[str, Tensor], following: Tenso
         return functional.cross_entropy(logits[chosen].float(), following.to(logits.device)[chosen])
     module: Any = model.module
     certain = SparseLabels(
-        classes=model.classes,
+        classes=_classes(model),
         ids=following.numpy()[:, None],
         values=np.zeros((len(following), 1), np.float32),
         temperatures=(1.0,),

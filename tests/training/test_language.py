@@ -114,10 +114,10 @@ def test_predictions_across_documents_and_beyond_rows_do_not_count(folder):
     following, counts = language._targets(batch)
     model = models.build(STUDENT, input_shape=(), heads=language.heads_of(StoreTokens(store)))
     loss = language.teacher_loss(model)
-    logits = torch.randn(len(following), model.classes)
+    logits = torch.randn(len(following), model.heads["logits"].classes)
     expected = functional.cross_entropy(logits[counts], following[counts])
     changed = logits.clone()
-    changed[~counts] = 100 * torch.randn(int((~counts).sum()), model.classes)
+    changed[~counts] = 100 * torch.randn(int((~counts).sum()), model.heads["logits"].classes)
     assert 0 < counts.sum() < len(counts)
     assert float(loss({"logits": changed}, batch)) == pytest.approx(float(expected), rel=1e-6)
 
@@ -129,7 +129,7 @@ def test_a_student_of_transformers_trains_and_comes_back(folder, tmp_path):
     student = train_student(
         folder / "labels", None, f"hf:{tmp_path / 'config'}", tmp_path / "run", steps=3, batch_size=4
     )
-    assert student.classes == sl.open(folder / "labels").heads["logits"].classes
+    assert student.heads["logits"].classes == sl.open(folder / "labels").heads["logits"].classes
     assert models.load(f"run:{tmp_path / 'run'}").digest == student.digest
 
 
