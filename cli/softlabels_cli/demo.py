@@ -1,4 +1,4 @@
-"""``softlabels demo``: the whole story on bundled real data, as the commands a user would type."""
+"""``softlabels demo``: distillation from end to end on bundled data, as the commands a user would type."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import click
 
-from softlabels_cli.output import format_seconds, json_option, note
-from softlabels_cli.progress import quiet_option
+from softlabels_cli.options import json_option, quiet_option
+from softlabels_cli.output import format_seconds, note
 
 HARD_LABELS = 50
-"""Hard labels the student's team has: five a class, beside 1,347 unlabelled training images."""
+"""Hard labels of the student's team: five per class, beside 1,347 unlabelled training images."""
 
 TEACHER = "cnn:width=64,depth=3"
 STUDENT = "mlp:width=64,depth=1"
@@ -23,13 +23,18 @@ STEPS = "1500"
 SETTING = f"""\
 The setting: a teacher (a convolutional network) has learned from all hard labels of the training images. The team
 that needs a small, fast student has the same images, but hard labels for only {HARD_LABELS} of them, and no access to
-the teacher: only to the soft labels it left. Both students have the same architecture, the same {HARD_LABELS} hard
+the teacher, only to its soft labels. Both students have the same architecture, the same {HARD_LABELS} hard
 labels and the same number of steps; one of them also has the soft labels of all training images. Accuracy is on test
 images that neither teacher nor students were trained on; students are the mean of the seeds ± standard deviation."""
 
 
 def story(out: Path, seeds: int) -> list[tuple[str, list[str]]]:
-    """Each command of the demonstration with what it is for."""
+    """Return each command of the demonstration with its purpose.
+
+    Args:
+        out: Directory of all results.
+        seeds: Number of students per setting.
+    """
     labels, dense, teacher = f"{out}/labels", f"{out}/labels-dense", f"run:{out}/teacher"
     soft = [f"{out}/student-soft-{seed}" for seed in range(seeds)]
     hard = [f"{out}/student-hard-{seed}" for seed in range(seeds)]
@@ -38,9 +43,9 @@ def story(out: Path, seeds: int) -> list[tuple[str, list[str]]]:
     return [
         ("Train a teacher on all hard labels.",
          ["train-teacher", "digits", "--model", TEACHER, "--epochs", "30", "--out", f"{out}/teacher"]),
-        ("Run it once over the images; keep the four likeliest classes and the mass of the rest.",
+        ("Run it once over the images; store the four likeliest classes and the mass of the rest.",
          [*generate, labels, "--encoding", "topk:4:q8", "--temperature", "1", "--temperature", "4"]),
-        ("The same, keeping every logit, to compare sizes.",
+        ("The same with every logit, to compare sizes.",
          [*generate, dense, "--encoding", "dense:f16"]),
         ("What is in the store?", ["inspect", labels]),
         ("What would other encodings cost, and keep?", ["plan", labels]),
@@ -60,14 +65,13 @@ def story(out: Path, seeds: int) -> list[tuple[str, list[str]]]:
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Directory for all results."
 )
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Students a setting.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Students per setting.")
 @json_option
 @quiet_option
 def command(*, out: Path, seeds: int, as_json: bool, quiet: bool) -> None:
-    """Run the whole story on bundled real data, on a CPU: teacher, labels, students, comparison.
+    """Distil a teacher into students on bundled data, from end to end.
 
-    Prints each command before running it: type them yourself to do the same with your data. What is there already is
-    used again.
+    Prints each command before running it: type them to do the same with other data. Results that exist are reused.
     """
     began = time.monotonic()
     steps = story(out, seeds)
@@ -87,7 +91,7 @@ def command(*, out: Path, seeds: int, as_json: bool, quiet: bool) -> None:
 
 
 def _run(arguments: list[str], *, quiet: bool = False, echo: bool = True) -> None:
-    """Run one command of ours in this process, after printing it as it would be typed."""
+    """Run one command in this process, after printing it as it would be typed."""
     from softlabels_cli.main import cli
 
     if echo:

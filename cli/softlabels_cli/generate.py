@@ -1,18 +1,28 @@
-"""``softlabels generate``: run the teacher once over a dataset and keep what it said."""
+"""``softlabels generate``: run the teacher once over a dataset and store its outputs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from softlabels_cli.options import data_options
-from softlabels_cli.output import count, fidelity_lines, format_bytes, format_seconds, json_option, note, print_json
-from softlabels_cli.progress import Progress, quiet_option
+from softlabels_cli.options import (
+    batch_size_option,
+    data_options,
+    device_option,
+    json_option,
+    out_option,
+    quiet_option,
+    teacher_options,
+    temperature_option,
+)
+from softlabels_cli.output import count, fidelity_lines, format_bytes, format_seconds, note, print_json, printable
+from softlabels_cli.progress import Progress
 
 if TYPE_CHECKING:
-    from softlabels.generation import Generated
+    from softlabels.generation import Estimate, Generated
 
 
 @click.command(
@@ -20,24 +30,19 @@ if TYPE_CHECKING:
     epilog="Example:  softlabels generate data/digits.parquet --teacher run:teacher --out labels --encoding topk:4",
 )
 @click.argument("data")
-@click.option("--teacher", required=True, metavar="MODEL", help="run:DIR, python:MODULE:NAME, ...")
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="STORE", help="Directory of the store.")
+@teacher_options
+@out_option("STORE", "Directory of the store.")
 @click.option(
     "--encoding",
-    metavar="SPEC",
-    help="dense:f16, topk:32, adaptive:0.002, threshold:0.05, ... or what it is to reach: auto:max-kl=0.05, "
-    "auto:budget=50GB. [dense:f16 to 64 classes, topk:32 below 4,096, then threshold:0.05, or adaptive:0.005 "
-    "at several temperatures]",
-)
-@click.option(
-    "--temperature",
-    "temperatures",
+    "encodings",
+    metavar="[HEAD=]SPEC",
     multiple=True,
-    type=float,
-    default=(1.0,),
-    show_default=True,
-    help="Keep the tail mass at this temperature (repeat for more).",
+    help="dense:f16, topk:32, adaptive:0.002, threshold:0.05, ... or a target: auto:max-kl=0.05, auto:budget=50GB. "
+    "Without HEAD it is for every head of kind classes or tokens; repeat for more heads. [dense:f16 to 64 classes, "
+    "topk:32 below 4,096, then threshold:0.05, or adaptive:0.005 at several temperatures; regression dense:f32; "
+    "embedding and pixels dense:f16]",
 )
+@temperature_option
 @click.option(
     "--format",
     "shard_format",
@@ -59,17 +64,14 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="STORE",
     type=click.Path(path_type=Path),
-    help="Copy rows that this sealed store of the same teacher holds (repeat for more): top up when data has grown.",
+    help="Copy the rows that this sealed store of the same teacher holds; repeat for more.",
 )
 @click.option("--distinct", is_flag=True, help="Label equal inputs once.")
-@click.option(
-    "--batch-size", type=click.IntRange(min=1), default=256, show_default=True, help="Rows the teacher sees at a time."
-)
-@click.option("--device", help="cpu, cuda, cuda:1, ... [cuda where there is one]")
-@click.option("--dry-run", is_flag=True, help="Time one batch, say what it would cost, write nothing.")
-@click.option(
-    "--gate/--no-gate", default=True, help="Check the teacher on a few rows before the first unit is written."
-)
+@batch_size_option
+@device_option
+@click.option("--engine", default="local", show_default=True, metavar="NAME", help="Engine that runs the teacher.")
+@click.option("--dry-run", is_flag=True, help="Time one batch and print the cost; write nothing.")
+@click.option("--gate/--no-gate", default=True, help="Check the outputs for some rows, first and during the run.")
 @click.option("--extra-classes", is_flag=True, help="The teacher may know classes the hard labels do not show.")
 @data_options
 @json_option
@@ -79,85 +81,102 @@ def command(
     data: str,
     teacher: str,
     out: Path,
-    encoding: str | None,
-    temperatures: tuple[float, ...],
-    shard_format: str,
-    codec: str,
-    unit_rows: int | None,
+    encodings: tuple[str, ...],
     reuse: tuple[Path, ...],
     distinct: bool,
-    batch_size: int,
-    device: str | None,
     dry_run: bool,
-    gate: bool,
-    extra_classes: bool,
     input_column: str | None,
-    label_column: str | None,
+    label_column: Any,
     id_column: str | None,
     as_json: bool,
     quiet: bool,
+    **options: Any,
 ) -> None:
-    """Run the teacher MODEL once over DATA and write its soft labels to STORE.
+    """Run the teacher MODEL over DATA once and write its soft labels to STORE.
 
-    Work is committed unit by unit. Interrupted, killed or out of disk: run the same command again and it goes on where
-    it stopped. Several of them may work on one store at once.
+    Work is committed unit by unit. After an interruption, a kill or a full disk, the same command resumes. Several of
+    them may work on one store at once.
     """
     from softlabels import generation
-    from softlabels.sources import DistinctSource, Source, open_source
+    from softlabels.sources import DistinctSource, Source, describe_source, open_source
 
     source: Source = open_source(data, input=input_column, label=label_column, id=id_column)
+    if not quiet:
+        note(printable(str(describe_source(source)), lines=True))
     if distinct:
         source = DistinctSource(source)
         if source.left_out:
-            note(f"{count(source.left_out, 'row')} of {data} repeat earlier inputs and are labelled with them.")
-    options: dict[str, Any] = {
-        "encoding": encoding,
-        "temperatures": temperatures,
-        "unit_rows": unit_rows,
-        "shard_format": shard_format,
-        "codec": codec,
-        "batch_size": batch_size,
-        "device": device,
-        "gate": gate,
-        "extra_classes": extra_classes,
-    }
+            note(f"{count(source.left_out, 'row')} of {data} repeat earlier inputs and share their labels.")
+    options["encoding"] = parse_encodings(encodings)
     if dry_run:
         estimate = generation.estimate(source, teacher=teacher, settings=generation.Settings(**options))
         if as_json:
             print_json(estimate.to_json())
         else:
-            click.echo(
-                f"{count(estimate.rows, 'row')} in {count(estimate.units, 'unit')} of {estimate.unit_rows:,}, "
-                f"{estimate.encoding}: "
-                f"about {format_bytes(estimate.bytes)} ({estimate.bytes_per_row:.1f} bytes a row) "
-                f"in about {format_seconds(estimate.seconds)} at {estimate.rows_per_second:,.0f} rows/s"
-            )
+            _print_estimate(estimate)
         return
     with Progress("generate", unit="rows", quiet=quiet) as progress:
-        made = generation.generate(source, teacher=teacher, out=out, reuse=reuse, progress=progress.update, **options)
+        result = generation.generate(source, teacher=teacher, out=out, reuse=reuse, progress=progress.update, **options)
     if as_json:
-        print_json(made.to_json())
+        print_json(result.to_json())
     else:
-        _print(made, out, reuse)
+        _print(result, out, reuse)
 
 
-def _print(made: Generated, out: Path, reuse: tuple[Path, ...]) -> None:
-    """What a person reads of the outcome."""
+def parse_encodings(values: Sequence[str]) -> dict[str, str] | None:
+    """Return the encodings by head; ``*`` stands for all heads that are not named.
+
+    Args:
+        values: Values of --encoding. A target such as auto:max-kl=0.05 also has an equals sign, behind a colon.
+
+    Raises:
+        UsageError: A head has two encodings.
+
+    Example:
+        >>> parse_encodings(["topk:4", "speed=dense:f32", "aux=auto:max-kl=0.05"])
+        {'*': 'topk:4', 'speed': 'dense:f32', 'aux': 'auto:max-kl=0.05'}
+    """
+    encodings: dict[str, str] = {}
+    for value in values:
+        name, separator, spec = value.partition("=")
+        if not separator or ":" in name:
+            name, spec = "*", value
+        if name in encodings:
+            subject = "without a head" if name == "*" else f"for head {name!r}"
+            raise click.UsageError(f"--encoding {subject}: got {encodings[name]!r} and {spec!r}; expected one")
+        encodings[name] = spec
+    return encodings or None
+
+
+def _print_estimate(estimate: Estimate) -> None:
+    click.echo(
+        f"{count(estimate.rows, 'row')} in {count(estimate.units, 'unit')} of {estimate.unit_rows:,}, "
+        f"{estimate.encoding}: about {format_bytes(estimate.bytes)} ({estimate.bytes_per_row:.1f} bytes per row) "
+        f"in about {format_seconds(estimate.seconds)} at {estimate.rows_per_second:,.0f} rows/s"
+    )
+
+
+def _print(result: Generated, out: Path, reuse: tuple[Path, ...]) -> None:
+    """Print the outcome for people."""
     from softlabels.fidelity import Fidelity
 
-    if made.new_units == 0:
+    if result.new_units == 0 and result.missing_units == 0:
         note("Every unit is there already.")
-    if made.reused_rows:
-        note(f"{count(made.reused_rows, 'row')} copied from {', '.join(map(str, reuse))}.")
-    if made.missing_units:
-        note(f"{count(made.missing_units, 'unit')} still being made by others; then run: softlabels seal {out}")
+    if result.reused_rows:
+        note(f"{count(result.reused_rows, 'row')} copied from {', '.join(map(str, reuse))}.")
+    if result.missing_units:
+        note(
+            f"Not sealed: {count(result.missing_units, 'unit')} claimed by another process. The last one to finish "
+            f"seals the store; if none is running, run the same command again, or softlabels seal {out}."
+        )
     click.echo(
-        f"{out}: {count(made.rows, 'row')} in {count(made.units, 'unit')}, {format_bytes(made.bytes)} "
-        f"({made.bytes_per_row:.1f} bytes a row, {made.encoding}); {count(made.new_units, 'unit')} made now in "
-        f"{format_seconds(made.seconds)}"
+        f"{out}: {count(result.rows, 'row')} in {count(result.units - result.missing_units, 'unit')}, "
+        f"{format_bytes(result.bytes)} ({result.bytes_per_row:.1f} bytes per row, {result.encoding}); "
+        f"{count(result.new_units, 'unit')} made now in {format_seconds(result.seconds)}"
     )
-    if made.fidelity is not None:
-        for line in fidelity_lines(made.fidelity):
-            click.echo(line)
-        if (warning := Fidelity.from_json(made.fidelity).warning) is not None:
-            note(f"Warning: {warning}.")
+    for name, fidelity in result.fidelities.items():
+        prefix = f"{name}: " if len(result.encodings) > 1 else ""
+        for line in fidelity_lines(fidelity):
+            click.echo(prefix + line)
+        if (warning := Fidelity.from_json(fidelity).warning) is not None:
+            note(f"Warning: {prefix}{warning}.")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from softlabels_cli.output import count, fidelity_lines, format_bytes, json_option, print_json, printable
+from softlabels_cli.options import digest_option, json_option, store_argument
+from softlabels_cli.output import count, fidelity_lines, format_bytes, print_json, printable
 
 if TYPE_CHECKING:
     from softlabels.store import DataRecord, StoreDescription, TeacherRecord
@@ -18,12 +19,15 @@ MAX_NAMES = 8
 
 
 @click.command("inspect", epilog="Example:  softlabels inspect labels --json")
-@click.argument("store", type=click.Path(path_type=Path))
+@store_argument()
+@digest_option
 @json_option
-def command(*, store: Path, as_json: bool) -> None:
+def command(*, store: Path, digest: str | None, as_json: bool) -> None:
     """Show rows, size, teacher, data, heads and fidelity of STORE."""
-    from softlabels.store import describe_store
+    from softlabels.store import describe_store, open_store
 
+    if digest is not None:
+        open_store(store, digest=digest)
     description = describe_store(store)
     if as_json:
         print_json(description.to_json())

@@ -1,14 +1,13 @@
-"""The ``softlabels`` command: finds a subcommand's module when it is asked for, and turns errors into exit codes.
+"""The ``softlabels`` command: imports the module of a subcommand on use, and turns errors into exit codes.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 a check found bad data, 75 a remote outcome is unknown (run again),
-130 interrupted (committed work is kept). Nothing heavy is imported here or at the top of a command's module, so that
-``softlabels --help`` answers at once.
+Nothing heavy is imported here or at the top of a command's module, so that ``softlabels --help`` answers at once.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 import signal
 import sys
 import traceback
@@ -21,22 +20,52 @@ from softlabels.errors import SoftLabelsError
 from softlabels.version import __version__
 from softlabels_cli.output import printable
 
-SECTIONS: dict[str, tuple[str, ...]] = {
-    "The story": ("demo", "train-teacher", "plan", "generate", "train-student", "compare"),
-    "A store": ("inspect", "verify", "repair", "seal", "merge", "gc"),
+EPILOG = """\
+Start with:  softlabels demo
+
+\b
+Exit codes:
+  0    done
+  1    failed
+  2    wrong usage
+  3    a check found bad data
+  75   the outcome of a remote operation is unknown; run the command again
+  130  interrupted; committed work is kept
+"""
+
+SECTIONS: dict[str, dict[str, str]] = {
+    "Distillation": {
+        "demo": "Distil a teacher into students on bundled data.",
+        "train-teacher": "Train a model on the hard labels of DATA.",
+        "plan": "Measure bytes and fidelity of every encoding on a sample.",
+        "generate": "Run a teacher over DATA once and store its soft labels.",
+        "train-student": "Train a model on the soft labels of STORE.",
+        "compare": "Measure models on the same rows, side by side.",
+    },
+    "A store": {
+        "inspect": "Print rows, size, teacher, data, heads and fidelity.",
+        "verify": "Check every file against its digests.",
+        "repair": "Move damaged units to quarantine, to be made again.",
+        "seal": "Publish the committed units as a snapshot.",
+        "merge": "Copy the rows of several stores into one.",
+        "gc": "List files that nothing refers to.",
+    },
 }
+"""Commands by section, each with its help in one line."""
+
 INTERRUPTED = 130
+DEBUG = "--debug"
 
 
 class Commands(click.Group):
     """Subcommands by module name: ``train-teacher`` is ``softlabels_cli.train_teacher:command``."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Every command, in the order a user meets them."""
+        """Return every command, in the order of use."""
         return [name for names in SECTIONS.values() for name in names]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name; None where there is none."""
+        """Return the command of that name; None if there is none."""
         if cmd_name not in self.list_commands(ctx):
             return None
         module = importlib.import_module(f"softlabels_cli.{cmd_name.replace('-', '_')}")
@@ -48,7 +77,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click's, with the nearest name when there is no such command."""
+        """Return the command as click does, with the most similar name in the error if there is none."""
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
             hint = f" Did you mean {near[0]!r}?" if near else " See softlabels --help."
@@ -56,37 +85,43 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The commands under the headings of SECTIONS."""
+        """Write the commands under the headings of SECTIONS."""
         for heading, names in SECTIONS.items():
-            rows = [
-                (name, command.get_short_help_str(80)) for name in names if (command := self.get_command(ctx, name))
-            ]
             with formatter.section(heading):
-                formatter.write_dl(rows)
+                formatter.write_dl(list(names.items()))
 
 
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Start with:  softlabels demo",
+    epilog=EPILOG,
 )
 @click.version_option(__version__, prog_name="softlabels")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error; also after a command.")
 def cli(*, debug: bool) -> None:
-    """Offline knowledge distillation: run the teacher once, keep what it said, train students anywhere."""
+    """Offline knowledge distillation: run the teacher once, store its outputs, train students anywhere."""
 
 
 def main(args: list[str] | None = None) -> NoReturn:
-    """Run the command line and exit with its code."""
-    arguments = sys.argv[1:] if args is None else args
+    """Run the command line and exit with its code.
+
+    Args:
+        args: Arguments; None: those of the process.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    debug = DEBUG in arguments
+    arguments = [argument for argument in arguments if argument != DEBUG]
     signal.signal(signal.SIGTERM, _interrupt)
+    if not debug:
+        logging.getLogger("softlabels").addHandler(logging.NullHandler())
     try:
         code = cli.main(arguments, prog_name="softlabels", standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except SoftLabelsError as error:
-        if "--debug" in arguments:
+        if debug:
             traceback.print_exc()
         click.echo(f"Error: {printable(str(error), lines=True)}", err=True)
         sys.exit(error.exit_code)
@@ -96,13 +131,21 @@ def main(args: list[str] | None = None) -> NoReturn:
         click.echo(message or "Interrupted. Committed work is kept: run the same command again to resume.", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        # The reader of our output (head, less) has gone; that is no failure, and stdout must not be flushed again.
+        # The reader of the output (head, less) has gone. That is no failure, and stdout must not be flushed again.
         sys.stdout = None
         sys.exit(0)
+    except OSError as error:
+        # Files of stores, runs and data have typed errors of their own; what remains is the terminal or a full disk.
+        if debug:
+            traceback.print_exc()
+        subject = error.filename if isinstance(error.filename, str) else "standard output"
+        click.echo(f"Error: {printable(subject)}: cannot be written, got {error.strerror or error}.", err=True)
+        sys.stdout = None
+        sys.exit(1)
     # Without its standalone mode, click returns the code of an Exit in place of the command's result.
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """SIGTERM ends a command the way Ctrl-C does: the unit at hand is dropped, committed work is kept."""
+    """End a command on SIGTERM as Ctrl-C does: the unit in progress is dropped, committed work is kept."""
     raise KeyboardInterrupt

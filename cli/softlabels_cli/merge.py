@@ -1,4 +1,4 @@
-"""``softlabels merge``: one store of the rows of several."""
+"""``softlabels merge``: copy the rows of several stores into one."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ from pathlib import Path
 
 import click
 
-from softlabels_cli.output import json_option, print_json
-from softlabels_cli.progress import Progress, quiet_option
+from softlabels_cli.options import json_option, out_option, quiet_option
+from softlabels_cli.output import print_json
+from softlabels_cli.progress import Progress
 
 
 @click.command("merge", epilog="Example:  softlabels merge monday tuesday --out week")
 @click.argument("stores", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory of the new store.")
+@out_option("STORE", "Directory of the new store.")
 @click.option(
     "--conflicts",
     type=click.Choice(["error", "first"]),
     default="error",
     show_default=True,
-    help="Where stores hold unlike labels for one row: stop and name it, or keep the first store's.",
+    help="If stores have different labels for a row: stop with an error, or keep those of the first store.",
 )
 @json_option
 @quiet_option
 def command(*, stores: tuple[Path, ...], out: Path, conflicts: str, as_json: bool, quiet: bool) -> None:
-    """Copy the rows of sealed STORES by one teacher into one store, each row once, by key.
+    """Copy the rows of sealed STORES into one store, each row once.
 
-    The stores stay as they are. Run again, it goes on where it stopped.
+    The stores must be of one teacher, and do not change. After an interruption the same command resumes.
     """
     from softlabels.store import merge
 

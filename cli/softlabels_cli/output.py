@@ -1,41 +1,77 @@
-"""What commands print: a table or JSON on stdout, notes on stderr."""
+"""Output of commands: a table or JSON on stdout, notes on stderr."""
 
 from __future__ import annotations
 
 import json
+import math
+import os
+import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+from softlabels_cli.options import json_option as json_option  # noqa: PLC0414  re-exported for commands
+
+SCHEMA_VERSION = 1
+"""Version of every JSON document; it changes if a key is removed or changes its meaning."""
 
 
 def print_json(value: Mapping[str, object]) -> None:
-    """One JSON document on stdout; what would steer a terminal is escaped, as JSON has it."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    """Print one JSON document on stdout, with characters that would steer a terminal escaped.
+
+    Args:
+        value: The document; numbers that are not finite become null, which JSON has no number for.
+    """
+    document = {"schema_version": SCHEMA_VERSION, **_finite(value)}
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     click.echo("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text))
 
 
+def _finite(value: Any) -> Any:
+    """Return JSON values with None for numbers that are not finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(entry) for key, entry in value.items()}
+    return [_finite(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
 def printable(text: str, *, lines: bool = False) -> str:
-    """Text without control characters: what a store's maker wrote must not steer a reader's terminal.
+    """Return text without control characters: names in a store must not steer a reader's terminal.
 
     Args:
-        text: what is to be shown.
-        lines: leave line breaks; without, a name cannot pass for a line of our own.
+        text: Text to show.
+        lines: If True, line breaks stay; otherwise a name cannot pass for a line of this program.
     """
-    kept = "\n" if lines else ""
-    return "".join(char if char.isprintable() or char in kept else ascii(char)[1:-1] for char in text)
+    allowed = "\n" if lines else ""
+    return "".join(char if char.isprintable() or char in allowed else ascii(char)[1:-1] for char in text)
 
 
 def note(message: str) -> None:
-    """A line for a person, on stderr."""
+    """Print a line for a person on stderr.
+
+    Args:
+        message: The line.
+    """
     click.echo(message, err=True)
 
 
-def format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns aligned: the first to the left, the others to the right."""
+def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, width: int | None = None) -> str:
+    """Return a table: the first column aligned to the left, the others to the right.
+
+    Args:
+        header: Names of the columns.
+        rows: Cells as text.
+        width: Characters of a line; the last columns are left out of a table that is wider. None: no limit.
+    """
     table = [list(header), *[list(row) for row in rows]]
+    shown = len(header)
+    while width is not None and shown > 2 and _table_width(table, shown) > width:
+        shown -= 1
+    table = [row[:shown] for row in table]
+    header = header[:shown]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     lines = []
     for row in table:
@@ -45,31 +81,56 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def fidelity_lines(found: Mapping[str, Any]) -> list[str]:
-    """What a person reads of a head's fidelity: on the dense rows, and on rows of every unit."""
-    lines = [_fidelity_line(found, "dense rows")]
-    if units := found.get("units"):
+def line_width() -> int | None:
+    """Return the characters of a line: COLUMNS, or the width of the terminal; None if stdout is no terminal."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) > 0:
+        return int(columns)
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _table_width(table: Sequence[Sequence[str]], columns: int) -> int:
+    return sum(max(len(row[i]) for row in table) + 2 for i in range(columns)) - 2
+
+
+def fidelity_lines(fidelity: Mapping[str, Any]) -> list[str]:
+    """Return lines on the fidelity of a head: on the dense rows, and on rows of every unit.
+
+    Args:
+        fidelity: Fidelity as a snapshot holds it.
+    """
+    lines = [_fidelity_line(fidelity, "dense rows")]
+    if units := fidelity.get("units"):
         lines.append(_fidelity_line(units, "rows of all units"))
         if (poorest := units.get("poorest", units))["rows"] < units["rows"]:
             lines[-1] += f"; poorest is unit {poorest['unit']} with listed mass {poorest['mass']:.4f}"
     return lines
 
 
-def _fidelity_line(found: Mapping[str, Any], measured_on: str) -> str:
-    where = f"({found['rows']:,} {measured_on})"
-    if not found["kl"]:
-        return f"unbiased; error {found.get('error', 0):.2g}; mass of the classes kept {found['mass']:.4f} {where}"
-    kl = ", ".join(f"{value:.2g} nats at T = {t}" for t, value in found["kl"].items())
-    return f"KL {kl}; listed mass {found['mass']:.4f}; top-1 kept {found['top1']:.2%} {where}"
+def _fidelity_line(fidelity: Mapping[str, Any], measured_on: str) -> str:
+    rows = f"({fidelity['rows']:,} {measured_on})"
+    if not fidelity["kl"]:
+        return f"unbiased; error {fidelity.get('error', 0):.2g}; listed mass {fidelity['mass']:.4f} {rows}"
+    kl = ", ".join(f"{value:.2g} nats at T = {t}" for t, value in fidelity["kl"].items())
+    return f"KL {kl}; listed mass {fidelity['mass']:.4f}; top-1 kept {fidelity['top1']:.2%} {rows}"
 
 
 def count(number: int, noun: str) -> str:
-    """A number with its noun: 1 unit, 2 units."""
+    """Return a number with its noun: 1 unit, 2 units.
+
+    Args:
+        number: The number.
+        noun: The noun in the singular.
+    """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def format_bytes(size: float) -> str:
-    """A size a person can read: 1.5 MiB."""
+    """Return a size for people: 1.5 MiB.
+
+    Args:
+        size: Bytes.
+    """
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(size) < 1024:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
@@ -78,12 +139,16 @@ def format_bytes(size: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration a person can read: 45 s, 3 min 20 s, 5 h 12 min."""
+    """Return a duration for people: 45 s, 3 min 20 s, 5 h 12 min.
+
+    Args:
+        seconds: Seconds.
+    """
     if seconds < 10:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60} min"

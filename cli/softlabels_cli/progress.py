@@ -9,21 +9,20 @@ from typing import Any, Self
 
 import click
 
+from softlabels_cli.options import quiet_option as quiet_option  # noqa: PLC0414  re-exported for commands
 from softlabels_cli.output import format_seconds
 
 LINE_EVERY = 5.0
-"""Seconds between lines where there is no terminal."""
-
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+"""Seconds between lines without a terminal."""
 
 
 class Progress:
-    """How far a long piece of work has come; a context manager.
+    """Progress of long work on stderr; a context manager.
 
     Args:
-        label: what is being done.
-        unit: what is counted, for the rate (``rows`` gives rows/s).
-        quiet: show nothing.
+        label: Name of the work.
+        unit: Unit that is counted, for the rate (``rows`` gives rows/s).
+        quiet: If True, show nothing.
     """
 
     def __init__(self, label: str, *, unit: str, quiet: bool = False) -> None:
@@ -43,7 +42,13 @@ class Progress:
             self._bar.close()
 
     def update(self, done: int, total: int, **figures: float) -> None:
-        """Show that ``done`` of ``total`` are done; ``figures`` (loss, accuracy) stand beside the rate."""
+        """Show that ``done`` of ``total`` are done.
+
+        Args:
+            done: Units done.
+            total: Units in all.
+            figures: Figures to show beside the rate, such as loss and accuracy.
+        """
         if self.quiet:
             return
         if self.total == 0:
@@ -80,10 +85,10 @@ class Progress:
         self._last_line = now
         rate = (done - self._first) / max(now - self._began, 1e-9)
         speed = f", {rate:,.0f} {self.unit}/s" if done > self._first else ""
-        left = f", {format_seconds((self.total - done) / rate)} left" if rate > 0 and done < self.total else ""
+        remaining = f", {format_seconds((self.total - done) / rate)} left" if rate > 0 and done < self.total else ""
         extra = "".join(f", {name} {value:.4g}" for name, value in figures.items())
         click.echo(
             f"{self.label}: {done:,} of {self.total:,} {self.unit} ({done / max(self.total, 1):.0%})"
-            f"{speed}{left}{extra}",
+            f"{speed}{remaining}{extra}",
             err=True,
         )

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import click
 
-from softlabels_cli.output import json_option, print_json
+from softlabels_cli.options import json_option, store_argument
+from softlabels_cli.output import print_json
 
 
 @click.command("seal", epilog="Example:  softlabels seal labels")
-@click.argument("store", type=click.Path(path_type=Path))
+@store_argument()
 @json_option
 def command(*, store: Path, as_json: bool) -> None:
-    """Check that every unit of STORE is there and publish them as a snapshot, which readers open.
+    """Publish the committed units of STORE as a snapshot, which readers open.
 
-    Nothing new since the last snapshot: that one stands. ``generate`` seals by itself when it made the last unit.
+    Every unit must be there. Without new units the last snapshot stays. ``generate`` seals after the last unit.
     """
     from softlabels.store import seal
 

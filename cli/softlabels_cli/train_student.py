@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from softlabels.interruption import interruptible
-from softlabels_cli.options import data_options, training_options
+from softlabels_cli.options import data_options, digest_option, training_options
 from softlabels_cli.output import json_option, note, print_json, printable
 from softlabels_cli.progress import Progress, quiet_option
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--data", metavar="DATA", help="Inputs of the labels. [digits, if they were made from it]")
 @click.option("--temperature", type=float, help="Temperature of the loss. [the highest in the store]")
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="Weight of the soft labels.")
+@digest_option
 @training_options
 @data_options
 @json_option
@@ -38,6 +39,7 @@ def command(
     student: str,
     out: Path,
     data: str | None,
+    digest: str | None,
     input_column: str | None,
     label_column: str | None,
     id_column: str | None,
@@ -56,7 +58,7 @@ def command(
         from softlabels.training import train_student
         from softlabels.training.inputs import open_data
 
-        labels = open_store(store)
+        labels = open_store(store, digest=digest)
         source = open_data(data, labels, input=input_column, label=label_column, id=id_column)
         note_data(source, quiet=quiet)
         return train_student(labels, source, student, out, progress=progress, **recipe)

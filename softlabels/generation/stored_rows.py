@@ -182,7 +182,9 @@ def _difference(labels: SoftLabels, values: NDArray[np.float32], head: Head) -> 
     if isinstance(labels, DenseLabels):
         stored, expected = log_softmax(labels.values.reshape(-1, head.classes)).astype(np.float64), log_probs
     else:
-        stored = labels.values.astype(np.float64)
+        temperature = labels.temperatures[0]
+        stored = labels.listed_log_probs(temperature).astype(np.float64)
+        log_probs = log_softmax(values.reshape(-1, head.classes), temperature).astype(np.float64)
         expected = np.take_along_axis(log_probs, labels.ids.astype(np.int64), axis=1)
     with np.errstate(invalid="ignore", over="ignore"):
         # A class of probability p moves by (1 - p) where logits move by 1, so certain rows are judged as others are.

@@ -1,13 +1,13 @@
-"""Bytes of a store beside labels and keys: what files, chunks and footers cost.
+"""Bytes of a store: those of labels, and those of files, chunks and footers beside labels and keys.
 
-They are measured, not computed: a shard of one row per chunk is written to a temporary file by the store's own writer.
-With few rows per chunk, or many columns, they are several per cent of a store.
+Bytes are measured, not computed: shards are written to temporary files by the store's own writer. With few rows per
+chunk, or many columns, containers are several per cent of a store.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels import encodings
-from softlabels.columns import COUNT, Column
+from softlabels.columns import Column
 from softlabels.labels import Head
 from softlabels.store import DataRecord, Descriptor, TeacherRecord, default_geometry, open_storage
 from softlabels.store.format.descriptor import OWN_COLUMNS
 from softlabels.store.format.limits import MAX_UNIT_CHUNKS
 from softlabels.store.shards.hashed_file import HashedFile
 from softlabels.store.shards.shard import open_writer
-from softlabels.store.shards.zarr_shard import encode_array
 
 KEY_BYTES = 16
 """Bytes of a row's key, which no codec compresses."""
@@ -72,47 +71,73 @@ def container_bytes(
     unit_rows, chunk_rows = geometry_of({"head": head}, None if grows else rows, unit_rows)
     full, rest = divmod(rows, unit_rows)
     unit_chunks, rest_chunks = -(-unit_rows // chunk_rows), -(-rest // chunk_rows)
-    one, two = (_written_bytes(head, chunks, codec, shard_format) for chunks in (1, 2))
+    one, two = (_empty_bytes(head, chunks, codec, shard_format) for chunks in (1, 2))
     of_chunk, of_unit = two - one, 2 * one - two
     return full * (of_unit + unit_chunks * of_chunk) + (of_unit + rest_chunks * of_chunk if rest else 0)
 
 
-def _written_bytes(head: Head, chunks: int, codec: str, shard_format: str) -> int:
+def label_bytes(head: Head, labels: Mapping[str, NDArray[Any]], rows: int, *, codec: str, shard_format: str) -> int:
+    """Return the bytes of the labels of some rows in a shard, without keys and containers.
+
+    Args:
+        head: Head of the labels, not ragged.
+        labels: Columns of the head by name.
+        rows: Number of rows.
+        codec: Compression of the shard.
+        shard_format: File format of the shard.
+    """
+    columns = {
+        "key": _noise(Column("uint8", (KEY_BYTES,)), rows),
+        "view": np.zeros(rows, np.uint32),
+        **{f"head/{name}": np.ascontiguousarray(column) for name, column in labels.items()},
+    }
+    descriptor = _descriptor(head, 1, rows, codec, shard_format)
+    return _written_bytes(descriptor, [columns]) - KEY_BYTES * rows - _empty_bytes(head, 1, codec, shard_format)
+
+
+def _empty_bytes(head: Head, chunks: int, codec: str, shard_format: str) -> int:
     """Return the bytes of a shard with one row per chunk, without the labels and keys of those rows."""
+    descriptor = _descriptor(head, chunks, 1, codec, shard_format)
+    schema = descriptor.columns()
+    counts = {column.per for column in schema.values()}
+    columns = {
+        name: np.ones(1, column.dtype) if name in counts else _noise(column, 1) for name, column in schema.items()
+    }
+    columns["view"] = np.zeros(1, np.uint32)
+    payload = KEY_BYTES + sum(array.nbytes for name, array in columns.items() if name not in OWN_COLUMNS)
+    return _written_bytes(descriptor, [columns] * chunks) - chunks * payload
+
+
+def _descriptor(head: Head, chunks: int, chunk_rows: int, codec: str, shard_format: str) -> Descriptor:
     priors = encodings.parse(head.encoding, classes=head.classes).priors
-    descriptor = Descriptor(
-        rows=chunks,
-        unit_rows=chunks,
-        chunk_rows=1,
+    return Descriptor(
+        rows=chunks * chunk_rows,
+        unit_rows=chunks * chunk_rows,
+        chunk_rows=chunk_rows,
         heads={"head": replace(head, codebook=NO_CODEBOOK if priors > 1 else None)},
         teacher=TeacherRecord(spec="", digest=None),
         data=DataRecord(spec="", fingerprint=None, rows=None),
         shard_format=shard_format,
         codec=codec,
     )
-    columns = {name: _one_entry(column, name) for name, column in descriptor.columns().items()}
-    payload = KEY_BYTES
-    for name, array in columns.items():
-        if name not in OWN_COLUMNS:
-            payload += len(encode_array(array, codec)) if shard_format == "zarr" else array.nbytes
+
+
+def _written_bytes(descriptor: Descriptor, chunks: Sequence[Mapping[str, NDArray[Any]]]) -> int:
+    """Return the bytes of a shard, written to a temporary file."""
     with tempfile.TemporaryDirectory() as folder:
         storage = open_storage(folder)
         storage.prepare()
         file = storage.create()
         sink = HashedFile(file)
         writer = open_writer(sink, descriptor)
-        for _ in range(chunks):
+        for columns in chunks:
             writer.write_chunk(columns)
         writer.finish()
         file.discard()
-        return sink.size - chunks * payload
+        return sink.size
 
 
-def _one_entry(column: Column, name: str) -> NDArray[Any]:
-    """Return one entry of a column: 1 for a count of others, zero for a view, bytes that do not compress elsewhere."""
-    if name == "view":
-        return np.zeros(1, column.dtype)
-    if name.endswith(("/length", f"/{COUNT}")):
-        return np.ones(1, column.dtype)
-    noise = np.random.default_rng(0).integers(0, 256, column.entry_bytes, np.uint8)
-    return noise.view(column.dtype).reshape(1, *column.shape)
+def _noise(column: Column, rows: int) -> NDArray[Any]:
+    """Return entries of bytes that do not compress."""
+    noise = np.random.default_rng(0).integers(0, 256, rows * column.entry_bytes, np.uint8)
+    return noise.view(column.dtype).reshape(rows, *column.shape)

@@ -25,6 +25,8 @@ FORMS = (
 STEPS = 14
 """Steps of the bisection; its ends are a factor of 50,000 apart."""
 LOWEST, HIGHEST = 2e-5, 0.9
+MARGIN = 1.02
+"""Factor on the labels of a sample, so that a store of other rows stays within its target."""
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 
 
@@ -72,7 +74,8 @@ def resolve(spec: str, sample: Sample) -> str:
                 f"target {spec!r}: keys alone take {sample.key_bytes:g} bytes per row, got {limit:g}; expected more"
             )
         measured = attrgetter("ids" if bounded == "ids" else "bytes_per_row")
-        best = _bisect(sample, family, lambda row: measured(row) <= limit, options=options or "d4", larger_fits=True)
+        bound = limit if bounded == "ids" else _with_margin(limit, sample.key_bytes)
+        best = _bisect(sample, family, lambda row: measured(row) <= bound, options=options or "d4", larger_fits=True)
         if best is None:
             least = _row(sample, family, HIGHEST, options or "d4")
             raise InvalidArgument(
@@ -113,17 +116,18 @@ def _within(sample: Sample, budget: int) -> str:
         )
     table = plan(sample)
     unbiased = sample.classes >= encodings.MANY_CLASSES
-    fitting = [row for row in table.rows if row.bytes_total <= budget]
+    bound = _with_margin(budget, keys)
+    fitting = [row for row in table.rows if row.bytes_total <= bound]
     family = "threshold" if unbiased else "adaptive"
-    tuned = _bisect(sample, family, lambda row: row.bytes_total <= budget, larger_fits=True)
+    tuned = _bisect(sample, family, lambda row: row.bytes_total <= bound, larger_fits=True)
     if tuned is not None:
         fitting.append(tuned)
     fitting = [row for row in fitting if row.unbiased == unbiased] or fitting
     if not fitting:
         least = min(table.rows, key=lambda row: row.bytes_total)
         raise InvalidArgument(
-            f"budget: out of reach for {sample.items:,} rows, got {budget:,} bytes; expected {least.bytes_total:,} or "
-            f"more, which {least.encoding} takes"
+            f"budget: out of reach for {sample.items:,} rows, got {budget:,} bytes; expected "
+            f"{round(keys + MARGIN * (least.bytes_total - keys)):,} or more, which {least.encoding} takes"
         )
     return min(fitting, key=lambda row: row.distance).encoding
 
@@ -175,6 +179,11 @@ def _row(sample: Sample, family: str, value: float, options: str) -> PlanRow:
     """Return the encoding of a family with a parameter, measured."""
     spec = f"adaptive:{value:.3g}:{options}" if family == "adaptive" else f"threshold:{value:.3g}"
     return measure_row(sample, spec)[0]
+
+
+def _with_margin(limit: float, keys: float) -> float:
+    """Return the bytes that a sample may take, so that the store stays within ``limit``."""
+    return keys + (limit - keys) / MARGIN
 
 
 def _positive(spec: str, text: str) -> float:

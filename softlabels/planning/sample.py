@@ -21,9 +21,8 @@ from softlabels.encodings.tail import sums_of, tail_prior
 from softlabels.errors import InvalidArgument
 from softlabels.fidelity import Fidelity, combine, measure
 from softlabels.labels import DISTRIBUTIONS, Head, HeadKind
-from softlabels.planning.container import KEY_BYTES, container_bytes
+from softlabels.planning.container import KEY_BYTES, container_bytes, label_bytes
 from softlabels.store import open_store
-from softlabels.store.shards.zarr_shard import encode_array
 from softlabels.store.storage.storage import Location
 
 FOLDS = 4
@@ -129,22 +128,20 @@ class Sample:
         folds = np.array_split(np.arange(len(self.logits)), FOLDS)
         encoded, priors = self._encode(encoding, head, folds)
         columns = encoding.columns(head)
-        size, ids = 0.0, 0 if "ids" in columns else self.logits.size
-        for name in columns:
-            column = np.concatenate([fold.arrays[name] for fold in encoded])
-            size += len(encode_array(np.ascontiguousarray(column), self.codec))
-            ids += column.size if name == "ids" else 0
+        labels = {name: np.concatenate([fold.arrays[name] for fold in encoded]) for name in columns}
+        ids = labels["ids"].size if "ids" in columns else self.logits.size
         fidelity = combine(
             [
                 measure(self.logits[rows], encoding.decode(fold.arrays, head, prior), temperatures)
                 for fold, rows, prior in zip(encoded, folds, priors, strict=True)
             ]
         )
-        label_bytes = size / len(self.logits)
+        size = label_bytes(head, labels, len(self.logits), codec=self.codec, shard_format=self.shard_format)
+        per_item = size / len(self.logits)
         return Tried(
             encoding=encoding.spec,
-            label_bytes=label_bytes,
-            total_bytes=label_bytes * self.items + KEY_BYTES * self.rows + self._container_bytes(head),
+            label_bytes=per_item,
+            total_bytes=per_item * self.items + KEY_BYTES * self.rows + self._container_bytes(head),
             ids=ids / len(self.logits),
             fidelity=fidelity,
         )

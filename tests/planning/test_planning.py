@@ -119,7 +119,11 @@ def test_the_most_faithful_labels_within_a_budget_are_found(sample, table, budge
     found, _ = measure_row(sample, planning.resolve(f"auto:budget={budget}", sample))
     limit = planning.parse_size(budget)
     assert found.bytes_total <= limit
-    assert all(row.kl >= found.kl for row in table.rows if row.bytes_total <= limit and row.kl is not None)
+    assert all(
+        row.kl >= found.kl
+        for row in table.rows
+        if row.bytes_total <= 64_000 + (limit - 64_000) / 1.02 and row.kl is not None
+    )
 
 
 @pytest.mark.parametrize("target", ["adaptive:bytes=30", "threshold:bytes=40", "threshold:ids=12"])
@@ -200,7 +204,7 @@ def test_a_store_plans_for_itself(tmp_path):
     assert current.encoding == store.heads["logits"].encoding == "adaptive:0.02:d4:5"
     measured = store.snapshot.fidelity["logits"]
     assert current.kl == pytest.approx(measured["kl"]["1"], rel=1e-5)
-    assert store.bytes == pytest.approx(current.bytes_total, rel=0.25), "256 positions compress worse than 1,200"
+    assert store.bytes == pytest.approx(current.bytes_total, rel=0.25), "a few positions compress worse than 1,275"
 
 
 def test_numbers_to_regress_on_have_no_plan(tmp_path):
@@ -235,3 +239,16 @@ def test_priors_worth_a_try_are_tried_where_there_are_many_classes():
     head = Head(classes=600, encoding=encoding.spec, codebook="0" * 64)
     book = codebook.fit(encoding, head, [torch.from_numpy(wide.logits)])
     assert book.priors.shape == (1, 6, 600)
+
+
+@pytest.mark.parametrize("shard_format", ["zarr", "parquet"])
+@pytest.mark.parametrize("target", ["adaptive:bytes=50", "threshold:bytes=50", "auto:budget=100KB"])
+def test_a_store_stays_within_its_target_in_bytes(tmp_path, target, shard_format):
+    """Keys, chunks and footers count."""
+    weights = torch.from_numpy(logits_of(8))
+    inputs = np.random.default_rng(3).normal(size=(2000, 8)).astype(np.float32)
+    result = sl.generate(
+        inputs, teacher=lambda batch: batch @ weights, out=tmp_path / "s", encoding=target, shard_format=shard_format
+    )
+    limit = 100_000 if "budget" in target else 50 * 2000
+    assert 0.85 * limit <= result.bytes <= limit

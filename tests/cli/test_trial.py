@@ -1,0 +1,223 @@
+"""A trial of the command line as a new user types it: every slip has a true answer, a typed error and an exit code."""
+
+import contextlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import softlabels as sl
+from softlabels_cli.generate import parse_encodings
+from softlabels_cli.main import SECTIONS, cli, main
+from softlabels_cli.output import print_json
+
+TEACHER = """
+import numpy as np, torch
+from pathlib import Path
+
+weights = torch.from_numpy(np.load(Path(__file__).parent / "weights.npy"))
+
+def logits(inputs):
+    return inputs.float().flatten(1) @ weights
+
+def several(inputs):
+    return {"logits": logits(inputs), "speed": inputs.float().flatten(1)[:, 10:12], "scene": inputs.float().flatten(1)}
+
+def array(inputs):
+    return logits(inputs).numpy()
+
+def pair(inputs):
+    return logits(inputs), None
+
+
+"""
+TEACH = ("--teacher", "python:trial_teacher:logits", "-q")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder of its own with a teacher whose weights lie in a file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "trial_teacher.py").write_text(TEACHER)
+    save_weights(tmp_path, 0)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    forget()
+    yield tmp_path
+    forget()
+
+
+def save_weights(place, seed):
+    np.save(place / "weights.npy", np.random.default_rng(seed).normal(0, 0.1, (64, 10)).astype(np.float32))
+
+
+def forget():
+    """As a new process would, load the teacher again."""
+    sys.modules.pop("trial_teacher", None)
+
+
+def call(*arguments, code=0):
+    """Run a command in this process; its standard output, or its error output if it fails."""
+    with pytest.raises(SystemExit) as ended, CliRunner().isolation() as (out, err, _):
+        main([str(argument) for argument in arguments])
+    output, errors = out.getvalue().decode(), err.getvalue().decode()
+    assert ended.value.code == code, output + errors
+    return output if code == 0 else errors
+
+
+def test_replaced_weights_do_not_mix_with_stored_labels(place):
+    command = ("generate", "digits", *TEACH, "--out", "labels", "--unit-rows", 200, "--encoding", "topk:4")
+    call(*command)
+    for unit in (3, 7):
+        (place / "labels" / "records" / "00" / f"{unit:08d}.json").unlink()
+    save_weights(place, 1)
+    forget()
+    assert "labels are of another teacher" in call(*command, code=2)
+    save_weights(place, 0)
+    forget()
+    assert "2 units made now" in call(*command)
+    save_weights(place, 1)
+    forget()
+    reuse = ("generate", "digits", *TEACH, "--out", "other", "--encoding", "topk:4", "--reuse", "labels")
+    assert "labels are of another teacher" in call(*reuse, code=2)
+    assert "1,797 rows" in call("generate", "digits", *TEACH, "--out", "v2", "--teacher-version", "2")
+    assert "version 2" in call("inspect", "v2")
+
+
+def test_the_chosen_columns_are_printed_and_recorded(place):
+    with pytest.raises(SystemExit), CliRunner().isolation() as (_, err, _2):
+        main(["generate", "digits", "--teacher", "python:trial_teacher:logits", "--out", "labels"])
+    notes = err.getvalue().decode()
+    for words in ("input: image (uint8, 8x8)", "label: label, 10 classes", "splits: test 450, train 1,347"):
+        assert words in notes
+    text = call("inspect", "labels")
+    assert "input image (uint8, 8x8)" in text
+    assert "label label, 10 classes" in text
+    assert "digest covers specification python:trial_teacher:logits; source text of" in text
+    document = json.loads(call("inspect", "labels", "--json"))
+    assert document["data"]["shape"] == [8, 8]
+    assert document["schema_version"] == 1
+
+
+@pytest.mark.parametrize("name", ["array", "pair"])
+def test_teachers_may_return_what_networks_return(place, name):
+    made = call("generate", "digits", "--teacher", f"python:trial_teacher:{name}", "--out", "labels", "-q")
+    assert "1,797 rows" in made
+
+
+def test_each_head_has_its_encoding(place):
+    arguments = ("generate", "digits", "--teacher", "python:trial_teacher:several", "--out", "labels", "-q", "--json")
+    result = json.loads(call(*arguments, "--encoding", "logits=topk:3", "--encoding", "scene=dense:q8"))
+    assert result["encodings"] == {"logits": "topk:3:f16", "speed": "dense:f16", "scene": "dense:q8"}
+    assert set(sl.open("labels").heads) == {"logits", "speed", "scene"}
+    errors = call(*arguments[:-2], "--encoding", "depth=topk:3", code=2)
+    assert "no such head, got 'depth'; the teacher has logits (classes)" in errors
+    errors = call(*arguments[:-2], "--encoding", "topk:3", "--encoding", "topk:4", code=2)
+    assert "--encoding without a head" in errors
+
+
+def test_encodings_are_read_by_head():
+    assert parse_encodings([]) is None
+    assert parse_encodings(["auto:max-kl=0.05"]) == {"*": "auto:max-kl=0.05"}
+    assert parse_encodings(["a=adaptive:bytes=40:d4:8", "topk:4"]) == {"a": "adaptive:bytes=40:d4:8", "*": "topk:4"}
+
+
+def test_data_may_have_no_label(place):
+    """A column named like a label that is none: ten classes of the teacher do not contradict it."""
+    rng = np.random.default_rng(0)
+    np.savez("data.npz", x=rng.normal(size=(50, 64)).astype(np.float32), y=rng.integers(0, 3, 50))
+    assert "show 3" in call("generate", "data.npz", *TEACH, "--out", "labels", code=2)
+    assert "50 rows" in call("generate", "data.npz", *TEACH, "--out", "labels", "--no-label")
+    assert "exclude each other" in call(
+        "generate", "data.npz", *TEACH, "--out", "x", "--no-label", "--label", "y", code=2
+    )
+
+
+def test_targets_in_bytes_are_reached_or_refused(place):
+    call("generate", "digits", *TEACH, "--out", "labels", "--encoding", "adaptive:bytes=24")
+    assert sl.open("labels").bytes_per_row <= 24
+    message = call("generate", "digits", *TEACH, "--out", "x", "--encoding", "adaptive:bytes=12", code=2)
+    assert "keys alone take 16 bytes per row" in message
+    message = call("generate", "digits", *TEACH, "--out", "x", "--encoding", "auto:budget=20KB", code=2)
+    assert "keys alone take 28,752 bytes" in message
+
+
+def test_a_snapshot_can_be_pinned(place):
+    digest = json.loads(call("generate", "digits", *TEACH, "--out", "labels", "--json"))["snapshot"]
+    assert "rows" in call("inspect", "labels", "--digest", digest)
+    wrong = digest[::-1]
+    assert wrong in call("inspect", "labels", "--digest", wrong, code=3)
+    errors = call("train-student", "labels", "--student", "mlp", "--out", "run", "--digest", wrong, code=3)
+    assert wrong in errors
+    assert not (place / "run").exists()
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_the_plan_fits_into_the_terminal(place, monkeypatch, columns):
+    call("generate", "digits", *TEACH, "--out", "labels", "--encoding", "topk:4")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    table = call("plan", "labels", "-q").split("\n\n")[0]
+    assert max(map(len, table.splitlines())) <= columns
+    assert table.splitlines()[0].split()[:4] == ["encoding", "bytes/row", "KL", "total"]
+
+
+@pytest.mark.parametrize("target", ["nowhere/plan.svg", "plan.gif", "folder.svg"])
+def test_a_picture_that_cannot_be_written_is_refused_at_once(place, target):
+    call("generate", "digits", *TEACH, "--out", "labels")
+    (place / "folder.svg").mkdir()
+    assert re.search(r"plot: .*; expected", call("plan", "labels", "-q", "--plot", target, code=2))
+
+
+@pytest.mark.parametrize("arguments", [("--debug", "verify", "nowhere"), ("verify", "nowhere", "--debug")])
+def test_debug_works_before_and_after_a_command(place, arguments):
+    assert "Traceback" in call(*arguments, code=2)
+    assert "Traceback" not in call("verify", "nowhere", code=2)
+
+
+def test_a_full_standard_output_is_an_error_of_one_paragraph(place, monkeypatch, capsys):
+    call("generate", "digits", *TEACH, "--out", "labels")
+    with contextlib.suppress(OSError), Path("/dev/full").open("w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as ended:
+            main(["inspect", "labels"])
+    assert ended.value.code == 1
+    errors = capsys.readouterr().err
+    assert "standard output: cannot be written, got No space left on device" in errors
+    assert "Traceback" not in errors
+
+
+def test_remote_locations_are_refused_until_they_work(place):
+    for location in ("s3://bucket/labels", "hf://someone/labels"):
+        assert "unsupported storage" in call("generate", "digits", *TEACH, "--out", location, code=2)
+    assert {path.name for path in place.iterdir()} <= {"trial_teacher.py", "weights.npy", "__pycache__"}
+
+
+def test_json_has_a_version_and_no_nan(capsys):
+    print_json({"value": float("nan"), "nested": [{"limit": float("inf")}, 1.5, "NaN"]})
+    document = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert document == {"schema_version": 1, "value": None, "nested": [{"limit": None}, 1.5, "NaN"]}
+
+
+def test_help_fits_on_a_screen():
+    text = CliRunner().invoke(cli, ["--help"], terminal_width=80).output
+    assert "..." not in text.replace("[ARGS]...", "")
+    for names in SECTIONS.values():
+        for name, summary in names.items():
+            assert re.search(rf"^  {name} +{re.escape(summary)}$", text, re.MULTILINE), "one line each"
+    for code in ("0    done", "2    wrong usage", "3    a check", "75   ", "130  interrupted"):
+        assert code in text
+
+
+def test_readme_has_the_commands_of_the_demo(root):
+    """Typed by hand they give the table that README shows."""
+    from softlabels_cli.demo import HARD_LABELS, STEPS, STUDENT
+    from softlabels_cli.demo import TEACHER as DEMO_TEACHER
+
+    readme = (root / "README.md").read_text()
+    assert f"train-teacher digits --model {DEMO_TEACHER}" in readme
+    assert f"train-student labels --student {STUDENT}" in readme
+    assert f"--steps {STEPS}" in readme
+    assert f"--hard-labels {HARD_LABELS}" in readme
