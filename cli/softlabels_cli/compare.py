@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from softlabels_cli.options import data_options
-from softlabels_cli.output import format_bytes, format_table, json_option, note, print_json, printable
-from softlabels_cli.progress import quiet_option
+from softlabels_cli.options import data_options, json_option, quiet_option
+from softlabels_cli.output import format_bytes, format_table, note, print_json, printable
 
 if TYPE_CHECKING:
     from softlabels.training import ComparedModel

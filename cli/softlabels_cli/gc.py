@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from softlabels_cli.options import json_option, store_argument
@@ -22,7 +20,7 @@ from softlabels_cli.output import count, format_bytes, note, print_json, printab
     help="Skip younger files: a commit may be in progress.",
 )
 @json_option
-def command(*, store: Path, delete: bool, older_than: float, as_json: bool) -> None:
+def command(*, store: str, delete: bool, older_than: float, as_json: bool) -> None:
     """List files of STORE that nothing refers to, left by crashes and repairs."""
     from softlabels.store import collect_garbage
 

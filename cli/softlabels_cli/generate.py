@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 )
 @click.argument("data")
 @teacher_options
-@out_option("STORE", "Directory of the store.")
+@out_option("Directory or URL of the store.")
 @click.option(
     "--encoding",
     "encodings",
@@ -63,7 +62,6 @@ if TYPE_CHECKING:
     "--reuse",
     multiple=True,
     metavar="STORE",
-    type=click.Path(path_type=Path),
     help="Copy the rows that this sealed store of the same teacher holds; repeat for more.",
 )
 @click.option("--distinct", is_flag=True, help="Label equal inputs once.")
@@ -80,9 +78,9 @@ def command(
     *,
     data: str,
     teacher: str,
-    out: Path,
+    out: str,
     encodings: tuple[str, ...],
-    reuse: tuple[Path, ...],
+    reuse: tuple[str, ...],
     distinct: bool,
     dry_run: bool,
     input_column: str | None,
@@ -156,7 +154,7 @@ def _print_estimate(estimate: Estimate) -> None:
     )
 
 
-def _print(result: Generated, out: Path, reuse: tuple[Path, ...]) -> None:
+def _print(result: Generated, out: str, reuse: tuple[str, ...]) -> None:
     """Print the outcome for people."""
     from softlabels.fidelity import Fidelity
 

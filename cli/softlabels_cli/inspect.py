@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -22,7 +21,7 @@ MAX_NAMES = 8
 @store_argument()
 @digest_option
 @json_option
-def command(*, store: Path, digest: str | None, as_json: bool) -> None:
+def command(*, store: str, digest: str | None, as_json: bool) -> None:
     """Show rows, size, teacher, data, heads and fidelity of STORE."""
     from softlabels.store import describe_store, open_store
 

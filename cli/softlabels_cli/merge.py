@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from softlabels_cli.options import json_option, out_option, quiet_option
@@ -12,8 +10,8 @@ from softlabels_cli.progress import Progress
 
 
 @click.command("merge", epilog="Example:  softlabels merge monday tuesday --out week")
-@click.argument("stores", nargs=-1, required=True, type=click.Path(path_type=Path))
-@out_option("STORE", "Directory of the new store.")
+@click.argument("stores", nargs=-1, required=True)
+@out_option("Directory or URL of the new store.")
 @click.option(
     "--conflicts",
     type=click.Choice(["error", "first"]),
@@ -23,7 +21,7 @@ from softlabels_cli.progress import Progress
 )
 @json_option
 @quiet_option
-def command(*, stores: tuple[Path, ...], out: Path, conflicts: str, as_json: bool, quiet: bool) -> None:
+def command(*, stores: tuple[str, ...], out: str, conflicts: str, as_json: bool, quiet: bool) -> None:
     """Copy the rows of sealed STORES into one store, each row once.
 
     The stores must be of one teacher, and do not change. After an interruption the same command resumes.

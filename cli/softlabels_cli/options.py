@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -36,17 +35,16 @@ def store_argument(name: str = "store") -> Callable[[Command], Command]:
     Args:
         name: Name of the argument.
     """
-    return click.argument(name, type=click.Path(path_type=Path))
+    return click.argument(name)  # text: a Path would join the slashes of a URL
 
 
-def out_option(metavar: str, help_text: str) -> Callable[[Command], Command]:
-    """Return the option --out.
+def out_option(help_text: str) -> Callable[[Command], Command]:
+    """Return the option --out of commands that write a store.
 
     Args:
-        metavar: Word that stands for the value.
         help_text: Help of the option.
     """
-    return click.option("--out", required=True, type=click.Path(path_type=Path), metavar=metavar, help=help_text)
+    return click.option("--out", required=True, metavar="STORE", help=help_text)
 
 
 def _set_no_label(context: click.Context, parameter: click.Parameter, value: bool) -> None:

@@ -12,8 +12,6 @@ from typing import Any
 
 import click
 
-from softlabels_cli.options import json_option as json_option  # noqa: PLC0414  re-exported for commands
-
 SCHEMA_VERSION = 1
 """Version of every JSON document; it changes if a key is removed or changes its meaning."""
 

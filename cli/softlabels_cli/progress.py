@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import click
 
-from softlabels_cli.options import quiet_option as quiet_option  # noqa: PLC0414  re-exported for commands
 from softlabels_cli.output import format_seconds
 
 LINE_EVERY = 5.0

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from softlabels_cli.output import count, json_option, note, print_json, printable
-from softlabels_cli.progress import Progress, quiet_option
+from softlabels_cli.options import json_option, quiet_option, store_argument
+from softlabels_cli.output import count, note, print_json, printable
+from softlabels_cli.progress import Progress
 
 
 @click.command("repair", epilog="Example:  softlabels repair labels")
-@click.argument("store", type=click.Path(path_type=Path))
+@store_argument()
 @json_option
 @quiet_option
-def command(*, store: Path, as_json: bool, quiet: bool) -> None:
+def command(*, store: str, as_json: bool, quiet: bool) -> None:
     """Move the damaged units of STORE to its quarantine folder.
 
     Nothing is deleted. The generate command that made the store then makes the units again and seals.

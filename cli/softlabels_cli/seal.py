@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from softlabels_cli.options import json_option, store_argument
@@ -13,7 +11,7 @@ from softlabels_cli.output import print_json
 @click.command("seal", epilog="Example:  softlabels seal labels")
 @store_argument()
 @json_option
-def command(*, store: Path, as_json: bool) -> None:
+def command(*, store: str, as_json: bool) -> None:
     """Publish the committed units of STORE as a snapshot, which readers open.
 
     Every unit must be there. Without new units the last snapshot stays. ``generate`` seals after the last unit.

@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from softlabels.interruption import interruptible
-from softlabels_cli.options import data_options, digest_option, training_options
-from softlabels_cli.output import json_option, note, print_json, printable
-from softlabels_cli.progress import Progress, quiet_option
+from softlabels_cli.options import (
+    data_options,
+    digest_option,
+    json_option,
+    quiet_option,
+    store_argument,
+    training_options,
+)
+from softlabels_cli.output import note, print_json, printable
+from softlabels_cli.progress import Progress
 
 if TYPE_CHECKING:
     from softlabels.models import Model
@@ -22,7 +29,7 @@ if TYPE_CHECKING:
     "train-student",
     epilog="Example:  softlabels train-student labels --student mlp:width=64 --data data/digits.parquet --out student",
 )
-@click.argument("store", type=click.Path(path_type=Path))
+@store_argument()
 @click.option("--student", required=True, metavar="MODEL", help="mlp:width=64  cnn:width=16  python:MODULE:NAME")
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="RUN", help="Directory of the run.")
 @click.option("--data", metavar="DATA", help="Inputs of the labels. [digits, if they were made from it]")
@@ -35,7 +42,7 @@ if TYPE_CHECKING:
 @quiet_option
 def command(
     *,
-    store: Path,
+    store: str,
     student: str,
     out: Path,
     data: str | None,

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from softlabels_cli.options import data_options, training_options
-from softlabels_cli.output import json_option
-from softlabels_cli.progress import quiet_option
+from softlabels_cli.options import data_options, json_option, quiet_option, training_options
 from softlabels_cli.train_student import note_data, run_training
 
 if TYPE_CHECKING:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from softlabels_cli.output import count, json_option, note, print_json, printable
-from softlabels_cli.progress import Progress, quiet_option
+from softlabels_cli.options import digest_option, json_option, quiet_option, store_argument
+from softlabels_cli.output import count, note, print_json, printable
+from softlabels_cli.progress import Progress
 
 FOUND_BAD = 3
 
 
 @click.command("verify", epilog="Example:  softlabels verify labels --deep")
-@click.argument("store", type=click.Path(path_type=Path))
+@store_argument()
 @click.option("--deep", is_flag=True, help="Also decode every row and check its values.")
 @click.option(
     "--incremental", is_flag=True, help="Skip units that were right on this machine and have not changed since."
 )
+@digest_option
 @json_option
 @quiet_option
-def command(*, store: Path, deep: bool, incremental: bool, as_json: bool, quiet: bool) -> None:
+def command(*, store: str, deep: bool, incremental: bool, digest: str | None, as_json: bool, quiet: bool) -> None:
     """Check every file of STORE; exit 3 if it is damaged, incomplete or not sealed."""
-    from softlabels.store import verify
+    from softlabels.store import open_store, verify
+
+    if digest is not None:
+        open_store(store, digest=digest)
 
     with Progress("verify", unit="units", quiet=quiet) as progress:
         report = verify(store, deep=deep, incremental=incremental, progress=progress.update)
