@@ -36,6 +36,11 @@ class ArrayTable:
 
     Raises:
         InvalidData: An array holds values that cannot be stored in a table.
+
+    Example:
+        >>> table = ArrayTable("arrays", {"x": np.array([[1, 2], [3, 4]])})
+        >>> table.read(np.array([1]), ["x"])["x"].to_pylist()
+        [[3, 4]]
     """
 
     def __init__(self, name: str, arrays: Mapping[str, RowArray]) -> None:

@@ -55,7 +55,12 @@ def is_number(kind: pa.DataType) -> bool:
 
 
 def is_tensor(kind: pa.DataType) -> bool:
-    """Return True if values of a type are lists of numbers, at any depth."""
+    """Return True if values of a type are lists of numbers, at any depth.
+
+    Example:
+        >>> is_tensor(pa.list_(pa.list_(pa.int8()))), is_tensor(pa.list_(pa.string()))
+        (True, False)
+    """
     kind = value_type(kind)
     if not is_list(kind):
         return False
@@ -105,7 +110,12 @@ def plain_table(table: pa.Table, name: str) -> pa.Table:
 
 
 def plain_array(array: pa.Array) -> pa.Array:
-    """Return an array of a plain type: wrappers are decoded, views become contiguous, in nested lists too."""
+    """Return an array of a plain type: wrappers are decoded, views become contiguous, in nested lists too.
+
+    Example:
+        >>> plain_array(pa.array(["a", "b", "a"]).dictionary_encode()).to_pylist()
+        ['a', 'b', 'a']
+    """
     for matches, convert in _CONVERSIONS:
         if matches(array.type):
             return convert(array)
@@ -122,6 +132,10 @@ def scalar_values(values: pa.Array, name: str, first_row: int) -> pa.Array:
 
     Raises:
         InvalidData: A list has another length, for example because labels are one-hot; names the row.
+
+    Example:
+        >>> scalar_values(pa.array([[1], [0]]), "data", 0).to_pylist()
+        [1, 0]
     """
     while is_list(values.type):
         lengths = np.asarray(values.value_lengths().fill_null(1))

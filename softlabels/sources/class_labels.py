@@ -37,7 +37,12 @@ WHOLE_NUMBER = re.compile(r"[+-]?\d+")
 
 
 def normal_name(name: str) -> str:
-    """Return a class name as it is compared: in Unicode form NFC, without surrounding blanks."""
+    """Return a class name as it is compared: in Unicode form NFC, without surrounding blanks.
+
+    Example:
+        >>> normal_name(" cat ")
+        'cat'
+    """
     return unicodedata.normalize("NFC", name.strip())
 
 
@@ -149,6 +154,13 @@ class LabelReader:
         rows: Number of rows of the source.
         name: Name of the data and the column, for messages.
         names: Names of plain class numbers, where the file records them; None otherwise.
+
+    Example:
+        >>> reader = LabelReader(3, "data, column 'label'")
+        >>> reader.append(pa.array(["dog", "cat", ""]), 0)
+        >>> labels = reader.finish()
+        >>> labels.names, labels.take(np.arange(3)).tolist()
+        (('cat', 'dog'), [1, 0, -1])
     """
 
     def __init__(self, rows: int, name: str, names: Sequence[str] | None = None) -> None:

@@ -93,7 +93,11 @@ def choose_columns(
 
 
 def require_column(column: str, names: Sequence[str], name: str) -> None:
-    """Raise ColumnMissing, with the most similar name, unless ``column`` is one of ``names``."""
+    """Check that a column is there.
+
+    Raises:
+        ColumnMissing: ``column`` is not one of ``names``; names the most similar one.
+    """
     if column not in names:
         near = difflib.get_close_matches(column, names, n=1)
         hint = f". Did you mean {near[0]!r}?" if near else ""
@@ -101,7 +105,11 @@ def require_column(column: str, names: Sequence[str], name: str) -> None:
 
 
 def check_unique(names: Sequence[str], name: str) -> None:
-    """Raise InvalidData, naming one of them, if two columns have the same name."""
+    """Check that columns have different names.
+
+    Raises:
+        InvalidData: Two columns have one name.
+    """
     repeated = [column for column, count in Counter(names).items() if count > 1]
     if repeated:
         raise InvalidData(

@@ -23,6 +23,10 @@ def id_column_keys(ids: pa.Array, name: str, first_row: int) -> NDArray[np.uint8
 
     Raises:
         InvalidData: An id is missing or blank, or ids are neither text nor whole numbers; names the row.
+
+    Example:
+        >>> bool((id_column_keys(pa.array([7]), "data", 0) == id_keys(["7"])).all())
+        True
     """
     _require(ids.is_valid(), "the id is missing", name, first_row)
     if pa.types.is_fixed_size_binary(ids.type) and ids.type.byte_width == KEY_BYTES:

@@ -34,6 +34,10 @@ class Columns:
         split: Column that assigns rows to splits such as ``train`` and ``test``; None if there is none.
         unused: Columns without a role, each with the reason.
         stacked: If True, ``inputs`` are scalar columns that form one vector per row, even if there is only one.
+
+    Example:
+        >>> Columns(inputs=("a", "b"), label="y").used()
+        ['a', 'b', 'y']
     """
 
     inputs: tuple[str, ...]

@@ -88,7 +88,15 @@ class DataKind:
 
 @contextlib.contextmanager
 def reading(name: str, kind: str) -> Iterator[None]:
-    """Raise InvalidData for what Arrow and the operating system raise while a file is read."""
+    """Convert what Arrow and the operating system raise while a file is read.
+
+    Args:
+        name: Name of the file in messages.
+        kind: Name of the kind of data in messages.
+
+    Raises:
+        InvalidData: The file cannot be read.
+    """
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeError) as error:

@@ -139,7 +139,17 @@ class TokenSource:
 
 
 def input_keys(inputs: NDArray[np.generic] | Ragged, count: int) -> NDArray[np.uint8]:
-    """Return the content keys of the first ``count`` inputs of a batch, (count, 16)."""
+    """Return the content keys of the first ``count`` inputs of a batch, (count, 16).
+
+    Args:
+        inputs: (B, *shape) array, or sequences of different lengths.
+        count: Number of inputs from the first on.
+
+    Example:
+        >>> batch = Ragged(np.array([1, 2, 3, 4, 5]), np.array([3, 2]))
+        >>> bool((input_keys(batch, 2) == TokenSource([[1, 2, 3], [4, 5]]).keys()).all())
+        True
+    """
     if not isinstance(inputs, Ragged):
         return content_keys(inputs[:count])
     ends = np.cumsum(inputs.lengths)[:count]

@@ -70,6 +70,12 @@ class SplitReader:
     Args:
         rows: Number of rows of the source.
         name: Name of the data and the column, for messages.
+
+    Example:
+        >>> reader = SplitReader(3, "data, column 'split'")
+        >>> reader.append(pa.array(["Training", "test", "TRAIN"]), 0)
+        >>> reader.finish().rows("train", "data").tolist()
+        [0, 2]
     """
 
     def __init__(self, rows: int, name: str) -> None:

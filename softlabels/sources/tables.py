@@ -56,6 +56,11 @@ class MemoryTable:
         name: Name of the data, for messages.
         table: Its rows.
         reopen: Function and arguments that make the same table in another process; None to send the rows themselves.
+
+    Example:
+        >>> table = MemoryTable("table", pa.table({"a": [1, 2, 3]}))
+        >>> table.read(np.array([2, 0]), ["a"])["a"].to_pylist()
+        [3, 1]
     """
 
     def __init__(
@@ -181,7 +186,12 @@ class BlockTable:
 
 
 def take(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
-    """Return rows of a table in the order of ``rows``; consecutive ones without a copy."""
+    """Return rows of a table in the order of ``rows``; consecutive ones without a copy.
+
+    Example:
+        >>> take(pa.table({"a": [1, 2, 3]}), np.array([2, 1]))["a"].to_pylist()
+        [3, 2]
+    """
     if len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all():
         return table.slice(int(rows[0]), len(rows))
     return table.take(pa.array(rows))

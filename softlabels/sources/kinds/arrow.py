@@ -72,10 +72,12 @@ def open_arrow(path: Path, name: str, probed: Probed | None = None) -> BlockTabl
 
     @functools.cache
     def reader(columns: tuple[str, ...]) -> pa.RecordBatchFileReader:
+        """Return a reader of some columns, so that others are not decoded."""
         positions = [schema.get_field_index(column) for column in columns]
         return pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=positions, use_threads=False))
 
     def read_batch(number: int, columns: list[str]) -> pa.Table:
+        """Return columns of one record batch, validated."""
         batch = reader(tuple(columns)).get_batch(number)
         batch.validate(full=True)
         return pa.Table.from_batches([batch]).select(columns)

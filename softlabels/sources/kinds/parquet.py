@@ -31,6 +31,7 @@ def open_parquet(path: Path, name: str) -> BlockTable:
         rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
 
     def read_group(group: int, columns: list[str]) -> pa.Table:
+        """Return columns of one row group."""
         # A name selects nested columns with the same path as well ("a.b"), hence the second selection.
         return file.read_row_group(group, columns=columns, use_threads=False).select(columns)
 
