@@ -53,7 +53,11 @@ def all_values(inputs):
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize("make", [arrays, files("npz"), files("parquet"), dataset, tokens], ids=str)
+@pytest.mark.parametrize(
+    "make",
+    [arrays, files("npz"), files("parquet"), dataset, tokens],
+    ids=["arrays", "npz", "parquet", "dataset", "tokens"],
+)
 def test_inputs_changed_in_place_change_no_data(tmp_path, make, shuffle):
     """Every array of every batch is overwritten; the next epoch returns the same inputs and labels."""
     data, keys = make(tmp_path)
