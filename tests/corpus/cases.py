@@ -152,7 +152,7 @@ def case(
             return spoil(root) or partial(read_all, root)
 
         for kind in kinds:
-            named = ", ".join(part for part in (variant, kind if len(kinds) > 1 else "") if part)
+            named = ", ".join(item for item in (variant, kind if len(kinds) > 1 else "") if item)
             CASES.append(Case(phrase, named, kind, ready, error, says))
         return spoil
 
@@ -189,7 +189,7 @@ def edit(path: Path, change: Callable[[bytearray], object]) -> None:
 
 
 def edges(data: bytes) -> list[int]:
-    """Where to cut: nothing left, one byte, the middle, one byte short."""
+    """Return the lengths to cut to: nothing, one byte, the middle, one byte short."""
     return [0, 1, len(data) // 2, len(data) - 1]
 
 
@@ -255,9 +255,9 @@ def _(root: Path) -> None:
 
 @case("missing column", says="is expected")
 def _(root: Path) -> None:
-    def without_first(piece: bytes) -> bytes:
-        second = piece.index(zarr_shard.LOCAL_MAGIC, 4)
-        return piece[second:]
+    def without_first(segment: bytes) -> bytes:
+        second = segment.index(zarr_shard.LOCAL_MAGIC, 4)
+        return segment[second:]
 
     forge(root, chunk=without_first)
 
@@ -292,8 +292,8 @@ def _(root: Path) -> None:
 @case("shards swapped", kinds=BOTH, says="not what")
 def _(root: Path) -> None:
     first, second = shard_of(root, 0), shard_of(root, 1)
-    ours, theirs = first.read_bytes(), second.read_bytes()
-    first.write_bytes(theirs)
+    ours, other = first.read_bytes(), second.read_bytes()
+    first.write_bytes(other)
     second.write_bytes(ours)
 
 
@@ -310,7 +310,7 @@ def _(root: Path) -> None:
 
 @case("shards or records from another store", variant="record and shard made again", says="not the one that was sealed")
 def _(root: Path) -> None:
-    other = make(root.parent / "other", "topk-zarr", spoil=lambda found: found["logits/tail"].fill(-1))
+    other = make(root.parent / "other", "topk-zarr", spoil=lambda result: result["logits/tail"].fill(-1))
     name = shard_of(other).name
     (root / "shards" / "00" / name).write_bytes(shard_of(other).read_bytes())
     (root / paths.record_path(0)).write_bytes((other / paths.record_path(0)).read_bytes())
@@ -326,8 +326,8 @@ def _(root: Path) -> None:
 def _(root: Path) -> None:
     """The zip's and Zarr's checksums fit, and BLAKE3 was recomputed; what is inside declares more than there is."""
 
-    def shorter(piece: bytes) -> bytes:
-        return piece.replace(struct.pack("<I", 4 * 16), struct.pack("<I", 5 * 16), 1)
+    def shorter(segment: bytes) -> bytes:
+        return segment.replace(struct.pack("<I", 4 * 16), struct.pack("<I", 5 * 16), 1)
 
     forge(root, chunk=shorter)
 
@@ -455,13 +455,13 @@ def _(root: Path) -> None:
 def declaring(size: int, which: int = 0) -> Callable[[bytes], bytes]:
     """A chunk whose compressed array number ``which`` says it has ``size`` bytes."""
 
-    def change(piece: bytes) -> bytes:
-        at = 0
+    def change(segment: bytes) -> bytes:
+        offset = 0
         for _ in range(which):
-            at = piece.index(zarr_shard.LOCAL_MAGIC, at + 4)
-        name_size = struct.unpack_from("<H", piece, at + 26)[0]
-        body = at + zarr_shard.LOCAL_HEADER.size + name_size
-        return piece[: body + 4] + struct.pack("<I", size) + piece[body + 8 :]
+            offset = segment.index(zarr_shard.LOCAL_MAGIC, offset + 4)
+        name_size = struct.unpack_from("<H", segment, offset + 26)[0]
+        body = offset + zarr_shard.LOCAL_HEADER.size + name_size
+        return segment[: body + 4] + struct.pack("<I", size) + segment[body + 8 :]
 
     return change
 
@@ -478,7 +478,7 @@ def _(root: Path) -> None:
 
 @case("decompression bombs", variant="zstd page of Parquet", kinds=("topk-parquet",), says="damaged")
 def _(root: Path) -> None:
-    forge(root, chunk=lambda piece: b"PAR1" + bytes.fromhex("150015feffffff0f") + piece[12:])
+    forge(root, chunk=lambda segment: b"PAR1" + bytes.fromhex("150015feffffff0f") + segment[12:])
 
 
 @case("decompression bombs", variant="table of units", says="page")
@@ -486,9 +486,9 @@ def _(root: Path) -> None:
     """A page of a column that is read says it has 2 GiB, where it said what two rows take."""
     data = bytearray(file_of(root, "table").read_bytes())
     rows = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(2)
-    at = rows.data_page_offset + 3
-    assert data[at] < 0x80
-    data[at : at + 1] = bytes.fromhex("feffffff0f")
+    offset = rows.data_page_offset + 3
+    assert data[offset] < 0x80
+    data[offset : offset + 1] = bytes.fromhex("feffffff0f")
     forge(root, listed=bytes(data))
 
 
@@ -554,20 +554,20 @@ def lengths(*values: int) -> Callable[[Path], None]:
     def spoil(root: Path) -> None:
         kind = "ragged-zarr"
         store = descriptor(kind)
-        found = {name: array[:CHUNK_ROWS] for name, array in columns(kind, range(CHUNK_ROWS)).items()}
+        result = {name: array[:CHUNK_ROWS] for name, array in columns(kind, range(CHUNK_ROWS)).items()}
         array = np.array(values, "<u4")
         body = zarr_shard.encode_array(array, store.codec)
 
-        def change(piece: bytes) -> bytes:
-            at = piece.index(b"logits/length/c/0") + len(b"logits/length/c/0")
-            end = piece.index(zarr_shard.LOCAL_MAGIC, at)
-            header = at - len(b"logits/length/c/0") - zarr_shard.LOCAL_HEADER.size
-            fields = list(zarr_shard.LOCAL_HEADER.unpack_from(piece, header))
+        def change(segment: bytes) -> bytes:
+            offset = segment.index(b"logits/length/c/0") + len(b"logits/length/c/0")
+            end = segment.index(zarr_shard.LOCAL_MAGIC, offset)
+            header = offset - len(b"logits/length/c/0") - zarr_shard.LOCAL_HEADER.size
+            fields = list(zarr_shard.LOCAL_HEADER.unpack_from(segment, header))
             fields[7] = fields[8] = len(body)
-            name = piece[header + zarr_shard.LOCAL_HEADER.size : at]
-            return piece[:header] + zarr_shard.LOCAL_HEADER.pack(*fields) + name + body + piece[end:]
+            name = segment[header + zarr_shard.LOCAL_HEADER.size : offset]
+            return segment[:header] + zarr_shard.LOCAL_HEADER.pack(*fields) + name + body + segment[end:]
 
-        assert len(found["logits/length"]) == CHUNK_ROWS
+        assert len(result["logits/length"]) == CHUNK_ROWS
         forge(root, chunk=change)
 
     return spoil
@@ -582,10 +582,10 @@ case("ragged offsets overlapping", kinds=("ragged-zarr",), says="counted")(lengt
 def _(root: Path) -> None:
     """Parquet's lists come from repetition levels; those of one column say other lists than the lengths."""
 
-    def change(piece: bytes) -> bytes:
-        data = bytearray(piece)
-        for at in range(len(data) - 40, len(data)):
-            data[at] = 0
+    def change(segment: bytes) -> bytes:
+        data = bytearray(segment)
+        for offset in range(len(data) - 40, len(data)):
+            data[offset] = 0
         return bytes(data)
 
     forge(root, chunk=change)
@@ -594,12 +594,12 @@ def _(root: Path) -> None:
 # Values.
 
 
-def written(kind: str, name: str, value: Any, at: Any = (0, 0)) -> Callable[[Path], None]:
+def written(kind: str, name: str, value: Any, offset: Any = (0, 0)) -> Callable[[Path], None]:
     """A store whose writer put ``value`` somewhere in a column: every hash fits."""
 
     def spoil(root: Path) -> None:
         shutil.rmtree(root)
-        make(root, kind, spoil=lambda found: found[name].__setitem__(at, value))
+        make(root, kind, spoil=lambda result: result[name].__setitem__(offset, value))
 
     return spoil
 
@@ -624,14 +624,14 @@ for _format in ("zarr", "parquet"):
 
 @case("keys repeated with unlike labels", StoreConflict, says="unlike labels")
 def _(root: Path) -> Action:
-    other = make(root.parent / "other", "topk-zarr", spoil=lambda found: found["logits/ids"].__iadd__(7))
+    other = make(root.parent / "other", "topk-zarr", spoil=lambda result: result["logits/ids"].__iadd__(7))
     return partial(sl.merge, [root, other], root.parent / "merged")
 
 
 @case("keys reordered", says="not the one that was sealed")
 def _(root: Path) -> None:
     """A unit made again with its rows in another order is not the one that was sealed."""
-    other = make(root.parent / "other", "topk-zarr", spoil=lambda found: found.update(key=found["key"][::-1].copy()))
+    other = make(root.parent / "other", "topk-zarr", spoil=lambda result: result.update(key=result["key"][::-1].copy()))
     (root / "shards" / "00" / shard_of(other).name).write_bytes(shard_of(other).read_bytes())
     (root / paths.record_path(0)).write_bytes((other / paths.record_path(0)).read_bytes())
 
@@ -664,21 +664,21 @@ def _(root: Path) -> Action:
 @case("mixed tokenizers", KeyMissing, kinds=("ragged-zarr",), variant="text cut by another", says="have no label")
 def _(root: Path) -> Action:
     """Keys are made of token ids: the same text cut otherwise is other content."""
-    ours, theirs = [[1, 2, 3], [4, 5, 6]], [[1, 2, 3], [4, 56]]
+    ours, other = [[1, 2, 3], [4, 5, 6]], [[1, 2, 3], [4, 56]]
     shutil.rmtree(root)
 
-    def named(found: dict[str, np.ndarray]) -> None:
-        found["key"][:2] = TokenSource(ours).keys()
+    def named(result: dict[str, np.ndarray]) -> None:
+        result["key"][:2] = TokenSource(ours).keys()
 
     make(root, "ragged-zarr", spoil=named)
     assert len(sl.loader(sl.open(root), inputs=TokenSource(ours), batch_size=1)) == 2
-    return partial(sl.loader, sl.open(root), inputs=TokenSource(theirs))
+    return partial(sl.loader, sl.open(root), inputs=TokenSource(other))
 
 
 @case("keys unknown", KeyMissing, says="1 of 2 rows")
 def _(root: Path) -> Action:
     shutil.rmtree(root)
-    make(root, "topk-zarr", spoil=lambda found: found["key"].__setitem__(slice(0, 1), id_keys(["a"])))
+    make(root, "topk-zarr", spoil=lambda result: result["key"].__setitem__(slice(0, 1), id_keys(["a"])))
     return partial(sl.loader, sl.open(root), inputs=DatasetSource([0, 1], ids=["a", "b"]))
 
 
@@ -753,20 +753,20 @@ def _(root: Path) -> None:
 @case("Zarr v2", says="is expected")
 def _(root: Path) -> None:
     """Zarr v2 names the chunks of an array 0.0."""
-    forge(root, chunk=lambda piece: piece.replace(b"key/c/0/0", b"key/0.0.0"))
+    forge(root, chunk=lambda segment: segment.replace(b"key/c/0/0", b"key/0.0.0"))
 
 
 @case("pickle filters", None, variant="documents inside a shard are never obeyed")
 def _(root: Path) -> None:
-    def change(piece: bytes) -> bytes:
-        return piece.replace(b'{"name": "crc32c"}', b'{"name": "pickle"}')
+    def change(segment: bytes) -> bytes:
+        return segment.replace(b'{"name": "crc32c"}', b'{"name": "pickle"}')
 
     forge(root, footer=change)
 
 
 @case("object arrays", None, variant="documents inside a shard are never obeyed")
 def _(root: Path) -> None:
-    forge(root, footer=lambda piece: piece.replace(b'"data_type": "float16"', b'"data_type": "object0"'))
+    forge(root, footer=lambda segment: segment.replace(b'"data_type": "float16"', b'"data_type": "object0"'))
 
 
 @case("unknown codecs", says="codec")
@@ -777,7 +777,7 @@ def _(root: Path) -> None:
 @case("unknown codecs", variant="of a Parquet column", kinds=("topk-parquet",), says="damaged")
 def _(root: Path) -> None:
     """Given a codec number that it does not know, pyarrow 26.0.1 aborts the process."""
-    forge(root, footer=lambda piece: piece.replace(b"\x15\x0c", b"\x15\x6e"))
+    forge(root, footer=lambda segment: segment.replace(b"\x15\x0c", b"\x15\x6e"))
 
 
 @case("pickled checkpoints", variant="as extras", says="")
@@ -820,7 +820,7 @@ def _(root: Path) -> None:
 # Snapshots of before.
 
 
-@case("rolled-back signatures", variant="an older snapshot, where the digest is known", says="as asked for")
+@case("rolled-back signatures", variant="an older snapshot, where the digest is known", says="no snapshot has the digest")
 def _(root: Path) -> Action:
     digest = snapshot_of(root)["digest"]
     forge(root, snapshot=lambda value: value.update(previous="0" * 64))

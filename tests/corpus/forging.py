@@ -45,7 +45,7 @@ def descriptor(kind: str, **changes: Any) -> Descriptor:
 
 
 def columns(kind: str, rows: range) -> dict[str, np.ndarray]:
-    """What these rows of a store of this kind hold."""
+    """Return the columns of these rows of a store of this kind."""
     numbers = np.arange(rows.start, rows.stop)
     keys = np.zeros((len(rows), 16), np.uint8)
     keys[:, 0] = numbers
@@ -73,11 +73,11 @@ def make(root: Path, kind: str, *, spoil: Rows | None = None, extras: bool = Tru
     """A sealed store; ``spoil`` changes the columns of unit 0 before they are written, by the real writer."""
     store = create_or_open(root, descriptor(kind, **changes))
     for unit in list(store.missing()):
-        found = columns(kind, store.descriptor.unit_range(unit))
+        result = columns(kind, store.descriptor.unit_range(unit))
         if unit == 0 and spoil is not None:
-            spoil(found)
+            spoil(result)
         with store.begin(unit) as writer:
-            writer.append(found)
+            writer.append(result)
             writer.commit(extras={"logits/prior": SUMS} if extras and "dense" not in kind else None)
     sl.seal(root)
     return root
@@ -141,15 +141,15 @@ def forge(
     (root / paths.DESCRIPTOR).write_bytes(canonical_json.to_bytes(about))
     if chunk is not None or footer is not None:
         _rewrite(root, chunk, footer)
-    found = []
+    result = []
     for path in sorted((root / "records" / "00").iterdir()):
         value = json.loads(path.read_bytes()) | {"descriptor": canonical_json.digest(about)}
         if value["unit"] == 0:
             record(value)
         path.write_bytes(signed(value))
-        found.append(json.loads(path.read_bytes()))
+        result.append(json.loads(path.read_bytes()))
     sealed = snapshot_of(root) | {"descriptor": canonical_json.digest(about)}
-    data = listed if listed is not None else _listed(found)
+    data = listed if listed is not None else _listed(result)
     if data is not None:
         sealed["table"] = blake3(data).hexdigest()
         (root / paths.table_path(1, sealed["table"])).write_bytes(data)
@@ -158,11 +158,11 @@ def forge(
     return root
 
 
-def _listed(found: list[dict[str, Any]]) -> bytes | None:
+def _listed(result: list[dict[str, Any]]) -> bytes | None:
     """The table of records; None where they are too strange to be listed."""
     try:
         return unit_table.to_bytes(
-            [SimpleNamespace(**value | value["shard"] | {"blake3": value["shard"]["blake3"]}) for value in found]
+            [SimpleNamespace(**value | value["shard"] | {"blake3": value["shard"]["blake3"]}) for value in result]
         )  # type: ignore[arg-type, unused-ignore]
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return None
@@ -172,14 +172,14 @@ def _rewrite(root: Path, chunk: Callable[[bytes], bytes] | None, footer: Callabl
     path, value = shard_of(root), record_of(root)
     data, offset = path.read_bytes(), 0
     ranges = [*value["chunks"], value["footer"]]
-    pieces = [data[part["offset"] : part["offset"] + part["size"]] for part in ranges]
+    segments = [data[item["offset"] : item["offset"] + item["size"]] for item in ranges]
     if chunk is not None:
-        pieces[0] = chunk(pieces[0])
+        segments[0] = chunk(segments[0])
     if footer is not None:
-        pieces[-1] = footer(pieces[-1])
-    for part, piece in zip(ranges, pieces, strict=True):
-        part.update(offset=offset, size=len(piece), blake3=blake3(piece).hexdigest())
-        offset += len(piece)
-    path.write_bytes(b"".join(pieces))
+        segments[-1] = footer(segments[-1])
+    for item, segment in zip(ranges, segments, strict=True):
+        item.update(offset=offset, size=len(segment), blake3=blake3(segment).hexdigest())
+        offset += len(segment)
+    path.write_bytes(b"".join(segments))
     value["shard"] = {"size": offset, "blake3": blake3(path.read_bytes()).hexdigest()}
     (root / paths.record_path(0)).write_bytes(signed(value))

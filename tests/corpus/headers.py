@@ -25,44 +25,44 @@ class Field(NamedTuple):
 Struct = dict[int, Field]
 
 
-def read(data: bytes, at: int = 0) -> tuple[Struct, int]:
+def read(data: bytes, offset: int = 0) -> tuple[Struct, int]:
     """Fields of a struct by number, and where it ends."""
     fields: Struct = {}
     number = 0
-    while head := data[at]:
-        kind, number, at = head & 15, number + (head >> 4), at + 1
-        fields[number], at = _read(data, at, kind)
-    return fields, at + 1
+    while head := data[offset]:
+        kind, number, offset = head & 15, number + (head >> 4), offset + 1
+        fields[number], offset = _read(data, offset, kind)
+    return fields, offset + 1
 
 
-def _read(data: bytes, at: int, kind: int) -> tuple[Field, int]:
+def _read(data: bytes, offset: int, kind: int) -> tuple[Field, int]:
     if kind in {TRUE, FALSE}:
-        return Field(kind, None), at
+        return Field(kind, None), offset
     if kind == STRUCT:
-        inner, at = read(data, at)
-        return Field(kind, inner), at
+        inner, offset = read(data, offset)
+        return Field(kind, inner), offset
     if kind == LIST:
-        count, items, at = data[at] >> 4, data[at] & 15, at + 1
+        count, items, offset = data[offset] >> 4, data[offset] & 15, offset + 1
         if count == 15:
-            count, at = _varint(data, at)
-        found = []
+            count, offset = _varint(data, offset)
+        result = []
         for _ in range(count):
-            one, at = _read(data, at, items)
-            found.append(one.value)
-        return Field(kind, found, items), at
-    value, at = _varint(data, at)
+            one, offset = _read(data, offset, items)
+            result.append(one.value)
+        return Field(kind, result, items), offset
+    value, offset = _varint(data, offset)
     if kind == BINARY:
-        return Field(kind, data[at : at + value]), at + value
-    return Field(kind, (value >> 1) ^ -(value & 1)), at
+        return Field(kind, data[offset : offset + value]), offset + value
+    return Field(kind, (value >> 1) ^ -(value & 1)), offset
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def _varint(data: bytes, offset: int) -> tuple[int, int]:
     value = shift = 0
     while True:
-        value |= (data[at] & 127) << shift
-        at, shift = at + 1, shift + 7
-        if data[at - 1] < 128:
-            return value, at
+        value |= (data[offset] & 127) << shift
+        offset, shift = offset + 1, shift + 7
+        if data[offset - 1] < 128:
+            return value, offset
 
 
 def write(fields: Struct) -> bytes:
@@ -100,10 +100,10 @@ def _number(value: int) -> bytes:
 def footer(change: Callable[[Struct], object]) -> Callable[[bytes], bytes]:
     """A Parquet footer with its struct changed."""
 
-    def changed(piece: bytes) -> bytes:
-        fields, end = read(piece)
-        assert end == len(piece) - TRAILER
-        assert write(fields) == piece[:end], "it comes back as it was"
+    def changed(segment: bytes) -> bytes:
+        fields, end = read(segment)
+        assert end == len(segment) - TRAILER
+        assert write(fields) == segment[:end], "it comes back as it was"
         change(fields)
         body = write(fields)
         return body + len(body).to_bytes(4, "little") + MAGIC
@@ -112,7 +112,7 @@ def footer(change: Callable[[Struct], object]) -> Callable[[bytes], bytes]:
 
 
 def column(fields: Struct, number: int, group: int = 0) -> Struct:
-    """What a footer says of a column chunk."""
+    """Return the metadata of a column chunk in a footer."""
     described: Struct = fields[4].value[group][1].value[number][3].value
     return described
 
@@ -128,23 +128,23 @@ def with_column(
     """
     grown: list[tuple[int, int]] = []
 
-    def chunk(piece: bytes) -> bytes:
-        at = len(MAGIC)
+    def chunk(segment: bytes) -> bytes:
+        offset = len(MAGIC)
         for _ in range(number):  # pages follow one another without gaps
-            at += _size(piece, at)
-        size = _size(piece, at)
-        new = make(piece[at : at + size])
-        grown.append((at, len(new) - size))
-        return piece[:at] + new + piece[at + size :]
+            offset += _size(segment, offset)
+        size = _size(segment, offset)
+        new = make(segment[offset : offset + size])
+        grown.append((offset, len(new) - size))
+        return segment[:offset] + new + segment[offset + size :]
 
     def described(fields: Struct) -> None:
-        ((at, by),) = grown
+        ((offset, by),) = grown
         for group in fields[4].value:
             for one in group[1].value:
                 meta = one[3].value
-                if meta[9].value == at:
+                if meta[9].value == offset:
                     meta[7] = Field(I64, meta[7].value + by)
-                if meta[9].value > at:
+                if meta[9].value > offset:
                     meta[9] = Field(I64, meta[9].value + by)
 
     return chunk, footer(described)
@@ -153,16 +153,16 @@ def with_column(
 def page(change: Callable[[Struct], object]) -> Callable[[bytes], bytes]:
     """A column chunk of one page with its header changed."""
 
-    def changed(piece: bytes) -> bytes:
-        fields, end = read(piece)
-        assert write(fields) == piece[:end], "it comes back as it was"
+    def changed(segment: bytes) -> bytes:
+        fields, end = read(segment)
+        assert write(fields) == segment[:end], "it comes back as it was"
         change(fields)
-        return write(fields) + piece[end:]
+        return write(fields) + segment[end:]
 
     return changed
 
 
-def _size(piece: bytes, at: int) -> int:
+def _size(segment: bytes, offset: int) -> int:
     """Bytes of the page at ``at``, header included; the store's small columns have one."""
-    fields, end = read(piece, at)
-    return end - at + int(fields[3].value)
+    fields, end = read(segment, offset)
+    return end - offset + int(fields[3].value)

@@ -26,10 +26,10 @@ BODY = zarr_shard.LOCAL_HEADER.size + len(KEY)
 def first_array(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
     """A chunk whose first member holds another array, with sizes that fit."""
 
-    def changed(piece: bytes) -> bytes:
-        fields = list(zarr_shard.LOCAL_HEADER.unpack_from(piece))
-        body = change(piece[BODY : BODY + fields[7]])
-        rest = piece[BODY + fields[7] :]
+    def changed(segment: bytes) -> bytes:
+        fields = list(zarr_shard.LOCAL_HEADER.unpack_from(segment))
+        body = change(segment[BODY : BODY + fields[7]])
+        rest = segment[BODY + fields[7] :]
         fields[7] = fields[8] = len(body)
         return zarr_shard.LOCAL_HEADER.pack(*fields) + KEY + body + rest
 
@@ -37,16 +37,19 @@ def first_array(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
 
 
 ZARR: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "a member more": (lambda piece: piece + piece[piece.rindex(zarr_shard.LOCAL_MAGIC) :], "more than the store's"),
-    "a piece of a member more": (lambda piece: piece + zarr_shard.LOCAL_MAGIC, "more than the store's"),
+    "a member more": (
+        lambda segment: segment + segment[segment.rindex(zarr_shard.LOCAL_MAGIC) :],
+        "more than the store's",
+    ),
+    "a piece of a member more": (lambda segment: segment + zarr_shard.LOCAL_MAGIC, "more than the store's"),
     "a piece of the last member": (
-        lambda piece: piece[: piece.rindex(zarr_shard.LOCAL_MAGIC) + 4],
+        lambda segment: segment[: segment.rindex(zarr_shard.LOCAL_MAGIC) + 4],
         "a zip member is cut off",
     ),
-    "a member that is none": (lambda piece: b"PK\x05\x06" + piece[4:], "not a plain stored zip member"),
-    "a deflated member": (lambda piece: piece[:8] + b"\x08" + piece[9:], "not a plain stored zip member"),
+    "a member that is none": (lambda segment: b"PK\x05\x06" + segment[4:], "not a plain stored zip member"),
+    "a deflated member": (lambda segment: segment[:8] + b"\x08" + segment[9:], "not a plain stored zip member"),
     "a member past the end": (
-        lambda piece: piece[:18] + struct.pack("<II", 2**30, 2**30) + piece[26:],
+        lambda segment: segment[:18] + struct.pack("<II", 2**30, 2**30) + segment[26:],
         "not a plain stored zip member",
     ),
     "an array that is nearly nothing": (first_array(lambda body: body[:19]), "a compressed array is cut off"),
@@ -83,9 +86,9 @@ def with_meta(number: int, field: Field) -> Callable[[Struct], None]:
 FOOTERS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "an Arrow schema": (footer(with_schema), "an Arrow schema"),
     "a row group fewer": (footer(lambda fields: fields[4].value.pop()), "other chunks than the store has"),
-    "something behind it": (lambda piece: piece[:-8] + b"\0" + piece[-8:], "other chunks than the store has"),
-    "another magic": (lambda piece: piece[:-4] + b"PARE", "the footer is damaged"),
-    "another column": (lambda piece: piece.replace(b"logits/tail", b"logits/tall"), "other columns than the store"),
+    "something behind it": (lambda segment: segment[:-8] + b"\0" + segment[-8:], "other chunks than the store has"),
+    "another magic": (lambda segment: segment[:-4] + b"PARE", "the footer is damaged"),
+    "another column": (lambda segment: segment.replace(b"logits/tail", b"logits/tall"), "other columns than the store"),
     "other rows": (footer(with_rows), "other rows or columns than its chunk"),
     "a column fewer": (
         footer(lambda fields: fields[4].value[0][1].value.pop()),
@@ -113,8 +116,8 @@ def _(root: Path) -> None:
     def moved(value: dict[str, Any]) -> None:
         data = shard_of(root).read_bytes()
         first, second = value["chunks"]
-        for piece, offset, size in ((first, 0, first["size"] + 4), (second, first["size"] + 4, second["size"] - 4)):
-            piece.update(offset=offset, size=size, blake3=_blake3(data[offset : offset + size]))
+        for segment, offset, size in ((first, 0, first["size"] + 4), (second, first["size"] + 4, second["size"] - 4)):
+            segment.update(offset=offset, size=size, blake3=_blake3(data[offset : offset + size]))
 
     forge(root, record=moved)
 
@@ -143,9 +146,9 @@ def holding(values: list[Any], kind: pa.DataType, name: str) -> Callable[[bytes]
             pa.table([pa.array(values, kind)], schema=schema), out, compression="zstd", use_dictionary=False,
             write_statistics=False, write_page_checksum=True, store_schema=False,
         )  # fmt: skip
-        found = pq.ParquetFile(out).metadata.row_group(0).column(0)
-        start = found.data_page_offset
-        return out.getvalue()[start : start + found.total_compressed_size]
+        result = pq.ParquetFile(out).metadata.row_group(0).column(0)
+        start = result.data_page_offset
+        return out.getvalue()[start : start + result.total_compressed_size]
 
     return make
 

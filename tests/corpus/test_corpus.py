@@ -31,10 +31,10 @@ def resident(field):
     return 1024 * int(re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 
-def same(found, expected):
+def same(result, expected):
     return all(
         np.array_equal(a.values, b.values) and np.array_equal(getattr(a, "ids", 0), getattr(b, "ids", 0))
-        for a, b in zip(found, expected, strict=True)
+        for a, b in zip(result, expected, strict=True)
     )
 
 

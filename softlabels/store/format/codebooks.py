@@ -17,7 +17,7 @@ LIMIT = MAX_CODEBOOK_BYTES + 4096
 
 
 def digest_of(codebook: Codebook) -> str:
-    """The BLAKE3 of a codebook's file, hexadecimal."""
+    """Return the BLAKE3 of a codebook's file, hexadecimal."""
     return array_file.to_bytes({PRIORS: codebook.priors}, limit=LIMIT)[1]
 
 
@@ -28,7 +28,7 @@ def write_codebook(storage: Storage, codebook: Codebook) -> None:
 
 
 def read_codebook(storage: Storage, descriptor: Descriptor, head: str) -> Codebook | None:
-    """The codebook of a head, verified; None where it has none.
+    """Return the codebook of a head, verified; None if it has none.
 
     Raises:
         StoreCorrupt: missing or damaged.
@@ -37,9 +37,9 @@ def read_codebook(storage: Storage, descriptor: Descriptor, head: str) -> Codebo
     if kind.codebook is None:
         return None
     name = paths.codebook_path(kind.codebook)
-    found = array_file.read(storage, name, kind.codebook, FETCH, limit=LIMIT)
+    arrays = array_file.read(storage, name, kind.codebook, FETCH, limit=LIMIT)
     with read_errors(storage.locate(name), FETCH):
-        if set(found) != {PRIORS}:
-            raise ValueError(f"it holds {sorted(found)}")
-        check_priors(found[PRIORS], (len(kind.temperatures), descriptor.encoding(head).priors, kind.classes))
-    return Codebook(found[PRIORS])
+        if set(arrays) != {PRIORS}:
+            raise ValueError(f"it holds {sorted(arrays)}")
+        check_priors(arrays[PRIORS], (len(kind.temperatures), descriptor.encoding(head).priors, kind.classes))
+    return Codebook(arrays[PRIORS])

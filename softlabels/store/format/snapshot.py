@@ -56,7 +56,7 @@ class Snapshot:
 
 
 def read_snapshot(storage: Storage, number: int) -> Snapshot:
-    """Snapshot ``number``, checked against its own digest.
+    """Return snapshot ``number``, checked against its own digest.
 
     Raises:
         StoreNotFound: there is no such snapshot.
@@ -110,7 +110,7 @@ def _check_fidelity(fields: Fields) -> None:
 def read_table(
     storage: Storage, snapshot: Snapshot, columns: Sequence[str] = tuple(unit_table.COLUMNS)
 ) -> dict[str, NDArray[Any]]:
-    """Columns of the table of units of a snapshot, checked; see table.parse.
+    """Return columns of the table of units of a snapshot, checked; see unit_table.parse.
 
     Raises:
         StoreCorrupt: missing or damaged.
@@ -124,7 +124,7 @@ def read_table(
 
 
 def read_prior(storage: Storage, snapshot: Snapshot) -> dict[str, NDArray[Any]]:
-    """The tail priors kept with a snapshot; none where there are none.
+    """Return the tail priors of a snapshot by head; empty if it has none.
 
     Raises:
         StoreCorrupt: missing or damaged.
@@ -135,21 +135,21 @@ def read_prior(storage: Storage, snapshot: Snapshot) -> dict[str, NDArray[Any]]:
 
 
 def read_probe(storage: Storage, snapshot: Snapshot, descriptor: Descriptor) -> dict[str, NDArray[Any]]:
-    """The dense rows kept with a snapshot; none where there are none. StoreCorrupt as for read_prior."""
+    """Return the dense rows of a snapshot; empty if it has none. StoreCorrupt as for read_prior."""
     if snapshot.probe is None:
         return {}
     name = paths.probe_path(snapshot.number, snapshot.probe)
-    found = array_file.read(storage, name, snapshot.probe, SEAL)
+    arrays = array_file.read(storage, name, snapshot.probe, SEAL)
     with read_errors(storage.locate(name), SEAL):
-        for head in {array.partition("/")[0] for array in found}:
-            _check_probe(found, head, descriptor, snapshot.rows)
-    return found
+        for head in {array.partition("/")[0] for array in arrays}:
+            _check_probe(arrays, head, descriptor, snapshot.rows)
+    return arrays
 
 
-def _check_probe(found: Mapping[str, NDArray[Any]], head: str, descriptor: Descriptor, rows: int) -> None:
+def _check_probe(arrays: Mapping[str, NDArray[Any]], head: str, descriptor: Descriptor, rows: int) -> None:
     """Raise ValueError unless the dense rows of a head are as many as they say, ascending, and of its shape."""
     kind = descriptor.heads.get(head)
-    numbers = found.get(f"{head}/rows")
+    numbers = arrays.get(f"{head}/rows")
     if kind is None or numbers is None:
         raise ValueError(f"dense rows of {head!r} that belong to nothing")
     count = numbers.size
@@ -159,7 +159,7 @@ def _check_probe(found: Mapping[str, NDArray[Any]], head: str, descriptor: Descr
     if kind.ragged:
         expected["positions"] = ((count,), np.int64)
     for name, (shape, dtype) in expected.items():
-        array = found.get(f"{head}/{name}")
+        array = arrays.get(f"{head}/{name}")
         if array is None or array.shape != shape or array.dtype != dtype:
             raise ValueError(f"no {head}/{name} of shape {shape}")
     if (np.diff(numbers, prepend=-1, append=rows) <= 0).any():

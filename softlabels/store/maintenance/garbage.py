@@ -39,18 +39,18 @@ class OrphanedFile:
 
 
 def collect_garbage(location: Location, *, delete: bool = False, older_than: float = YOUNGEST) -> list[OrphanedFile]:
-    """Files of a store that nothing refers to.
+    """Return the files of a store that nothing refers to.
 
     Args:
         location: Location of the store.
-        delete: delete them; otherwise they are only named.
-        older_than: seconds since a file was last changed, at least; of what a crash left less than seven days ago, some
-            may be a commit under way.
+        delete: If True, delete them; otherwise only list them.
+        older_than: Minimum age in seconds since the last change; a younger file may belong to a commit under way.
+            Default: seven days.
 
     Raises:
-        StoreNotFound: no store there.
-        StoreCorrupt: a record or snapshot is damaged, so that it cannot be said what it refers to; repair first.
-        InvalidArgument: a negative age.
+        StoreNotFound: There is no store.
+        StoreCorrupt: A record or snapshot is damaged, so its references are unknown; repair first.
+        InvalidArgument: A negative age.
     """
     if older_than < 0:
         raise InvalidArgument(f"an age is 0 or more seconds, not {older_than}")

@@ -40,51 +40,55 @@ def merge(
     conflicts: str = "error",
     progress: Callable[[int, int], None] | None = None,
 ) -> Snapshot:
-    """One store of the rows of several: the union by key and view, in their order. Goes on where it stopped.
+    """Write a store with the rows of several: the union by key and view, in their order. Resumes after an interruption.
 
     Args:
-        paths: sealed stores by the same teacher with the same heads.
-        out: directory of the new store; its form, codec and unit size are the first store's.
-        conflicts: what to do where stores hold unlike labels for one row: ``error``, or keep the ``first``.
-        progress: told the rows done and those there are.
+        paths: Sealed stores by the same teacher with the same heads.
+        out: Location of the new store; its format, codec and unit size are those of the first store.
+        conflicts: Action if stores hold unlike labels for one row: ``error``, or keep the ``first``.
+        progress: Function that is called with the numbers of rows done and of all rows.
 
     Raises:
-        InvalidArgument: fewer than two stores, or an unknown ``conflicts``.
-        StoreConflict: other teachers or heads, unlike labels for one row (names them), or ``out`` is something else.
-        StoreCorrupt: a store is damaged.
+        InvalidArgument: Fewer than two stores, or an unknown ``conflicts``.
+        StoreConflict: Other teachers or heads, unlike labels for one row (names them), or ``out`` is something else.
+        StoreCorrupt: A store is damaged.
+
+    Example:
+        >>> merge(["monday", "tuesday"], "week").rows  # doctest: +SKIP
+        2000
     """
     if len(paths) < 2 or conflicts not in {"error", "first"}:
         raise InvalidArgument(f"merging takes two stores or more, and conflicts=error or first, not {conflicts!r}")
     stores = [open_store(path) for path in paths]
     first = stores[0].descriptor
     donors = RowCopier(stores, dict(first.heads), first.teacher.identity, first.inputs)
-    kept, twice = donors.distinct()
+    rows, twice = donors.distinct()
     if conflicts == "error":
         _check_alike_labels(donors, twice)
     descriptor = replace(
         first,
-        rows=len(kept),
-        unit_rows=min(first.unit_rows, len(kept)),
-        chunk_rows=min(first.chunk_rows, len(kept)),
+        rows=len(rows),
+        unit_rows=min(first.unit_rows, len(rows)),
+        chunk_rows=min(first.chunk_rows, len(rows)),
         data=DataRecord.union(
-            [store.descriptor.data for store in stores], fingerprint=_fingerprint(donors, kept), rows=len(kept)
+            [store.descriptor.data for store in stores], fingerprint=_fingerprint(donors, rows), rows=len(rows)
         ),
         document=None,
     )  # fmt: skip
     writer = create_or_open(out, descriptor, stores[0].codebooks(), stores[0].tokenizer_document())
     names = list(descriptor.columns())
     for unit in list(writer.missing()):
-        numbers = kept[descriptor.unit_range(unit).start : descriptor.unit_range(unit).stop]
-        evidence = UnitStatistics(descriptor, unit)
+        numbers = rows[descriptor.unit_range(unit).start : descriptor.unit_range(unit).stop]
+        statistics = UnitStatistics(descriptor, unit)
         with writer.begin(unit) as open_unit:
             for start in range(0, len(numbers), PIECE):
-                piece = numbers[start : start + PIECE]
-                columns = donors.columns(piece, names)
+                segment = numbers[start : start + PIECE]
+                columns = donors.columns(segment, names)
                 open_unit.append(columns)
-                donors.add_evidence(evidence, piece, columns, np.arange(start, start + len(piece)))
-            open_unit.commit(extras=evidence.extras())
+                donors.add_evidence(statistics, segment, columns, np.arange(start, start + len(segment)))
+            open_unit.commit(extras=statistics.extras())
         if progress is not None:
-            progress(min((unit + 1) * descriptor.unit_rows, len(kept)), len(kept))
+            progress(min((unit + 1) * descriptor.unit_rows, len(rows)), len(rows))
     return seal(out)
 
 
@@ -94,8 +98,8 @@ def _check_alike_labels(donors: RowCopier, pairs: NDArray[np.int64]) -> None:
     store = donors.stores[0]
     names = list(store.descriptor.columns())
     for start in range(0, len(pairs), PIECE):
-        ours, theirs = (donors.columns(pairs[start : start + PIECE, side], names) for side in (0, 1))
-        apart = [distance(store.decode(ours, head), store.decode(theirs, head)) for head in store.heads]
+        ours, other = (donors.columns(pairs[start : start + PIECE, side], names) for side in (0, 1))
+        apart = [distance(store.decode(ours, head), store.decode(other, head)) for head in store.heads]
         worst = np.max(apart, axis=0)
         unlike += [ours["key"][index].tobytes().hex() for index in np.flatnonzero(~(worst <= ALIKE))]
     if unlike:
@@ -107,9 +111,9 @@ def _check_alike_labels(donors: RowCopier, pairs: NDArray[np.int64]) -> None:
         )
 
 
-def _fingerprint(donors: RowCopier, kept: NDArray[np.int64]) -> str:
-    """As sources name a dataset: BLAKE3 of the keys in order (docs/FORMAT.md, section 5)."""
+def _fingerprint(donors: RowCopier, rows: NDArray[np.int64]) -> str:
+    """Return the fingerprint of the rows as sources compute it (docs/FORMAT.md, section 5)."""
     hasher = blake3(b"softlabels fingerprint 1\0")
-    for start in range(0, len(kept), PIECE):
-        hasher.update(np.ascontiguousarray(donors.columns(kept[start : start + PIECE], ["key"])["key"]).data)
+    for start in range(0, len(rows), PIECE):
+        hasher.update(np.ascontiguousarray(donors.columns(rows[start : start + PIECE], ["key"])["key"]).data)
     return str(hasher.hexdigest())

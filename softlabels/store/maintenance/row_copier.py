@@ -45,16 +45,16 @@ class RowCopier:
                 )
         names = [_names(store) for store in self.stores]
         joined = np.concatenate(names)
-        self._which = np.repeat(np.arange(len(names)), [len(part) for part in names])
-        self._row = np.concatenate([np.arange(len(part)) for part in names])
+        self._which = np.repeat(np.arange(len(names)), [len(item) for item in names])
+        self._row = np.concatenate([np.arange(len(item)) for item in names])
         self._order = np.argsort(joined, kind="stable")
         self._sorted = joined[self._order]
 
     def find(self, keys: NDArray[np.uint8], views: NDArray[np.uint32]) -> NDArray[np.int64]:
-        """Number of a row among all the donors', by key and view; -1 for one that nobody holds."""
-        wanted = row_names(keys, views)
-        at = np.minimum(np.searchsorted(self._sorted, wanted), len(self._sorted) - 1)
-        return np.where(self._sorted[at] == wanted, self._order[at], -1)
+        """Return the number of each row among all donors', by key and view; -1 if no donor has it."""
+        names = row_names(keys, views)
+        positions = np.minimum(np.searchsorted(self._sorted, names), len(self._sorted) - 1)
+        return np.where(self._sorted[positions] == names, self._order[positions], -1)
 
     def store_indices(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the index in ``stores`` of the store of each row, (n,).
@@ -65,13 +65,13 @@ class RowCopier:
         return self._which[numbers]
 
     def distinct(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The rows to keep when all are merged, in order, and (n, 2) pairs of a row and a later one of its name."""
+        """Return the rows of a merged store, in order, and (n, 2) pairs of a row and a later one of its name."""
         first = np.concatenate([[True], self._sorted[1:] != self._sorted[:-1]])
         leaders = self._order[np.maximum.accumulate(np.where(first, np.arange(len(first)), 0))]
         return np.sort(self._order[first]), np.stack([leaders, self._order], axis=1)[~first]
 
     def columns(self, numbers: NDArray[np.int64], names: list[str]) -> dict[str, NDArray[Any]]:
-        """Columns of rows numbered as ``find`` does, in their order."""
+        """Return columns of rows numbered as ``find`` does, in their order."""
         schema = self.stores[0].descriptor.columns()
         which = self._which[numbers]
         parts = [
@@ -99,39 +99,39 @@ class RowCopier:
         """
         schema = self.stores[0].descriptor.columns()
         for which, store in enumerate(self.stores):
-            mine = np.flatnonzero(self._which[numbers] == which)
-            if not len(mine):
+            copied = np.flatnonzero(self._which[numbers] == which)
+            if not len(copied):
                 continue
             for head in store.heads:
                 if evidence.wants_sums(head) and (prior := store.prior(head)) is not None:
-                    labels = store.decode(ragged.take(columns, schema, mine), head)
+                    labels = store.decode(ragged.take(columns, schema, copied), head)
                     evidence.add_sums(head, _spread(cast("SparseLabels", labels), prior))  # only those have a tail
                 if (probe := store.probe(head)) is not None:
-                    own = self._row[numbers[mine]]
-                    kept = np.isin(own, probe.rows)
-                    if kept.any():
-                        at = np.searchsorted(probe.rows, own[kept])
-                        where = None if probe.positions is None else probe.positions[at]
-                        evidence.add_dense(head, rows[mine[kept]], probe.logits[at], where)
+                    own = self._row[numbers[copied]]
+                    dense = np.isin(own, probe.rows)
+                    if dense.any():
+                        index = np.searchsorted(probe.rows, own[dense])
+                        where = None if probe.positions is None else probe.positions[index]
+                        evidence.add_dense(head, rows[copied[dense]], probe.logits[index], where)
 
 
 def _spread(labels: SparseLabels, prior: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(2, T, C) sums over rows that did not leave any: what they do not list is spread as their store's prior."""
+    """Return (2, T, C) sums of rows without statistics: their unlisted mass is spread as their store's prior."""
     row, place = np.nonzero(np.isfinite(labels.values))
     seen = exposure(labels.log_tail, row, labels.ids[row, place], labels.classes)
     return sums_of(prior, seen, np.exp(labels.log_tail.astype(np.float64)).sum(axis=0))
 
 
 def _check_alike(store: Store, heads: dict[str, Head], teacher: str) -> None:
-    theirs = store.descriptor.teacher.identity
-    if theirs != teacher:
+    other = store.descriptor.teacher.identity
+    if other != teacher:
         raise StoreConflict(
-            f"{store.storage} was made by the teacher {theirs}, not {teacher}; labels of different teachers do not "
+            f"{store.storage} was made by the teacher {other}, not {teacher}; labels of different teachers do not "
             "mix: name stores of one teacher"
         )
     for name, head in heads.items():
-        if (found := store.heads.get(name)) != head:
-            before = {} if found is None else found.to_json()
+        if (existing := store.heads.get(name)) != head:
+            before = {} if existing is None else existing.to_json()
             raise StoreConflict(
                 f"{store.storage} keeps the head {name!r} otherwise: {difference(before, head.to_json())}. Rows are "
                 "copied as they are; generate with the settings of that store"
@@ -142,4 +142,4 @@ def _check_alike(store: Store, heads: dict[str, Head], teacher: str) -> None:
 
 def _names(store: Store) -> NDArray[np.bytes_]:
     parts = [store.read_chunk(number, ["key", "view"]) for number in range(store.chunks)]
-    return np.concatenate([row_names(part["key"], part["view"]) for part in parts])
+    return np.concatenate([row_names(item["key"], item["view"]) for item in parts])

@@ -11,7 +11,7 @@ from softlabels.store.storage.storage import NewFile
 
 
 class HashedFile:
-    """Where a shard's bytes go; ranges are cut off as they are complete.
+    """A file that hashes the bytes of a shard while it is written, as a whole and by range.
 
     Args:
         file: New, empty file of a store.
@@ -43,7 +43,7 @@ class HashedFile:
         return length
 
     def read(self, offset: int, size: int) -> bytes:
-        """Bytes that were written, from ``offset``."""
+        """Return bytes that were written, from ``offset``."""
         return self._file.read(offset, size)
 
     def drop(self) -> None:
@@ -51,13 +51,13 @@ class HashedFile:
         self._dropped = True
 
     def flush(self) -> None:
-        """Nothing is held back here; syncing is the store's business."""
+        """Do nothing: no bytes are held back, and publishing syncs the file."""
 
     def cut(self, rows: int = 0) -> Range:
-        """The range of everything since the last cut."""
-        found = Range(self._start, self.size - self._start, self._range.hexdigest(), rows)
+        """Return the range of everything since the last cut."""
+        result = Range(self._start, self.size - self._start, self._range.hexdigest(), rows)
         self._start, self._range = self.size, blake3()
-        return found
+        return result
 
     @property
     def digest(self) -> str:

@@ -106,9 +106,9 @@ class ParquetWriter:
             self._sink.read(end, self._sink.size - end), self._columns, tuple(self._chunks), self._descriptor.codec
         )
         for number, chunk in enumerate(self._chunks):
-            found = footer.read_chunk(self._sink.read(chunk.offset, chunk.size), number, list(self._columns))
+            result = footer.read_chunk(self._sink.read(chunk.offset, chunk.size), number, list(self._columns))
             for name, expected in self._hashes[number].items():
-                if _hash(found[name]) != expected:
+                if _hash(result[name]) != expected:
                     raise ValueError(f"column {name!r} has other values")
 
 
@@ -140,16 +140,16 @@ class Footer:
         try:
             limits = {"thrift_string_size_limit": len(data), "thrift_container_size_limit": len(data)}
             file = pq.ParquetFile(pa.BufferReader(MAGIC + data), pre_buffer=False, **limits)
-            found = file.schema_arrow
+            result = file.schema_arrow
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"the footer is damaged: {error}") from None
-        if not found.equals(arrow_schema(columns)):
+        if not result.equals(arrow_schema(columns)):
             raise ValueError("the footer describes other columns than the store has")
         self._metadata = file.metadata
 
     def _check_group(self, group: thrift.Struct, chunk: Range, codec: str) -> dict[str, tuple[int, int]]:
-        """Where in the chunk each column is, once they are sure to fill it one after the other, plainly encoded."""
-        at = len(MAGIC) if chunk.offset == 0 else 0
+        """Return offset and size of each column in the chunk, which they must fill without gaps."""
+        offset = len(MAGIC) if chunk.offset == 0 else 0
         columns = thrift.structs(group, COLUMNS)
         if thrift.number(group, GROUP_ROWS) != chunk.rows or len(columns) != len(self._columns):
             raise ValueError("a row group has other rows or columns than its chunk")
@@ -162,48 +162,48 @@ class Footer:
                 or not meta.keys() <= META_FIELDS
                 or thrift.number(meta, CODEC) != CODEC_NUMBERS[codec]
                 or not set(thrift.numbers(meta, ENCODINGS)) <= {PLAIN, RLE, BYTE_STREAM_SPLIT}
-                or thrift.number(meta, PAGE_OFFSET) != chunk.offset + at
+                or thrift.number(meta, PAGE_OFFSET) != chunk.offset + offset
                 or size <= 0
             ):
                 raise ValueError(f"column {name!r} is not stored as a store does")
-            places[name] = (at, size)
-            at += size
-        if at != chunk.size:
+            places[name] = (offset, size)
+            offset += size
+        if offset != chunk.size:
             raise ValueError("a row group does not fill its chunk")
         return places
 
     def read_chunk(self, data: bytes, number: int, names: list[str]) -> dict[str, NDArray[Any]]:
-        """Columns of chunk ``number`` from its verified bytes; see zarr_shard.read_chunk.
+        """Return columns of chunk ``number`` from its verified bytes; see zarr_shard.read_chunk.
 
         Raises:
             ValueError: pages that are not what a store holds.
         """
         chunk, total = self._chunks[number], 0
-        found: dict[str, NDArray[Any]] = {}
+        result: dict[str, NDArray[Any]] = {}
         for name in names:
             start, size = self._places[number][name]
             column = self._columns[name]
-            entries = chunk.rows if column.per is None else ragged.entries(found, self._columns, name)
+            entries = chunk.rows if column.per is None else ragged.entries(result, self._columns, name)
             total += decoded_bytes(column, entries, "parquet")
             if total > MAX_CHUNK_BYTES:
                 raise ValueError(f"a chunk declares more than {MAX_CHUNK_BYTES:,} bytes up to column {name!r}")
-            count = entries if name == "key" else entries * math.prod(column.shape) + self._empty_lists(found, name)
+            count = entries if name == "key" else entries * math.prod(column.shape) + self._empty_lists(result, name)
             _check_pages(data[start : start + size], column, count)
-            found[name] = self._read(data, number, name, found)
-        return found
+            result[name] = self._read(data, number, name, result)
+        return result
 
-    def _empty_lists(self, found: Mapping[str, NDArray[Any]], name: str) -> int:
+    def _empty_lists(self, result: Mapping[str, NDArray[Any]], name: str) -> int:
         """Return the number of empty lists in a column of a chunk; each stands in a page as one value."""
-        return sum(int((found[per] == 0).sum()) for per in _counts(self._columns, name))
+        return sum(int((result[per] == 0).sum()) for per in _counts(self._columns, name))
 
-    def _read(self, data: bytes, number: int, name: str, found: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    def _read(self, data: bytes, number: int, name: str, result: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         source = pa.PythonFile(_Window(data, self._chunks[number].offset), mode="r")
         try:
             file = pq.ParquetFile(source, metadata=self._metadata, pre_buffer=False, page_checksum_verification=True)
             table = file.read_row_group(number, columns=[name], use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"column {name!r} is damaged: {error}") from None
-        return _from_arrow(table.column(0), self._columns, name, found, self._chunks[number].rows)
+        return _from_arrow(table.column(0), self._columns, name, result, self._chunks[number].rows)
 
 
 def _footer_values(columns: int, chunks: int) -> int:
@@ -232,13 +232,13 @@ class _Window(io.RawIOBase):
         start = self._position - self._offset
         if start < 0:
             raise OSError("a read before the chunk")
-        piece = bytes(self._data[start : start + size] if size >= 0 else self._data[start:])
-        self._position += len(piece)
-        return piece
+        segment = bytes(self._data[start : start + size] if size >= 0 else self._data[start:])
+        self._position += len(segment)
+        return segment
 
 
 def arrow_schema(columns: Mapping[str, Column]) -> pa.Schema:
-    """The columns as Arrow sees them: nothing can be null; shapes and ragged entries are lists."""
+    """Return the Arrow schema of the columns: nothing can be null, shapes and ragged entries are lists."""
     return pa.schema([pa.field(name, _arrow_type(columns, name), nullable=False) for name in columns])
 
 
@@ -252,26 +252,26 @@ def _arrow_type(columns: Mapping[str, Column], name: str) -> pa.DataType:
 
 
 def _depth(columns: Mapping[str, Column], name: str) -> int:
-    """Lists within lists of a column: one a ragged level and one a dimension."""
+    """Return the levels of lists of a column: one per ragged level and one per dimension."""
     return len(_counts(columns, name)) + len(columns[name].shape)
 
 
 def _counts(columns: Mapping[str, Column], name: str) -> list[str]:
-    """The columns that count the entries of a ragged one, outermost first."""
-    per, found = columns[name].per, []
+    """Return the columns that count the entries of a ragged one, outermost first."""
+    per, result = columns[name].per, []
     while per is not None:
-        found.append(per)
+        result.append(per)
         per = columns[per].per
-    return found[::-1]
+    return result[::-1]
 
 
 def _leaf(name: str, columns: Mapping[str, Column]) -> str:
-    """Parquet's path of a column's values."""
+    """Return the path of a column's values in Parquet."""
     return name + ".list.element" * _depth(columns, name)
 
 
-def _to_arrow(found: Mapping[str, NDArray[Any]], columns: Mapping[str, Column], name: str) -> pa.Array:
-    array, column = np.ascontiguousarray(found[name]), columns[name]
+def _to_arrow(result: Mapping[str, NDArray[Any]], columns: Mapping[str, Column], name: str) -> pa.Array:
+    array, column = np.ascontiguousarray(result[name]), columns[name]
     if name == "key":
         return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(array), [None, pa.py_buffer(array)])
     values = pa.array(array.reshape(-1))
@@ -279,7 +279,7 @@ def _to_arrow(found: Mapping[str, NDArray[Any]], columns: Mapping[str, Column], 
         offsets = np.arange(0, len(values) + 1, side)
         values = _list(offsets, values)
     for per in reversed(_counts(columns, name)):
-        values = _list(np.concatenate([[0], np.cumsum(found[per], dtype=np.int64)]), values)
+        values = _list(np.concatenate([[0], np.cumsum(result[per], dtype=np.int64)]), values)
     return values
 
 
@@ -289,9 +289,9 @@ def _list(offsets: NDArray[np.int64], values: pa.Array) -> pa.Array:
 
 
 def _from_arrow(
-    chunked: pa.ChunkedArray, columns: Mapping[str, Column], name: str, found: Mapping[str, NDArray[Any]], count: int
+    chunked: pa.ChunkedArray, columns: Mapping[str, Column], name: str, result: Mapping[str, NDArray[Any]], count: int
 ) -> NDArray[Any]:
-    """The values of a column as one array, once every list has the length it should."""
+    """Return the values of a column as one array, after a check of the lengths of its lists."""
     array = chunked.combine_chunks() if chunked.num_chunks != 1 else chunked.chunk(0)
     column = columns[name]
     if len(array) != count:
@@ -299,7 +299,7 @@ def _from_arrow(
     if name == "key":
         data = np.frombuffer(array.buffers()[1], np.uint8)[array.offset * 16 : (array.offset + count) * 16]
         return data.reshape(count, 16)
-    levels: list[NDArray[Any] | int] = [*(found[per] for per in _counts(columns, name)), *column.shape]
+    levels: list[NDArray[Any] | int] = [*(result[per] for per in _counts(columns, name)), *column.shape]
     for expected in levels:
         lengths = np.diff(np.asarray(array.offsets))
         if (lengths != expected).any():
@@ -312,17 +312,17 @@ def _check_pages(data: bytes, column: Column, values: int) -> None:
     """Raise ValueError unless the pages in ``data`` say together what they should, and no more."""
     # Parquet has no number of fewer than four bytes but float16.
     width = KEY_BYTES if column.shape == (KEY_BYTES,) else max(4, np.dtype(column.dtype).itemsize)
-    seen = at = 0
-    while at < len(data):
-        page, at = thrift.read_struct(data, at, MAX_PAGE_VALUES)
+    seen = offset = 0
+    while offset < len(data):
+        page, offset = thrift.read_struct(data, offset, MAX_PAGE_VALUES)
         if thrift.number(page, PAGE_KIND) != DATA_PAGE or PAGE_CRC not in page:
             raise ValueError("a page without checksum, or of a kind that no store holds")
         count = thrift.number(thrift.struct(page, PAGE_DATA), PAGE_VALUES)
         full, size = thrift.number(page, PAGE_UNCOMPRESSED), thrift.number(page, PAGE_COMPRESSED)
-        if count < 0 or not 0 <= size <= len(data) - at or not 0 <= full <= count * (width + LEVEL_BYTES) + 1024:
+        if count < 0 or not 0 <= size <= len(data) - offset or not 0 <= full <= count * (width + LEVEL_BYTES) + 1024:
             raise ValueError(f"a page declares {full:,} bytes for {count:,} values")
         seen += count
-        at += size
+        offset += size
     if seen != values:
         raise ValueError(f"pages with {seen:,} values where {values:,} are expected")
 

@@ -34,7 +34,7 @@ class ShardWriter(Protocol):
 
 
 def open_writer(sink: HashedFile, descriptor: Descriptor) -> ShardWriter:
-    """A writer of the store's form."""
+    """Return a writer of the store's shard format."""
     if descriptor.shard_format == "parquet":
         return parquet_shard.ParquetWriter(sink, descriptor)
     return zarr_shard.ZarrWriter(sink, descriptor)
@@ -56,40 +56,40 @@ class ChunkReader:
 
     @property
     def needs_footer(self) -> bool:
-        """Whether set_footer is to be called before the first chunk."""
+        """True if ``set_footer`` must be called before the first chunk is read."""
         return self._descriptor.shard_format == "parquet" and self._parquet is None
 
     def set_footer(self, data: bytes | memoryview) -> None:
-        """Take the footer's bytes, verified.
+        """Set the footer from its verified bytes.
 
         Raises:
-            ValueError: it does not describe the chunks it should.
+            ValueError: It describes other chunks.
         """
         self._parquet = parquet_shard.Footer(bytes(data), self._columns, self._chunks, self._descriptor.codec)
 
     def read(
-        self, data: memoryview, number: int, wanted: list[str], out: ragged.Buffers | None = None
+        self, data: memoryview, number: int, columns: list[str], out: ragged.Buffers | None = None
     ) -> dict[str, NDArray[Any]]:
-        """Columns of chunk ``number``, and those that count their entries.
+        """Return columns of chunk ``number``, and those that count their entries.
 
         Args:
-            data: the chunk's bytes, verified.
-            number: of the chunk within the shard.
-            wanted: names of columns.
+            data: Bytes of the chunk, verified.
+            number: Index of the chunk within the shard.
+            columns: Names of the columns.
             out: Buffers to decode into: chunk_rows entries for a plain column, any number for a ragged one. Plain
                 columns are returned as views of their buffers; ragged ones are, if their buffers are large enough.
 
         Raises:
-            ValueError: not what a writer of this store leaves.
+            ValueError: The bytes are not what a writer of this store leaves.
         """
-        names = ragged.with_counts(wanted, self._columns)
-        piece, room = self._chunks[number], self._descriptor.chunk_rows
+        names = ragged.with_counts(columns, self._columns)
+        extent, capacity = self._chunks[number], self._descriptor.chunk_rows
         if self._parquet is None:
-            return zarr_shard.read_chunk(data, number, piece.rows, self._columns, room, names, out=out)
-        found = self._parquet.read_chunk(bytes(data), number, names)
+            return zarr_shard.read_chunk(data, number, extent.rows, self._columns, capacity, names, out=out)
+        result = self._parquet.read_chunk(bytes(data), number, names)
         if out is not None:
-            for name in [name for name in found if self._columns[name].per is None]:
-                view = out[name][: piece.rows]
-                view[:] = found[name]
-                found[name] = view
-        return found
+            for name in [name for name in result if self._columns[name].per is None]:
+                view = out[name][: extent.rows]
+                view[:] = result[name]
+                result[name] = view
+        return result

@@ -94,7 +94,7 @@ class ZarrWriter:
         self._chunks.append(self._sink.cut(len(columns["key"])))
 
     def _member(self, name: str, data: bytes) -> None:
-        """One stored zip member."""
+        """Write one stored zip member."""
         encoded, crc = name.encode(), zlib.crc32(data)
         header = LOCAL_HEADER.pack(
             LOCAL_MAGIC, ZIP_VERSION, 0, 0, 0, DOS_DATE, crc, len(data), len(data), len(encoded), 0
@@ -117,55 +117,55 @@ def read_chunk(
     count: int,
     columns: Mapping[str, Column],
     chunk_rows: int,
-    wanted: list[str],
+    names: list[str],
     *,
     out: ragged.Buffers | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """The columns in a chunk's byte range, whose hash has been checked.
+    """Return columns from a chunk's byte range, whose hash has been checked.
 
     Args:
-        data: the range.
-        number: of the chunk within the shard.
-        count: rows in it; what lies behind them is padding.
-        columns: of the shard, in order.
-        chunk_rows: rows there is room for.
-        wanted: the columns to decode, and those that count their entries before them.
+        data: Bytes of the range.
+        number: Index of the chunk within the shard.
+        count: Rows of the chunk; the entries behind them are padding.
+        columns: Columns of the shard, in order.
+        chunk_rows: Rows that a plain column has with its padding.
+        names: Names of the columns to decode, each after those that count its entries.
         out: Buffers to decode into, by column; a buffer that is missing or too small is replaced by new memory.
 
     Returns:
         (count, *shape) arrays by column; (entries, *shape) of ragged ones.
 
     Raises:
-        ValueError: not the members that should be there, or sizes that cannot be.
+        ValueError: Other members than the columns have, or impossible sizes.
     """
-    bodies, left = {}, memoryview(data)
+    bodies, remaining = {}, memoryview(data)
     for name, column in columns.items():
-        member, bodies[name], left = _member(left) if left else (b"", left, left)
+        member, bodies[name], remaining = _member(remaining) if remaining else (b"", remaining, remaining)
         if member != f"{name}/{chunk_key(number, column)}".encode():
             raise ValueError(f"the chunk holds {member!r} where {name!r} is expected")
-    if len(left):
+    if len(remaining):
         raise ValueError("more than the store's columns")
     declared = sum(
-        decoded_bytes(columns[name], _declared(bodies[name]) // columns[name].entry_bytes, "zarr") for name in wanted
+        decoded_bytes(columns[name], _declared(bodies[name]) // columns[name].entry_bytes, "zarr") for name in names
     )
     if declared > MAX_CHUNK_BYTES:
         raise ValueError(f"a chunk declares {declared:,} bytes, where at most {MAX_CHUNK_BYTES:,} are allowed")
-    found: dict[str, NDArray[Any]] = {}
-    for name in wanted:
+    result: dict[str, NDArray[Any]] = {}
+    for name in names:
         column = columns[name]
         entries, room = count, chunk_rows
         if column.per is not None:
-            entries, room = ragged.entries(found, columns, name), _declared(bodies[name]) // column.entry_bytes
+            entries, room = ragged.entries(result, columns, name), _declared(bodies[name]) // column.entry_bytes
             if entries > room:
                 raise ValueError(f"column {name!r} has room for {room:,} entries where {entries:,} are counted")
         buffer = None if out is None else out.get(name)
         into = buffer[:room] if buffer is not None and len(buffer) >= room else None
-        found[name] = decode_array(bodies[name], column, room, into)[:entries]
-    return found
+        result[name] = decode_array(bodies[name], column, room, into)[:entries]
+    return result
 
 
 def _member(view: memoryview) -> tuple[bytes, memoryview, memoryview]:
-    """Name and body of the stored zip member that ``view`` begins with, and what comes after it."""
+    """Return name and body of the stored zip member that ``view`` begins with, and the bytes after it."""
     if len(view) < LOCAL_HEADER.size:
         raise ValueError("a zip member is cut off")
     magic, _, flags, method, _, _, _, size, full, name_size, extra = LOCAL_HEADER.unpack_from(view)
@@ -177,7 +177,7 @@ def _member(view: memoryview) -> tuple[bytes, memoryview, memoryview]:
 
 
 def encode_array(array: NDArray[Any], codec: str) -> bytes:
-    """One Zarr chunk: little-endian bytes, blosc, crc32c."""
+    """Return one Zarr chunk: little-endian bytes, blosc, crc32c."""
     size = array.dtype.itemsize
     body = blosc.compress(array, codec.encode(), CODECS[codec], _shuffle(codec, size), 0, typesize=size)
     if len(body) > array.nbytes - array.nbytes // LEAST_SAVED:
@@ -188,7 +188,7 @@ def encode_array(array: NDArray[Any], codec: str) -> bytes:
 def decode_array(
     data: bytes | memoryview, column: Column, count: int, into: NDArray[Any] | None = None
 ) -> NDArray[Any]:
-    """The (count, *shape) array in one Zarr chunk; never more memory than that.
+    """Return the (count, *shape) array in one Zarr chunk, within the memory of that array.
 
     Args:
         data: the chunk.
@@ -212,7 +212,7 @@ def decode_array(
 
 
 def _declared(data: bytes | memoryview) -> int:
-    """Bytes a compressed array says it has when decompressed."""
+    """Return the bytes that a compressed array declares to have when decompressed."""
     if len(data) < BLOSC_HEADER + CRC_BYTES:
         raise ValueError("a compressed array is cut off")
     size, _block, compressed = struct.unpack_from("<III", data, 4)  # blosc's header, after its four flag bytes
@@ -222,12 +222,12 @@ def _declared(data: bytes | memoryview) -> int:
 
 
 def chunk_key(number: int, column: Column) -> str:
-    """Zarr's name of chunk ``number`` along the rows."""
+    """Return the name of chunk ``number`` along the rows in Zarr."""
     return "/".join(["c", str(number), *["0"] * len(column.shape)])
 
 
 def metadata(descriptor: Descriptor, count: int, room: Mapping[str, int]) -> dict[str, dict[str, Any]]:
-    """The ``zarr.json`` documents of a shard of ``count`` rows, by path: groups and arrays.
+    """Return the ``zarr.json`` documents of a shard of ``count`` rows, by path: groups and arrays.
 
     The root's attributes hold what decoding needs, so that a shard on its own can be read.
 
@@ -262,7 +262,7 @@ def _group(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shuffle(codec: str, item_size: int) -> int:
-    """lz4 gains from bit planes; zstd codes byte planes better, but single bytes have only bit planes."""
+    """Return the shuffle of a codec: bit planes for lz4 and single bytes, byte planes for zstd."""
     return int(blosc.SHUFFLE if codec == "zstd" and item_size > 1 else blosc.BITSHUFFLE)
 
 
