@@ -820,7 +820,9 @@ def _(root: Path) -> None:
 # Snapshots of before.
 
 
-@case("rolled-back signatures", variant="an older snapshot, where the digest is known", says="no snapshot has the digest")
+@case(
+    "rolled-back signatures", variant="an older snapshot, where the digest is known", says="no snapshot has the digest"
+)
 def _(root: Path) -> Action:
     digest = snapshot_of(root)["digest"]
     forge(root, snapshot=lambda value: value.update(previous="0" * 64))
