@@ -85,7 +85,7 @@ def checked_temperature(temperature: float) -> float:
 
 
 def weights_of(mask: Mask, losses: Tensor) -> Tensor:
-    """Return a mask as (N,) float32 weights on the device of ``losses``, (N,).
+    """Return a mask as (N,) float32 weights on the device of ``losses``, (N,), with its gradient if it has one.
 
     Raises:
         InvalidArgument: Another number of entries, or weights that are negative, NaN or infinite.
@@ -100,7 +100,7 @@ def weights_of(mask: Mask, losses: Tensor) -> Tensor:
         raise InvalidArgument(
             f"mask: row {row} has weight {float(weights[row])}; expected booleans, or weights of 0 or more"
         )
-    return weights.detach().to(losses.device).float()
+    return weights.to(losses.device).float()
 
 
 def hard_labels(

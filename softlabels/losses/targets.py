@@ -121,40 +121,40 @@ class PriorTail:
     def kl(self, log_q: Tensor, unlisted: Tensor) -> Tensor:
         """See Tail.kl: exp(r) log w + w sum over unlisted v of pi_v (log pi_v - log q_v), w the factor of the prior."""
         log_prior = self._log_prior()
-        share, weight, mass = self._spread(log_prior, log_q, unlisted)
+        share, log_weight = self._spread(log_prior, log_q, unlisted)
         apart = (share * (log_prior - log_q.clamp_min(FINITE))).sum(dim=-1)
-        return torch.where(mass > 0, mass * weight.log() + weight * apart, 0.0)
+        mass = log_weight.exp() * share.sum(dim=-1)
+        return _times(mass, log_weight) + log_weight.exp() * apart
 
     def cross_entropy(self, log_q: Tensor, unlisted: Tensor) -> Tensor:
         """See Tail.cross_entropy."""
-        share, weight, _ = self._spread(self._log_prior(), log_q, unlisted)
-        return -weight * (share * log_q.clamp_min(FINITE)).sum(dim=-1)
+        share, log_weight = self._spread(self._log_prior(), log_q, unlisted)
+        return -log_weight.exp() * (share * log_q.clamp_min(FINITE)).sum(dim=-1)
 
     def probs(self, log_q: Tensor, unlisted: Tensor) -> Tensor:
         """See Tail.probs."""
-        share, weight, _ = self._spread(self._log_prior(), log_q, unlisted)
-        return share.mul_(weight[:, None])
+        share, log_weight = self._spread(self._log_prior(), log_q, unlisted)
+        return share.mul_(log_weight.exp()[:, None])
 
     def log_probs(self, log_q: Tensor, unlisted: Tensor) -> Tensor:
         """Return log p^ of the unlisted classes, (n, C), -inf for listed ones; arguments as for ``kl``."""
         log_prior = self._log_prior()
-        _, weight, _ = self._spread(log_prior, log_q, unlisted)
+        _, log_weight = self._spread(log_prior, log_q, unlisted)
         is_open = unlisted & (log_q > -torch.inf)
-        return torch.where(is_open, log_prior + weight.log()[:, None], -torch.inf)
+        return torch.where(is_open, log_prior + log_weight[:, None], -torch.inf)
 
     def _log_prior(self) -> Tensor:
         """Return the log prior of each row, (n, C), or one that broadcasts to that shape."""
         return self.log_prior if len(self.log_prior) == 1 else self.log_prior[self.prior_index]
 
-    def _spread(self, log_prior: Tensor, log_q: Tensor, unlisted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the prior of the open classes, (n, C), its factor w = exp(r) / sum, (n,), and the mass, (n,).
+    def _spread(self, log_prior: Tensor, log_q: Tensor, unlisted: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the prior of the open classes, (n, C), and the log of its factor w = exp(r) / sum, (n,).
 
         Open classes are unlisted and not ruled out by the student. The mass of a row without any is dropped.
         """
         share = torch.where(unlisted & (log_q > -torch.inf), log_prior.exp(), 0.0)
         total = share.sum(dim=-1)
-        mass = torch.where(total > 0, self.log_mass.exp(), 0.0)
-        return share, mass / torch.where(total > 0, total, 1.0), mass
+        return share, torch.where(total > 0, self.log_mass - total.log(), -torch.inf)
 
 
 @dataclass(frozen=True)

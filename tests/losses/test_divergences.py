@@ -61,6 +61,15 @@ def test_values_and_gradients_are_the_dense_ones(  # noqa: PLR0917
     agree(loss(leaf, labels, temperature=temperature), expected, leaf, reference)
 
 
+@pytest.mark.parametrize("log_tail", [-60.0, -120.0, -700.0])
+@pytest.mark.parametrize("name", ["kl", "reverse_kl", "jensen_shannon"])
+def test_tails_that_float32_holds_only_as_logarithms(name, log_tail):
+    labels, student = oracle.make_labels(3, 17, "topk:5:f16")
+    labels = replace(labels, log_tail=np.full_like(labels.log_tail, log_tail))
+    leaf, reference = leaves(student)
+    agree(getattr(losses, name)(leaf, labels), getattr(oracle, name)(reference, labels, 1.0).mean(), leaf, reference)
+
+
 @pytest.mark.parametrize("spec", ["dense:f32", "topk:5:f16", "adaptive:0.05:d4", "topk:3:f16:4"])
 @settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), classes=st.sampled_from([17, 300]))

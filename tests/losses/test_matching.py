@@ -110,6 +110,15 @@ def test_rows_that_are_masked_out_count_for_nothing_whatever_they_hold(name, dty
     assert losses.get(name).function(leaf, labels, mask=np.zeros(4)).item() == 0.0
 
 
+def test_weights_may_be_learned():
+    weights = torch.tensor([1.0, 2.0, 0.5, 1.0], requires_grad=True)
+    losses.kl(STUDENT, LABELS, mask=weights).backward()
+    by_row = (LABELS.log_probs().astype(np.float64) - LOG_Q) * np.exp(LABELS.log_probs().astype(np.float64))
+    kl = by_row.sum(axis=1)
+    mean = (kl * weights.detach().numpy()).sum() / 4.5
+    np.testing.assert_allclose(weights.grad.numpy(), (kl - mean) / 4.5, rtol=1e-4, atol=1e-6)
+
+
 def test_hard_losses_of_rows_that_are_masked_out_count_for_nothing():
     spoilt = STUDENT.clone()
     spoilt[1] = torch.nan
