@@ -48,20 +48,17 @@ def name_outputs(
     return {name: _as_tensor(output, name, spec, copy=copy) for name, output in named.items()}
 
 
-def outputs_by_head(
-    value: object, heads: Mapping[str, OutputHead], *, rows: int, positions: int | None = None, spec: str
-) -> dict[str, Tensor]:
+def outputs_by_head(value: object, heads: Mapping[str, OutputHead], *, rows: int, spec: str) -> dict[str, Tensor]:
     """Return the outputs of a network that is trained, with their gradients.
 
     Args:
         value: Return value of the network.
         heads: Declared heads.
         rows: Number of rows B of the batch.
-        positions: Number of labelled positions of ragged inputs; None if the inputs are not ragged.
         spec: MODEL specification that messages name.
 
     Raises:
-        InvalidLogits: The value is not tensors, lacks a declared head, or has another shape.
+        InvalidLogits: The value is not tensors with gradients, or lacks a declared head.
     """
     named = _select(value, heads, rows=rows, spec=spec)
     for name, output in named.items():
@@ -70,7 +67,6 @@ def outputs_by_head(
                 f"{spec}: head {name!r} cannot be trained, got {_describe(output)} without a gradient; expected a "
                 "tensor that depends on the parameters"
             )
-    check_outputs(named, heads, rows=rows, positions=positions, spec=spec)
     return dict(named)
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+import operator
+from dataclasses import asdict, dataclass, fields
 
 from softlabels.errors import InvalidArgument
 from softlabels.models.run_record import RecipeValue
 
 DEFAULT_EPOCHS = 20.0
+
+WHOLE_NUMBERS = ("steps", "batch_size", "seed", "hard_labels")
+RANGES = {"alpha": (0.0, 1.0), "warmup": (0.0, 1.0)}
+MAY_BE_ZERO = ("alpha", "warmup", "weight_decay")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +56,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:
             raise InvalidArgument(f"steps and epochs: got {self.steps} and {self.epochs}; expected one of them")
-        for name in ("steps", "epochs", "batch_size", "lr", "clip", "hard_labels", "temperature"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise InvalidArgument(f"{name}: out of range, got {value}; expected a number above 0")
-        for name in ("alpha", "warmup"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InvalidArgument(f"{name}: out of range, got {getattr(self, name)}; expected 0 to 1")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise InvalidArgument(f"weight_decay: out of range, got {self.weight_decay}; expected 0 or more")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                number = _whole_number(field.name, value) if field.name in WHOLE_NUMBERS else _number(field.name, value)
+                object.__setattr__(self, field.name, number)
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Return the number of optimiser steps.
@@ -86,3 +87,28 @@ class Recipe:
     def to_json(self) -> dict[str, RecipeValue]:
         """Return the fields as ``run.json`` holds them."""
         return asdict(self)
+
+
+def _whole_number(name: str, value: object) -> int:
+    """Return an integer of any type, such as NumPy's, as int."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]  # refused below if it is no integer
+    except TypeError:
+        raise InvalidArgument(f"{name}: not a whole number, got {value!r}; expected an integer") from None
+    if number < 1 and name != "seed":
+        raise InvalidArgument(f"{name}: out of range, got {number}; expected a number above 0")
+    return number
+
+
+def _number(name: str, value: object) -> float:
+    """Return a number of any type as float."""
+    try:
+        number = float(value)  # type: ignore[arg-type]  # refused below if it is no number
+    except (TypeError, ValueError):
+        raise InvalidArgument(f"{name}: not a number, got {value!r}; expected a number") from None
+    low, high = RANGES.get(name, (0.0, math.inf))
+    in_range = low <= number <= high and number < math.inf
+    if not in_range or (number == 0 and name not in MAY_BE_ZERO):
+        expected = "a number above 0" if high == math.inf else f"{low:g} to {high:g}"
+        raise InvalidArgument(f"{name}: out of range, got {number:g}; expected {expected}")
+    return number

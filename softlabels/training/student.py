@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -17,7 +16,8 @@ from softlabels.models.building import config_of
 from softlabels.models.kind import ModelSpec
 from softlabels.models.kinds import kinds
 from softlabels.models.spec import kind_of
-from softlabels.sources import Ragged, Source
+from softlabels.models.standardize import Standardize
+from softlabels.sources import Source
 from softlabels.training.inputs import Prepared
 from softlabels.training.recipe import Recipe
 
@@ -42,9 +42,15 @@ def new_model(student: str | nn.Module, prepared: Prepared, heads: Mapping[str, 
     sample = prepared.source.inputs(prepared.train[rows[:1] if user_code else rows])
     shape = tuple(sample.shape[1:]) if isinstance(sample, np.ndarray | Tensor) else ()
     if isinstance(student, str):
-        statistics = None if user_code or isinstance(sample, Ragged) else _statistics(sample, student)
-        built = models.build(student, input_shape=shape, heads=heads, seed=recipe.seed, statistics=statistics)
-        return _with_tokenizer(built, prepared.source)
+        is_array = isinstance(sample, np.ndarray | Tensor)
+        statistics = InputStatistics.of(np.asarray(sample)) if is_array and not user_code else None
+        model = models.build(student, input_shape=shape, heads=heads, seed=recipe.seed, statistics=statistics)
+        if not is_array and any(isinstance(layer, Standardize) for layer in model.module.modules()):
+            raise InvalidArgument(
+                f"MODEL {student!r}: cannot take these inputs, got {type(sample).__name__}; expected an array. Use a "
+                "network of your own: python:MODULE:NAME"
+            )
+        return _with_tokenizer(model, prepared.source)
     if not isinstance(student, nn.Module):
         raise InvalidArgument(
             f"student: cannot be trained, got {type(student).__name__}; expected a MODEL specification or a "
@@ -67,12 +73,3 @@ def _with_tokenizer(model: Model, source: Source) -> Model:
     if tokenizer is None:
         return model
     return replace(model, tokenizer=tokenizer, config={**model.config, "tokenizer": tokenizer.digest})
-
-
-def _statistics(sample: Any, student: str) -> InputStatistics:
-    if isinstance(sample, np.ndarray | Tensor):
-        return InputStatistics.of(np.asarray(sample))
-    raise InvalidArgument(
-        f"MODEL {student!r}: cannot take these inputs, got {type(sample).__name__}; expected an array. Use a network "
-        "of your own: python:MODULE:NAME"
-    )

@@ -21,8 +21,8 @@ from softlabels.interruption import Interruption
 from softlabels.loading import Batch, Loader
 from softlabels.models import Model
 from softlabels.models.failures import user_errors
-from softlabels.models.model import count_rows, to_device
-from softlabels.models.outputs import outputs_by_head
+from softlabels.models.model import count_rows, select_labelled, to_device
+from softlabels.models.outputs import check_outputs, outputs_by_head
 from softlabels.models.run_record import RunRecord
 from softlabels.sources import map_arrays
 from softlabels.training.checkpoint import read_checkpoint, write_checkpoint
@@ -166,19 +166,20 @@ def _step(
         raise InvalidData("batch: has no inputs, got labels alone; expected data to train on. Name it with --data")
     model = run.model
     inputs = map_arrays(batch.inputs, lambda array: to_device(array, model.device, copy=model.user_code))
+    with user_errors(model.spec, batch.inputs):
+        value = model.module(inputs) if run.forward is None else run.forward(inputs)
     if run.forward is not None:
-        outputs = run.forward(inputs)
+        outputs = dict(value)
     else:
-        with user_errors(model.spec, batch.inputs):
-            value = model.module(inputs)
-        positions = count_rows(batch.inputs)[1]
-        outputs = outputs_by_head(value, model.heads, rows=len(batch), positions=positions, spec=model.spec)
+        rows, positions = count_rows(batch.inputs)
+        outputs = select_labelled(outputs_by_head(value, model.heads, rows=rows, spec=model.spec), batch.inputs)
+        check_outputs(outputs, model.heads, rows=rows, positions=positions, spec=model.spec)
     loss = run.loss(outputs, batch)
     number = float(loss.detach())
     if not torch.isfinite(loss):
-        rows = ", ".join(map(str, batch.rows[:5]))
+        shown = ", ".join(map(str, batch.rows[:5]))
         raise TrainingFailed(
-            f"loss at step {step}: not finite, got {number} (rows {rows}, ...); expected a number. "
+            f"loss at step {step}: not finite, got {number} (rows {shown}, ...); expected a number. "
             "Use a lower --lr; the last checkpoint is still there"
         )
     labels.check(outputs, batch, number)

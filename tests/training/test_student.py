@@ -10,7 +10,7 @@ import torch
 import softlabels as sl
 from softlabels import models
 from softlabels.errors import InvalidArgument, RunCorrupt
-from softlabels.sources import DatasetSource, as_source
+from softlabels.sources import DatasetSource, TokenSource, as_source
 from softlabels.training import compare, train_student, train_teacher
 
 RECIPE = {"steps": 20, "batch_size": 16}
@@ -119,3 +119,18 @@ def test_columns_of_unlike_scales_are_standardised(tmp_path):
         as_source({"x": x, "label": labels}), "mlp:width=16,depth=1", tmp_path / "run", steps=200, lr=0.01
     )
     assert trained.run.metrics.accuracy > 0.9
+
+
+def test_a_language_model_learns_from_labels_of_tokens(tmp_path):
+    rng = np.random.default_rng(0)
+    source = TokenSource([rng.integers(0, 20, size=length) for length in rng.integers(3, 9, size=40)])
+    heads = {"logits": models.OutputHead(classes=20, kind="tokens", shape=(None,))}
+    teacher = models.build("gpt:layers=1,width=32,heads=2", input_shape=(), heads=heads, seed=1)
+    sl.generate(source, teacher=teacher, out=tmp_path / "labels", encoding="topk:4")
+    spec = "gpt:layers=1,width=16,heads=2"
+    first = train_student(tmp_path / "labels", source, spec, tmp_path / "run", **RECIPE)
+    assert first.heads == heads
+    live = train_student(teacher, source, spec, tmp_path / "live", **RECIPE)
+    assert live.run.metrics.accuracy is None
+    with pytest.raises(InvalidArgument, match="ragged rows"):
+        train_student(tmp_path / "labels", source, "mlp", tmp_path / "other", **RECIPE)
