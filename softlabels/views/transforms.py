@@ -76,18 +76,17 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
 def crop(image: Tensor, box: tuple[float, float, float, float]) -> Tensor:
     """Return the pixels inside a box of fractions, at least one each way; borders are rounded to pixels."""
     _, height, width = image.shape
-    top, left = round(box[0] * height), round(box[1] * width)
-    bottom, right = round((box[0] + box[2]) * height), round((box[1] + box[3]) * width)
-    top, left = min(top, height - 1), min(left, width - 1)
-    return image[:, top : max(bottom, top + 1), left : max(right, left + 1)]
+    y, x = min(round(box[0] * height), height - 1), min(round(box[1] * width), width - 1)
+    y_end, x_end = round((box[0] + box[2]) * height), round((box[1] + box[3]) * width)
+    return image[:, y : max(y_end, y + 1), x : max(x_end, x + 1)]
 
 
 def center_crop(image: Tensor, size: int) -> Tensor:
     """Return the largest central square at ``size`` pixels."""
     _, height, width = image.shape
     side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return resize(image[:, top : top + side, left : left + side], size, size)
+    y, x = (height - side) // 2, (width - side) // 2
+    return resize(image[:, y : y + side, x : x + side], size, size)
 
 
 def luma(image: Tensor) -> Tensor:
@@ -176,10 +175,10 @@ def _erase(image: Tensor, size: int | None, draws: Uniforms, options: Options) -
     area = options["low"] + (options["high"] - options["low"]) * draws[1]
     ratio = math.exp((2 * draws[2] - 1) * math.log(options["ratio"]))
     tall, wide = min(math.sqrt(area * ratio), 1.0), min(math.sqrt(area / ratio), 1.0)
-    top, left = draws[3] * (1 - tall), draws[4] * (1 - wide)
+    y, x = draws[3] * (1 - tall), draws[4] * (1 - wide)
     erased = image.clone()
-    rows = slice(round(top * height), round((top + tall) * height))
-    columns = slice(round(left * width), round((left + wide) * width))
+    rows = slice(round(y * height), round((y + tall) * height))
+    columns = slice(round(x * width), round((x + wide) * width))
     erased[:, rows, columns] = 127.5
     return erased
 

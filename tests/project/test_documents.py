@@ -1,0 +1,74 @@
+"""The code blocks of README and docs run as they stand, each page in a folder of its own.
+
+A page's ``sh`` and ``python`` blocks run in their order; Python blocks share one namespace. The folder holds what the
+pages assume a reader has: tables with the bundled digits and a module with a plain ``torch.nn.Module``. Blocks that are
+not to be run are fenced as ``text``.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+PAGES = ["README.md", "docs/quickstart.md", "docs/stores.md"]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+TEACHER = '''"""A teacher of the reader's own."""
+
+import torch
+
+torch.manual_seed(0)
+network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+
+def model(images):
+    """Logits of a batch of images."""
+    return network(images.float() / 16)
+'''
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, digits_path):
+    """A reader's folder: training, test and additional rows, and a teacher."""
+    table = pq.read_table(digits_path)
+    is_test = np.asarray(table["split"]) == "test"
+    pq.write_table(table.filter(~is_test), tmp_path / "train.parquet")
+    pq.write_table(table.filter(is_test), tmp_path / "test.parquet")
+    pq.write_table(table, tmp_path / "more.parquet")
+    (tmp_path / "my_teacher.py").write_text(TEACHER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_code_of_a_page_runs(page, root, folder):
+    text = (root / page).read_text()
+    blocks = BLOCK.findall(text)
+    assert len(blocks) == text.count("\n```") // 2, "a block without a language is not run"
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join([str(root), str(root / "cli")]),
+        "OMP_NUM_THREADS": "1",
+    }
+    namespace = {}
+    for language, code in blocks:
+        if language == "sh" and not code.startswith("make "):
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", code], cwd=folder, env=environment, capture_output=True, text=True,
+                check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, f"{page}\n{code}\n{done.stdout}\n{done.stderr}"
+        elif language == "python":
+            exec(compile(code, page, "exec"), namespace)  # noqa: S102  our own page
+
+
+def test_the_targets_that_readme_names_exist(root):
+    makefile = (root / "Makefile").read_text()
+    targets = re.findall(r"^make (\w+)", (root / "README.md").read_text(), re.MULTILINE)
+    assert targets
+    assert [target for target in targets if f"\n{target}: " not in makefile] == []
