@@ -1,4 +1,4 @@
-"""What the other ways to take labels cost beside the plain loader: map-style, streams, mixtures, ensembles.
+"""Cost of the other ways to take labels beside the plain loader: map-style, streams, mixtures, ensembles.
 
     python benchmarks/adapters.py [--rows 400000] [--seconds 3] [--rounds 3] [--json adapters.json]
 
@@ -100,7 +100,7 @@ def main() -> None:
     memory = Path("/dev/shm")  # noqa: S108  no disk is measured here
     folder = Path(tempfile.mkdtemp(prefix="softlabels-adapters-", dir=memory if memory.is_dir() else None))
     names = [name for name in READERS if name == OURS or (arguments.only or "") in name]
-    found: dict[str, list[float]] = {name: [] for name in names}
+    figures: dict[str, list[float]] = {name: [] for name in names}
     try:
         readers.make_raw(folder, "topk", arguments.rows)
         for name in ("first", "second"):
@@ -112,15 +112,15 @@ def main() -> None:
                 done = subprocess.run(command, check=False, capture_output=True, text=True)
                 if done.returncode:
                     raise RuntimeError(f"{name}\n{done.stderr[-2000:]}")
-                found[name].append(json.loads(done.stdout.splitlines()[-1]))
+                figures[name].append(json.loads(done.stdout.splitlines()[-1]))
     finally:
         shutil.rmtree(folder)
     figures = {
         name: {
             "rows_per_s": statistics.median(rates),
-            "of_the_loader": statistics.median(np.array(rates) / np.array(found[OURS])),
+            "of_the_loader": statistics.median(np.array(rates) / np.array(figures[OURS])),
         }
-        for name, rates in found.items()
+        for name, rates in figures.items()
     }
     print("| reader | rows/s | of the loader |\n|---|---:|---:|")
     for name, row in figures.items():

@@ -1,4 +1,4 @@
-"""What it takes to read a store that is four times as large as memory may be.
+"""Memory and speed of readers of a store that is four times as large as the memory limit.
 
     python benchmarks/memory.py [--limit 512] [--folder DIR] [--json memory.json]
 
@@ -56,10 +56,10 @@ def write(root: Path, limit: int) -> int:
     ))  # fmt: skip
     rng = np.random.default_rng(0)
     for unit in tqdm(range(units), desc="write"):
-        part = store.descriptor.unit_range(unit)
-        values = (rng.standard_normal((len(part), CLASSES), np.float32) * 3).astype(np.float16)
+        block = store.descriptor.unit_range(unit)
+        values = (rng.standard_normal((len(block), CLASSES), np.float32) * 3).astype(np.float16)
         with store.begin(unit) as writer:
-            writer.append({"key": id_keys(part), "view": np.zeros(len(part), np.uint32), "logits/values": values})
+            writer.append({"key": id_keys(block), "view": np.zeros(len(block), np.uint32), "logits/values": values})
             writer.commit()
     seal(root)
     return rows
@@ -80,14 +80,14 @@ def status(name: str) -> int:
         return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
 
 
-def child(root: str, limit: str, told: str) -> None:
+def child(root: str, limit: str, options: str) -> None:
     """Read two epochs under the limit and print what it took."""
     import torch  # noqa: F401  so that it counts as an import
 
     import softlabels as sl
 
     figures: dict[str, float] = {"imports_mib": status("RssAnon") / MIB, "limit_mib": int(limit) / MIB}
-    loader = sl.loader(sl.open(root), batch_size=BATCH, seed=0, device="cpu", **json.loads(told))
+    loader = sl.loader(sl.open(root), batch_size=BATCH, seed=0, device="cpu", **json.loads(options))
     for epoch in range(2):
         began, rows, peak = time.perf_counter(), 0, 0
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
@@ -142,17 +142,17 @@ def main() -> None:
         )
         for name, options in READERS.items():
             forget(folder / "store")
-            found = figures[name] = read(folder / "store", limit, options)
-            if (name == MUST_FAIL) != isinstance(found, str):
-                raise RuntimeError(f"{name}: {found}")
-            if isinstance(found, str):
-                print(f"| {name} | refused: {found} |" + " |" * 5)
+            run = figures[name] = read(folder / "store", limit, options)
+            if (name == MUST_FAIL) != isinstance(run, str):
+                raise RuntimeError(f"{name}: {run}")
+            if isinstance(run, str):
+                print(f"| {name} | refused: {run} |" + " |" * 5)
                 continue
-            if found["rows_0"] != rows or found["rows_1"] != rows:
-                raise RuntimeError(f"{name}: {found['rows_0']:,} rows were read")
-            print(f"| {name} | {found['peak_mib_0']:.0f}, {found['peak_mib_1']:.0f} MiB "
-                  f"| {found['imports_mib']:.0f} MiB | {found['rows_per_s_0']:,.0f} | {found['rows_per_s_1']:,.0f} "
-                  f"| {found['major_faults_0'] + found['major_faults_1']:,} | {found['swap_mib']:.0f} MiB |",
+            if run["rows_0"] != rows or run["rows_1"] != rows:
+                raise RuntimeError(f"{name}: {run['rows_0']:,} rows were read")
+            print(f"| {name} | {run['peak_mib_0']:.0f}, {run['peak_mib_1']:.0f} MiB "
+                  f"| {run['imports_mib']:.0f} MiB | {run['rows_per_s_0']:,.0f} | {run['rows_per_s_1']:,.0f} "
+                  f"| {run['major_faults_0'] + run['major_faults_1']:,} | {run['swap_mib']:.0f} MiB |",
                   flush=True)  # fmt: skip
         figures |= {"rows": rows, "decoded_mib": decoded / MIB, "stored_mib": stored / MIB}
     finally:

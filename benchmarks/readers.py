@@ -1,4 +1,4 @@
-"""How fast shuffled, verified labels reach a student, beside a memory-mapped gather (the limit) and other libraries.
+"""Speed of shuffled, verified labels, beside a memory-mapped gather (the limit) and other libraries.
 
     python benchmarks/readers.py [--peers cache/peers/bin/python] [--quick] [--json readers.json]
 
@@ -7,10 +7,11 @@ classes; dense float16 with 1,000 classes; ragged rows of top-16 over a vocabula
 their own (``make peers``); without it they are left out. Then: what verification costs, what a second core brings, a
 store of 1,000 shards, and reading under a limit on memory (RLIMIT_DATA). Everything is in the page cache.
 
-Ours is measured twice: as it comes, where these stores fit into the memory it takes and are decoded once, and
-``in windows``, with too little memory for that, as a larger store is read: every epoch verifies and decodes again.
-Figures count from opening on, so the first epoch is in both; but ``later epochs`` from the second on, where there was
-time for one.
+Our loader is measured twice: with the default memory, into which these stores fit, so that they are decoded once; and
+``in windows`` of 16 chunks, with memory for three of them, as a larger store is read: chunks are verified and decoded
+again in every epoch.
+Figures count from opening on, so the first epoch is in both; ``later epochs`` count from the second epoch on, if there
+was time for one.
 """
 
 from __future__ import annotations
@@ -52,11 +53,17 @@ OURS = {
     "softlabels, zstd, in windows": ("zstd", True),
 }
 """The store's codec, and whether memory is too little for all of it."""
-WINDOWS = {"topk": 120 * 2**20, "dense": 2**28, "ragged": 2**26}
-"""Bytes of memory that hold three windows, but not the store."""
+WINDOW = 16
+WINDOWS = {"topk": 2**25, "dense": 2**26, "ragged": 2**26}
+"""Bytes of memory for three windows of 16 chunks, a fraction of the store."""
 ONLY = {"WebDataset": ["topk"], "LitData": ["topk"], "HF datasets, torch format": ["topk"]}
 """Readers for some workloads only; the others take lists of several widths badly, or are two orders off anyway."""
 NOT_RAGGED = {"zarr-python in windows"}
+
+
+def windowed(workload: str) -> dict[str, int]:
+    """Return the options that read a store in windows."""
+    return {"memory": WINDOWS[workload], "window": WINDOW}
 
 
 def make_raw(folder: Path, workload: str, rows: int) -> None:
@@ -66,8 +73,8 @@ def make_raw(folder: Path, workload: str, rows: int) -> None:
     if workload == "dense":
         values = np.empty((rows, 1000), np.float16)
         for start in range(0, rows, 16_384):
-            part = values[start : start + 16_384]
-            part[:] = rng.standard_normal(part.shape, np.float32) * 3
+            block = values[start : start + 16_384]
+            block[:] = rng.standard_normal(block.shape, np.float32) * 3
         np.save(folder / "raw" / "values.npy", values)
         return
     k = K
@@ -78,10 +85,10 @@ def make_raw(folder: Path, workload: str, rows: int) -> None:
     ids, values = np.empty((rows, k), np.uint16), np.empty((rows, k), np.float16)
     names = rng.permutation(CLASSES).astype(np.uint16)
     for start in range(0, rows, 65_536):
-        part = slice(start, min(start + 65_536, rows))
-        ids[part] = names[distinct(rng, part.stop - part.start, k)]
-        drawn = np.cumsum(rng.exponential(0.35, (part.stop - part.start, k)).astype(np.float32), axis=1)
-        values[part] = -drawn - 0.3
+        block = slice(start, min(start + 65_536, rows))
+        ids[block] = names[distinct(rng, block.stop - block.start, k)]
+        drawn = np.cumsum(rng.exponential(0.35, (block.stop - block.start, k)).astype(np.float32), axis=1)
+        values[block] = -drawn - 0.3
     np.save(folder / "raw" / "ids.npy", ids)
     np.save(folder / "raw" / "values.npy", values)
     np.save(
@@ -93,8 +100,8 @@ def distinct(rng: np.random.Generator, rows: int, k: int) -> np.ndarray:
     """(rows, k) unlike numbers below CLASSES, small ones likelier: one from each of k bands that widen."""
     edges = np.arange(k + 1) + np.geomspace(1, CLASSES - k, k + 1).astype(np.int64) - 1
     low, width = edges[:-1], np.diff(edges)
-    found = low + (rng.random((rows, k), np.float32) * width).astype(np.int64)
-    return rng.permuted(found, axis=1)
+    numbers = low + (rng.random((rows, k), np.float32) * width).astype(np.int64)
+    return rng.permuted(numbers, axis=1)
 
 
 def make_store(folder: Path, workload: str, name: str, codec: str, unit_rows: int | None = None) -> None:
@@ -113,14 +120,14 @@ def make_store(folder: Path, workload: str, name: str, codec: str, unit_rows: in
         teacher=TeacherRecord(spec="t", digest="d"), data=DataRecord(spec="x", fingerprint="f", rows=rows),
     ))  # fmt: skip
     for unit in range(store.descriptor.units):
-        part = store.descriptor.unit_range(unit)
-        columns = {"key": id_keys(part), "view": np.zeros(len(part), np.uint32)}
-        at = slice(part.start, part.stop)
+        block = store.descriptor.unit_range(unit)
+        columns = {"key": id_keys(block), "view": np.zeros(len(block), np.uint32)}
+        entries = slice(block.start, block.stop)
         if starts is not None:
-            columns["logits/length"] = np.diff(starts[part.start : part.stop + 1]).astype(np.uint32)
-            at = slice(int(starts[part.start]), int(starts[part.stop]))
+            columns["logits/length"] = np.diff(starts[block.start : block.stop + 1]).astype(np.uint32)
+            entries = slice(int(starts[block.start]), int(starts[block.stop]))
         with store.begin(unit) as writer:
-            writer.append(columns | {f"logits/{name}": array[at] for name, array in arrays.items()})
+            writer.append(columns | {f"logits/{name}": array[entries] for name, array in arrays.items()})
             writer.commit()
     seal(folder / name)
 
@@ -135,9 +142,9 @@ def ours(root: str, options: dict[str, int], seed: int) -> Iterator[list]:
         yield [labels if labels.lengths is None else labels.lengths]
 
 
-def child(root: str, seconds: str, told: str) -> None:
+def child(root: str, seconds: str, options_json: str) -> None:
     """Measure our reader in a process of its own."""
-    options = json.loads(told)
+    options = json.loads(options_json)
     if cores := options.pop("cores", 0):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     if not options.pop("verify", True):
@@ -190,7 +197,7 @@ class Runs:
         names = ["memory-mapped gather", *OURS]
         if self.other is not None:
             names += self._write_peers(workload, folder)
-        found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+        figures: dict[str, list[dict[str, float]]] = {name: [] for name in names}
         for turn in range(self.rounds):
             for name in names:
                 # The fast ones are what ratios are made of; the others are measured three times.
@@ -198,20 +205,20 @@ class Runs:
                     continue
                 if name in OURS:
                     codec, small = OURS[name]
-                    found[name].append(self.ours(folder / codec, **({"memory": WINDOWS[workload]} if small else {})))
+                    figures[name].append(self.ours(folder / codec, **(windowed(workload) if small else {})))
                 else:
-                    found[name].append(self.peer(name, folder))
-        return {name: _medians(runs) for name, runs in found.items()}
+                    figures[name].append(self.peer(name, folder))
+        return {name: _medians(runs) for name, runs in figures.items()}
 
     def _write_peers(self, workload: str, folder: Path) -> list[str]:
-        wanted = [name for name in peers.READERS if name != "memory-mapped gather"]
-        wanted = [name for name in wanted if workload in ONLY.get(name, ROWS)]
+        names = [name for name in peers.READERS if name != "memory-mapped gather"]
+        names = [name for name in names if workload in ONLY.get(name, ROWS)]
         if workload == "ragged":
-            wanted = [name for name in wanted if name not in NOT_RAGGED]
-        formats = ["arrow"] + [kind for kind in peers.WRITERS if any(kind in name.lower() for name in wanted)]
+            names = [name for name in names if name not in NOT_RAGGED]
+        formats = ["arrow"] + [kind for kind in peers.WRITERS if any(kind in name.lower() for name in names)]
         for kind in formats:
             _run([str(self.other), str(Path(peers.__file__)), "write", kind, str(folder)])
-        return wanted
+        return names
 
     def pairs(self, root: Path, first: dict[str, object], second: dict[str, object]) -> dict[str, float]:
         """Rows a second with two sets of options, in turn, and the median of the ratios."""
@@ -225,11 +232,11 @@ class Runs:
         }
 
     def special(self) -> dict[str, dict[str, float]]:
-        """What verification, a second core, many shards and little memory come to."""
+        """Measure the effects of verification, a second core, many shards and little memory."""
         topk, dense = self.folder / "topk", self.folder / "dense"
-        small: dict[str, object] = {"memory": WINDOWS["topk"]}
+        small: dict[str, object] = {**windowed("topk")}
         make_store(topk, "topk", "shards", "lz4", unit_rows=-(-len(peers.load(topk)["ids"]) // 1000))
-        told = {
+        figures = {
             "verified over not, windows": self.pairs(topk / "lz4", small, {**small, "verify": False}),
             "the same on one core": self.pairs(
                 topk / "lz4", {**small, "cores": 1}, {**small, "cores": 1, "verify": False}
@@ -243,8 +250,8 @@ class Runs:
                 self.ours(dense / "lz4", limit=LIMIT, memory=LIMITED, window=16) for _ in range(self.rounds)
             ]),
         }  # fmt: skip
-        told["dense, limited"]["store_over_limit"] = peers.load(dense)["values"].nbytes / LIMIT
-        return told
+        figures["dense, limited"]["store_over_limit"] = peers.load(dense)["values"].nbytes / LIMIT
+        return figures
 
 
 def _run(command: list[str]) -> dict[str, float]:
@@ -262,14 +269,14 @@ def _finite(values: list[float]) -> list[float]:
     return [value for value in values if math.isfinite(value)] or [math.nan]
 
 
-def show(workload: str, found: dict[str, dict[str, float]]) -> None:
+def show(workload: str, figures: dict[str, dict[str, float]]) -> None:
     """One table."""
-    limit, later = (found["memory-mapped gather"][name] for name in ("rows_per_s", "later_rows_per_s"))
+    limit, later = (figures["memory-mapped gather"][name] for name in ("rows_per_s", "later_rows_per_s"))
     print(
         f"\n| {workload} | rows/s | of the gather | later epochs | first batch | memory | CPU s / 1M rows |\n"
         "|---|---:|---:|---:|---:|---:|---:|"
     )
-    for name, one in found.items():
+    for name, one in figures.items():
         share = one["later_rows_per_s"] / later
         print(f"| {name} | {one['rows_per_s']:,.0f} | {one['rows_per_s'] / limit:.3f} "
               f"| {'' if math.isnan(share) else f'{share:.3f}'} | {one['first_batch_s']:.3f} s "

@@ -1,4 +1,4 @@
-"""How far a loader's shuffle is from a full one, by the size of its window: in what batches hold, and in a student.
+"""Distance of a loader's shuffle from a full one, by window size: in the composition of batches, and in a student.
 
     python benchmarks/windows.py [--seeds 8] [--json windows.json]
 
@@ -64,12 +64,12 @@ def composition(rows: np.ndarray, batch: int) -> float:
     owner = np.repeat(np.arange(batches), batch)
     counts = np.zeros((batches, CLASSES), np.int32)
     np.add.at(counts, (owner, classes[: batches * batch]), 1)
-    found = float(((counts - batch * share) ** 2).sum()) / batches
-    return found / float((batch * share * (1 - share)).sum() * (total - batch) / (total - 1))
+    measured = float(((counts - batch * share) ** 2).sum()) / batches
+    return measured / float((batch * share * (1 - share)).sum() * (total - batch) / (total - 1))
 
 
 def design_effect(window: int, batch: int) -> float:
-    """What ``composition`` must be in the mean, for batches that do not cross windows; see above."""
+    """Return the expectation of ``composition`` for batches that do not cross windows; see above."""
     total = CHUNKS * CHUNK_ROWS
     counts = np.zeros((CHUNKS, CLASSES), np.int64)
     rows = np.arange(total)
@@ -80,8 +80,8 @@ def design_effect(window: int, batch: int) -> float:
     two_chunks = (all_pairs - pairs) / (total * (total - CHUNK_ROWS))
     same = (CHUNK_ROWS - 1) / (window * CHUNK_ROWS - 1)
     alike = float(((counts.sum(axis=0) / total) ** 2).sum())
-    found = 1 - alike + (batch - 1) * (same * one_chunk + (1 - same) * two_chunks - alike)
-    return found / ((1 - alike) * (total - batch) / (total - 1))
+    measured = 1 - alike + (batch - 1) * (same * one_chunk + (1 - same) * two_chunks - alike)
+    return measured / ((1 - alike) * (total - batch) / (total - 1))
 
 
 def classes_of_windows(order: Order) -> float:
@@ -95,7 +95,7 @@ def classes_of_windows(order: Order) -> float:
 
 def of_batches(seeds: int) -> list[Figures]:
     """Part 1: one row a window, the full shuffle last."""
-    found = []
+    measured = []
     for window in tqdm([*WINDOWS, FULL], desc="orders"):
         row: Figures = {"window": window, "classes": 1.0}
         ratios: dict[int, list[float]] = {batch: [] for batch in BATCHES}
@@ -115,8 +115,8 @@ def of_batches(seeds: int) -> list[Figures]:
                 "std": statistics.stdev(values),
                 "expected": design_effect(window, batch) if isinstance(window, int) else 1.0,
             }
-        found.append(row)
-    return found
+        measured.append(row)
+    return measured
 
 
 def show_batches(rows: list[Figures]) -> None:
@@ -145,8 +145,8 @@ def sorted_digits(folder: Path) -> Source:
     versions = np.empty((len(images), VERSIONS, *images.shape[1:]), np.uint8)
     for number in range(VERSIONS):
         shift = rng.integers(-1, 2, (len(images), 2))
-        for at, (down, right) in enumerate(shift):
-            versions[at, number] = np.roll(images[at], (down, right), (-2, -1))
+        for index, (down, right) in enumerate(shift):
+            versions[index, number] = np.roll(images[index], (down, right), (-2, -1))
     noise = rng.integers(-1, 2, versions.shape)
     noisy = np.clip(versions.astype(np.int64) + noise, 0, 16).astype(np.uint8)
     np.savez(folder / "sorted.npz", image=noisy.reshape(-1, *images.shape[1:]))
@@ -172,7 +172,7 @@ def windowed(store: str, source: Source, seed: int, window: int) -> Iterator[tup
 
 def student(source: Source, batches: Iterator[tuple[np.ndarray, SoftLabels]], passes: int, seed: int) -> Model:
     """One student, by the recipe of ``train-student``."""
-    made = models.build(
+    model = models.build(
         STUDENT,
         input_shape=source.input_shape,
         heads={"logits": models.OutputHead(classes=10)},
@@ -180,30 +180,30 @@ def student(source: Source, batches: Iterator[tuple[np.ndarray, SoftLabels]], pa
         statistics=models.InputStatistics(np.array(4.9), np.array(6.0)),
     )
     recipe = Recipe(batch_size=BATCH)
-    optimizer = torch.optim.AdamW(made.module.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW(model.module.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     steps = passes * -(-len(source) // BATCH)
-    made.module.train()
+    model.module.train()
     for step in range(steps):
         inputs, labels = next(batches)
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate(step, steps)
         loss = losses.distillation(
-            made.module(models.as_tensor(inputs)), labels, None, temperature=TEMPERATURE, alpha=1.0
+            model.module(models.as_tensor(inputs)), labels, None, temperature=TEMPERATURE, alpha=1.0
         )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(made.module.parameters(), recipe.clip)
+        torch.nn.utils.clip_grad_norm_(model.module.parameters(), recipe.clip)
         optimizer.step()
-    made.module.eval()
-    return made
+    model.module.eval()
+    return model
 
 
-def judge(made: Model, teacher: Model) -> Figures:
+def judge(model: Model, teacher: Model) -> Figures:
     """Accuracy, and KL to the teacher at T = 1 in nats, on the test digits."""
     digits = open_source("digits")
     test = digits.split("test")
     inputs, hard = digits.inputs(test), digits.labels(test)
-    log_q = made.predict(inputs)["logits"].double().log_softmax(-1)
+    log_q = model.predict(inputs)["logits"].double().log_softmax(-1)
     log_p = teacher.predict(inputs)["logits"].double().log_softmax(-1)
     right = log_q.argmax(-1).numpy() == hard
     return {"accuracy": float(right.mean()), "kl": float((log_p.exp() * (log_p - log_q)).sum(-1).mean())}
@@ -231,15 +231,15 @@ def of_students(seeds: int) -> list[Figures]:
                 batches = windowed(root, source, seed, window)
             else:
                 batches = shuffled(source, labels, seed)
-            made = student(source, batches, passes, seed)
+            model = student(source, batches, passes, seed)
             batches.close()  # type: ignore[attr-defined]  # both are generators
-            runs.setdefault((passes, window), []).append(judge(made, teacher))
-    return [{"passes": passes, "window": window, "runs": found} for (passes, window), found in runs.items()]
+            runs.setdefault((passes, window), []).append(judge(model, teacher))
+    return [{"passes": passes, "window": window, "runs": measured} for (passes, window), measured in runs.items()]
 
 
 def difference(row: Figures, full: Figures, key: str) -> tuple[float, float]:
     """Mean difference to the full shuffle over paired seeds, and its standard error."""
-    pairs = [mine[key] - other[key] for mine, other in zip(row["runs"], full["runs"], strict=True)]
+    pairs = [run[key] - other[key] for run, other in zip(row["runs"], full["runs"], strict=True)]
     return statistics.mean(pairs), statistics.stdev(pairs) / len(pairs) ** 0.5
 
 

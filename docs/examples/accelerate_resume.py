@@ -2,7 +2,7 @@
 
     accelerate launch docs/examples/accelerate_resume.py STORE OUT [--steps 10]
 
-Run again, it goes on behind the last checkpoint in OUT, at any number of processes. Needs accelerate.
+A second run resumes behind the last checkpoint in OUT, on any number of processes. Needs accelerate.
 """
 
 from __future__ import annotations
@@ -16,19 +16,18 @@ from accelerate.utils import set_seed
 from torch import nn
 
 import softlabels as sl
-from softlabels.sources import open_source
 
 
 def train(store: Path, out: Path, *, steps: int = 10, cpu: bool = True) -> list[int]:
-    """Take some steps, then keep a checkpoint; returns the rows that were seen."""
+    """Take steps, save a checkpoint, and return the rows that were seen."""
     accelerator = Accelerator(cpu=cpu)
     set_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     student, optimizer = accelerator.prepare(network, torch.optim.AdamW(network.parameters(), lr=1e-3))
-    # The loader deals its batches to the ranks itself, so it is registered, not prepared.
+    # The loader divides its batches among the ranks itself, so it is registered rather than prepared.
     loader = sl.loader(
         sl.open(store),
-        inputs=open_source("digits"),
+        inputs="digits",
         batch_size=200,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
@@ -56,5 +55,5 @@ if __name__ == "__main__":
     parser.add_argument("store", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=10)
-    told = parser.parse_args()
-    print(f"{len(train(told.store, told.out, steps=told.steps)):,} rows were seen")
+    arguments = parser.parse_args()
+    print(f"{len(train(arguments.store, arguments.out, steps=arguments.steps)):,} rows were seen")

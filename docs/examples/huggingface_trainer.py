@@ -2,8 +2,8 @@
 
     python docs/examples/huggingface_trainer.py OUT [--steps 20] [--resume]
 
-Everything is made here, small and from nothing: a GPT-2 teacher and student with random weights, and token sequences.
-With --resume the Trainer goes on from its last checkpoint in OUT. torchrun runs it on several processes. Needs
+Everything is made here: a small GPT-2 teacher and student with random weights, and token sequences. With --resume the
+Trainer resumes from its last checkpoint in OUT. torchrun runs it on several processes. Needs
 transformers and accelerate.
 """
 
@@ -26,20 +26,20 @@ VOCABULARY = 101
 
 
 def gpt2(width: int, seed: int) -> GPT2LMHeadModel:
-    """A small model with random weights."""
+    """Return a small model with random weights."""
     torch.manual_seed(seed)
     options = {"n_embd": width, "n_layer": 2, "n_head": 2, "n_positions": 32, "bos_token_id": 0, "eos_token_id": 0}
     return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, **options))
 
 
 def texts(count: int) -> list[list[int]]:
-    """Token ids of texts of unlike lengths."""
+    """Return token ids of texts of various lengths."""
     rng = np.random.default_rng(0)
     return [rng.integers(1, VOCABULARY, int(length)).tolist() for length in rng.integers(4, 30, count)]
 
 
 def label(path: Path, tokens: TokenSource) -> None:
-    """Keep what the teacher says of each text: L tokens give L - 1 rows of labels. Does nothing the second time."""
+    """Store the teacher's outputs for texts without labels: L tokens give L - 1 positions."""
     teacher = gpt2(width=32, seed=0).eval()
     head = sl.Head(kind="tokens", classes=VOCABULARY, shape=(None,), encoding="topk:16", temperatures=(1.0, 2.0))
     with sl.create(path, heads={"logits": head}, teacher="a small GPT-2") as writer, torch.no_grad():
@@ -80,6 +80,6 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--resume", action="store_true")
-    told = parser.parse_args()
-    finished = train(told.out, steps=told.steps, resume=told.resume)
+    arguments = parser.parse_args()
+    finished = train(arguments.out, steps=arguments.steps, resume=arguments.resume)
     print(f"loss after {finished.state.global_step} steps: {finished.state.log_history[-2]['loss']:.4f}")

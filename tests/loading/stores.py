@@ -32,11 +32,11 @@ def write_store(
     keys = id_keys(range(rows)) if keys is None else keys
     views = np.zeros(rows, np.uint32) if views is None else np.asarray(views, np.uint32)
     for unit in range(store.descriptor.units):
-        part = store.descriptor.unit_range(unit)
-        part = slice(part.start, part.stop)
-        columns = encode(logits[part], head)
+        rows_of_unit = store.descriptor.unit_range(unit)
+        rows_of_unit = slice(rows_of_unit.start, rows_of_unit.stop)
+        columns = encode(logits[rows_of_unit], head)
         with store.begin(unit) as writer:
-            writer.append({"key": keys[part], "view": views[part]} | columns)
+            writer.append({"key": keys[rows_of_unit], "view": views[rows_of_unit]} | columns)
             writer.commit()
     seal(root)
     return sl.open(root)

@@ -26,8 +26,8 @@ def rowwise(loader):
     """Reconstructed log-probabilities by row, (rows, C)."""
     batches = list(loader)
     order = np.concatenate([batch.rows for batch in batches])
-    found = np.concatenate([batch.targets["logits"].log_probs(TEMPERATURE) for batch in batches])
-    return found[np.argsort(order)]
+    averaged = np.concatenate([batch.targets["logits"].log_probs(TEMPERATURE) for batch in batches])
+    return averaged[np.argsort(order)]
 
 
 TEMPERATURE = 2.0
@@ -36,7 +36,7 @@ TEMPERATURE = 2.0
 def test_dense_teachers_are_averaged_exactly(tmp_path):
     stores = [store(tmp_path, f"s{seed}", seed=seed, encoding="dense:f32") for seed in (1, 2)]
     loader = Loader(Ensemble(stores, weights=[3, 1], temperature=TEMPERATURE), batch_size=40)
-    p = [np.exp(each.read(np.arange(150)).log_probs(TEMPERATURE)) for each in stores]
+    p = [np.exp(teacher.read(np.arange(150)).log_probs(TEMPERATURE)) for teacher in stores]
     np.testing.assert_allclose(np.exp(rowwise(loader)), 0.75 * p[0] + 0.25 * p[1], atol=1e-6)
 
 
@@ -48,13 +48,13 @@ def test_sparse_teachers_are_averaged_exactly_where_any_lists_a_class(tmp_path):
     back = np.argsort(order)
     labels = [stores[0].read(np.arange(150)), stores[1].read(back)]
     expected = 0.3 * np.exp(labels[0].log_probs(TEMPERATURE)) + 0.7 * np.exp(labels[1].log_probs(TEMPERATURE))
-    found = np.exp(rowwise(loader))
+    averaged = np.exp(rowwise(loader))
     listed = np.zeros((150, CLASSES), bool)
-    for each in labels:
-        np.put_along_axis(listed, each.ids, values=True, axis=1)
-    np.testing.assert_allclose(found[listed], expected[listed], rtol=1e-4, atol=1e-7)
-    np.testing.assert_allclose(found.sum(axis=1), 1.0, atol=1e-4)
-    assert (found[~listed] > 0).all()
+    for teacher in labels:
+        np.put_along_axis(listed, teacher.ids, values=True, axis=1)
+    np.testing.assert_allclose(averaged[listed], expected[listed], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(averaged.sum(axis=1), 1.0, atol=1e-4)
+    assert (averaged[~listed] > 0).all()
 
 
 @pytest.mark.parametrize("prior", [None, "shared"])
@@ -74,7 +74,7 @@ def test_with_one_prior_the_whole_mean_is_exact(prior):
         parts.append(SparseLabels(CLASSES, ids, values, (1.0,), tail, prior=prior))
     weights = [0.5, 0.2, 0.3]
     mean = mean_labels(parts, weights, 1.0)
-    expected = sum(w * np.exp(part.log_probs().astype(np.float64)) for w, part in zip(weights, parts, strict=True))
+    expected = sum(w * np.exp(labels.log_probs().astype(np.float64)) for w, labels in zip(weights, parts, strict=True))
     np.testing.assert_allclose(np.exp(mean.log_probs()), expected, rtol=1e-4)
     assert (np.diff(mean.values[:, :3], axis=1) <= 0).all(), "descending, as labels are"
     assert mean.values.shape[1] <= 3 + 5 + 6
@@ -84,15 +84,15 @@ def test_with_one_prior_the_whole_mean_is_exact(prior):
 
 def test_one_teacher_alone_is_itself(tmp_path):
     alone = store(tmp_path, "a")
-    found = rowwise(Loader(Ensemble([alone], temperature=TEMPERATURE), batch_size=40))
-    np.testing.assert_allclose(found, alone.read(np.arange(150)).log_probs(TEMPERATURE), atol=2e-3)
+    averaged = rowwise(Loader(Ensemble([alone], temperature=TEMPERATURE), batch_size=40))
+    np.testing.assert_allclose(averaged, alone.read(np.arange(150)).log_probs(TEMPERATURE), atol=2e-3)
 
 
 def test_dense_and_sparse_teachers_mix(tmp_path):
     stores = [store(tmp_path, "a", seed=1), store(tmp_path, "b", seed=2, encoding="dense:f16")]
-    found = rowwise(Loader(Ensemble(stores, temperature=TEMPERATURE), batch_size=150))
-    p = [np.exp(each.read(np.arange(150)).log_probs(TEMPERATURE)) for each in stores]
-    np.testing.assert_allclose(np.exp(found), (p[0] + p[1]) / 2, atol=1e-5)
+    averaged = rowwise(Loader(Ensemble(stores, temperature=TEMPERATURE), batch_size=150))
+    p = [np.exp(teacher.read(np.arange(150)).log_probs(TEMPERATURE)) for teacher in stores]
+    np.testing.assert_allclose(np.exp(averaged), (p[0] + p[1]) / 2, atol=1e-5)
 
 
 def test_numbers_are_averaged_as_numbers(tmp_path):
@@ -136,8 +136,8 @@ def test_an_ensemble_has_the_order_and_the_state_of_its_first_store(tmp_path, wo
         states.append(loader.state_dict())
     for number, state in enumerate(states[:-1], 1):
         ranks = [load(Ensemble(stores), rank, world_size) for rank in range(world_size)]
-        for each in ranks:
-            each.load_state_dict(state)
+        for teacher in ranks:
+            teacher.load_state_dict(state)
         rest = [np.concatenate([batch.rows for batch in step]).tolist() for step in zip(*ranks, strict=True)]
         assert rest == expected[number:]
     for other in (stores[0], Ensemble(stores, weights=[2, 1]), Ensemble(stores, temperature=2.0)):

@@ -49,11 +49,11 @@ def rows_of(batches):
 def test_an_epoch_holds_every_row_once_and_resumes_anywhere(sealed, digits, batch_size):
     store = sl.open(sealed)
     loader = Loader(store, inputs=digits, batch_size=batch_size, seed=3, window=2)
-    whole = rows_of(loader.epoch(1))
-    assert sorted(chain.from_iterable(whole)) == list(range(1797))
-    assert [len(rows) for rows in whole[:-1]] == [batch_size] * (len(loader) - 1)
+    epoch_rows = rows_of(loader.epoch(1))
+    assert sorted(chain.from_iterable(epoch_rows)) == list(range(1797))
+    assert [len(rows) for rows in epoch_rows[:-1]] == [batch_size] * (len(loader) - 1)
     for start in {0, 1, len(loader) // 2, len(loader) - 1}:
-        assert rows_of(loader.epoch(1, start)) == whole[start:]
+        assert rows_of(loader.epoch(1, start)) == epoch_rows[start:]
 
 
 def test_a_stream_goes_on_into_the_next_epoch(sealed, digits):
@@ -105,8 +105,8 @@ def test_data_in_another_order_is_joined_by_content(sealed, digits_path, dense_l
 
 
 def test_rows_without_labels_are_named(digits, digits_path, teacher, tmp_path):
-    part = shuffled_copy(digits_path, tmp_path, np.arange(100))
-    generate(part, teacher=teacher, out=tmp_path / "s", extra_classes=True)
+    subset = shuffled_copy(digits_path, tmp_path, np.arange(100))
+    generate(subset, teacher=teacher, out=tmp_path / "s", extra_classes=True)
     with pytest.raises(KeyMissing, match=r"1,697 of 1,797 rows of .* have no label in .*: row 100 \([0-9a-f]{32}\)"):
         Loader(sl.open(tmp_path / "s"), inputs=digits)
 

@@ -10,7 +10,7 @@ from tests.loading.stores import random_logits, reference_order, write_store
 
 
 def launch(root, store, folder, world_size, state, steps=0):
-    """What all ranks together saw, step by step."""
+    """Return the rows that all ranks together saw, step by step."""
     meeting = folder / f"meeting-{world_size}-{steps}"
     command = [sys.executable, "-m", "tests.loading.rank", store, meeting]
     ranks = [
@@ -20,10 +20,10 @@ def launch(root, store, folder, world_size, state, steps=0):
         )
         for rank in range(world_size)
     ]  # fmt: skip
-    told = [process.communicate(timeout=200) for process in ranks]
-    for process, (_, errors) in zip(ranks, told, strict=True):
+    outputs = [process.communicate(timeout=200) for process in ranks]
+    for process, (_, errors) in zip(ranks, outputs, strict=True):
         assert process.returncode == 0, errors
-    return json.loads(told[0][0].splitlines()[-1])
+    return json.loads(outputs[0][0].splitlines()[-1])
 
 
 @pytest.mark.parametrize(("before", "after"), [(3, 2)])

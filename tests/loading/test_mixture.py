@@ -47,9 +47,9 @@ def reference(stores, count, seed=5):
         if within == 0:
             dealt = [0] * quotas[0] + [1] * quotas[1]
             places = reference_permutation(BLOCK, seed, block, 4, 0)
-        part = dealt[places[within]]
-        expected.append((part, orders[part][used[part]]))
-        used[part] += 1
+        number = dealt[places[within]]
+        expected.append((number, orders[number][used[number]]))
+        used[number] += 1
     return expected
 
 
@@ -66,9 +66,9 @@ def test_a_mixture_is_the_reference_over_epochs(stores):
 @pytest.mark.parametrize("world_size", [2, 3, 8])
 @pytest.mark.parametrize("position", [0, 128, 640])
 def test_ranks_and_resume_points_give_the_same_rows(stores, world_size, position):
-    whole = reference(stores, 1400)[700:]
+    expected = reference(stores, 1400)[700:]
     ranks = [list(mixed(stores, rank=rank, world_size=world_size).produce(1, position)) for rank in range(world_size)]
-    assert [pair for step in zip(*ranks, strict=True) for pair in seen(step)] == whole[position:]
+    assert [pair for step in zip(*ranks, strict=True) for pair in seen(step)] == expected[position:]
 
 
 def test_every_checkpoint_of_a_mixture_resumes_to_all_the_rest(stores):
@@ -89,12 +89,12 @@ def test_labels_are_those_of_each_rows_own_store(stores):
     """Lists of unlike lengths and unlike tail priors side by side, at every temperature."""
     for batch in mixed(stores):
         labels = batch.targets["logits"]
-        for part, store in enumerate(stores):
-            mine = np.flatnonzero(batch.parts == part)
-            theirs = store.read(batch.rows[mine])
+        for number, store in enumerate(stores):
+            index = np.flatnonzero(batch.parts == number)
+            expected = store.read(batch.rows[index])
             for temperature in (1.0, 2.0):
                 np.testing.assert_allclose(
-                    labels.take(mine).log_probs(temperature), theirs.log_probs(temperature), atol=1e-5
+                    labels.take(index).log_probs(temperature), expected.log_probs(temperature), atol=1e-5
                 )
 
 
@@ -107,13 +107,13 @@ def test_unlike_tail_priors_are_kept_side_by_side_once(stores):
         replace(parts[1], prior=own[1], prior_index=np.array([0, 2, 1, 1, 0])),
         parts[1],
     ]
-    kept = {}
-    joined = concat_labels(parts, kept)
+    priors = {}
+    joined = concat_labels(parts, priors)
     assert joined.prior.shape == (2, 5, 20)
     for temperature in (1.0, 2.0):
-        expected = np.concatenate([part.log_probs(temperature) for part in parts])
+        expected = np.concatenate([number.log_probs(temperature) for number in parts])
         np.testing.assert_allclose(joined.log_probs(temperature), expected, atol=1e-5)
-    assert concat_labels(parts, kept).prior is joined.prior
+    assert concat_labels(parts, priors).prior is joined.prior
 
 
 def test_worker_processes_and_tensors_give_the_same_mixture(stores):

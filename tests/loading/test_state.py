@@ -41,7 +41,7 @@ def keys_of(store, batches):
 
 
 def in_turn(loader, epoch, position, workers):
-    """What a DataLoader makes of its workers: a batch of each in turn."""
+    """Return a batch of each worker in turn, as a DataLoader does."""
     shares = [loader.produce(epoch, position, worker=worker, workers=workers) for worker in range(workers)]
     return [batch for batches in zip_longest(*shares) for batch in batches if batch is not None]
 
@@ -61,12 +61,12 @@ def test_every_combination_gives_the_reference(small, world_size, workers, batch
         for rank in range(world_size):
             memory = None if fits else memory_for(small, WINDOW)
             loader = load(small, batch_size=batch_size, rank=rank, world_size=world_size, memory=memory)
-            made = in_turn(loader, epoch, position, workers) if workers else loader.produce(epoch, position)
-            ranks.append([batch.rows for batch in made])
+            batches = in_turn(loader, epoch, position, workers) if workers else loader.produce(epoch, position)
+            ranks.append([batch.rows for batch in batches])
         assert len({len(batches) for batches in ranks}) == 1, "every rank takes the same number of steps"
-        whole = [np.concatenate(shares) for shares in zip(*ranks, strict=True)]
-        assert [bytes(key) for key in stored[np.concatenate(whole)]] == expected[epoch][position:]
-        assert {len(batch) for batch in whole[:-1]} <= {batch_size}
+        together = [np.concatenate(shares) for shares in zip(*ranks, strict=True)]
+        assert [bytes(key) for key in stored[np.concatenate(together)]] == expected[epoch][position:]
+        assert {len(batch) for batch in together[:-1]} <= {batch_size}
         for shares in zip(*ranks, strict=True):
             sizes = [len(share) for share in shares]
             assert max(sizes) - min(sizes) <= 1
@@ -86,12 +86,12 @@ def test_every_checkpoint_resumes_to_all_the_rest(small):
     for number, state in enumerate(states[:-1]):
         resumed = [load(small, batch_size=100, rank=rank, world_size=3) for rank in range(3)]
         shares = []
-        for each in resumed:
-            each.load_state_dict(state)
-            left = list(each) + (list(each) if state["epoch"] == 0 else [])
-            shares.append([batch.rows for batch in left])
+        for loader_of_rank in resumed:
+            loader_of_rank.load_state_dict(state)
+            rest = list(loader_of_rank) + (list(loader_of_rank) if state["epoch"] == 0 else [])
+            shares.append([batch.rows for batch in rest])
         together = [np.concatenate(parts).tolist() for parts in zip(*shares, strict=True)]
-        assert together == [part.tolist() for part in rows[number:]]
+        assert together == [rows_of_step.tolist() for rows_of_step in rows[number:]]
 
 
 def test_a_state_holds_integers_and_the_snapshot(small):

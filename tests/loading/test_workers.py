@@ -1,4 +1,4 @@
-"""How worker processes are started."""
+"""Worker processes start afresh, import torch once, and share each tail prior once."""
 
 import json
 import subprocess

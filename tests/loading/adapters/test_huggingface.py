@@ -34,7 +34,7 @@ def trainer(root):
 
 
 @pytest.fixture(scope="module")
-def whole(trainer, tmp_path_factory):
+def uninterrupted(trainer, tmp_path_factory):
     """A Trainer that took ten steps, checkpoints at 5 and 10."""
     out = tmp_path_factory.mktemp("whole")
     return out, trainer["train"](out, steps=10)
@@ -44,13 +44,13 @@ def weights(finished):
     return torch.cat([parameter.detach().flatten() for parameter in finished.model.parameters()])
 
 
-def test_a_trainer_learns_from_token_labels(whole):
-    losses = [entry["loss"] for entry in whole[1].state.log_history if "loss" in entry]
+def test_a_trainer_learns_from_token_labels(uninterrupted):
+    losses = [entry["loss"] for entry in uninterrupted[1].state.log_history if "loss" in entry]
     assert len(losses) == 10
     assert sum(losses[-3:]) < sum(losses[:3])
 
 
-def test_a_trainer_that_resumes_ends_with_the_same_weights(trainer, whole, tmp_path):
+def test_a_trainer_that_resumes_ends_with_the_same_weights(trainer, uninterrupted, tmp_path):
     """Five steps with the schedule of ten, then another process's Trainer goes on from the checkpoint."""
     from transformers import TrainerCallback
 
@@ -68,7 +68,7 @@ def test_a_trainer_that_resumes_ends_with_the_same_weights(trainer, whole, tmp_p
     assert stopped.state.global_step == 5
     resumed = trainer["train"](tmp_path, steps=10, resume=True)
     assert resumed.state.global_step == 10
-    assert torch.equal(weights(resumed), weights(whole[1]))
+    assert torch.equal(weights(resumed), weights(uninterrupted[1]))
     assert not torch.equal(weights(stopped), weights(resumed))
 
 
@@ -82,32 +82,32 @@ def test_accumulated_gradients_and_workers_are_one_large_batch(trainer, tmp_path
 
 
 def metrics_of(prediction):
-    """What a user would compute: how often the likeliest token is the next one, and of how many."""
+    """Return the share of tokens that are the most likely ones, and the number of tokens, as a user would."""
     guessed, following = prediction.predictions[:, :-1].argmax(axis=-1), prediction.label_ids[:, 1:]
     counted = following != -100
     return {"accuracy": float((guessed == following)[counted].mean()), "tokens": int(counted.sum())}
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_trainer_computes_metrics_from_the_tokens(whole, trainer, tmp_path, workers):
+def test_a_trainer_computes_metrics_from_the_tokens(uninterrupted, trainer, tmp_path, workers):
     """Batches of unlike lengths, the last one smaller, also where worker processes collate."""
-    _, finished = whole
+    _, finished = uninterrupted
     options = {"dataloader_num_workers": workers, "dataloader_multiprocessing_context": "forkserver"} if workers else {}
-    mine = trainer["train"](tmp_path, steps=1, per_device_eval_batch_size=24, **options)
-    mine.model.load_state_dict(finished.model.state_dict())
-    mine.compute_metrics = metrics_of
-    found = mine.evaluate(mine.train_dataset)
+    trained = trainer["train"](tmp_path, steps=1, per_device_eval_batch_size=24, **options)
+    trained.model.load_state_dict(finished.model.state_dict())
+    trained.compute_metrics = metrics_of
+    metrics = trained.evaluate(trained.train_dataset)
     tokens = trainer["texts"](64)
     right = []
     with torch.no_grad():
         for text in tokens:
             logits = finished.model.eval()(torch.tensor([text])).logits[0, :-1]
             right += (logits.argmax(dim=-1) == torch.tensor(text[1:])).tolist()
-    assert found["eval_tokens"] == len(right)
-    assert found["eval_accuracy"] == pytest.approx(np.mean(right))
-    predicted = mine.predict(mine.train_dataset)
+    assert metrics["eval_tokens"] == len(right)
+    assert metrics["eval_accuracy"] == pytest.approx(np.mean(right))
+    predicted = trained.predict(trained.train_dataset)
     assert predicted.label_ids.shape == (64, max(map(len, tokens)))
-    assert predicted.metrics["test_accuracy"] == found["eval_accuracy"]
+    assert predicted.metrics["test_accuracy"] == metrics["eval_accuracy"]
 
 
 DRIVER = """
@@ -139,16 +139,16 @@ def test_two_processes_with_half_the_batch_each_train_the_same_student(trainer, 
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
     one = trainer["train"](tmp_path / "one", steps=2, optim="sgd", max_grad_norm=0)
-    theirs = torch.load(tmp_path / "two" / "weights.pt", weights_only=True)
-    torch.testing.assert_close(theirs, weights(one), atol=1e-6, rtol=1e-5)
+    expected = torch.load(tmp_path / "two" / "weights.pt", weights_only=True)
+    torch.testing.assert_close(expected, weights(one), atol=1e-6, rtol=1e-5)
     one.compute_metrics = metrics_of
-    mine, gathered = one.evaluate(one.train_dataset), json.loads((tmp_path / "two" / "metrics.json").read_text())
-    assert gathered["eval_tokens"] == mine["eval_tokens"]
-    assert gathered["eval_accuracy"] == pytest.approx(mine["eval_accuracy"])
+    trained, gathered = one.evaluate(one.train_dataset), json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert gathered["eval_tokens"] == trained["eval_tokens"]
+    assert gathered["eval_accuracy"] == pytest.approx(trained["eval_accuracy"])
 
 
-def test_a_trainer_evaluates_with_the_same_loss(whole):
-    _, finished = whole
+def test_a_trainer_evaluates_with_the_same_loss(uninterrupted):
+    _, finished = uninterrupted
     dataset = finished.train_dataset
     value = finished.evaluate(dataset)["eval_loss"]
     assert np.isfinite(value)
@@ -169,27 +169,27 @@ def test_the_loss_is_that_of_the_sequences_one_by_one(tmp_path, encoding, short)
     """Position i predicts token i + 1; padding counts for nothing; also where teachers kept the last position."""
     lengths = [5, 2, 9]
     store, tokens, logits = token_store(tmp_path / "s", lengths, encoding=encoding, short=short)
-    made = TokenCollator()(LabelDataset(store, inputs=tokens, check="all").__getitems__([2, 0, 1]))
-    assert made["attention_mask"].sum(dim=1).tolist() == [9, 5, 2]
+    inputs = TokenCollator()(LabelDataset(store, inputs=tokens, check="all").__getitems__([2, 0, 1]))
+    assert inputs["attention_mask"].sum(dim=1).tolist() == [9, 5, 2]
     torch.manual_seed(0)
     student = torch.randn(3, 9, 11, requires_grad=True)
     total = 0.0
-    for at, row in enumerate([2, 0, 1]):
+    for index, row in enumerate([2, 0, 1]):
         ids = torch.as_tensor(tokens.inputs(np.array([row])).values)
         for i in range(lengths[row] - 1):
             p = torch.as_tensor(logits[row][i]).double().div(2).softmax(0)
-            log_q = student[at, i].double().div(2).log_softmax(0)
+            log_q = student[index, i].double().div(2).log_softmax(0)
             kl = 4 * (p * (p.log() - log_q)).sum()
-            total += 0.7 * kl - 0.3 * student[at, i].double().log_softmax(0)[ids[i + 1]]
+            total += 0.7 * kl - 0.3 * student[index, i].double().log_softmax(0)[ids[i + 1]]
     loss = TokenLoss(temperature=2.0, alpha=0.7)
     expected = float(total / 13)
-    assert float(loss({"logits": student}, made["labels"])) == pytest.approx(expected, rel=2e-3)
-    assert float(loss({"logits": student}, made["labels"], 26)) == pytest.approx(expected / 2, rel=2e-3)
-    assert int(made["labels"][..., 1:].ne(-100).sum()) == 13, "what the Trainer counts"
-    assert type(made["labels"].detach()) is torch.Tensor, "what a Trainer gathers"
-    assert made["labels"].tolist() == made["labels"].hard.tolist()
-    moved = made["labels"].to("cpu", non_blocking=True)
-    assert float(loss({"logits": student}, moved)) == float(loss({"logits": student}, made["labels"]))
+    assert float(loss({"logits": student}, inputs["labels"])) == pytest.approx(expected, rel=2e-3)
+    assert float(loss({"logits": student}, inputs["labels"], 26)) == pytest.approx(expected / 2, rel=2e-3)
+    assert int(inputs["labels"][..., 1:].ne(-100).sum()) == 13, "what the Trainer counts"
+    assert type(inputs["labels"].detach()) is torch.Tensor, "what a Trainer gathers"
+    assert inputs["labels"].tolist() == inputs["labels"].hard.tolist()
+    moved = inputs["labels"].to("cpu", non_blocking=True)
+    assert float(loss({"logits": student}, moved)) == float(loss({"logits": student}, inputs["labels"]))
 
 
 def test_labels_of_other_lengths_than_the_text_are_refused(tmp_path):
@@ -224,16 +224,16 @@ def test_lightning_goes_on_in_mid_epoch_with_exactly_the_remaining_rows(root, se
     from pytorch_lightning.callbacks import ModelCheckpoint
 
     keep = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=4, save_top_k=-1)
-    whole = lightning["train"](sealed, tmp_path, callbacks=[keep])
-    assert len(whole.rows) == 2 * 1797
+    uninterrupted = lightning["train"](sealed, tmp_path, callbacks=[keep])
+    assert len(uninterrupted.rows) == 2 * 1797
     for step in (4, 12):
         resumed = lightning["train"](
             sealed, tmp_path, checkpoint=tmp_path / f"step={step}.ckpt", enable_checkpointing=False
         )
         done = sum(len(batch.rows) for batch in list(Loader(sl.open(sealed), batch_size=200))[: step % 9])
-        assert resumed.rows == whole.rows[step // 9 * 1797 + done :]
-        for mine, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
-            assert torch.equal(mine, theirs)
+        assert resumed.rows == uninterrupted.rows[step // 9 * 1797 + done :]
+        for trained, expected in zip(resumed.parameters(), uninterrupted.parameters(), strict=True):
+            assert torch.equal(trained, expected)
 
 
 def test_accelerate_goes_on_behind_its_checkpoint(root, sealed, tmp_path):

@@ -30,11 +30,11 @@ def test_items_are_the_rows_of_the_data_with_their_labels(sealed, digits):
     assert one.rows.tolist() == [7]
     assert one.inputs.shape == (1, 8, 8)
     assert dataset[-1].rows.tolist() == [1796]
-    wanted = [5, 1796, 0, 5]
-    (batch,) = dataset.__getitems__(wanted)
-    assert batch.rows.tolist() == wanted
-    np.testing.assert_array_equal(batch.inputs, digits.inputs(np.array(wanted)))
-    np.testing.assert_array_equal(batch.targets["logits"].ids, sl.open(sealed).read(wanted).ids)
+    requested = [5, 1796, 0, 5]
+    (batch,) = dataset.__getitems__(requested)
+    assert batch.rows.tolist() == requested
+    np.testing.assert_array_equal(batch.inputs, digits.inputs(np.array(requested)))
+    np.testing.assert_array_equal(batch.targets["logits"].ids, sl.open(sealed).read(requested).ids)
     for outside in (1797, -1798):
         with pytest.raises(IndexError, match="expected 0 to 1796"):
             dataset[outside]

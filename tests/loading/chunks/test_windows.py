@@ -39,8 +39,8 @@ print(json.dumps({"rows": rows, "peaks": peaks}))
 
 def test_a_store_four_times_the_limit_is_read_with_steady_memory(tmp_path):
     """The kernel refuses more than the limit beyond the imports; the second epoch takes what the first did."""
-    part = np.random.default_rng(0).normal(0, 3, (512, 4096)).astype(np.float32)
-    logits = np.broadcast_to(part, (50, *part.shape)).reshape(-1, 4096)
+    block = np.random.default_rng(0).normal(0, 3, (512, 4096)).astype(np.float32)
+    logits = np.broadcast_to(block, (50, *block.shape)).reshape(-1, 4096)
     head = Head(encoding="dense:f16", classes=4096)
     store = write_store(tmp_path / "s", logits, head=head, unit_rows=512, chunk_rows=64, codec="lz4")
     assert store.rows * 4096 * 2 > 4 * LIMIT
@@ -49,6 +49,6 @@ def test_a_store_four_times_the_limit_is_read_with_steady_memory(tmp_path):
         env=os.environ | {"MALLOC_ARENA_MAX": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    told = json.loads(done.stdout)
-    assert told["rows"] == 2 * store.rows
-    assert told["peaks"][1] < told["peaks"][0] + 2**23, told
+    report = json.loads(done.stdout)
+    assert report["rows"] == 2 * store.rows
+    assert report["peaks"][1] < report["peaks"][0] + 2**23, report

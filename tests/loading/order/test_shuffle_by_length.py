@@ -32,14 +32,14 @@ def reference(counts, lengths, seed, epoch, batch, window=WINDOW):
     for number, size in enumerate(sizes):
         start = len(order)
         # sorted is stable: rows of one length stay in their shuffled order.
-        mine = sorted(rows[start : start + size], key=lambda row: lengths[row])
+        ordered = sorted(rows[start : start + size], key=lambda row: lengths[row])
         first = min((batch - start % batch) % batch, size)
         count = (size - first) // batch
-        batches = [mine[first + i * batch : first + (i + 1) * batch] for i in range(count)]
-        order += mine[:first]
+        batches = [ordered[first + i * batch : first + (i + 1) * batch] for i in range(count)]
+        order += ordered[:first]
         for i in reference_permutation(count, seed, epoch, 2, number):
             order += batches[i]
-        order += mine[first + count * batch :]
+        order += ordered[first + count * batch :]
     return order
 
 
@@ -101,9 +101,9 @@ def test_every_checkpoint_resumes_to_all_the_rest(ragged):
     for number, state in enumerate(states[:-1], 1):
         ranks = [load(ragged, rank=rank, world_size=3) for rank in range(3)]
         shares = []
-        for each in ranks:
-            each.load_state_dict(state)
-            shares.append([batch.rows for batch in each])
+        for loader_of_rank in ranks:
+            loader_of_rank.load_state_dict(state)
+            shares.append([batch.rows for batch in loader_of_rank])
         assert [np.concatenate(parts).tolist() for parts in zip(*shares, strict=True)] == rows[number:]
     with pytest.raises(InvalidArgument, match="got by_length 16; expected 8"):
         load(ragged, batch_size=8).load_state_dict(states[0])
