@@ -101,7 +101,7 @@ ELSEWHERE = {
         "tests/loading/test_loader_ranks.py::test_ranks_meet_at_every_step_and_another_world_size_goes_on",
     ),
     "cache shared or corrupted between epochs": (
-        "tests/store/test_mending.py::test_a_damaged_ledger_only_costs_time",
+        "tests/store/test_garbage.py::test_a_damaged_ledger_only_costs_time",
         "tests/loading/test_join.py::test_the_index_is_built_once_kept_and_verified",
     ),
 }

@@ -48,29 +48,32 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
     """One accident."""
     out = bytearray(data)
     size = len(out)
-    at = rng.randrange(size) if size else 0
+    offset = rng.randrange(size) if size else 0
     kind = rng.randrange(8)
     if kind == 0 or size < 8:
         for _ in range(rng.choice([1, 1, 1, 2, 8])):
             if size:
                 out[rng.randrange(size)] ^= 1 << rng.randrange(8)
     elif kind == 1:
-        out[at : at + rng.randrange(1, 9)] = rng.randbytes(rng.randrange(1, 9))
+        out[offset : offset + rng.randrange(1, 9)] = rng.randbytes(rng.randrange(1, 9))
     elif kind == 2:
-        length = min(rng.choice([16, 64, 512, 4096]), size - at)
-        out[at : at + length] = bytes(length)
+        length = min(rng.choice([16, 64, 512, 4096]), size - offset)
+        out[offset : offset + length] = bytes(length)
     elif kind == 3:
-        del out[at:]
+        del out[offset:]
     elif kind == 4:
-        del out[at : at + rng.randrange(1, 64)]
+        del out[offset : offset + rng.randrange(1, 64)]
     elif kind == 5:
-        out[at:at] = out[at : at + rng.randrange(1, 64)]
+        out[offset:offset] = out[offset : offset + rng.randrange(1, 64)]
     elif kind == 6:
         other, length = rng.randrange(size), rng.randrange(1, 64)
-        out[at : at + length], out[other : other + length] = out[other : other + length], out[at : at + length]
+        out[offset : offset + length], out[other : other + length] = (
+            out[other : other + length],
+            out[offset : offset + length],
+        )
     else:
         width = rng.choice([1, 2, 4])
-        out[at : at + width] = (rng.choice(EXTREMES) % 256**width).to_bytes(width, "little")
+        out[offset : offset + width] = (rng.choice(EXTREMES) % 256**width).to_bytes(width, "little")
     return bytes(out)
 
 
@@ -131,7 +134,7 @@ class Victim:
         self.truth = {name: self.read(name) for name in self.files}
 
     def read(self, name: str) -> Any:
-        """What the store says through this file, by the reader that is used on it."""
+        """Return the content of the store as the reader that uses this file sees it."""
         if name in {"shard", "record"}:
             return self.rows(read_record(open_storage(self.root), 0, self.descriptor))
         if name == "extras":
@@ -147,7 +150,7 @@ class Victim:
         """All columns of unit 0."""
         reader = UnitReader(open_storage(self.root), self.descriptor, record)
         parts = [reader.read_chunk(number) for number in range(len(record.chunks))]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return {name: np.concatenate([item[name] for item in parts]) for name in parts[0]}
 
     def accident(self, rng: random.Random) -> str:
         """Change one file by accident and read; what came of it."""
@@ -178,19 +181,23 @@ class Victim:
     def _attack_shard(self, rng: random.Random) -> str:
         """Mutate a chunk or the footer in place; sizes, ranges and hashes follow."""
         data = self.good["shard"]
-        pieces = [data[r.offset : r.offset + r.size] for r in (*self.record.chunks, self.record.footer)]
-        which = rng.randrange(len(pieces))
-        pieces[which] = mutate(pieces[which], rng)
-        if not pieces[which]:
+        segments = [data[r.offset : r.offset + r.size] for r in (*self.record.chunks, self.record.footer)]
+        which = rng.randrange(len(segments))
+        segments[which] = mutate(segments[which], rng)
+        if not segments[which]:
             return "same"
         ranges, offset = [], 0
-        for piece, old in zip(pieces, (*self.record.chunks, self.record.footer), strict=True):
-            ranges.append(replace(old, offset=offset, size=len(piece), blake3=blake3(piece).hexdigest()))
-            offset += len(piece)
-        whole = b"".join(pieces)
-        self.files["shard"].write_bytes(whole)
+        for segment, old in zip(segments, (*self.record.chunks, self.record.footer), strict=True):
+            ranges.append(replace(old, offset=offset, size=len(segment), blake3=blake3(segment).hexdigest()))
+            offset += len(segment)
+        complete = b"".join(segments)
+        self.files["shard"].write_bytes(complete)
         forged = replace(
-            self.record, size=len(whole), blake3=blake3(whole).hexdigest(), chunks=tuple(ranges[:-1]), footer=ranges[-1]
+            self.record,
+            size=len(complete),
+            blake3=blake3(complete).hexdigest(),
+            chunks=tuple(ranges[:-1]),
+            footer=ranges[-1],
         )
         try:
             return _outcome(lambda: self.rows(forged), None)
@@ -221,14 +228,14 @@ def _typed(parse: Callable[[], Any]) -> Any:
 
 def _outcome(read: Callable[[], Any], truth: Any, typed: type[Exception] = SoftLabelsError) -> str:
     try:
-        found = read()
+        result = read()
     except typed:
         return "refused"
     except Exception as error:  # noqa: BLE001  to be counted
         return f"untyped {type(error).__name__}: {error}"[:200]
     if truth is None:
         return "other"
-    return "same" if _equal(found, truth) else "wrong"
+    return "same" if _equal(result, truth) else "wrong"
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -285,24 +292,24 @@ def run(
         if status or not said:
             total["plain crashes" if plainly else "crashes"] += 1
         else:
-            found = pickle.loads(said)  # noqa: S301  from our own child
+            result = pickle.loads(said)  # noqa: S301  from our own child
             for name in ("accidents", "attacks", "plain"):
-                total[name] += found[name]
-            total["memory"] = max(total["memory"], found["memory"])
+                total[name] += result[name]
+            total["memory"] = max(total["memory"], result["memory"])
         progress((number + 1) * count // len(running))
     return total
 
 
 def _start(count: int, plain: int, shard_format: str, labels: str, seed: int) -> tuple[int, int]:
-    ours, theirs = os.pipe()
+    ours, other = os.pipe()
     if pid := os.fork():
-        os.close(theirs)
+        os.close(other)
         return pid, ours
     status = 1
     try:
         os.close(ours)
         data = pickle.dumps(_work(count, plain, shard_format, labels, seed))
-        with os.fdopen(theirs, "wb") as pipe:
+        with os.fdopen(other, "wb") as pipe:
             pipe.write(data)
         status = 0
     finally:
@@ -318,16 +325,16 @@ def _work(count: int, plain: int, shard_format: str, labels: str, seed: int) -> 
         victim, rng = Victim(folder, shard_format, labels), random.Random(seed)
         if plain:
             victim.plainly(random.Random(0))  # imports
-        found: dict[str, Any] = {"accidents": Counter(), "attacks": Counter(), "plain": Counter()}
+        result: dict[str, Any] = {"accidents": Counter(), "attacks": Counter(), "plain": Counter()}
         start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for _ in range(count):
             if rng.random() < 0.7:
-                found["accidents"][victim.accident(rng)] += 1
+                result["accidents"][victim.accident(rng)] += 1
             else:
-                found["attacks"][victim.attack(rng)] += 1
-        found["memory"] = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start)
+                result["attacks"][victim.attack(rng)] += 1
+        result["memory"] = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start)
         for _ in range(plain):
-            found["plain"][victim.plainly(rng)] += 1
+            result["plain"][victim.plainly(rng)] += 1
     finally:
         shutil.rmtree(folder)
-    return found
+    return result

@@ -12,12 +12,12 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("labels", ["topk", "adaptive", "threshold"])
 @pytest.mark.parametrize("shard_format", ["zarr", "parquet"])
 def test_no_mutant_crashes_the_reader_or_yields_wrong_labels(shard_format, labels):
-    found = mutants.run(2400, shard_format, labels, seed=1)
-    assert found["crashes"] == 0
-    assert set(found["accidents"]) <= {"refused", "same"}, found["accidents"]
-    assert set(found["attacks"]) <= {"refused", "same", "other"}, found["attacks"]
-    assert found["accidents"]["refused"] > 800
-    assert found["memory"] < 256 * 2**20
+    result = mutants.run(2400, shard_format, labels, seed=1)
+    assert result["crashes"] == 0
+    assert set(result["accidents"]) <= {"refused", "same"}, result["accidents"]
+    assert set(result["attacks"]) <= {"refused", "same", "other"}, result["attacks"]
+    assert result["accidents"]["refused"] > 800
+    assert result["memory"] < 256 * 2**20
 
 
 def test_a_mutant_is_seldom_the_original():

@@ -27,7 +27,7 @@ def load(path):
     data = path.read_bytes()
     value = json.loads(data)
     assert canonical(value) == data, path
-    body = {name: part for name, part in value.items() if name != "digest"}
+    body = {name: item for name, item in value.items() if name != "digest"}
     digest = blake3(canonical(body)).hexdigest()
     assert value.get("digest", digest) == digest, path
     return value, digest
@@ -53,19 +53,19 @@ def read_store(root):
         assert len(data) == record["shard"]["size"]
         assert blake3(data).hexdigest() == record["shard"]["blake3"]
         end = 0
-        for piece in [*record["chunks"], record["footer"]]:
-            assert piece["offset"] == end
-            end += piece["size"]
-            assert blake3(data[piece["offset"] : end]).hexdigest() == piece["blake3"]
+        for segment in [*record["chunks"], record["footer"]]:
+            assert segment["offset"] == end
+            end += segment["size"]
+            assert blake3(data[segment["offset"] : end]).hexdigest() == segment["blake3"]
         assert end == len(data)
         parts.append(read_zarr(shard) if suffix == "zarr.zip" else read_parquet(shard))
         assert len(parts[-1]["key"]) == record["rows"]
         assert blake3(np.ascontiguousarray(parts[-1]["key"]).tobytes()).hexdigest() == record["keys"]
     for name, kind in descriptor["heads"].items():
         if not kind["encoding"].startswith(("dense", "topk")):  # lists of entries, not of one width
-            for part in parts:
-                part |= {key: part[key].reshape(-1) for key in part if key.startswith(f"{name}/") and "tail" not in key}
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, descriptor
+            for item in parts:
+                item |= {key: item[key].reshape(-1) for key in item if key.startswith(f"{name}/") and "tail" not in key}
+    return {name: np.concatenate([item[name] for item in parts]) for name in parts[0]}, descriptor
 
 
 def listed(columns, kind, name, index=0):
@@ -73,36 +73,40 @@ def listed(columns, kind, name, index=0):
     family, *options = kind["encoding"].split(":")
     get = {column.partition("/")[2]: array for column, array in columns.items() if column.startswith(f"{name}/")}
     temperature = kind["temperatures"][index]
-    found, at, at_code = [], 0, 0
+    result, offset, at_code = [], 0, 0
     for item in range(len(get["tail"] if family in {"topk", "adaptive"} else get["count"])):
         if family == "topk":
-            ids, part = get["ids"][item], lambda column, item=item: get[column][item]
+            ids, section = get["ids"][item], lambda column, item=item: get[column][item]
         else:
-            where = slice(at, at + int(get["count"][item]))
-            ids, part, at = get["ids"][where], lambda column, where=where: get[column][where], where.stop
+            where = slice(offset, offset + int(get["count"][item]))
+            ids, section, offset = get["ids"][where], lambda column, where=where: get[column][where], where.stop
         if family == "sampled":
-            p = part("draws") / int(options[0]) * (np.exp(part("weights").astype(float)) if "weights" in get else 1)
+            p = (
+                section("draws")
+                / int(options[0])
+                * (np.exp(section("weights").astype(float)) if "weights" in get else 1)
+            )
         elif family == "threshold":
             n, tau = int(get["listed"][item]), float(options[0])
             p = np.append(tau ** (get["codes"][at_code : at_code + n] / int(options[1])), np.full(len(ids) - n, tau))
             at_code += n
         else:
             with np.errstate(divide="ignore"):
-                p = np.exp(log_probs(options[1], part, get, item) / temperature)
+                p = np.exp(log_probs(options[1], section, get, item) / temperature)
             p *= -np.expm1(float(get["tail"][item, index])) / p.sum()
-        found.append((ids.astype(int), p))
-    return found
+        result.append((ids.astype(int), p))
+    return result
 
 
-def log_probs(kept, part, get, item):
+def log_probs(retained, section, get, item):
     """Up to a constant, the table of KEPT."""
-    if kept == "f16":
-        return part("values").astype(float)
-    if kept == "q8":
-        codes = part("codes").astype(float)
+    if retained == "f16":
+        return section("values").astype(float)
+    if retained == "q8":
+        codes = section("codes").astype(float)
         return np.where(codes == 255, -np.inf, float(get["top"][item]) - float(get["scale"][item]) * codes)
-    steps = part("steps").astype(float)
-    return np.where(steps == 65535, -np.inf, -np.cumsum(np.where(steps == 65535, 0, steps)) / int(kept[1:]))
+    steps = section("steps").astype(float)
+    return np.where(steps == 65535, -np.inf, -np.cumsum(np.where(steps == 65535, 0, steps)) / int(retained[1:]))
 
 
 def codebook(root, kind):
@@ -151,10 +155,10 @@ def read_parquet(path):
 
 
 if __name__ == "__main__":
-    found, about = read_store(Path(sys.argv[1]))
+    columns, about = read_store(Path(sys.argv[1]))
     name, kind = next(iter(about["heads"].items()))
     if kind["encoding"].startswith("dense"):
-        print(found[f"{name}/values"])
+        print(columns[f"{name}/values"])
     else:
-        for ids, p in listed(found, kind, name):
+        for ids, p in listed(columns, kind, name):
             print(int(ids[0]), f"{p[0]:.4f}", f"{math.log(p[0]):.4f}")

@@ -81,9 +81,9 @@ def write(root, descriptor, columns, books=None):
 def assert_same(store, columns):
     parts = [store.read_chunk(number) for number in range(store.chunks)]
     for name, expected in columns.items():
-        found = np.concatenate([part[name] for part in parts])
-        assert found.dtype.newbyteorder("=") == expected.dtype
-        np.testing.assert_array_equal(found, expected)
+        result = np.concatenate([item[name] for item in parts])
+        assert result.dtype.newbyteorder("=") == expected.dtype
+        np.testing.assert_array_equal(result, expected)
 
 
 def assert_decoded_alike(store, columns):
@@ -92,11 +92,11 @@ def assert_decoded_alike(store, columns):
     arrays = {name.removeprefix("logits/"): array for name, array in columns.items() if name.startswith("logits/")}
     lengths = arrays.pop("length", None)
     expected = parse(head.encoding, classes=head.classes).decode(arrays, head, store.prior("logits"))
-    found = store.read(range(store.rows))
-    np.testing.assert_array_equal(found.values, expected.values)
+    result = store.read(range(store.rows))
+    np.testing.assert_array_equal(result.values, expected.values)
     for temperature in head.temperatures:
-        np.testing.assert_array_equal(found.log_probs(temperature), expected.log_probs(temperature))
-    assert (found.lengths is None) == (lengths is None)
+        np.testing.assert_array_equal(result.log_probs(temperature), expected.log_probs(temperature))
+    assert (result.lengths is None) == (lengths is None)
 
 
 def random_logits(count):
@@ -117,9 +117,9 @@ def test_fixed_rows_come_back(tmp_path, encoding, shard_format, codec):
     assert_same(store, columns)
     assert_decoded_alike(store, columns)
     assert sl.verify(tmp_path / "s", deep=True).ok
-    wanted, temperature = [19, 0, 7, 7, 3], head.temperatures[0]
-    some, everything = store.read(wanted), store.read(range(20))
-    assert (some.log_probs(temperature) == everything.take(np.array(wanted)).log_probs(temperature)).all()
+    expected, temperature = [19, 0, 7, 7, 3], head.temperatures[0]
+    sample, everything = store.read(expected), store.read(range(20))
+    assert (sample.log_probs(temperature) == everything.take(np.array(expected)).log_probs(temperature)).all()
 
 
 @pytest.mark.parametrize("shard_format", FORMATS)
@@ -132,14 +132,16 @@ def test_ragged_rows_come_back(tmp_path, encoding, shard_format):
     assert_same(store, columns)
     assert_decoded_alike(store, columns)
     assert sl.verify(tmp_path / "s", deep=True).ok
-    wanted = np.array([19, 0, 7, 3, 3, 1])
-    got, everything = store.read(wanted), store.read(range(20))
+    expected = np.array([19, 0, 7, 3, 3, 1])
+    got, everything = store.read(expected), store.read(range(20))
     assert len(got) == 6
-    assert (got.lengths == lengths[wanted]).all()
+    assert (got.lengths == lengths[expected]).all()
     starts, temperature = np.cumsum(lengths) - lengths, head.temperatures[0]
-    found = got.log_probs(temperature)
-    np.testing.assert_array_equal(found, everything.log_probs(temperature)[ranges(starts[wanted], lengths[wanted])])
-    np.testing.assert_array_equal(found, everything.take(wanted).log_probs(temperature))
+    result = got.log_probs(temperature)
+    np.testing.assert_array_equal(
+        result, everything.log_probs(temperature)[ranges(starts[expected], lengths[expected])]
+    )
+    np.testing.assert_array_equal(result, everything.take(expected).log_probs(temperature))
 
 
 @pytest.mark.parametrize("shard_format", FORMATS)
@@ -209,9 +211,9 @@ def test_duckdb_shows_the_labels(parquet_store):
 def test_the_datasets_library_shows_the_labels(parquet_store, tmp_path):
     root, columns = parquet_store
     files = [str(path) for path in shard_files(root)]
-    found = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path), split="train")
-    assert found["logits/ids"][:] == columns["logits/ids"].tolist()
-    assert found["logits/values"][:] == columns["logits/values"].tolist()
+    result = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path), split="train")
+    assert result["logits/ids"][:] == columns["logits/ids"].tolist()
+    assert result["logits/values"][:] == columns["logits/values"].tolist()
 
 
 @pytest.fixture(scope="module")
@@ -224,9 +226,11 @@ def ragged_columns_store(tmp_path_factory):
     write(root, describe("parquet", head, rows=5), columns, books)
     by_position = np.split(columns["logits/ids"], np.cumsum(columns["logits/count"])[:-1])
     starts = np.cumsum(lengths) - lengths
-    ids = [[part.tolist() for part in by_position[at : at + n]] for at, n in zip(starts, lengths, strict=True)]
+    ids = [
+        [item.tolist() for item in by_position[offset : offset + n]] for offset, n in zip(starts, lengths, strict=True)
+    ]
     priors = np.split(columns["logits/prior"], np.cumsum(lengths)[:-1])
-    return root, ids, [part.tolist() for part in priors]
+    return root, ids, [item.tolist() for item in priors]
 
 
 def test_viewers_show_lists_of_lists(ragged_columns_store, tmp_path):
@@ -241,8 +245,8 @@ def test_viewers_show_lists_of_lists(ragged_columns_store, tmp_path):
     query = 'select "logits/ids", len("logits/ids"), "logits/prior" from read_parquet(?) order by "view"'
     rows = duckdb.execute(query, [files]).fetchall()
     assert rows == list(zip(ids, map(len, ids), priors, strict=True))
-    found = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path), split="train")
-    assert found["logits/ids"][:] == ids
+    result = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path), split="train")
+    assert result["logits/ids"][:] == ids
 
 
 def test_plain_zarr_shows_which_prior_a_row_has(tmp_path):
@@ -287,12 +291,12 @@ def test_plain_zarr_shows_ragged_rows(tmp_path):
     array = group["logits/ids"]
     assert array.attrs["per"] == "logits/length"
     room, per_chunk = array.chunks[0], array.attrs["chunk_rows"]
-    found = []
+    result = []
     for row in range(7):  # as docs/FORMAT.md says
         chunk = row // per_chunk
         start = chunk * room + int(group["logits/length"][chunk * per_chunk : row].sum())
-        found.append(array[start : start + lengths[row]])
-    np.testing.assert_array_equal(np.concatenate(found), columns["logits/ids"])
+        result.append(array[start : start + lengths[row]])
+    np.testing.assert_array_equal(np.concatenate(result), columns["logits/ids"])
 
 
 def test_rows_too_wide_for_a_chunk_are_refused():

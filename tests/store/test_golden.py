@@ -57,9 +57,9 @@ def test_the_document_is_enough_to_decode_ragged_columns(name):
     labels = sl.open(GOLDEN / name).read(range(sl.open(GOLDEN / name).rows))
     np.testing.assert_array_equal(columns["key"], expected["keys"])
     for index, temperature in enumerate(kind["temperatures"]):
-        found = independent_reader.listed(columns, kind, "logits", index)
-        assert len(found) == len(expected["ids"])
-        for item, (ids, p) in enumerate(found):
+        result = independent_reader.listed(columns, kind, "logits", index)
+        assert len(result) == len(expected["ids"])
+        for item, (ids, p) in enumerate(result):
             there = np.isfinite(expected["values"][item])
             np.testing.assert_array_equal(ids, expected["ids"][item][there])
             np.testing.assert_allclose(p, np.exp(labels.listed_log_probs(temperature)[item][there]), rtol=1e-5)

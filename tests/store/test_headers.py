@@ -67,10 +67,10 @@ def records(count):
 def test_a_table_comes_back_and_pyarrow_reads_it_too(count):
     data = unit_table.to_bytes(records(count))
     assert len(data) <= unit_table.limit(count)
-    found, theirs = unit_table.parse(data, count), pq.read_table(io.BytesIO(data)).to_pydict()
+    result, other = unit_table.parse(data, count), pq.read_table(io.BytesIO(data)).to_pydict()
     for name, width in unit_table.COLUMNS.items():
-        ours = [value.decode() for value in found[name]] if width else found[name].tolist()
-        assert ours == theirs[name]
+        ours = [value.decode() for value in result[name]] if width else result[name].tolist()
+        assert ours == other[name]
 
 
 def test_a_table_of_many_pages_and_row_groups_comes_back():
@@ -85,10 +85,10 @@ def test_a_table_of_many_pages_and_row_groups_comes_back():
 
 
 def rewritten(**options):
-    found = pq.read_table(io.BytesIO(unit_table.to_bytes(records(3))))
+    result = pq.read_table(io.BytesIO(unit_table.to_bytes(records(3))))
     change = options.pop("change", lambda one: one)
     out = io.BytesIO()
-    pq.write_table(change(found), out, **{"compression": "zstd", "use_dictionary": False} | options)
+    pq.write_table(change(result), out, **{"compression": "zstd", "use_dictionary": False} | options)
     return out.getvalue()
 
 

@@ -97,7 +97,7 @@ def test_stores_of_other_teachers_or_heads_do_not_mix(tmp_path, halves, digits_p
 def test_stores_without_rows_kept_dense_merge_too(tmp_path):
     """Of what their rows did not list the prior tells, without a probe."""
     first = forging.make(tmp_path / "a", "topk-zarr")
-    other = forging.make(tmp_path / "b", "topk-zarr", spoil=lambda found: found["key"].__iadd__(100))
+    other = forging.make(tmp_path / "b", "topk-zarr", spoil=lambda result: result["key"].__iadd__(100))
     sl.merge([first, other], tmp_path / "all")
     merged = sl.open(tmp_path / "all")
     assert merged.rows == 12 + 6, "the first unit has other keys"
@@ -112,11 +112,11 @@ def test_rows_kept_dense_come_along_with_their_rows_alone(tmp_path):
     for root, apart in zip(roots, (0, 100), strict=True):
         store = create_or_open(root, forging.descriptor("topk-zarr"))
         for unit in range(2):
-            found = forging.columns("topk-zarr", store.descriptor.unit_range(unit))
-            found["key"] += np.uint8(apart)
+            result = forging.columns("topk-zarr", store.descriptor.unit_range(unit))
+            result["key"] += np.uint8(apart)
             dense = np.zeros((1, forging.CLASSES), np.float32) + apart
             with store.begin(unit) as writer:
-                writer.append(found)
+                writer.append(result)
                 writer.commit(extras={"logits/probe": dense, "logits/probe_rows": np.array([3])} if unit else None)
         sl.seal(root)
     sl.merge(roots, tmp_path / "all")
@@ -157,12 +157,14 @@ def test_teachers_that_nothing_names_but_people_do_not_mix(tmp_path):
 def test_topping_up_asks_the_teacher_about_new_rows_alone(tmp_path, digits_path, teacher, digits, sealed, monkeypatch):
     grown = open_source(digits_path)
     generate(part(digits_path, tmp_path, range(0, 1797, 2), "old"), teacher=teacher, out=tmp_path / "old", **OPTIONS)
-    asked = []
+    requested = []
     real = models.Model.predict
-    monkeypatch.setattr(models.Model, "predict", lambda self, inputs: asked.append(len(inputs)) or real(self, inputs))
-    made = generate(grown, teacher=teacher, out=tmp_path / "new", reuse=[tmp_path / "old"], gate=False, **OPTIONS)
+    monkeypatch.setattr(
+        models.Model, "predict", lambda self, inputs: requested.append(len(inputs)) or real(self, inputs)
+    )
+    created = generate(grown, teacher=teacher, out=tmp_path / "new", reuse=[tmp_path / "old"], gate=False, **OPTIONS)
     again = 32  # rows of the reused store that the teacher predicts once more, to compare
-    assert (made.rows, made.reused_rows, sum(asked)) == (1797, 899, 898 + again)
+    assert (created.rows, created.reused_rows, sum(requested)) == (1797, 899, 898 + again)
     store = sl.open(tmp_path / "new")
     assert (store.keys() == digits.keys()).all()
     assert_same_labels(store, sl.open(sealed), digits)

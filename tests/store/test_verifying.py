@@ -78,7 +78,7 @@ def test_a_damaged_unit_is_named_set_aside_and_made_again(root, kind):
 
 
 def test_values_no_encoder_writes_are_found_only_by_a_deep_look(tmp_path):
-    root = forging.make(tmp_path / "s", KIND, spoil=lambda found: found["logits/ids"].fill(7))
+    root = forging.make(tmp_path / "s", KIND, spoil=lambda result: result["logits/ids"].fill(7))
     assert verify(root).ok
     (problem,) = verify(root, deep=True).bad
     assert (problem.unit, problem.path) == (0, str(forging.shard_of(root)))
@@ -86,7 +86,7 @@ def test_values_no_encoder_writes_are_found_only_by_a_deep_look(tmp_path):
 
 
 def test_a_unit_made_again_since_sealing_is_not_what_was_sealed(root):
-    other = forging.make(root.parent / "other", KIND, spoil=lambda found: found["logits/tail"].fill(-1))
+    other = forging.make(root.parent / "other", KIND, spoil=lambda result: result["logits/tail"].fill(-1))
     shutil.copy(forging.shard_of(other), forging.shard_of(root).parent)
     shutil.copy(extras_of(other, 0), extras_of(root, 0).parent)
     shutil.copy(other / paths.record_path(0), root / paths.record_path(0))
@@ -181,10 +181,10 @@ def test_a_head_without_dense_rows_has_no_probe(tmp_path):
     heads = {"logits": forging.head_of("dense-zarr"), "other": forging.head_of("dense-zarr")}
     store = create_or_open(root, forging.descriptor("dense-zarr", heads=heads))
     for unit in range(2):
-        found = forging.columns("dense-zarr", store.descriptor.unit_range(unit))
-        dense = found["logits/values"][2:4].astype(np.float32)
+        result = forging.columns("dense-zarr", store.descriptor.unit_range(unit))
+        dense = result["logits/values"][2:4].astype(np.float32)
         with store.begin(unit) as writer:
-            writer.append(found | {"other/values": found["logits/values"]})
+            writer.append(result | {"other/values": result["logits/values"]})
             writer.commit(extras={"logits/probe": dense, "logits/probe_rows": np.array([2, 3])})
     sl.seal(root)
     assert sl.open(root).probe("logits").rows.tolist() == [2, 3, 8, 9]

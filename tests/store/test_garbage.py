@@ -1,4 +1,4 @@
-"""What crashes leave is found and collected; what was verified is not read again."""
+"""Garbage of crashes is listed and collected, and unchanged units are not verified again."""
 
 import os
 import time
@@ -36,11 +36,11 @@ def commit(store, unit):
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    made = create_or_open(tmp_path / "s", descriptor())
+    created = create_or_open(tmp_path / "s", descriptor())
     for unit in range(4):
-        assert commit(made, unit)
+        assert commit(created, unit)
     sl.seal(tmp_path / "s")
-    return made
+    return created
 
 
 def age(root, days):
@@ -50,7 +50,7 @@ def age(root, days):
         os.utime(path, (when, when))
 
 
-def test_a_store_without_litter_has_nothing_to_collect(store, tmp_path):
+def test_a_store_without_orphans_has_nothing_to_collect(store, tmp_path):
     age(tmp_path / "s", 30)
     assert collect_garbage(store.storage) == []
 
@@ -74,12 +74,12 @@ def test_what_nothing_refers_to_is_listed_and_deleted_only_where_asked(store, tm
     assert collect_garbage(root) == [], "all of it is younger than seven days"
     age(root, 8)
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
-    found = {Path(litter.path).relative_to(root).parts[0]: litter for litter in collect_garbage(root)}
-    assert set(found) == {"tmp", "shards", "extras", "snapshots", "quarantine"}
+    result = {Path(orphan.path).relative_to(root).parts[0]: orphan for orphan in collect_garbage(root)}
+    assert set(result) == {"tmp", "shards", "extras", "snapshots", "quarantine"}
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before, "only listed"
-    assert "another attempt at unit 2" in found["shards"].reason
+    assert "another attempt at unit 2" in result["shards"].reason
     deleted = collect_garbage(root, delete=True)
-    assert not any(Path(litter.path).exists() for litter in deleted)
+    assert not any(Path(orphan.path).exists() for orphan in deleted)
     file.discard()
     assert (root / "notes.txt").read_text() == "mine"
     assert verify(root, deep=True).ok
@@ -99,8 +99,8 @@ def test_what_is_nobodys_garbage_is_left(store, tmp_path):
     assert commit(store, 1)
     sl.seal(root)
     age(root, 8)
-    found = [Path(litter.path).relative_to(root).parts[0] for litter in collect_garbage(root, delete=True)]
-    assert set(found) == {"quarantine"}, "the unit that was set aside, with its extras"
+    result = [Path(orphan.path).relative_to(root).parts[0] for orphan in collect_garbage(root, delete=True)]
+    assert set(result) == {"quarantine"}, "the unit that was set aside, with its extras"
     assert sl.open(root).probe().rows.tolist() == sl.open(root, snapshot=1).probe().rows.tolist() == [2, 12, 22, 32]
     assert (root / "tmp" / "appending.lock").exists()
     assert (root / "shards" / "00" / "mine.zip").read_text() == "mine"
