@@ -92,7 +92,7 @@ def plain_table(table: pa.Table, name: str) -> pa.Table:
         name: Name of the data, for messages.
 
     Raises:
-        InvalidData: A column has a layout that cannot be converted.
+        InvalidData: A column has a layout that cannot be converted, or text that is not UTF-8.
     """
     columns = []
     for field, column in zip(table.schema, table.columns, strict=True):
@@ -151,6 +151,8 @@ def scalar_values(values: pa.Array, name: str, first_row: int) -> pa.Array:
 
 def _with_wide_offsets(array: pa.Array) -> pa.Array:
     """Return an array whose lists and texts have 64-bit offsets, so that joining chunks cannot overflow them."""
+    if is_text(array.type):
+        array.validate(full=True)  # readers of files do not check that text is UTF-8
     wide = _wide_type(array.type)
     return array if wide == array.type else array.cast(wide)
 

@@ -111,3 +111,11 @@ def test_repeated_columns_and_columns_of_nulls_are_errors(tmp_path):
         open_source(tmp_path / "d.parquet")
     with pytest.raises(InvalidData, match="column 'a': looks like an input that cannot be used: it holds no values"):
         as_source(pa.table({"a": pa.nulls(2), "b": [1.0, 2.0]}))
+
+
+@pytest.mark.parametrize("column", ["label", "split", "id"])
+def test_text_that_is_not_utf8_is_a_typed_error(tmp_path, column):
+    text = pa.array([b"caf\xe9", b"b"]).view(pa.string())
+    pq.write_table(pa.table({"x": [1.0, 2.0], column: text}), tmp_path / "d.parquet")
+    with pytest.raises(InvalidData, match=f"column '{column}': cannot be read as string: .*UTF-?8"):
+        open_source(tmp_path / "d.parquet", id="id" if column == "id" else None)
