@@ -112,8 +112,8 @@ def main(args: list[str] | None = None) -> NoReturn:
     debug = DEBUG in arguments
     arguments = [argument for argument in arguments if argument != DEBUG]
     signal.signal(signal.SIGTERM, _interrupt)
-    if not debug:
-        logging.getLogger("softlabels").addHandler(logging.NullHandler())
+    if debug:
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     try:
         code = cli.main(arguments, prog_name="softlabels", standalone_mode=False)
         sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -52,6 +53,8 @@ MAX_COVERS = 16
 """Parts of a teacher that a store lists."""
 
 DEFAULTS = Settings()
+
+LOGGER = logging.getLogger(__name__)
 
 
 def generate(
@@ -145,6 +148,7 @@ def generate(
     check_resumed(store, plan, model, rows=settings.batch_size)
     if copier is not None:
         check_copied(store, copier, plan, model, rows=settings.batch_size)
+    LOGGER.info("labelling %s with %s into %s: %d rows", plan.source.spec, model.spec, out, len(plan))
     began = time.perf_counter()
     work = Work(plan=plan, teacher=model, store=store, settings=settings, copier=copier)
     labelled = run(work, progress)

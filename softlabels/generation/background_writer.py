@@ -7,6 +7,7 @@ statistics of the unit need.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from types import TracebackType
@@ -16,6 +17,8 @@ from softlabels.generation.batches import Batch
 from softlabels.generation.output_monitor import OutputMonitor
 from softlabels.generation.unit_builder import UnitBuilder
 from softlabels.store import RowCopier, StoreWriter
+
+LOGGER = logging.getLogger(__name__)
 
 QUEUED = 2
 """Batches that may wait: more than one being computed and one being encoded does not help."""
@@ -107,6 +110,7 @@ class BackgroundWriter:
                 if batch.last:
                     if builder.commit():
                         self.committed.append(batch.unit)
+                        LOGGER.debug("committed unit %d, %d rows", batch.unit, builder.rows)
                     return True
                 batch = self._queue.get()
         return False

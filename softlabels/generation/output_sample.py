@@ -98,10 +98,10 @@ class OutputSample:
         Args:
             other: Sample of the same items.
         """
-        ours, theirs = self.comparable(), other.comparable()
-        both = np.isfinite(ours) & np.isfinite(theirs)
-        apart = float(np.sqrt(np.mean((ours - theirs)[both] ** 2))) if both.any() else 0.0
-        return apart / max(self._spread(ours), FLAT * self.scale())
+        values, other_values = self.comparable(), other.comparable()
+        both = np.isfinite(values) & np.isfinite(other_values)
+        apart = float(np.sqrt(np.mean((values - other_values)[both] ** 2))) if both.any() else 0.0
+        return apart / max(self._spread(values), FLAT * self.scale())
 
     def _spread(self, values: NDArray[np.float64]) -> float:
         """Return the standard deviation of log-probabilities within items, of other values between items."""

@@ -17,7 +17,7 @@ MAX_VERSION_LENGTH = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to label a dataset.
+    """Settings of a run that labels a dataset.
 
     Attributes:
         encoding: Specification (see softlabels.encodings) or target (see softlabels.planning.goals) of the only head,

@@ -68,8 +68,8 @@ def folder(tmp_path_factory, digits_path):
 
 
 def test_listings_and_checks_print_the_agreed_json(folder, digits_path):
-    found = json.loads(run("inspect", "labels", "--json", cwd=folder))
-    assert (found["rows"], found["heads"]["logits"]["temperatures"]) == (1797, [1.0, 2.0])
+    description = json.loads(run("inspect", "labels", "--json", cwd=folder))
+    assert (description["rows"], description["heads"]["logits"]["temperatures"]) == (1797, [1.0, 2.0])
     report = json.loads(run("verify", "labels", "--deep", "--json", cwd=folder))
     assert (report["schema_version"], report["ok"], report["fix"], report["bad"]) == (1, True, None, [])
     assert (report["units"], report["rows"], report["missing_units"]) == (1, 1797, 0)
@@ -78,7 +78,7 @@ def test_listings_and_checks_print_the_agreed_json(folder, digits_path):
         compared["rows"][1]
     )
     sealed = json.loads(run("seal", "labels", "--json", cwd=folder))
-    assert sealed["digest"] == found["snapshot"]["digest"]
+    assert sealed["digest"] == description["snapshot"]["digest"]
     estimate = json.loads(
         run("generate", digits_path, "--teacher", "run:teacher", "--out", "x", "--dry-run", "--json", cwd=folder)
     )
@@ -129,9 +129,9 @@ def test_a_damaged_shard_is_found_set_aside_and_made_again(folder, digits_path, 
     assert "1 unit set aside" in run("repair", "labels", cwd=tmp_path)
     run(*generate, cwd=tmp_path)
     assert json.loads(run("verify", "labels", "--deep", "--json", cwd=tmp_path))["ok"]
-    found = json.loads(run("inspect", "labels", "--json", cwd=tmp_path))
-    assert found["snapshot"]["number"] == 2
-    assert found["snapshot"]["digest"] != digest
+    description = json.loads(run("inspect", "labels", "--json", cwd=tmp_path))
+    assert description["snapshot"]["number"] == 2
+    assert description["snapshot"]["digest"] != digest
     run(*train, cwd=tmp_path)
 
 
@@ -293,15 +293,15 @@ def test_names_are_shown_within_their_line_and_escaped(tmp_path, capsys, name):
     forging.make(tmp_path / "s", "topk-zarr", teacher=TeacherRecord(spec=name, digest=name),
                  data=DataRecord(spec=name, fingerprint=name, rows=12))  # fmt: skip
     (tmp_path / "s" / "tmp" / f"{name.replace('/', '')}").write_text("litter")
-    told = []
+    outputs = []
     for arguments in (["inspect"], ["inspect", "--json"], ["gc", "--older-than", "0"], ["verify", "-q"]):
         with pytest.raises(SystemExit) as ended:
             main([*arguments, str(tmp_path / "s")])
         assert not ended.value.code
-        told.append(capsys.readouterr().out)
-    assert all(char.isprintable() or char == "\n" for text in told for char in text)
-    assert json.loads(told[1])["teacher"] == {"spec": name, "digest": name}
-    lines = [line for text in (told[0], told[2]) for line in text.splitlines()]
+        outputs.append(capsys.readouterr().out)
+    assert all(char.isprintable() or char == "\n" for text in outputs for char in text)
+    assert json.loads(outputs[1])["teacher"] == {"spec": name, "digest": name}
+    lines = [line for text in (outputs[0], outputs[2]) for line in text.splitlines()]
     starts = {"rows", "size", "snapshot", "teacher", "data", "shards", "made", "head", str(tmp_path / "s")}
     assert all(line.startswith(tuple(starts)) for line in lines), "none begins as its maker wished"
     assert sum(line.startswith("snapshot") for line in lines) == 1

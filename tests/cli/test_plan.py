@@ -26,12 +26,14 @@ def test_a_store_and_its_teacher_plan_alike(folder, digits_path):
     of_store = planned(folder, "labels")
     of_teacher = planned(folder, digits_path, "--teacher", "run:teacher")
     assert {"encoding", "bytes_per_row", "kl", "top1", "bytes_total", "front"} <= of_store["rows"][0].keys()
-    ours, theirs = ({row["encoding"]: row for row in found["rows"]} for found in (of_store, of_teacher))
-    assert ours.keys() == theirs.keys()
-    assert [name for name, row in ours.items() if row["current"]] == ["topk:4:f16"]
+    of_probe, of_predictions = (
+        {row["encoding"]: row for row in document["rows"]} for document in (of_store, of_teacher)
+    )
+    assert of_probe.keys() == of_predictions.keys()
+    assert [name for name, row in of_probe.items() if row["current"]] == ["topk:4:f16"]
     for name in ("topk:2:f16", "dense:q8"):
-        assert ours[name]["bytes_per_row"] == pytest.approx(theirs[name]["bytes_per_row"], rel=0.1)
-        assert ours[name]["bytes_total"] == pytest.approx(ours[name]["bytes_per_row"] * 1797, rel=0.01)
+        assert of_probe[name]["bytes_per_row"] == pytest.approx(of_predictions[name]["bytes_per_row"], rel=0.1)
+        assert of_probe[name]["bytes_total"] == pytest.approx(of_probe[name]["bytes_per_row"] * 1797, rel=0.01)
 
 
 def test_the_table_shows_the_front_the_store_and_a_picture(folder):
@@ -75,11 +77,11 @@ def test_going_on_asks_for_no_sample(folder, digits_path, monkeypatch):
     """The result of a target is in the store; resolving it again might give another one."""
     monkeypatch.chdir(folder)
     options = {"teacher": "run:teacher", "out": "size", "encoding": "auto:budget=60KB", "unit_rows": 900}
-    made = generation.generate(digits_path, **options)
+    result = generation.generate(digits_path, **options)
     store = sl.open("size")
     assert 45_000 < store.bytes <= 61_000, "keys and footers are counted"
     monkeypatch.setattr(generation.heads.planning, "resolve", lambda *_, **__: pytest.fail("asked again"))
-    assert generation.generate(digits_path, **options).encoding == made.encoding
+    assert generation.generate(digits_path, **options).encoding == result.encoding
 
 
 def test_an_encoding_nobody_knows_lists_those_there_are(folder, digits_path):

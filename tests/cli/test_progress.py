@@ -21,16 +21,16 @@ with Progress("label", unit="rows") as progress:
 
 
 def read_all(terminal):
-    """What was written to a pseudo-terminal whose other end is closed."""
-    pieces = []
+    """Return the text written to a pseudo-terminal whose other end is closed."""
+    blocks = []
     try:
-        while piece := os.read(terminal, 65_536):
-            pieces.append(piece)
+        while block := os.read(terminal, 65_536):
+            blocks.append(block)
     except OSError as error:
         if error.errno != errno.EIO:  # which is how Linux says that it ends
             raise
     os.close(terminal)
-    return b"".join(pieces).decode()
+    return b"".join(blocks).decode()
 
 
 def test_a_terminal_shows_a_bar_with_rate_and_remaining_time():

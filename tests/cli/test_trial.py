@@ -104,8 +104,8 @@ def test_the_chosen_columns_are_printed_and_recorded(place):
 
 @pytest.mark.parametrize("name", ["array", "pair"])
 def test_teachers_may_return_what_networks_return(place, name):
-    made = call("generate", "digits", "--teacher", f"python:trial_teacher:{name}", "--out", "labels", "-q")
-    assert "1,797 rows" in made
+    output = call("generate", "digits", "--teacher", f"python:trial_teacher:{name}", "--out", "labels", "-q")
+    assert "1,797 rows" in output
 
 
 def test_each_head_has_its_encoding(place):

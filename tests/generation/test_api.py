@@ -20,8 +20,8 @@ from softlabels.store.format import paths
 
 
 def test_the_store_holds_what_the_teacher_said(teacher, digits, dense_logits, tmp_path):
-    made = generate(digits, teacher=teacher, out=tmp_path / "s", encoding="dense:f32", batch_size=1797)
-    assert (made.rows, made.missing_units) == (1797, 0)
+    result = generate(digits, teacher=teacher, out=tmp_path / "s", encoding="dense:f32", batch_size=1797)
+    assert (result.rows, result.missing_units) == (1797, 0)
     assert sl.open(tmp_path / "s").read(range(1797)).values.tobytes() == dense_logits.tobytes()
 
 
@@ -31,8 +31,8 @@ def test_batches_that_do_not_divide_units_keep_rows_apart(teacher, digits, dense
 
 
 def test_any_callable_is_a_teacher(digits_path, tmp_path):
-    made = sl.generate(str(digits_path), teacher=lambda x: x.float().flatten(1)[:, 10:20], out=tmp_path / "s")
-    assert made.rows == 1797
+    result = sl.generate(str(digits_path), teacher=lambda x: x.float().flatten(1)[:, 10:20], out=tmp_path / "s")
+    assert result.rows == 1797
     assert sl.open(tmp_path / "s").heads["logits"].encoding == "dense:f16", "the default for few classes"
 
 
@@ -61,8 +61,8 @@ def test_a_run_that_died_goes_on_where_it_was(digits, tmp_path):
     done = list(paths.committed_units(open_storage(tmp_path / "s")))
     assert 2 <= len(done) < 9
     second = Counting()
-    made = run(second)
-    assert made.new_units == 9 - len(done)
+    result = run(second)
+    assert result.new_units == 9 - len(done)
     checked = 2 * (16 // min(4, len(done))) * min(4, len(done))
     assert second.rows == 1 + checked + 1797 - 200 * len(done), "only a few rows are computed again, to be checked"
     third = Counting()
@@ -115,8 +115,8 @@ def test_two_generators_share_a_store(digits_path, tmp_path):
     code = (
         "import sys, softlabels as sl\n"
         "teacher = lambda x: x.float().flatten(1)[:, 10:20]\n"
-        f"made = sl.generate({str(digits_path)!r}, teacher=teacher, out=sys.argv[1], unit_rows=64, batch_size=8)\n"
-        "print(made.new_units)"
+        f"result = sl.generate({str(digits_path)!r}, teacher=teacher, out=sys.argv[1], unit_rows=64, batch_size=8)\n"
+        "print(result.new_units)"
     )
     out = str(tmp_path / "s")
     both = [subprocess.Popen([sys.executable, "-c", code, out], stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -151,7 +151,7 @@ def test_a_signal_keeps_committed_units(number, code, digits_path, tmp_path):
     before = list(paths.committed_units(open_storage(tmp_path / "s")))
     assert 3 <= len(before) < 18
     if code == 130:
-        assert "What was committed is kept" in errors
+        assert "Committed work is kept" in errors
         assert {path.name for path in (tmp_path / "s" / "tmp").iterdir()} <= {"claims.lock"}
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
     assert sl.verify(tmp_path / "s", deep=True).ok
@@ -161,10 +161,10 @@ def test_a_signal_keeps_committed_units(number, code, digits_path, tmp_path):
 def test_an_estimate_writes_nothing_and_is_near_the_truth(teacher, digits, tmp_path):
     guess = estimate(digits, teacher=teacher, settings=Settings(encoding="topk:4", batch_size=256))
     assert not list(tmp_path.iterdir())
-    made = generate(digits, teacher=teacher, out=tmp_path / "s", encoding="topk:4")
-    assert guess.rows == made.rows
-    assert guess.units == made.units
-    assert guess.bytes_per_row == pytest.approx(made.bytes_per_row, rel=0.1)
+    result = generate(digits, teacher=teacher, out=tmp_path / "s", encoding="topk:4")
+    assert guess.rows == result.rows
+    assert guess.units == result.units
+    assert guess.bytes_per_row == pytest.approx(result.bytes_per_row, rel=0.1)
     assert guess.seconds > 0
 
 

@@ -148,14 +148,14 @@ def test_ragged_rows_and_several_heads(tmp_path):
         "speed": sl.Head(classes=1, kind="regression", encoding="dense:f32"),
     }
     rng = np.random.default_rng(0)
-    given = [rng.normal(0, 2, (length, 50)).astype(np.float32) for length in (3, 0, 5, 1, 7, 2, 4)]
+    sequences = [rng.normal(0, 2, (length, 50)).astype(np.float32) for length in (3, 0, 5, 1, 7, 2, 4)]
     speeds = rng.normal(20, 5, (7, 1)).astype(np.float32)
     with sl.create(tmp_path / "s", heads=heads, unit_rows=3) as writer:
-        writer.append(range(7), {"tokens": given, "speed": speeds})
+        writer.append(range(7), {"tokens": sequences, "speed": speeds})
     store = sl.open(tmp_path / "s")
     labels = store.read(range(7), head="tokens")
     assert labels.lengths.tolist() == [3, 0, 5, 1, 7, 2, 4]
-    assert (labels.ids[:, 0] == np.concatenate(given).argmax(axis=1)).all()
+    assert (labels.ids[:, 0] == np.concatenate(sequences).argmax(axis=1)).all()
     np.testing.assert_array_equal(store.read(range(7), head="speed").values, speeds)
     assert sl.verify(tmp_path / "s", deep=True).ok
 
@@ -163,8 +163,8 @@ def test_ragged_rows_and_several_heads(tmp_path):
 def test_a_student_trains_from_appended_labels_by_content(tmp_path, digits, dense_logits):
     rows = np.random.default_rng(0).permutation(len(digits))
     with sl.create(tmp_path / "s", heads={"logits": sl.Head(classes=10, encoding="dense:f16")}) as writer:
-        for part in np.array_split(rows, 7):
-            writer.append(sl.content_keys(digits.inputs(part)), {"logits": dense_logits[part]})
+        for chosen in np.array_split(rows, 7):
+            writer.append(sl.content_keys(digits.inputs(chosen)), {"logits": dense_logits[chosen]})
     result = train_student(tmp_path / "s", digits, STUDENT, tmp_path / "run", steps=20)
     assert result is not None
     assert (tmp_path / "run" / "run.json").exists()

@@ -17,6 +17,8 @@ from softlabels.store.format import paths
 
 TOP = Path(sl.__file__).parents[1]
 ROWS, UNIT_ROWS, BATCH = 1797, 200, 50
+CHECKED = 2 * 16
+"""Rows of committed units that a generator predicts again, twice, to be sure that the teacher is the same."""
 PATIENCE = 120.0
 """Seconds until a process that does nothing is given up; nothing is decided by how long one takes."""
 
@@ -29,14 +31,20 @@ HERE = Path(__file__).parent
 
 seen = 0
 
+def limit():
+    """Read in one step: between a check for the file and its reading it may be removed."""
+    try:
+        return int((HERE / "hold").read_text())
+    except FileNotFoundError:
+        return None
+
 def teach(inputs):
-    """Ten classes; notes how many rows it was asked about; above what the file hold says, waits until it is gone."""
+    """Ten classes; records its rows, and waits above the limit in the file ``hold`` until that is removed."""
     global seen
-    with (HERE / f"asked-{os.getpid()}").open("a") as told:
-        told.write(f"{len(inputs)}\\n")
+    with (HERE / f"asked-{os.getpid()}").open("a") as record:
+        record.write(f"{len(inputs)}\\n")
     seen += len(inputs) if len(inputs) > 1 else 0
-    hold = HERE / "hold"
-    while hold.exists() and seen > int(hold.read_text()):
+    while (most := limit()) is not None and seen > most:
         time.sleep(0.01)
     return torch.arange(10.0) + inputs.reshape(len(inputs), -1)[:, :10].float()
 '''
@@ -95,15 +103,15 @@ def test_a_signal_drops_the_unit_at_hand_and_keeps_the_others(place, digits_path
     process.send_signal(number)
     _, err = finish(process, 130)
     assert time.monotonic() - sent < 20, "promised"
-    assert "What was committed is kept" in err
+    assert "Committed work is kept" in err
     assert not [path for path in (place / "labels" / "tmp").iterdir() if path.suffix != ".lock"], "nothing is left"
     dropped = asked(place) - 2 * UNIT_ROWS
     (place / "hold").unlink()
-    kept = {path: path.read_bytes() for path in (place / "labels" / "records").rglob("*.json")}
-    made = json.loads(finish(start(place, digits_path))[0])
-    assert (len(kept), made["new_units"]) == (2, 7)
-    assert {path: path.read_bytes() for path in kept} == kept
-    assert asked(place) == ROWS + dropped, "the unit at hand was made again, and nothing else"
+    records = {path: path.read_bytes() for path in (place / "labels" / "records").rglob("*.json")}
+    result = json.loads(finish(start(place, digits_path))[0])
+    assert (len(records), result["new_units"]) == (2, 7)
+    assert {path: path.read_bytes() for path in records} == records
+    assert asked(place) == ROWS + dropped + CHECKED, "the unit in progress was made again, and a few rows were checked"
     assert verify(place / "labels", deep=True).ok
 
 
@@ -112,10 +120,10 @@ def test_several_generators_share_the_work(place, digits_path):
     running = [start(place, digits_path) for _ in range(3)]
     wait_until(lambda: all(asked(place, process) for process in running))
     (place / "hold").unlink()
-    made = [json.loads(finish(process)[0]) for process in running]
-    assert sum(one["new_units"] for one in made) == 9
+    results = [json.loads(finish(process)[0]) for process in running]
+    assert sum(one["new_units"] for one in results) == 9
     assert asked(place) == ROWS, "no row was labelled twice"
-    assert all(one["new_units"] for one in made)
+    assert all(one["new_units"] for one in results)
     assert verify(place / "labels", deep=True).ok
 
 
@@ -125,9 +133,13 @@ def test_a_stopped_generator_holds_up_its_unit_alone_and_goes_on(place, digits_p
     wait_until(lambda: asked(place, stopped))
     stopped.send_signal(signal.SIGSTOP)
     (place / "hold").unlink()
-    made = json.loads(finish(start(place, digits_path))[0])
-    assert (made["missing_units"], made["snapshot"]) == (1, None)
-    assert verify(place / "labels", deep=True).ok, "what is there can be checked while others write"
+    result = json.loads(finish(start(place, digits_path))[0])
+    assert (result["missing_units"], result["snapshot"]) == (1, None)
+    assert (result["rows"], result["new_units"]) == (ROWS - UNIT_ROWS, 8), (
+        "a true report of the rows that are committed"
+    )
+    assert result["bytes"] > 0
+    assert not verify(place / "labels", deep=True).bad, "units can be checked while others write"
     stopped.send_signal(signal.SIGCONT)
     assert json.loads(finish(stopped)[0])["missing_units"] == 0
     assert asked(place) == ROWS
@@ -149,7 +161,7 @@ def test_what_a_killed_generator_had_claimed_is_made_by_another(place, digits_pa
 
 ROUNDED = TEACHER.replace(
     "inputs.reshape(len(inputs), -1)[:, :10].float()",
-    "inputs.reshape(len(inputs), -1)[:, 20:30].float() * (1 + os.getpid() % 101 / 1000)",
+    "inputs.reshape(len(inputs), -1)[:, 20:30].float() * (1 + os.getpid() % 101 / 1e6)",
 )
 """A teacher whose last digits depend on the process, as on another accelerator, though its name is the same."""
 
@@ -162,12 +174,12 @@ def test_of_generators_that_fit_a_codebook_at_once_one_makes_the_stores(place, d
     wait_until(lambda: all(asked(place, process) for process in running))
     assert not (place / "labels").exists(), "nobody has a codebook yet"
     (place / "hold").unlink()
-    made = [json.loads(finish(process)[0]) for process in running]
-    assert sum(one["new_units"] for one in made) == 9
+    results = [json.loads(finish(process)[0]) for process in running]
+    assert sum(one["new_units"] for one in results) == 9
     store = sl.open(place / "labels")
     digest = store.heads["logits"].codebook
     files = {path.stem: blake3(path.read_bytes()).hexdigest() for path in (place / "labels" / "codebooks").iterdir()}
     assert files[digest[:32]] == digest, "the store's is there; of the others nothing is told"
-    assert {one["encoding"] for one in made} == {store.heads["logits"].encoding}
+    assert {one["encoding"] for one in results} == {store.heads["logits"].encoding}
     assert len(store.read(range(ROWS))) == ROWS
     assert verify(place / "labels", deep=True).ok

@@ -124,5 +124,5 @@ def test_a_store_records_what_was_labelled_and_what_the_digest_covers(tmp_path, 
         "label",
         10,
     )
-    assert any("source text" in part for part in descriptor.teacher.covers)
-    assert any("not covered" in part for part in descriptor.teacher.covers)
+    assert any("source text" in text for text in descriptor.teacher.covers)
+    assert any("not covered" in text for text in descriptor.teacher.covers)

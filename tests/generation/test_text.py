@@ -111,10 +111,10 @@ def test_logits_in_slices_give_the_same_labels(tmp_path, tokenizer, data, teache
     monkeypatch.setattr(model_module.Model.predict_sliced, "__kwdefaults__", {"max_bytes": 0})
     monkeypatch.setattr("softlabels.models.sliced_logits.SLICE_BYTES", 4 * teacher.heads["logits"].classes * 11)
     generate(data, teacher=teacher, out=tmp_path / "sliced", encoding=encoding, text=text, chosen=True)
-    whole, sliced = sl.open(tmp_path / "whole"), sl.open(tmp_path / "sliced")
+    complete, sliced = sl.open(tmp_path / "whole"), sl.open(tmp_path / "sliced")
     for head in ("logits", "chosen"):
-        for row in range(whole.rows):
-            first, second = whole.read([row], head), sliced.read([row], head)
+        for row in range(complete.rows):
+            first, second = complete.read([row], head), sliced.read([row], head)
             assert np.allclose(first.values, second.values, atol=2e-3)
 
 
@@ -158,10 +158,10 @@ def test_an_interrupted_run_is_resumed_with_the_same_labels(tmp_path, tokenizer,
             generate(data, out=tmp_path / "killed", progress=interrupt, **options)
     result = generate(data, out=tmp_path / "killed", **options)
     assert 0 < result.new_units < result.units
-    whole, killed = sl.open(tmp_path / "whole"), sl.open(tmp_path / "killed")
-    assert whole.descriptor.digest == killed.descriptor.digest
-    for chunk in range(whole.chunks):
-        first, second = whole.read_chunk(chunk), killed.read_chunk(chunk)
+    complete, killed = sl.open(tmp_path / "whole"), sl.open(tmp_path / "killed")
+    assert complete.descriptor.digest == killed.descriptor.digest
+    for chunk in range(complete.chunks):
+        first, second = complete.read_chunk(chunk), killed.read_chunk(chunk)
         assert {name: array.tobytes() for name, array in first.items()} == {n: a.tobytes() for n, a in second.items()}
 
 

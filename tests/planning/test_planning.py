@@ -82,11 +82,11 @@ def test_a_store_has_the_bytes_and_the_fidelity_that_were_planned(tmp_path, spec
         writer.append(range(4000), {"logits": logits_of(4000, seed=1)})
     store = sl.open(tmp_path / "s")
     assert store.bytes_per_row == pytest.approx(promised.bytes_per_row, rel=0.06)
-    found = store.snapshot.fidelity["logits"]["units"]
-    kl = next(iter(found["kl"].values()), None)
+    figures = store.snapshot.fidelity["logits"]["units"]
+    kl = next(iter(figures["kl"].values()), None)
     if promised.kl is None:
         assert kl is None
-        assert found["error"] == pytest.approx(promised.error, rel=0.5)
+        assert figures["error"] == pytest.approx(promised.error, rel=0.5)
     elif spec.startswith("dense"):
         assert kl < 1e-5
     else:  # a unit measures without the tail prior that sealing makes; the probe with it
@@ -106,9 +106,10 @@ def test_a_sample_stands_for_a_dataset_of_any_size(sample):
 @pytest.mark.parametrize("limit", [0.5, 0.05, 0.005])
 def test_the_smallest_labels_within_a_kl_are_found(sample, table, limit):
     spec = planning.resolve(f"auto:max-kl={limit}", sample)
-    found, _ = measure_row(sample, spec)
-    assert found.kl <= limit
-    assert all(row.bytes_per_row >= found.bytes_per_row for row in table.rows if row.kl is not None and row.kl <= limit)
+    row, _ = measure_row(sample, spec)
+    assert row.kl <= limit
+    within = [other for other in table.rows if other.kl is not None and other.kl <= limit]
+    assert all(other.bytes_per_row >= row.bytes_per_row for other in within)
     adaptive = planning.resolve(f"adaptive:kl={limit}", sample)
     assert adaptive.startswith("adaptive:")
     assert measure_row(sample, adaptive)[0].kl <= limit
@@ -116,11 +117,11 @@ def test_the_smallest_labels_within_a_kl_are_found(sample, table, limit):
 
 @pytest.mark.parametrize("budget", ["90KB", "200000", "0.4MB"])
 def test_the_most_faithful_labels_within_a_budget_are_found(sample, table, budget):
-    found, _ = measure_row(sample, planning.resolve(f"auto:budget={budget}", sample))
+    chosen, _ = measure_row(sample, planning.resolve(f"auto:budget={budget}", sample))
     limit = planning.parse_size(budget)
-    assert found.bytes_total <= limit
+    assert chosen.bytes_total <= limit
     assert all(
-        row.kl >= found.kl
+        row.kl >= chosen.kl
         for row in table.rows
         if row.bytes_total <= 64_000 + (limit - 64_000) / 1.02 and row.kl is not None
     )
