@@ -98,7 +98,9 @@ def _is_restored(
     """Make the missing files of a snapshot again; returns True if it is a snapshot of these records with all files."""
     if snapshot.descriptor != descriptor.digest or snapshot.table != blake3(listed).hexdigest():
         return False
-    storage.put_if_absent(paths.table_path(snapshot.number, snapshot.table), listed)
+    table = paths.table_path(snapshot.number, snapshot.table)
+    if storage.info(table) is None:  # a complete store may be read-only
+        storage.put_if_absent(table, listed)
     wanted = {paths.prior_path: snapshot.prior, paths.probe_path: snapshot.probe}
     missing = [
         path for path, digest in wanted.items() if digest and storage.info(path(snapshot.number, digest)) is None

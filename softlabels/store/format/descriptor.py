@@ -346,12 +346,28 @@ def read_descriptor(storage: Storage) -> Descriptor:
     """
     descriptor = find_descriptor(storage)
     if descriptor is None:
-        path = storage.locate(paths.DESCRIPTOR)
-        raise StoreNotFound(
-            f"{path} is missing, so {storage} is no store of labels. Check the path; if the store has lost it, fetch "
-            "it again, or run the generate command that made the store"
-        )
+        raise StoreNotFound(_not_found(storage))
     return descriptor
+
+
+def _not_found(storage: Storage) -> str:
+    """Return a message on a location that has no descriptor."""
+    names = storage.list_names("")
+    expected = f"expected a directory that holds {paths.DESCRIPTOR}"
+    if {paths.RECORDS, paths.SNAPSHOTS} & set(names):
+        return (
+            f"{storage}: the store has lost its {paths.DESCRIPTOR}, which is missing; fetch it again, or run the "
+            "generate command that made the store"
+        )
+    if names:
+        return (
+            f"{storage}: not a store of labels, got a directory with {', '.join(names[:3])}; {expected}. Check the path"
+        )
+    kind = "a file" if storage.info("") is not None else "an empty directory or none"
+    return (
+        f"{storage}: not a store of labels, got {kind}; {expected}. Check the path, or make a store with softlabels "
+        "generate --out"
+    )
 
 
 def find_descriptor(storage: Storage) -> Descriptor | None:

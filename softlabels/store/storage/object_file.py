@@ -31,14 +31,14 @@ class ObjectFile:
     def write(self, data: bytes | memoryview) -> None:
         """See `NewFile.write`."""
         view = memoryview(data).cast("B")
-        with system_errors(tempfile.gettempdir(), writing=True):
+        with system_errors(tempfile.gettempdir(), writing=tempfile.gettempdir()):
             self._file.seek(self._size)
             self._file.write(view)
         self._size += len(view)
 
     def read(self, offset: int, size: int) -> bytes:
         """See `NewFile.read`."""
-        with system_errors(tempfile.gettempdir(), writing=True):
+        with system_errors(tempfile.gettempdir(), writing=tempfile.gettempdir()):
             self._file.seek(offset)
             return self._file.read(size)
 

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 
 from softlabels.errors import StorageFailed, StoreConflict, StoreCorrupt
 from softlabels.store.storage import exclusive_rename
-from softlabels.store.storage.posix_locks import PosixUnitLocks, lock_file
+from softlabels.store.storage.posix_locks import PosixUnitLocks, lock_file, open_lock_file
 from softlabels.store.storage.storage import TEMPORARY, FileInfo, Storage
 from softlabels.store.storage.system_errors import system_errors
 
@@ -151,7 +151,7 @@ class PosixStorage(Storage):
             missing.append(path)
             path = os.path.dirname(path)
         for path in reversed(missing):
-            with system_errors(self.location, writing=True), suppress(FileExistsError):
+            with system_errors(self.location, writing=self.location), suppress(FileExistsError):
                 os.mkdir(path)
         self._make_directory("")
 
@@ -159,7 +159,7 @@ class PosixStorage(Storage):
         """See `Storage.create`."""
         self._make_directory(TEMPORARY)
         name = f"{TEMPORARY}/{uuid.uuid4().hex}"
-        with system_errors(self.locate(name), writing=True):
+        with system_errors(self.locate(name), writing=self.location):
             descriptor = os.open(self._path(name), os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
         return PosixFile(self, self._path(name), os.fdopen(descriptor, "w+b", buffering=0))
 
@@ -180,7 +180,7 @@ class PosixStorage(Storage):
 
     def settle(self, directory: str) -> None:
         """See `Storage.settle`."""
-        with system_errors(self.locate(directory), writing=True):
+        with system_errors(self.locate(directory), writing=self.location):
             _sync_directory(self._path(directory))
 
     def move(self, source: str, target: str) -> None:
@@ -200,7 +200,7 @@ class PosixStorage(Storage):
         self._check_inside(directory)
         path = self._path(name)
         os.lstat(path)
-        with system_errors(self.locate(name), writing=True):
+        with system_errors(self.locate(name), writing=self.location):
             os.unlink(path)
         self.settle(directory)
 
@@ -212,9 +212,12 @@ class PosixStorage(Storage):
 
     def claim(self) -> PosixUnitLocks:
         """See `Storage.claim`."""
+        return PosixUnitLocks(self._open_claims)
+
+    def _open_claims(self) -> BinaryIO:
         self._make_directory(TEMPORARY)
         file = f"{TEMPORARY}/claims.lock"
-        return PosixUnitLocks(self._path(file), self.locate(file))
+        return open_lock_file(self._path(file), self.locate(file), self.location)
 
     # Paths and directories
 
@@ -269,7 +272,7 @@ class PosixStorage(Storage):
             parent = os.path.dirname(directory)
             self._make_directory(parent)
             if not exists:
-                with system_errors(self.locate(directory), writing=True), suppress(FileExistsError):
+                with system_errors(self.locate(directory), writing=self.location), suppress(FileExistsError):
                     os.mkdir(path)
             self._check_inside(directory)
             self.settle(parent)
@@ -288,12 +291,12 @@ class PosixStorage(Storage):
         while not os.path.ismount(path):
             path = os.path.dirname(path)
             if os.access(path, os.R_OK | os.W_OK):
-                with system_errors(path, writing=True):
+                with system_errors(path, writing=path):
                     _sync_directory(path)
 
     def _link(self, path: str, name: str) -> bool:
         """Give a temporary file a name that nobody has; returns False if it is taken."""
-        with system_errors(self.locate(name), writing=True):
+        with system_errors(self.locate(name), writing=self.location):
             try:
                 os.link(path, self._path(name))
             except FileExistsError:
@@ -305,7 +308,7 @@ class PosixStorage(Storage):
         return True
 
     def _link_or_rename(self, source: str, target: str) -> bool:
-        with system_errors(self.locate(target), writing=True):
+        with system_errors(self.locate(target), writing=self.location):
             return self._rename_exclusively(self._path(source), target)
 
     def _rename_exclusively(self, path: str, name: str) -> bool:
@@ -337,18 +340,18 @@ class PosixFile:
     def write(self, data: bytes | memoryview) -> None:
         """See `NewFile.write`."""
         view = memoryview(data).cast("B")
-        with system_errors(self._storage.location, writing=True):
+        with system_errors(self._storage.location, writing=self._storage.location):
             while len(view):
                 view = view[self._file.write(view) :]
 
     def read(self, offset: int, size: int) -> bytes:
         """See `NewFile.read`."""
-        with system_errors(self._storage.location, writing=True):
+        with system_errors(self._storage.location, writing=self._storage.location):
             return os.pread(self._file.fileno(), size, offset)
 
     def sync(self) -> None:
         """Make the bytes durable, then close the file; it is also closed if that fails."""
-        with system_errors(self._storage.location, writing=True), self._file:
+        with system_errors(self._storage.location, writing=self._storage.location), self._file:
             os.fsync(self._file.fileno())
 
     def publish(self, name: str) -> None:
@@ -356,7 +359,7 @@ class PosixFile:
         self.sync()
         directory = os.path.dirname(name)
         self._storage._make_directory(directory)  # noqa: SLF001  one module, one file system
-        with system_errors(self._storage.locate(name), writing=True):
+        with system_errors(self._storage.locate(name), writing=self._storage.location):
             os.rename(self.path, self._storage._path(name))  # noqa: SLF001
         self._storage.settle(directory)
 

@@ -6,18 +6,20 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Callable
 from typing import BinaryIO, Self
 
 from softlabels.errors import StoreBusy, StoreCorrupt
 from softlabels.store.storage.system_errors import system_errors
 
 
-def open_lock_file(path: str, label: str) -> BinaryIO:
+def open_lock_file(path: str, label: str, store: str) -> BinaryIO:
     """Open the file behind a lock, made if it does not exist.
 
     Args:
         path: Path of the file.
         label: Location of the file, for messages.
+        store: Location of the store, for messages.
 
     Raises:
         StoreCorrupt: The path is a link, or not a regular file.
@@ -25,7 +27,7 @@ def open_lock_file(path: str, label: str) -> BinaryIO:
     """
     # Neither followed nor truncated: in a store that somebody else made, this name may lead anywhere.
     flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    with system_errors(label, writing=True):
+    with system_errors(label, writing=store):
         try:
             descriptor = os.open(path, flags, 0o666)
         except OSError as error:
@@ -51,7 +53,7 @@ def lock_file(path: str, label: str, store: str) -> BinaryIO:
         StoreBusy: Another process holds the lock.
         StoreCorrupt: The path is a link, or not a regular file.
     """
-    file = open_lock_file(path, label)
+    file = open_lock_file(path, label, store)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -65,15 +67,16 @@ def lock_file(path: str, label: str, store: str) -> BinaryIO:
 class PosixUnitLocks:
     """Claims on units as locks on bytes of one file; see `UnitLocks`.
 
-    If the file system has no such locks, every unit can be claimed.
+    If the file system has no such locks, every unit can be claimed. The file is opened at the first claim, so a
+    complete store may be read-only.
 
     Args:
-        path: Path of the file.
-        label: Location of the file, for messages.
+        open_file: Opens the file.
     """
 
-    def __init__(self, path: str, label: str) -> None:
-        self._file = open_lock_file(path, label)
+    def __init__(self, open_file: Callable[[], BinaryIO]) -> None:
+        self._open_file = open_file
+        self._file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -82,7 +85,14 @@ class PosixUnitLocks:
         self.close()
 
     def take(self, unit: int) -> bool:
-        """Claim a unit; returns False if another process has claimed it."""
+        """Claim a unit; returns False if another process has claimed it.
+
+        Raises:
+            StorageFailed: The store cannot be written.
+            StoreCorrupt: The path of the file is a link, or not a regular file.
+        """
+        if self._file is None:
+            self._file = self._open_file()
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, unit)
         except OSError as error:
@@ -91,4 +101,6 @@ class PosixUnitLocks:
 
     def close(self) -> None:
         """Release all claims."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None

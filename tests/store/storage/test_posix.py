@@ -76,7 +76,7 @@ def test_a_store_that_was_removed_is_not_made_anew_by_its_writer(storage, tmp_pa
         "create": storage.create,
         "put": lambda: storage.put_if_absent("records/00/a", b"x"),
         "lock": lambda: storage.lock("appending"),
-        "claim": storage.claim,
+        "claim": lambda: storage.claim().take(0),
         "clock": storage.clock,
     }
     (tmp_path / "s").rmdir()
@@ -190,3 +190,46 @@ def test_a_writer_killed_between_two_calls_leaves_no_name(storage, tmp_path):
     assert storage.list_names("records/00") == []
     assert len(storage.list_names("tmp")) == 1
     assert storage.put_if_absent("records/00/a", b"y")
+
+
+NOBODY = """
+import os, sys
+import softlabels as sl
+from softlabels.errors import StorageFailed
+from softlabels.store import create_or_open
+from tests.corpus import forging
+
+root = sys.argv[1]
+sl.gc(root)
+sl.verify(root, deep=True)  # imports what a user without access to the interpreter's files could not
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+assert sl.seal(root) == sl.open(root).snapshot, "nothing is to be done"
+assert sl.verify(root, deep=True).ok
+store = create_or_open(root, forging.descriptor("topk-zarr"))
+with store.claims():
+    assert list(store.missing()) == []
+for verb in (store.lock, lambda: store.begin(0), lambda: store.claims().take(0), lambda: sl.gc(root)):
+    try:
+        verb()
+    except StorageFailed as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become another user")
+def test_a_store_of_another_user_is_read_and_what_is_refused_is_the_store():
+    """Not one of its locks or temporary files, which the user never named."""
+    import subprocess
+    import tempfile
+
+    top = Path(forging.__file__).parents[2]
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        root = forging.make(Path(folder) / "s", KIND)
+        done = subprocess.run(
+            [sys.executable, "-c", NOBODY, root], capture_output=True, text=True, check=False, cwd=top,
+            env=os.environ | {"HOME": folder},
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    advice = "run as the owner of the store, or copy the store to a directory of your own"
+    assert done.stdout.splitlines() == [f"{root}: the store cannot be written, got Permission denied; {advice}"] * 4

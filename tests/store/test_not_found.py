@@ -1,0 +1,39 @@
+"""Messages on locations that are no stores."""
+
+import pytest
+
+import softlabels as sl
+from softlabels.errors import StoreNotFound
+from tests.corpus import forging
+
+
+def test_a_path_that_does_not_exist(tmp_path):
+    with pytest.raises(StoreNotFound, match=r"none: not a store of labels, got an empty directory or none; .*Check"):
+        sl.open(tmp_path / "none")
+
+
+def test_an_empty_directory(tmp_path):
+    with pytest.raises(StoreNotFound, match="got an empty directory or none; expected a directory that holds softlab"):
+        sl.open(tmp_path)
+
+
+def test_a_file(tmp_path):
+    (tmp_path / "data.csv").write_text("a,b")
+    with pytest.raises(StoreNotFound, match=r"data\.csv: not a store of labels, got a file; expected a directory"):
+        sl.open(tmp_path / "data.csv")
+
+
+def test_a_directory_of_something_else(tmp_path):
+    for name in ("run.json", "model.safetensors", "zebra", "metrics.csv"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(StoreNotFound, match=r"got a directory with metrics\.csv, model\.safetensors, run\.json; expec"):
+        sl.open(tmp_path)
+
+
+def test_a_store_without_its_descriptor(tmp_path):
+    root = forging.make(tmp_path / "s", "topk-zarr")
+    (root / "softlabels.json").unlink()
+    with pytest.raises(
+        StoreNotFound, match=r"the store has lost its softlabels\.json, which is missing; fetch it again"
+    ):
+        sl.open(root)
