@@ -15,8 +15,10 @@ from softlabels.models import Model, ModelLike, as_model, measure
 from softlabels.models.run_record import RunRecord
 from softlabels.sources import Source
 from softlabels.store.format import canonical_json
+from softlabels.text.options import TextOptions
 from softlabels.training.evaluation import accuracy, class_head
 from softlabels.training.inputs import DataLike, open_data
+from softlabels.training.language_comparison import ComparedText, compare_text, language_models, mean_of, open_text
 from softlabels.training.splits import TEST, TRAIN, hashed_keys, held_out_rows, trained_share
 
 
@@ -41,6 +43,7 @@ class ComparedModel:
         measured_on: Rows that all models were measured on, in words.
         measured_rows: Number of these rows.
         trained_share: Estimated share of the model's training rows that are among them; more than 0 is too optimistic.
+        text: Quality on text of a model that predicts the next token; None for other models.
     """
 
     name: str
@@ -59,6 +62,7 @@ class ComparedModel:
     measured_on: str
     measured_rows: int
     trained_share: float
+    text: ComparedText | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as ``compare --json`` prints it."""
@@ -79,7 +83,12 @@ class MeasuredRows:
 
 
 def compare(
-    models: Sequence[ModelLike], data: DataLike, *, split: str | None = None, group_seeds: bool = True
+    models: Sequence[ModelLike],
+    data: DataLike,
+    *,
+    split: str | None = None,
+    group_seeds: bool = True,
+    text: TextOptions | None = None,
 ) -> list[ComparedModel]:
     """Measure models on the same labelled rows.
 
@@ -88,6 +97,7 @@ def compare(
         data: Labelled data.
         split: Name of the split to measure on; None: the rows that the runs held out.
         group_seeds: If True, runs that differ in their seed alone are one row.
+        text: Options of text, for models that predict the next token; None: rows as the first model was trained on.
 
     Returns:
         A row per model, or per group of runs.
@@ -105,6 +115,9 @@ def compare(
     """
     if not models:
         raise InvalidArgument("models: got none; expected at least one to measure")
+    languages = language_models(models)
+    if languages is not None:
+        return _compare_languages(languages, open_text(languages, data, text), split, group_seeds=group_seeds)
     source = open_data(data)
     sample = source.inputs(np.zeros(1, np.int64))
     compared = [as_model(model, sample=sample).to("cpu") for model in models]
@@ -120,6 +133,24 @@ def compare(
     reference = statistics.mean(next(iter(values.values())))
     hashed = hashed_keys(source)[measured.rows]
     return [_row(group, values[name], reference, sample, measured, hashed) for name, group in groups.items()]
+
+
+def _compare_languages(
+    models: Sequence[Model], source: Source, split: str | None, *, group_seeds: bool
+) -> list[ComparedModel]:
+    """Return a row per language model, or per group of runs; the value is the perplexity."""
+    measured = rows_to_measure(source, [model.run for model in models if model.run is not None], split)
+    figures = compare_text(models, source, measured.rows)
+    groups: dict[str, list[int]] = {}
+    for index, model in enumerate(models):
+        groups.setdefault((_name_without_seed(model) if group_seeds else None) or str(index), []).append(index)
+    hashed, sample = hashed_keys(source)[measured.rows], source.inputs(measured.rows[:1])
+    rows = []
+    for indices in groups.values():
+        values = [figures[index].perplexity for index in indices]
+        row = _row([models[index] for index in indices], values, figures[0].perplexity, sample, measured, hashed)
+        rows.append(replace(row, metric="perplexity", text=mean_of([figures[index] for index in indices])))
+    return rows
 
 
 def rows_to_measure(source: Source, runs: Sequence[RunRecord], split: str | None) -> MeasuredRows:

@@ -198,7 +198,7 @@ def measure(model: Model, source: Source, rows: NDArray[np.int64], store: Store 
         total.add(logits, following, counts, None if store is None else store.read(batch, DEFAULT_HEAD))
     if total.tokens == 0:
         raise InvalidArgument(f"{source.spec}: nothing to measure, got {len(rows)} rows without a predicted token")
-    return total.figures(_bytes_per_token(source, rows))
+    return total.figures(bytes_per_token(source, rows))
 
 
 def batches_by_tokens(source: Source, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -210,6 +210,24 @@ def batches_by_tokens(source: Source, rows: NDArray[np.int64]) -> list[NDArray[n
     """
     size = max(1, MEASURED_TOKENS // source.input_shape[0])
     return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def bytes_per_token(source: Source, rows: NDArray[np.int64]) -> float | None:
+    """Return the mean bytes of UTF-8 text of a token; None without a tokenizer.
+
+    Args:
+        source: The text.
+        rows: Row numbers, (n,).
+    """
+    tokenizer = tokenizer_of(source)
+    if tokenizer is None:
+        return None
+    size = tokens = 0
+    for batch in batches_by_tokens(source, rows):
+        inputs = source.inputs(batch)
+        tokens += len(inputs.values)
+        size += len(tokenizer.decode(inputs.values).encode(errors="replace"))
+    return size / tokens
 
 
 def sample_text(model: Model, tokenizer: Tokenizer, *, tokens: int = 64, seed: int = 0, prompt: str = "") -> str:
@@ -312,16 +330,3 @@ def _cross_entropy(model: Model, outputs: Mapping[str, Tensor], following: Tenso
         log_tail=np.full((len(following), 1), -np.inf, np.float32),
     )
     return losses.linear_kl(outputs[STATES], module.output_weight, certain, bias=module.output_bias, mask=counts)
-
-
-def _bytes_per_token(source: Source, rows: NDArray[np.int64]) -> float | None:
-    """Return the mean bytes of UTF-8 text of a token; None without a tokenizer."""
-    tokenizer = tokenizer_of(source)
-    if tokenizer is None:
-        return None
-    size = tokens = 0
-    for batch in batches_by_tokens(source, rows):
-        inputs = source.inputs(batch)
-        tokens += len(inputs.values)
-        size += len(tokenizer.decode(inputs.values).encode(errors="replace"))
-    return size / tokens
