@@ -8,6 +8,7 @@ import click
 
 from softlabels_cli.options import data_options, json_option, quiet_option
 from softlabels_cli.output import format_bytes, format_table, note, print_json, printable
+from softlabels_cli.text_options import chosen_text, text_options
 
 if TYPE_CHECKING:
     from softlabels.training import ComparedModel
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 @click.option("--data", required=True, metavar="DATA", help="Labelled data.")
 @click.option("--split", help="Split to measure on. [test, or the rows that the runs held out]")
 @click.option("--each", "ungrouped", is_flag=True, help="One row a run, also where runs differ only in their seed.")
+@text_options
 @data_options
 @json_option
 @quiet_option
@@ -41,11 +43,10 @@ def command(
     Measured are the rows of the split test. Without splits, these are the rows that the runs held out. Runs that differ
     only in their seed are one row: the mean, and the standard deviation behind ±.
     """
-    from softlabels.sources import as_source
     from softlabels.training import compare
 
-    source = as_source(data, input=input_column, label=label_column, id=id_column)
-    rows = compare(list(models), source, split=split, group_seeds=not ungrouped)
+    columns = {"input": input_column, "label": label_column, "id": id_column}
+    rows = compare(list(models), data, split=split, group_seeds=not ungrouped, text=chosen_text(), **columns)
     for row in rows:
         if row.trained_share > 0:
             note(f"Warning: about {row.trained_share:.0%} of the training rows of {printable(row.name)} are measured.")
@@ -56,7 +57,7 @@ def command(
         "model",
         "runs",
         rows[0].metric,
-        "kept",
+        *(["bits/byte", "KL", "agreement"] if rows[0].text is not None else ["kept"]),
         "parameters",
         "FLOPs",
         "latency",
@@ -69,13 +70,11 @@ def command(
 
 
 def _cells(row: ComparedModel) -> list[str]:
-    spread = f" ± {row.spread:.2%}" if row.spread is not None else ""
     label_bytes = f"{row.label_bytes_per_row:.1f} B" if row.label_bytes_per_row is not None else "-"
     return [
         row.name,
         str(row.runs),
-        f"{row.value:.2%}{spread}",
-        f"{row.retention:.1%}" if row.retention is not None else "-",
+        *_quality(row),
         f"{row.parameters:,}",
         f"{row.flops:,}",
         f"{row.latency_ms:.3f} ms",
@@ -85,11 +84,23 @@ def _cells(row: ComparedModel) -> list[str]:
     ]
 
 
+def _quality(row: ComparedModel) -> list[str]:
+    """Return the cells of the metric: perplexity and what goes with it, or accuracy and the share of the first."""
+    if row.text is not None:
+        spread = f" ± {row.spread:.2f}" if row.spread is not None else ""
+        text = row.text
+        return [f"{row.value:.2f}{spread}", f"{text.bits_per_byte:.3f}", f"{text.kl:.3f}", f"{text.agreement:.1%}"]
+    spread = f" ± {row.spread:.2%}" if row.spread is not None else ""
+    return [f"{row.value:.2%}{spread}", f"{row.retention:.1%}" if row.retention is not None else "-"]
+
+
 def _trained_on(row: ComparedModel) -> str:
     """Return the labels of a model in words: ``topk:4:q8 + 50 hard labels``."""
     if row.trained_on is None:
         return "-"
     count = "all" if row.hard_labels is None else str(row.hard_labels)
+    if row.text is not None:
+        return "next tokens" if row.trained_on == "hard labels" else f"{row.trained_on} + next tokens"
     if row.trained_on == "hard labels":
         return f"{count} hard labels"
     return f"{row.trained_on} + {count} hard labels"

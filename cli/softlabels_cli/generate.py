@@ -19,6 +19,7 @@ from softlabels_cli.options import (
 )
 from softlabels_cli.output import count, fidelity_lines, format_bytes, format_seconds, note, print_json, printable
 from softlabels_cli.progress import Progress
+from softlabels_cli.text_options import chosen_text, text_options
 
 if TYPE_CHECKING:
     from softlabels.generation import Estimate, Generated
@@ -71,6 +72,9 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Time one batch and print the cost; write nothing.")
 @click.option("--gate/--no-gate", default=True, help="Check the outputs for some rows, first and during the run.")
 @click.option("--extra-classes", is_flag=True, help="The teacher may know classes the hard labels do not show.")
+@click.option("--chosen", is_flag=True, help="Also store the log-probability of the text's own next token.")
+@click.option("--written-by", metavar="NAME", help="Digest or name of the model that wrote the text.")
+@text_options
 @data_options
 @json_option
 @quiet_option
@@ -96,9 +100,11 @@ def command(
     them may work on one store at once.
     """
     from softlabels import generation
-    from softlabels.sources import DistinctSource, Source, describe_source, open_source
+    from softlabels.generation.text_data import open_data
+    from softlabels.sources import DistinctSource, describe_source
 
-    source: Source = open_source(data, input=input_column, label=label_column, id=id_column)
+    columns = {"input": input_column, "label": label_column, "id": id_column}
+    source, model = open_data(data, teacher, text=chosen_text(), **columns)
     if not quiet:
         note(printable(str(describe_source(source)), lines=True))
     if distinct:
@@ -107,14 +113,14 @@ def command(
             note(f"{count(source.left_out, 'row')} of {data} repeat earlier inputs and share their labels.")
     options["encoding"] = parse_encodings(encodings)
     if dry_run:
-        estimate = generation.estimate(source, teacher=teacher, settings=generation.Settings(**options))
+        estimate = generation.estimate(source, teacher=model, settings=generation.Settings(**options))
         if as_json:
             print_json(estimate.to_json())
         else:
             _print_estimate(estimate)
         return
     with Progress("generate", unit="rows", quiet=quiet) as progress:
-        result = generation.generate(source, teacher=teacher, out=out, reuse=reuse, progress=progress.update, **options)
+        result = generation.generate(source, teacher=model, out=out, reuse=reuse, progress=progress.update, **options)
     if as_json:
         print_json(result.to_json())
     else:

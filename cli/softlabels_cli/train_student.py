@@ -19,10 +19,13 @@ from softlabels_cli.options import (
 )
 from softlabels_cli.output import note, print_json, printable
 from softlabels_cli.progress import Progress
+from softlabels_cli.text_options import chosen_text, text_options
 
 if TYPE_CHECKING:
     from softlabels.models import Model
     from softlabels.sources import Source
+    from softlabels.store import Store
+    from softlabels.text.options import TextOptions
 
 
 @click.command(
@@ -30,13 +33,14 @@ if TYPE_CHECKING:
     epilog="Example:  softlabels train-student labels --student mlp:width=64 --data data/digits.parquet --out student",
 )
 @store_argument()
-@click.option("--student", required=True, metavar="MODEL", help="mlp:width=64  cnn:width=16  python:MODULE:NAME")
+@click.option("--student", required=True, metavar="MODEL", help="mlp:width=64  gpt:layers=2  python:MODULE:NAME")
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="RUN", help="Directory of the run.")
-@click.option("--data", metavar="DATA", help="Inputs of the labels. [digits, if they were made from it]")
+@click.option("--data", metavar="DATA", help="Inputs of the labels. [the tokens in a store of text, or digits]")
 @click.option("--temperature", type=float, help="Temperature of the loss. [the highest in the store]")
 @click.option("--alpha", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="Weight of the soft labels.")
 @digest_option
 @training_options
+@text_options
 @data_options
 @json_option
 @quiet_option
@@ -66,11 +70,26 @@ def command(
         from softlabels.training.inputs import open_data
 
         labels = open_store(store, digest=digest)
-        source = open_data(data, labels, input=input_column, label=label_column, id=id_column)
+        source = open_data(
+            data, labels, input=input_column, label=label_column, id=id_column, text=text_of_store(labels)
+        )
         note_data(source, quiet=quiet)
         return train_student(labels, source, student, out, progress=progress, **recipe)
 
     run_training("train-student", out, train, as_json=as_json, quiet=quiet)
+
+
+def text_of_store(labels: Store) -> TextOptions | None:
+    """Return the options of text of the command, with the tokenizer of the labels."""
+    from dataclasses import replace
+
+    from softlabels.text import Tokenizer
+
+    document = labels.tokenizer_document()
+    text = chosen_text()
+    if document is None or text is None or text.tokenizer is not None:
+        return text
+    return replace(text, tokenizer=Tokenizer.from_bytes(document))
 
 
 def run_training(
@@ -111,8 +130,18 @@ def report(out: Path, model: Model, *, as_json: bool) -> None:
     if metrics.accuracy is not None:
         measured = f", accuracy {metrics.accuracy:.2%} on {metrics.held_out_rows:,} held-out rows"
         measured += f" (split {', '.join(held_out.splits)})" if held_out.splits else ""
+    if metrics.perplexity is not None:
+        measured = f", perplexity {metrics.perplexity:.2f} on {metrics.held_out_rows:,} held-out rows"
+    for name, value, form in (
+        ("bits per byte", metrics.bits_per_byte, ".3f"),
+        ("KL to the labels", metrics.kl, ".3f"),
+        ("agreement with the labels", metrics.agreement, ".1%"),
+    ):
+        measured += "" if value is None else f", {name} {value:{form}}"
     parameters = sum(parameter.numel() for parameter in model.module.parameters())
     click.echo(f"{out}: {parameters:,} parameters, {metrics.steps:,} steps{printable(measured)}")
+    if metrics.sample:
+        click.echo("sample: " + "\n  ".join(printable(line) for line in metrics.sample.splitlines()))
 
 
 def note_data(source: Source, *, quiet: bool) -> None:

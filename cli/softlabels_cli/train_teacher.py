@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from softlabels_cli.options import data_options, json_option, quiet_option, training_options
+from softlabels_cli.text_options import chosen_text, text_options
 from softlabels_cli.train_student import note_data, run_training
 
 if TYPE_CHECKING:
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
     epilog="Example:  softlabels train-teacher data/digits.parquet --model cnn:width=64 --out teacher",
 )
 @click.argument("data")
-@click.option("--model", required=True, metavar="MODEL", help="cnn:width=64,depth=3  mlp:width=256  python:MODULE:NAME")
+@click.option("--model", required=True, metavar="MODEL", help="cnn:width=64,depth=3  gpt:layers=6  python:MODULE:NAME")
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="RUN", help="Directory of the run.")
 @training_options
+@text_options
 @data_options
 @json_option
 @quiet_option
@@ -38,7 +40,7 @@ def command(
     quiet: bool,
     **recipe: Any,
 ) -> None:
-    """Train MODEL on the hard labels of DATA.
+    """Train MODEL on the hard labels of DATA, or on the next tokens of text.
 
     Rows of the split train are trained on; the others measure the result. Without a split column, a tenth of the rows
     is held out. The same command again resumes an interrupted run and does not change a finished one.
@@ -48,7 +50,7 @@ def command(
         from softlabels.training import train_teacher
         from softlabels.training.inputs import open_data
 
-        source = open_data(data, input=input_column, label=label_column, id=id_column)
+        source = open_data(data, input=input_column, label=label_column, id=id_column, text=chosen_text())
         note_data(source, quiet=quiet)
         return train_teacher(source, model, out, progress=progress, **recipe)
 

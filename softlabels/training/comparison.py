@@ -89,6 +89,7 @@ def compare(
     split: str | None = None,
     group_seeds: bool = True,
     text: TextOptions | None = None,
+    **columns: Any,
 ) -> list[ComparedModel]:
     """Measure models on the same labelled rows.
 
@@ -98,6 +99,7 @@ def compare(
         split: Name of the split to measure on; None: the rows that the runs held out.
         group_seeds: If True, runs that differ in their seed alone are one row.
         text: Options of text, for models that predict the next token; None: rows as the first model was trained on.
+        columns: Roles of the columns of ``data``: input, label and id; see ``softlabels.sources.open_source``.
 
     Returns:
         A row per model, or per group of runs.
@@ -117,8 +119,10 @@ def compare(
         raise InvalidArgument("models: got none; expected at least one to measure")
     languages = language_models(models)
     if languages is not None:
-        return _compare_languages(languages, open_text(languages, data, text), split, group_seeds=group_seeds)
-    source = open_data(data)
+        return _compare_languages(
+            languages, open_text(languages, data, text, **columns), split, group_seeds=group_seeds
+        )
+    source = open_data(data, **columns, text=text)
     sample = source.inputs(np.zeros(1, np.int64))
     compared = [as_model(model, sample=sample).to("cpu") for model in models]
     measured = rows_to_measure(source, [model.run for model in compared if model.run is not None], split)

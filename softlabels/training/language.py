@@ -50,8 +50,9 @@ class LanguageFigures:
         loss: Mean cross-entropy of the next token in nats.
         tokens: Number of predicted tokens.
         bits_per_byte: Cross-entropy in bits per byte of UTF-8 text; None without a tokenizer.
-        kl: Mean KL divergence of the labels from the model in nats per token; None without labels.
-        agreement: Share of tokens whose likeliest class is that of the labels; None without labels.
+        kl: Mean KL divergence of the labels from the model in nats per token; None without labels. Labels that are a
+            sample do not tell it: then it is that of the store's dense rows, None if the rows have none.
+        agreement: Share of tokens whose likeliest class is that of the labels, or of the dense rows, as for ``kl``.
     """
 
     loss: float
@@ -189,13 +190,16 @@ def measure(model: Model, source: Source, rows: NDArray[np.int64], store: Store 
     """
     name = next(iter(model.heads))
     total = _Sums()
+    is_sample = store is not None and _is_sample(store.read(rows[:1], name))
+    if store is not None and is_sample:
+        total.add_dense(model, source, rows, store, name)
     for batch in batches_by_tokens(source, rows):
         inputs: Ragged = source.inputs(batch)
         following, counts = (
             torch.from_numpy(array) for array in next_tokens(inputs.values, inputs.lengths, inputs.marks)
         )
         logits = model.predict(inputs)[name].float().cpu()
-        total.add(logits, following, counts, None if store is None else store.read(batch, DEFAULT_HEAD))
+        total.add(logits, following, counts, None if store is None or is_sample else store.read(batch, name))
     if total.tokens == 0:
         raise InvalidArgument(f"{source.spec}: nothing to measure, got {len(rows)} rows without a predicted token")
     return total.figures(bytes_per_token(source, rows))
@@ -275,6 +279,19 @@ class _Sums:
             self.agreeing += float((likeliest(labels) == logits.argmax(dim=-1))[counts].sum())
             self.compared += count
 
+    def add_dense(self, model: Model, source: Source, rows: NDArray[np.int64], store: Store, head: str) -> None:
+        """Compare the positions of rows that the store holds dense."""
+        probe = store.probe(head)
+        if probe is None or probe.positions is None:
+            return
+        for index in np.flatnonzero(np.isin(probe.rows, rows)):
+            logits = model.predict(source.inputs(probe.rows[index : index + 1]))[head][int(probe.positions[index])]
+            log_q = logits.float().cpu().log_softmax(dim=-1)
+            log_p = torch.from_numpy(np.array(probe.logits[index])).flatten().log_softmax(dim=-1)
+            self.kl += float(torch.where(log_p.isfinite(), log_p.exp() * (log_p - log_q), 0.0).sum())
+            self.agreeing += float(log_p.argmax() == log_q.argmax())
+            self.compared += 1
+
     def figures(self, bytes_per_token: float | None) -> LanguageFigures:
         """Return the means."""
         loss = self.loss / self.tokens
@@ -285,6 +302,10 @@ class _Sums:
             kl=self.kl / self.compared if self.compared else None,
             agreement=self.agreeing / self.compared if self.compared else None,
         )
+
+
+def _is_sample(labels: SoftLabels) -> bool:
+    return isinstance(labels, SparseLabels) and labels.unbiased
 
 
 def likeliest(labels: SoftLabels) -> Tensor:
