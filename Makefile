@@ -17,7 +17,7 @@ JOBS ?= 2
 # Per cent of lines and branches of softlabels/store that its tests must reach.
 COVERED ?= 100
 
-.PHONY: help demo test coverage lint benchmarks peers readers reliability structure clean
+.PHONY: help demo demo-language test coverage lint benchmarks peers readers reliability structure clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -33,6 +33,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## Teacher, labels, students and comparison on the bundled digits (two minutes on two cores).
 	$(BIN)/softlabels demo
+
+demo-language: $(STAMP)  ## Teacher, labels, students and comparison of a small GPT (ten minutes on two cores).
+	$(BIN)/softlabels demo --task language
 
 test: $(STAMP)  ## The whole test suite: linters, types, layers, docs, wheel, behaviour (six minutes on two cores).
 	$(BIN)/python -m pytest --numprocesses $(JOBS)
@@ -64,4 +67,4 @@ reliability: $(STAMP)  ## Kill, cut, race and mutate stores for half an hour; wr
 	$(BIN)/python -m tests.reliability
 
 clean:  ## Remove what make built.
-	rm -rf $(VENV) demo dist build
+	rm -rf $(VENV) demo demo-language dist build

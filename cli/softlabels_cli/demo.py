@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from softlabels_cli import demo_language
 from softlabels_cli.options import json_option, quiet_option
 from softlabels_cli.output import format_seconds, note
 
@@ -63,21 +64,30 @@ def story(out: Path, seeds: int) -> list[tuple[str, list[str]]]:
 
 @click.command("demo", epilog="Example:  softlabels demo --out demo")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Directory for all results."
+    "--task",
+    type=click.Choice(["digits", "language"]),
+    default="digits",
+    show_default=True,
+    help="digits: images, two minutes. language: a small GPT on source code, ten minutes.",
 )
+@click.option("--out", type=click.Path(path_type=Path), help="Directory for all results. [demo, or demo-language]")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Students per setting.")
 @json_option
 @quiet_option
-def command(*, out: Path, seeds: int, as_json: bool, quiet: bool) -> None:
+def command(*, task: str, out: Path | None, seeds: int, as_json: bool, quiet: bool) -> None:
     """Distil a teacher into students on bundled data, from end to end.
 
     Prints each command before running it: type them to do the same with other data. Results that exist are reused.
     """
     began = time.monotonic()
-    steps = story(out, seeds)
+    out = out or Path("demo" if task == "digits" else "demo-language")
+    setting, steps = SETTING, story(out, seeds)
+    if task == "language":
+        demo_language.write_corpus(out)
+        setting, steps = demo_language.SETTING, demo_language.story(out, seeds)
     to_stdout = sys.stderr if as_json else sys.stdout
     with contextlib.redirect_stdout(to_stdout):
-        click.echo(SETTING)
+        click.echo(setting)
         previous = ""
         for purpose, arguments in steps[:-1]:
             if purpose != previous:
