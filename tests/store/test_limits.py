@@ -136,3 +136,11 @@ def test_a_document_of_very_many_values_is_refused_in_bounded_memory(tmp_path, w
     growth, message = limit_cases.growth("open", root, warm["zarr"])
     assert "data.columns: got a JSON list of" in message
     assert growth < MEMORY
+
+
+def test_the_most_units_are_verified_in_bounded_memory(tmp_path, warm):
+    """None of them is there, which is one problem and not a million."""
+    sealed_table(tmp_path / "s", MAX_UNITS, 4 * (MAX_CHUNKS // MAX_UNITS), 4)
+    growth, message = limit_cases.growth("verify", tmp_path / "s", warm["zarr"])
+    assert "the records of units 1 to 1048575 are missing" in message
+    assert growth < MEMORY

@@ -197,3 +197,11 @@ def test_a_record_on_another_shelf_commits_nothing(root):
     shutil.copy(root / paths.record_path(1), root / "records" / "01")
     assert list(paths.committed_units(open_storage(root))) == [0, 1]
     assert verify(root, deep=True).ok
+
+
+def test_a_record_of_a_unit_that_the_store_does_not_have_is_damage_and_repaired(root):
+    shutil.copy(root / paths.record_path(1), root / paths.record_path(2))
+    report = verify(root)
+    assert ([problem.unit for problem in report.bad], report.missing_units, report.fix) == ([2], 0, "repair")
+    assert repair(root) == [2]
+    assert verify(root).ok

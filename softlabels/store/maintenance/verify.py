@@ -76,13 +76,15 @@ def verify(
     units = (max(committed, default=-1) + 1) if descriptor.grows else descriptor.units
     if records is not None:
         units = max(units, len(records))
+    existing = sum(unit < units for unit in committed)
+    is_sealed = records is not None and len(records) == existing
     return Report(
         store=str(storage),
         units=len(committed),
         rows=rows,
         skipped=skipped,
-        missing_units=units - len(committed),
-        sealed=records is not None and len(records) == len(committed) and not any(p.fix == "seal" for p in problems),
+        missing_units=units - existing,
+        sealed=is_sealed and not any(problem.fix == "seal" for problem in problems),
         bad=tuple(problems),
     )
 
@@ -225,7 +227,7 @@ def damaged_derived(storage: Storage, descriptor: Descriptor, snapshot: Snapshot
         return read_prior(storage, snapshot), [store.prior(head) for head in descriptor.heads]
 
     checks: list[tuple[str, Callable[[], object]]] = [
-        (paths.table_path(snapshot.number, snapshot.table), lambda: read_table(storage, snapshot)),
+        (paths.table_path(snapshot.number, snapshot.table), lambda: read_table(storage, snapshot, ["unit"])),
         (paths.probe_path(snapshot.number, str(snapshot.probe)), lambda: read_probe(storage, snapshot, descriptor)),
         (paths.prior_path(snapshot.number, str(snapshot.prior)), check_prior),
     ]
