@@ -103,13 +103,17 @@ def run_training(
             interruption.deliver("")
             with Progress(name, unit="steps", quiet=quiet) as progress:
                 model = train(progress.update)
-        except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(str(error) or _kept(out)) from None
+        except BaseException as error:
+            # An interrupted import of a library may end in any error.
+            if interruption.received is None and not isinstance(error, KeyboardInterrupt):
+                raise
+            message = str(error) if isinstance(error, KeyboardInterrupt) else ""
+            raise KeyboardInterrupt(message or _remaining(out)) from None
         interruption.deliver(f"Interrupted; the run in {out} has finished.")
     report(out, model, as_json=as_json)
 
 
-def _kept(out: Path) -> str:
+def _remaining(out: Path) -> str:
     """Return what an interrupted command leaves behind, in words."""
     if (out / "checkpoint.safetensors").exists():
         return "Interrupted; the last checkpoint is still there: run the same command again to resume."
