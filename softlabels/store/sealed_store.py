@@ -201,22 +201,22 @@ class Store:
             StoreCorrupt: other bytes than were committed, or values no encoder writes; names the file.
         """
         unit, local = self.chunk_index.unit_of(number)
-        wanted = None if columns is None else tuple(columns)
-        checked = self._checked.get(wanted)
+        names = None if columns is None else tuple(columns)
+        checked = self._checked.get(names)
         if checked is None:
-            checked = self._checked.setdefault(wanted, np.zeros(self.chunks, np.bool_))
-        found = self._reader(unit).read_chunk(local, wanted, out=out, check=not checked[number])
+            checked = self._checked.setdefault(names, np.zeros(self.chunks, np.bool_))
+        arrays = self._reader(unit).read_chunk(local, names, out=out, check=not checked[number])
         checked[number] = True
-        return found
+        return arrays
 
     def keys(self) -> NDArray[np.uint8]:
         """Keys of all rows in order, (rows, 16)."""
         keys = np.empty((self.rows, 16), np.uint8)
         start = 0
         for number in range(self.chunks):
-            piece = self.read_chunk(number, ["key"])["key"]
-            keys[start : start + len(piece)] = piece
-            start += len(piece)
+            chunk_keys = self.read_chunk(number, ["key"])["key"]
+            keys[start : start + len(chunk_keys)] = chunk_keys
+            start += len(chunk_keys)
         return keys
 
     def read(self, rows: Iterable[int] | NDArray[np.integer[Any]], head: str = "logits") -> SoftLabels:
@@ -300,13 +300,13 @@ class Store:
         if (codebook := self.codebook(head)) is not None:
             return codebook.priors
         if self._priors is None:
-            found = read_prior(self.storage, self.snapshot)
+            priors = read_prior(self.storage, self.snapshot)
             for name, kind in self.descriptor.heads.items():
-                if (prior := found.get(f"{name}/prior")) is not None:
+                if (prior := priors.get(f"{name}/prior")) is not None:
                     path = paths.prior_path(self.snapshot.number, str(self.snapshot.prior))
                     with read_errors(self.storage.locate(path), SEAL):
                         check_priors(np.atleast_1d(prior)[..., None, :], (len(kind.temperatures), 1, kind.classes))
-            self._priors = found
+            self._priors = priors
         return self._priors.get(f"{head}/prior")
 
     def codebook(self, head: str) -> Codebook | None:
@@ -345,7 +345,7 @@ class Store:
 
     def codebooks(self) -> dict[str, Codebook]:
         """Those of all heads that have one."""
-        return {head: found for head in self.heads if (found := self.codebook(head)) is not None}
+        return {head: codebook for head in self.heads if (codebook := self.codebook(head)) is not None}
 
     def probe(self, head: str = "logits") -> Probe | None:
         """The rows kept dense; None where there are none."""

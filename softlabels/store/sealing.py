@@ -65,23 +65,23 @@ def _seal_once(storage: Storage, descriptor: Descriptor) -> Snapshot | None:
             f"{storage}: {len(missing)} of {count} units are not committed ({first}); make them again, with "
             "generate or your own loop, then seal"
         )
-    found = [read_record(storage, unit, descriptor) for unit in range(count)]
-    for record in found:
+    records = [read_record(storage, unit, descriptor) for unit in range(count)]
+    for record in records:
         _check_shard_size(storage, descriptor, record)
-    listed = unit_table.to_bytes(found)
-    if last is not None and _is_restored(storage, descriptor, last, found, listed):
+    listed = unit_table.to_bytes(records)
+    if last is not None and _is_restored(storage, descriptor, last, records, listed):
         return last
     number = 1 if last is None else last.number + 1
-    priors, probe, fidelity = aggregate(storage, descriptor, found)
+    priors, probe, fidelity = aggregate(storage, descriptor, records)
     body = {
         "format": "softlabels-snapshot",
         "version": 1,
         "number": number,
         "previous": None if last is None else last.digest,
         "descriptor": descriptor.digest,
-        "rows": sum(record.rows for record in found),
+        "rows": sum(record.rows for record in records),
         "units": count,
-        "bytes": sum(record.size for record in found),
+        "bytes": sum(record.size for record in records),
         "table": blake3(listed).hexdigest(),
         "prior": _put(storage, number, priors, paths.prior_path),
         "probe": _put(storage, number, probe, paths.probe_path),
@@ -101,15 +101,15 @@ def _is_restored(
     table = paths.table_path(snapshot.number, snapshot.table)
     if storage.info(table) is None:  # a complete store may be read-only
         storage.put_if_absent(table, listed)
-    wanted = {paths.prior_path: snapshot.prior, paths.probe_path: snapshot.probe}
+    digests = {paths.prior_path: snapshot.prior, paths.probe_path: snapshot.probe}
     missing = [
-        path for path, digest in wanted.items() if digest and storage.info(path(snapshot.number, digest)) is None
+        path for path, digest in digests.items() if digest and storage.info(path(snapshot.number, digest)) is None
     ]
     if not missing:
         return True
     priors, probe, _ = aggregate(storage, descriptor, records)
     arrays = {paths.prior_path: priors, paths.probe_path: probe}
-    return all(_put(storage, snapshot.number, arrays[path], path) == wanted[path] for path in missing)
+    return all(_put(storage, snapshot.number, arrays[path], path) == digests[path] for path in missing)
 
 
 def _latest(storage: Storage) -> Snapshot | None:

@@ -77,19 +77,19 @@ class UnitReader:
             ShardMissing: the shard is gone.
             StoreCorrupt: other bytes than were committed, or values no encoder writes.
         """
-        wanted = list(self._columns if columns is None else columns)
+        names = list(self._columns if columns is None else columns)
         with read_errors(self._storage.locate(self.name), REPAIR, ShardMissing, f", chunk {number}"):
             if self._chunks.needs_footer:
                 self._chunks.set_footer(self._verified(self.record.footer))
-            found = self._chunks.read(self._verified(self.record.chunks[number]), number, wanted, out)
+            arrays = self._chunks.read(self._verified(self.record.chunks[number]), number, names, out)
             if check:
-                self._check(found)
-            return found
+                self._check(arrays)
+            return arrays
 
-    def _verified(self, piece: Range) -> memoryview:
+    def _verified(self, extent: Range) -> memoryview:
         """The bytes of a range, once they are sure to be those that were committed; until this thread reads again."""
-        data = _scratch(piece.size)
-        self._storage.read_verified(self.name, piece.offset, data, of=self.record.size, digest=piece.blake3)
+        data = _scratch(extent.size)
+        self._storage.read_verified(self.name, extent.offset, data, of=self.record.size, digest=extent.blake3)
         return data
 
     def read_extras(self) -> dict[str, NDArray[Any]]:

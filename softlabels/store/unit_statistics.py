@@ -1,4 +1,4 @@
-"""What units leave beside their shards so that sealing can say how good the labels are.
+"""Statistics that units store beside their shards, from which sealing measures how good the labels are.
 
 Three things per head: in a unit's extras file sums of the probability its rows did not list (the raw material of the
 tail prior), from about 256 units, and a few rows kept dense (the probe), about 256 in all; in its record, the fidelity
@@ -34,12 +34,12 @@ PRIOR, PROBE, PROBE_NUMBERS, PROBE_POSITIONS = "prior", "probe", "probe_rows", "
 
 
 def gathers(descriptor: Descriptor, units: NDArray[np.int64], total: int | None = None) -> NDArray[np.bool_]:
-    """Which of ``units`` sum the probability they do not list.
+    """Return True for each unit that sums the probability its rows do not list.
 
     Args:
-        descriptor: of the store.
-        units: numbers of units.
-        total: how many there are in all; by default what the descriptor says, or each as if it were the last.
+        descriptor: Descriptor of the store.
+        units: Numbers of units, (n,).
+        total: Number of units of the store; by default the descriptor's, or as if each unit were the last.
     """
     if total is None and not descriptor.grows:
         total = descriptor.units
@@ -47,13 +47,13 @@ def gathers(descriptor: Descriptor, units: NDArray[np.int64], total: int | None 
 
 
 def probes(descriptor: Descriptor, head: str, rows: NDArray[np.int64], total: int | None = None) -> NDArray[np.bool_]:
-    """Which of ``rows`` are kept dense.
+    """Return True for each row that is stored dense.
 
     Args:
-        descriptor: of the store.
-        head: name of the head.
-        rows: numbers of rows, as if every unit were full.
-        total: as for gathers, of rows.
+        descriptor: Descriptor of the store.
+        head: Name of the head.
+        rows: Numbers of rows as if every unit were full, (n,).
+        total: Number of rows of the store; default as for gathers.
     """
     if total is None and descriptor.rows is not None:
         total = descriptor.rows
@@ -62,12 +62,12 @@ def probes(descriptor: Descriptor, head: str, rows: NDArray[np.int64], total: in
 
 
 def most_probed(descriptor: Descriptor, head: str, *, growing: bool = False) -> int:
-    """How many rows of a head are kept dense at most, by a unit and in all.
+    """Return the largest number of rows of a head that a unit, and a store, stores dense.
 
     Args:
-        descriptor: of the store.
-        head: name of the head.
-        growing: twice what a growing store expects to keep.
+        descriptor: Descriptor of the store.
+        head: Name of the head.
+        growing: If True, twice the number that a growing store expects.
     """
     kind = descriptor.heads[head]
     size = 4 * kind.classes * int(np.prod(kind.position_shape, dtype=np.int64))
@@ -76,16 +76,16 @@ def most_probed(descriptor: Descriptor, head: str, *, growing: bool = False) -> 
 
 
 def thinned(count: int, most: int) -> NDArray[np.int64]:
-    """Which of ``count`` rows to keep so that there are ``most``: evenly spread."""
+    """Return the positions of ``most`` of ``count`` rows, evenly spread; all of them if there are no more."""
     return np.arange(count) if count <= most else np.linspace(0, count - 1, num=most).astype(np.int64)
 
 
 class UnitStatistics:
-    """What one unit leaves for sealing, gathered as its rows come.
+    """Statistics of one unit, collected as its rows come.
 
     Args:
-        descriptor: of the store.
-        unit: its number.
+        descriptor: Descriptor of the store.
+        unit: Number of the unit.
     """
 
     def __init__(self, descriptor: Descriptor, unit: int) -> None:
@@ -97,21 +97,21 @@ class UnitStatistics:
         self._measured: dict[str, list[Fidelity]] = {}
 
     def wants_sums(self, head: str) -> bool:
-        """Whether to give the sum of unlisted probability."""
+        """Return True if the unit takes sums of unlisted probability."""
         chosen = self._descriptor.heads[head].codebook is None
         return self._gathers and chosen and self._descriptor.encoding(head).has_tail
 
     def wants_dense(self, head: str, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of ``rows`` of the unit to give dense."""
+        """Return True for each row of the unit that is stored dense."""
         return probes(self._descriptor, head, self._first + rows)
 
     def wants_measured(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of ``rows`` of the unit to measure."""
+        """Return True for each row of the unit that is measured."""
         most = self._descriptor.unit_rows
         return _chosen(self._descriptor.seed, MEASURE_STREAM, self._first + rows, MEASURED_ROWS, most)
 
     def positions(self, rows: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The position of each of ragged ``rows`` of the unit that is kept or measured where the row is."""
+        """Return the position that stands for each ragged row of the unit in the probe and in measurements."""
         of = words(self._descriptor.seed, self._first + rows, stream=POSITION_STREAM)
         return (uniforms(of, np.zeros(1, np.int64)) * lengths).astype(np.int64)
 
@@ -130,27 +130,27 @@ class UnitStatistics:
         where = np.zeros(len(rows), np.int64) if positions is None else positions
         self._dense.setdefault(head, []).append((rows, where, logits))
 
-    def add_measured(self, head: str, found: Fidelity) -> None:
+    def add_measured(self, head: str, measured: Fidelity) -> None:
         """Add the fidelity of some rows."""
-        self._measured.setdefault(head, []).append(found)
+        self._measured.setdefault(head, []).append(measured)
 
     def fidelity(self) -> dict[str, Fidelity]:
-        """By head, of the rows that were measured."""
-        return {head: combine(parts) for head, parts in self._measured.items()}
+        """Return the fidelity of the measured rows by head."""
+        return {head: combine(measured) for head, measured in self._measured.items()}
 
     def extras(self) -> dict[str, NDArray[Any]]:
-        """Arrays to commit with the unit; none where it leaves nothing."""
-        found: dict[str, NDArray[Any]] = {
+        """Return the arrays to commit with the unit; empty if there are none."""
+        arrays: dict[str, NDArray[Any]] = {
             f"{head}/{PRIOR}": sums.astype(np.float32) for head, sums in self._sums.items()
         }
-        for head, parts in self._dense.items():
-            rows = np.concatenate([part[0] for part in parts])
+        for head, blocks in self._dense.items():
+            rows = np.concatenate([block[0] for block in blocks])
             order = np.argsort(rows)[thinned(len(rows), most_probed(self._descriptor, head))]
-            found[f"{head}/{PROBE}"] = np.concatenate([part[2] for part in parts])[order]
-            found[f"{head}/{PROBE_NUMBERS}"] = rows[order]
+            arrays[f"{head}/{PROBE}"] = np.concatenate([block[2] for block in blocks])[order]
+            arrays[f"{head}/{PROBE_NUMBERS}"] = rows[order]
             if self._descriptor.heads[head].ragged:
-                found[f"{head}/{PROBE_POSITIONS}"] = np.concatenate([part[1] for part in parts])[order]
-        return found
+                arrays[f"{head}/{PROBE_POSITIONS}"] = np.concatenate([block[1] for block in blocks])[order]
+        return arrays
 
 
 def _chosen(
@@ -169,7 +169,7 @@ def split_extras(
     Raises:
         ValueError: arrays of a head that is not there, or of another shape.
     """
-    found: dict[str, dict[str, NDArray[Any]]] = {}
+    by_head: dict[str, dict[str, NDArray[Any]]] = {}
     for full_name, array in extras.items():
         head, _, name = full_name.partition("/")
         if head not in descriptor.heads or name not in {PRIOR, PROBE, PROBE_NUMBERS, PROBE_POSITIONS}:
@@ -189,8 +189,8 @@ def split_extras(
             raise ValueError(f"{full_name!r} are no ascending rows of the unit")
         if name == PROBE_POSITIONS and (array.dtype != np.int64 or (array < 0).any()):
             raise ValueError(f"{full_name!r} are no positions")
-        found.setdefault(head, {})[name] = array
-    for head, arrays in found.items():
+        by_head.setdefault(head, {})[name] = array
+    for head, arrays in by_head.items():
         if PROBE in arrays and (PROBE_POSITIONS in arrays) != descriptor.heads[head].ragged:
             raise ValueError(f"the dense rows of {head!r} have positions, or lack them")
-    return found
+    return by_head

@@ -99,7 +99,7 @@ def _check_empty(storage: Storage, descriptor: Descriptor) -> None:
 
 
 def _document(descriptor: Descriptor) -> bytes:
-    """What a new store's descriptor file is to hold, once readers are sure to take it."""
+    """Return the bytes of the descriptor of a new store; raises InvalidArgument if no reader would accept them."""
     try:
         data = canonical_json.to_bytes(descriptor.to_json())
         parse_descriptor(data)

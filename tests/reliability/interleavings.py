@@ -33,7 +33,7 @@ STUCK = 30.0
 
 @dataclass
 class Races:
-    """What was found: interleavings tried, and those that went wrong."""
+    """Result: interleavings tried, and those that went wrong."""
 
     tried: int = 0
     violations: list[str] = field(default_factory=list)
@@ -77,7 +77,7 @@ class Turns:
 
 def run(most: int | None = None, *, seed: int = 0, progress: Callable[[int], None] = lambda _: None) -> Races:
     """Try every interleaving of two commits, or ``most`` of them, a seeded choice."""
-    found = Races()
+    result = Races()
     orders = [
         tuple(0 if place in first else 1 for place in range(2 * len(STEPS)))
         for first in itertools.combinations(range(2 * len(STEPS)), len(STEPS))
@@ -90,13 +90,13 @@ def run(most: int | None = None, *, seed: int = 0, progress: Callable[[int], Non
             try:
                 _race(base / "store", order)
             except Exception as error:  # noqa: BLE001  whatever goes wrong is a violation
-                found.violations.append(f"{order}: {type(error).__name__}: {error}")
+                result.violations.append(f"{order}: {type(error).__name__}: {error}")
             shutil.rmtree(base / "store")
-            found.tried += 1
-            progress(found.tried)
+            result.tried += 1
+            progress(result.tried)
     finally:
         shutil.rmtree(base)
-    return found
+    return result
 
 
 def _race(root: Path, order: tuple[int, ...]) -> None:

@@ -23,7 +23,7 @@ BEGUN, COMMITTED = b"b", b"c"
 
 @dataclass
 class Kills:
-    """What was found.
+    """Result of an experiment.
 
     Attributes:
         kills: writers killed.
@@ -50,22 +50,22 @@ def run(
     Raises:
         StoreCorrupt, AssertionError: a committed unit does not hold its only right content.
     """
-    rng, found, turn = random.Random(seed), Kills(), 0
+    rng, result, turn = random.Random(seed), Kills(), 0
     kinds = [(shard_format, labels) for labels in world.LABELS for shard_format in PACE]
     for kind in kinds:
         world.warm_up(*kind)  # what is imported late must not be imported anew in every child
-    while found.kills < kills:
+    while result.kills < kills:
         folder = Path(tempfile.mkdtemp(dir=world.TEMPORARY if world.TEMPORARY.is_dir() else None))
         try:
-            _one_store(folder / "store", writers, units, kinds[turn % len(kinds)], rng, found)
+            _one_store(folder / "store", writers, units, kinds[turn % len(kinds)], rng, result)
         finally:
             shutil.rmtree(folder)
         turn += 1
-        progress(found.kills)
-    return found
+        progress(result.kills)
+    return result
 
 
-def _one_store(root: Path, writers: int, units: int, kind: tuple[str, str], rng: random.Random, found: Kills) -> None:
+def _one_store(root: Path, writers: int, units: int, kind: tuple[str, str], rng: random.Random, result: Kills) -> None:
     store = world.open_store(root, units, *kind)
     acknowledged: set[int] = set()
     seen: dict[int, bytes] = {}
@@ -78,35 +78,35 @@ def _one_store(root: Path, writers: int, units: int, kind: tuple[str, str], rng:
             os.waitpid(pid, 0)
             with os.fdopen(pipe, "rb") as ledger:
                 said = ledger.read()
-            begun = {int.from_bytes(said[at + 1 : at + 5], "little") for at in range(0, len(said), 5)}
-            done = {int.from_bytes(said[at + 1 : at + 5], "little") for at in range(0, len(said), 5)
-                    if said[at : at + 1] == COMMITTED}  # fmt: skip
+            begun = {int.from_bytes(said[offset + 1 : offset + 5], "little") for offset in range(0, len(said), 5)}
+            done = {int.from_bytes(said[offset + 1 : offset + 5], "little") for offset in range(0, len(said), 5)
+                    if said[offset : offset + 1] == COMMITTED}  # fmt: skip
             acknowledged |= done
-            found.kills += 1
-            found.recomputed.append(world.UNIT_ROWS * len(begun - done))
+            result.kills += 1
+            result.recomputed.append(world.UNIT_ROWS * len(begun - done))
         now = world.records(root)
-        found.lost += len(acknowledged - set(now))
-        found.changed += sum(seen[unit] != now.get(unit) for unit in seen)
+        result.lost += len(acknowledged - set(now))
+        result.changed += sum(seen[unit] != now.get(unit) for unit in seen)
         world.judge(root, store.descriptor, now.keys() - seen.keys())
         seen = now
-    found.units += len(seen)
+    result.units += len(seen)
     rows = np.concatenate([world.content(unit)["key"] for unit in world.judge(root, store.descriptor)])
-    found.twice += len(rows) - len(np.unique(rows, axis=0))
+    result.twice += len(rows) - len(np.unique(rows, axis=0))
 
 
 def _start(root: Path, units: int, kind: tuple[str, str], luck: float) -> tuple[int, int]:
     """Fork a writer; its process id and the pipe it says its units on."""
-    ours, theirs = os.pipe()
+    read_end, write_end = os.pipe()
     if pid := os.fork():
-        os.close(theirs)
-        return pid, ours
+        os.close(write_end)
+        return pid, read_end
     try:
         store = world.open_store(root, units, *kind)
         missing = list(store.missing())
         start = int(luck * len(missing))
         for unit in missing[start:] + missing[:start]:
-            os.write(theirs, BEGUN + unit.to_bytes(4, "little"))
+            os.write(write_end, BEGUN + unit.to_bytes(4, "little"))
             world.commit(store, unit, extras=unit % 3 == 0)
-            os.write(theirs, COMMITTED + unit.to_bytes(4, "little"))
+            os.write(write_end, COMMITTED + unit.to_bytes(4, "little"))
     finally:
         os._exit(0)

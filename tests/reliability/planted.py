@@ -32,16 +32,16 @@ def layer(name: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
 
 @layer("interleavings")
 def _interleavings() -> None:
-    found = interleavings.run(40)
-    if found.violations:
-        raise AssertionError(found.violations[0])
+    result = interleavings.run(40)
+    if result.violations:
+        raise AssertionError(result.violations[0])
 
 
 @layer("power cuts")
 def _power_cuts() -> None:
-    found = power_cuts.run(600, resume_every=10**9, stop_early=True)
-    if found.violations:
-        raise AssertionError(found.violations[0])
+    result = power_cuts.run(600, resume_every=10**9, stop_early=True)
+    if result.violations:
+        raise AssertionError(result.violations[0])
 
 
 @layer("SIGKILL at a system call")
@@ -51,9 +51,9 @@ def _system_calls() -> None:
 
 @layer("random kills")
 def _kills() -> None:
-    found = kills.run(60)
-    if found.lost or found.twice or found.changed:
-        raise AssertionError(f"{found.lost} lost, {found.twice} twice, {found.changed} changed")
+    result = kills.run(60)
+    if result.lost or result.twice or result.changed:
+        raise AssertionError(f"{result.lost} lost, {result.twice} twice, {result.changed} changed")
 
 
 @layer("repair beside writers")
@@ -178,7 +178,7 @@ def planted(bug: str) -> Iterator[None]:
 
 
 def caught_by(bug: str, name: str) -> bool:
-    """Whether a layer catches a bug."""
+    """Return True if a layer catches a bug."""
     with planted(bug):
         try:
             LAYERS[name]()

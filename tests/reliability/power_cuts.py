@@ -55,7 +55,7 @@ class Killed(BaseException):
 
 
 class Log:
-    """What happened below ``root``, in order; each method is told of one call that has returned."""
+    """Effects below ``root``, in order; each method logs one call that has returned."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -218,9 +218,9 @@ def states(
             else (tuple(rng.choice(choice) for choice in choices) for _ in range(trees))
         )
         for pick in picks:
-            kept = {index for index, keep in zip(loose, pick, strict=False) if keep}
+            present = {index for index, keep in zip(loose, pick, strict=False) if keep}
             cuts = dict(zip(unsynced, pick[len(loose) :], strict=True))
-            yield _tree(prefix, durable | kept, contents, cuts), promised
+            yield _tree(prefix, durable | present, contents, cuts), promised
 
 
 def _split(prefix: list[Event]) -> tuple[set[int], list[int]]:
@@ -238,16 +238,16 @@ def _split(prefix: list[Event]) -> tuple[set[int], list[int]]:
 
 def _contents(prefix: list[Event], events: list[Event]) -> dict[int, bytes]:
     """Bytes of each file: as synced by now, else as they will be when they are."""
-    found = {event.file: event.data for event in reversed(events) if event.kind == "sync"}
-    return found | {event.file: event.data for event in prefix if event.kind == "sync"}
+    result = {event.file: event.data for event in reversed(events) if event.kind == "sync"}
+    return result | {event.file: event.data for event in prefix if event.kind == "sync"}
 
 
 def _tree(
-    prefix: list[Event], kept: set[int], contents: dict[int, bytes], cuts: dict[int, int]
+    prefix: list[Event], present: set[int], contents: dict[int, bytes], cuts: dict[int, int]
 ) -> dict[str, bytes | None]:
     tree: dict[str, bytes | None] = {}
     for index, event in enumerate(prefix):
-        if index not in kept:
+        if index not in present:
             continue
         if event.kind == "add directory":
             tree[event.path] = None
@@ -282,24 +282,26 @@ def run(
         stop_early: If True, stop at the first violation.
         progress: Called with the number of states now and then.
     """
-    found, rng, seen = Cuts(), random.Random(seed), set()
+    result, rng, seen = Cuts(), random.Random(seed), set()
     base = Path(tempfile.mkdtemp(dir=world.TEMPORARY if world.TEMPORARY.is_dir() else None))
     try:
         for shard_format, events, begin, budget in _histories(base, most):
             for tree, promised in states(events, rng, budget, begin):
-                found.states += 1
+                result.states += 1
                 mark = (shard_format, frozenset(tree.items()), frozenset(promised))
                 if mark not in seen:
                     seen.add(mark)
-                    found.different += 1
-                    _try(base / "cut", tree, promised, shard_format, found, resume=found.different % resume_every == 0)
-                if found.states % 100 == 0:
-                    progress(found.states)
-                if stop_early and found.violations:
-                    return found
+                    result.different += 1
+                    _try(
+                        base / "cut", tree, promised, shard_format, result, resume=result.different % resume_every == 0
+                    )
+                if result.states % 100 == 0:
+                    progress(result.states)
+                if stop_early and result.violations:
+                    return result
     finally:
         shutil.rmtree(base)
-    return found
+    return result
 
 
 def _histories(base: Path, budget: int) -> Iterator[tuple[str, list[Event], int, int]]:
@@ -318,7 +320,7 @@ def _histories(base: Path, budget: int) -> Iterator[tuple[str, list[Event], int,
 
 
 def _try(
-    folder: Path, tree: dict[str, bytes | None], promised: set[str], shard_format: str, found: Cuts, *, resume: bool
+    folder: Path, tree: dict[str, bytes | None], promised: set[str], shard_format: str, result: Cuts, *, resume: bool
 ) -> None:
     folder.mkdir()
     try:
@@ -329,13 +331,13 @@ def _try(
                 (folder / path).write_bytes(data)
         _judge(folder / "store", promised, shard_format, resume=resume)
     except Exception as error:  # noqa: BLE001  whatever goes wrong is a violation
-        found.violations.append(f"{type(error).__name__}: {error}")
+        result.violations.append(f"{type(error).__name__}: {error}")
     finally:
         shutil.rmtree(folder)
 
 
 def _judge(root: Path, promised: set[str], shard_format: str, *, resume: bool) -> None:
-    """What was promised is there and right; nothing that is there is wrong; work can go on."""
+    """Raise unless all that was promised is there, all that is there is right, and the store can be completed."""
     units = {int(what) for what in promised if what.isdecimal()}
     store = world.descriptor(UNITS, shard_format)
     if (root / "softlabels.json").exists():

@@ -33,7 +33,7 @@ UNITS = 2
 
 @dataclass
 class Injected:
-    """What was found: injections made, those after which everything was right, and those the commit survived."""
+    """Result: injections made, those after which everything was right, and those the commit survived."""
 
     tried: int = 0
     right: int = 0
@@ -41,7 +41,7 @@ class Injected:
 
 
 def available() -> bool:
-    """Whether strace is here and may trace a child."""
+    """Return True if strace is here and may trace a child."""
     if shutil.which("strace") is None:
         return False
     done = subprocess.run(["strace", "-o", os.devnull, "true"], capture_output=True, check=False)
@@ -59,24 +59,24 @@ def calls_of_a_commit() -> dict[str, int]:
 
 def kill_at_each(every: int = 1, progress: Callable[[int], None] = lambda _: None) -> Injected:
     """SIGKILL at each ``every``-th call of a commit, then resume."""
-    found = Injected()
-    for at, (name, when) in enumerate(_each(calls_of_a_commit())):
-        if at % every == 0:
-            _inject(found, f"{name}:signal=SIGKILL:when={when}")
-            progress(found.tried)
-    return found
+    result = Injected()
+    for index, (name, when) in enumerate(_each(calls_of_a_commit())):
+        if index % every == 0:
+            _inject(result, f"{name}:signal=SIGKILL:when={when}")
+            progress(result.tried)
+    return result
 
 
 def fail_at_each(every: int = 1, progress: Callable[[int], None] = lambda _: None) -> Injected:
     """Each errno that a call may give, at each ``every``-th call of a commit, then a retry."""
-    found, at = Injected(), 0
+    result, index = Injected(), 0
     for name, when in _each(calls_of_a_commit()):
         for error in ERRORS.get(name, ()):
-            if at % every == 0:
-                _inject(found, f"{name}:error={error}:when={when}")
-                progress(found.tried)
-            at += 1
-    return found
+            if index % every == 0:
+                _inject(result, f"{name}:error={error}:when={when}")
+                progress(result.tried)
+            index += 1
+    return result
 
 
 def _each(counts: dict[str, int]) -> Iterator[tuple[str, int]]:
@@ -85,36 +85,36 @@ def _each(counts: dict[str, int]) -> Iterator[tuple[str, int]]:
             yield name, when
 
 
-def _inject(found: Injected, what: str) -> None:
+def _inject(result: Injected, what: str) -> None:
     with _folder() as root:
         acknowledged = _commit_under_strace(root, ["-o", os.devnull, "-e", f"inject={what}"])
-        found.tried += 1
+        result.tried += 1
         committed = world.judge(root, world.descriptor(UNITS))
         if acknowledged and 0 not in committed:
             raise AssertionError(f"after {what}: an acknowledged unit is gone")
-        found.committed += 0 in committed
+        result.committed += 0 in committed
         store = world.open_store(root, UNITS)
         for unit in list(store.missing()):
             world.commit(store, unit, extras=True)
         if world.judge(root, store.descriptor) != set(range(UNITS)):
             raise AssertionError(f"after {what}: the store could not be completed")
-        found.right += 1
+        result.right += 1
 
 
 def _commit_under_strace(root: Path, options: list[str]) -> bool:
     """Commit unit 0 in a child that is traced from its first step on; whether it said that it had."""
-    ours, theirs = os.pipe()
+    read_end, write_end = os.pipe()
     store = world.open_store(root, UNITS)
     pid = os.fork()
     if pid == 0:
         try:
-            os.close(ours)
+            os.close(read_end)
             os.kill(os.getpid(), signal.SIGSTOP)
             world.commit(store, 0, extras=True)
-            os.write(theirs, b"!")
+            os.write(write_end, b"!")
         finally:
             os._exit(0)
-    os.close(theirs)
+    os.close(write_end)
     os.waitpid(pid, os.WUNTRACED)
     command = ["strace", "-f", "-e", f"trace={CALLS}", *options, "-p", str(pid)]
     tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -126,7 +126,7 @@ def _commit_under_strace(root: Path, options: list[str]) -> bool:
     os.waitpid(pid, 0)
     tracer.wait()
     tracer.stderr.close()
-    with os.fdopen(ours, "rb") as pipe:
+    with os.fdopen(read_end, "rb") as pipe:
         return pipe.read() == b"!"
 
 

@@ -67,12 +67,12 @@ def commit(store: StoreWriter, unit: int, *, extras: bool = False) -> bool:
     """Write and commit a unit as a generator does."""
     with store.begin(unit) as writer:
         writer.append(content(unit, labels_of(store.descriptor)))
-        kept = {"logits/prior": np.ones((2, 1, 300), np.float32)} if extras else None
-        return writer.commit(extras=kept)
+        sums = {"logits/prior": np.ones((2, 1, 300), np.float32)} if extras else None
+        return writer.commit(extras=sums)
 
 
 def labels_of(store: Descriptor) -> str:
-    """What its rows hold."""
+    """Return the kind of labels of a store."""
     return store.heads["logits"].encoding.partition(":")[0]
 
 
@@ -99,7 +99,7 @@ def judge(root: Path, store: Descriptor, units: Iterable[int] | None = None) -> 
         reader = UnitReader(open_storage(root), store, read_record(open_storage(root), unit, store))
         parts = [reader.read_chunk(number) for number in range(len(reader.record.chunks))]
         for name, expected in content(unit, labels_of(store)).items():
-            if not np.array_equal(np.concatenate([part[name] for part in parts]), expected):
+            if not np.array_equal(np.concatenate([chunk[name] for chunk in parts]), expected):
                 raise AssertionError(f"unit {unit} holds other values than it should in {name}")
         reader.read_extras()
     return set(committed)

@@ -46,7 +46,7 @@ def open_storage(location: Location) -> Storage:
     except ModuleNotFoundError as error:
         if error.name != module:
             raise
-        available = ", ".join(f"{found.name}://" for found in pkgutil.iter_modules(schemes.__path__))
+        available = ", ".join(f"{info.name}://" for info in pkgutil.iter_modules(schemes.__path__))
         raise StorageUnsupported(
             f"{text}: unsupported storage, got scheme {scheme!r}; expected a directory or {available}. Copy the store "
             "to a directory and name that"

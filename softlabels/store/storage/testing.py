@@ -184,7 +184,7 @@ class StorageConformance:
         assert before <= info.modified <= prepared.clock()
 
     def test_settling_a_directory_with_files_is_silent(self, prepared: Storage) -> None:
-        """What was seen is durable afterwards; only a power cut could show a difference."""
+        """Names that were seen are durable afterwards; only a power cut could show a difference."""
         prepared.put_if_absent(NAME, b"x")
         prepared.settle("records/00")
         assert prepared.read(NAME, 1) == b"x"

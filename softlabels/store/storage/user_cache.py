@@ -7,6 +7,6 @@ from pathlib import Path
 
 
 def cache_directory() -> Path:
-    """Where softlabels keeps what it can do without: $XDG_CACHE_HOME/softlabels, by default ~/.cache/softlabels."""
+    """Return the directory of files that can be made again: $XDG_CACHE_HOME/softlabels, or ~/.cache/softlabels."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "softlabels"
