@@ -48,12 +48,12 @@ def test_the_table_shows_the_front_the_store_and_a_picture(folder):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (("labels", "--budget", "10 parsecs"), "is no size; write 50GB"),
-        (("labels", "--budget", "1KB"), "no encoding keeps 1,797 rows in 1,000 bytes"),
+        (("labels", "--budget", "10 parsecs"), "expected 50GB, 1.5TiB or a number of bytes"),
+        (("labels", "--budget", "1KB"), "keys alone take 28,752 bytes for 1,797 rows, got 1,000"),
         (("labels", "--budget", "1GB", "--max-kl", "1"), "give one of them"),
         (("labels", "--head", "other"), "no head 'other'; it has logits"),
         (("nowhere",), "nowhere"),
-        (("labels", "--plot", "plan.gif"), "is no picture"),
+        (("labels", "--plot", "plan.gif"), "unknown file type, got plan.gif"),
     ],
 )
 def test_wrong_usage_says_what_to_do(folder, arguments, problem):
