@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from softlabels.loading import Ensemble, Mixture
     from softlabels.loading.adapters.torch_datasets import LabelDataset
     from softlabels.loading.loader import loader
+    from softlabels.sharing import pull, push
     from softlabels.sources import content_keys, open_source
     from softlabels.store import collect_garbage as gc
     from softlabels.store import describe_store as inspect
@@ -48,6 +49,8 @@ _HOME = {
     "merge": "softlabels.store",
     "open": "softlabels.store:open_store",
     "open_source": "softlabels.sources",
+    "pull": "softlabels.sharing",
+    "push": "softlabels.sharing",
     "repair": "softlabels.store",
     "seal": "softlabels.store",
     "train_student": "softlabels.training",
@@ -76,6 +79,8 @@ __all__ = [
     "merge",
     "open",
     "open_source",
+    "pull",
+    "push",
     "repair",
     "seal",
     "train_student",

@@ -49,6 +49,8 @@ SECTIONS: dict[str, dict[str, str]] = {
         "seal": "Publish the committed units as a snapshot.",
         "merge": "Copy the rows of several stores into one.",
         "gc": "List files that nothing refers to.",
+        "push": "Copy a store to a directory or an object store, verified.",
+        "pull": "Copy a store from a directory, an object store or a web server.",
     },
 }
 """Commands by section, each with its help in one line."""

@@ -1,0 +1,141 @@
+"""Push and pull: equal stores, only what is missing, and never a copy that looks complete when it is not."""
+
+import json
+import shutil
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import softlabels as sl
+from softlabels.errors import SoftLabelsError, StoreConflict, StoreCorrupt, StoreNotFound
+from softlabels.store.storage.posix import PosixStorage
+from softlabels_cli.main import cli
+from tests.store.storage.object_store_server import BUCKET, s3_server, use_server
+
+
+def files(folder):
+    """The content of every file of a store, by name."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in Path(folder).rglob("*")
+        if path.is_file() and not path.name.endswith(".lock")
+    }
+
+
+class Stops(PosixStorage):
+    """A directory that fails after a number of files were stored, as a killed process would leave it."""
+
+    def __init__(self, directory, after):
+        super().__init__(directory)
+        self.after = after
+
+    def put_if_absent(self, name, data):
+        self.after -= 1
+        if self.after < 0:
+            raise KeyboardInterrupt
+        return super().put_if_absent(name, data)
+
+
+def test_a_copy_is_equal_file_by_file_and_verifies(sealed, tmp_path):
+    outcome = sl.push(sealed, tmp_path / "copy")
+    assert outcome.new_units == outcome.units == sl.open(sealed).units
+    assert outcome.digest == sl.open(sealed).snapshot.digest
+    assert files(tmp_path / "copy") == files(sealed)
+    assert sl.verify(tmp_path / "copy", deep=True).ok
+    again = sl.push(sealed, tmp_path / "copy")
+    assert (again.new_units, again.bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("after", range(8))
+def test_an_interrupted_copy_is_not_sealed_and_the_next_one_ends_it(sealed, tmp_path, after):
+    """Stopped before each of the descriptor, five records and the snapshot in turn."""
+    with pytest.raises(KeyboardInterrupt):
+        sl.push(sealed, Stops(tmp_path / "copy", after), workers=1)
+    with pytest.raises(StoreNotFound):
+        sl.open(tmp_path / "copy")
+    sl.push(sealed, tmp_path / "copy")
+    assert sl.verify(tmp_path / "copy", deep=True).ok
+    assert sl.open(tmp_path / "copy").snapshot.digest == sl.open(sealed).snapshot.digest
+
+
+def test_a_store_that_grew_is_topped_up(tmp_path):
+    heads = {"logits": sl.Head(classes=5, encoding="dense:f32")}
+    logits = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    for stop, units in ((20, 2), (40, 2)):
+        with sl.create(tmp_path / "grows", heads=heads, unit_rows=10) as writer:
+            writer.append([f"row {i}" for i in range(stop)], {"logits": logits[:stop]})
+        assert sl.push(tmp_path / "grows", tmp_path / "copy").new_units == units
+    assert len(sl.open(tmp_path / "copy")) == 40
+    np.testing.assert_array_equal(sl.open(tmp_path / "copy").read(range(40)).values, logits)
+
+
+@pytest.mark.parametrize("directory", ["shards", "extras", "records", "snapshots"])
+def test_a_damaged_source_gives_an_error_and_no_sealed_copy(sealed, tmp_path, directory):
+    """Every file is hashed on the way."""
+    shutil.copytree(sealed, tmp_path / "bad")
+    for path in sorted((tmp_path / "bad" / directory).rglob("*.*"))[:1]:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    with pytest.raises((StoreCorrupt, StoreNotFound)):
+        sl.push(tmp_path / "bad", tmp_path / "copy")
+    with pytest.raises(SoftLabelsError):
+        sl.open(tmp_path / "copy")
+
+
+def test_a_target_that_is_not_a_copy_is_refused_and_left_as_it_is(sealed, tmp_path, teacher):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(StoreConflict, match=r"is not empty, got notes\.txt"):
+        sl.push(sealed, tmp_path / "other")
+    sl.generate("digits", teacher=teacher, out=tmp_path / "store", encoding="topk:2")
+    before = files(tmp_path / "store")
+    with pytest.raises(StoreConflict, match="holds another store"):
+        sl.push(sealed, tmp_path / "store")
+    assert files(tmp_path / "store") == before
+
+
+def test_a_shard_of_the_target_with_other_bytes_is_noticed(sealed, tmp_path):
+    """Its record is not there yet, so this copy would commit it."""
+    sl.push(sealed, tmp_path / "copy")
+    shard = next((tmp_path / "copy" / "shards").rglob("00000000-*"))
+    (tmp_path / "copy" / "records" / "00" / "00000000.json").unlink()
+    shutil.rmtree(tmp_path / "copy" / "snapshots")
+    data = bytearray(shard.read_bytes())
+    data[50] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(StoreCorrupt, match=r"has other bytes than were sealed"):
+        sl.push(sealed, tmp_path / "copy")
+
+
+def test_a_pinned_digest_is_checked_before_anything_is_copied(sealed, tmp_path):
+    with pytest.raises(StoreCorrupt):
+        sl.pull(sealed, tmp_path / "copy", digest="0" * 64)
+    assert not (tmp_path / "copy").exists()
+    digest = sl.open(sealed).snapshot.digest
+    assert sl.pull(sealed, tmp_path / "copy", digest=digest).digest == digest
+
+
+def test_the_commands_copy_and_print_json(sealed, tmp_path):
+    done = CliRunner().invoke(cli, ["push", str(sealed), str(tmp_path / "copy"), "--json", "-q"])
+    assert done.exit_code == 0, done.output
+    printed = json.loads(done.stdout)
+    assert (printed["new_units"], printed["target"]) == (printed["units"], str(tmp_path / "copy"))
+    done = CliRunner().invoke(cli, ["pull", str(tmp_path / "copy"), str(tmp_path / "third"), "-q"])
+    assert done.exit_code == 0
+    assert f"digest {printed['digest']}" in done.stdout
+
+
+def test_a_store_goes_to_a_bucket_and_back(sealed, tmp_path, monkeypatch):
+    """The same snapshot, byte by byte."""
+    pytest.importorskip("obstore", reason="object stores need the extra remote")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    url = f"s3://{BUCKET}/{uuid.uuid4().hex}/labels"
+    with s3_server() as port, use_server(port):
+        sl.push(sealed, url)
+        assert sl.verify(url, deep=True).ok
+        sl.pull(url, tmp_path / "back")
+    assert files(tmp_path / "back") == files(sealed)
