@@ -7,6 +7,7 @@ reused.
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -49,7 +50,7 @@ class BufferPool:
             dtype: Dtype of the array.
         """
         kind = np.dtype(dtype)
-        size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+        size = math.prod(shape) * kind.itemsize
         buffers = self._buffers.setdefault(name, [])
         for buffer in buffers:
             # Every view, and every tensor over one, holds a reference to the array that owns the memory. Two threads

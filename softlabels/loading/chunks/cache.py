@@ -173,9 +173,12 @@ class ChunkCache:
         Raises:
             StoreCorrupt: Bytes in the store are not what was committed.
         """
-        chunks, index = self.chunks_of(rows)
         if not len(rows):
             return empty_rows(self.schema)
+        chunks, index = self.chunks_of(rows)
+        if len(chunks) <= self._arena.slots:
+            with suppress(NoRoom):
+                return self._gather_group(chunks, rows, index)
         groups = [chunks[start : start + self._arena.slots] for start in range(0, len(chunks), self._arena.slots)]
         gathered, positions = [], []
         while groups:
