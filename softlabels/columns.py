@@ -6,6 +6,7 @@ one after the other, and the column that it is ``per`` counts the entries of eac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +45,7 @@ class Column:
     @property
     def entry_bytes(self) -> int:
         """Bytes of one entry before compression."""
-        return int(np.dtype(self.dtype).itemsize * np.prod(self.shape, dtype=np.int64))
+        return np.dtype(self.dtype).itemsize * math.prod(self.shape)
 
 
 Rows = Mapping[str, NDArray[Any]]
