@@ -5,7 +5,7 @@ import json
 import pytest
 
 import softlabels as sl
-from softlabels import generation
+from softlabels import generation, planning
 from tests.cli.test_commands import run
 
 
@@ -66,8 +66,9 @@ def test_a_kl_that_was_asked_for_is_kept_and_goes_on(folder, digits_path):
     run(*command, cwd=folder)
     store = sl.open(folder / "close")
     assert store.snapshot.fidelity["logits"]["kl"]["1"] <= 0.02 * 1.25, "a sample of the rows is not all of them"
-    promised = planned(folder, digits_path, "--teacher", "run:teacher", "--max-kl", 0.02, "--sample", 512)
-    assert store.heads["logits"].encoding == promised["recommended"]
+    settings = generation.Settings(unit_rows=500)  # the share of footers depends on the size of units
+    sample = generation.sample(digits_path, teacher=f"run:{folder / 'teacher'}", settings=settings)
+    assert store.heads["logits"].encoding == planning.resolve("auto:max-kl=0.02", sample)
     (folder / "close" / "records" / "00" / "00000002.json").unlink()
     assert "1 unit made now" in run(*command, cwd=folder)
     assert sl.open(folder / "close").heads == store.heads
