@@ -130,7 +130,7 @@ def sharpening(logits: Tensor) -> float:
 
 
 def language_schemes(tail: Callable[[str], schemes.Tail], classes: int) -> list[schemes.Scheme]:
-    """What is compared for many classes."""
+    """Return the schemes that are compared for many classes."""
     mine = [f"topk:{k}:{kept}" for k in (8, 16, 32, 64, 128) for kept in ("f16", "q8", "d4")]
     mine += [f"adaptive:{least:g}:d4" for least in (0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.0002)]
     mine += [f"adaptive:{least:g}:d4:64" for least in (0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)]
@@ -149,7 +149,7 @@ def language_schemes(tail: Callable[[str], schemes.Tail], classes: int) -> list[
 
 
 def image_schemes(tail: Callable[[str], schemes.Tail], classes: int) -> list[schemes.Scheme]:
-    """What is compared for ten classes."""
+    """Return the schemes that are compared for ten classes."""
     mine = ["dense:f16", "dense:q8", *(f"topk:{k}:{kept}" for k in (1, 2, 4) for kept in ("f16", "d4"))]
     return [
         *(schemes.ours(spec, classes, tail=tail(spec)) for spec in mine),
@@ -312,7 +312,7 @@ def report_speeds(speeds: list[dict[str, object]]) -> None:
 
 
 def _series(row: Row) -> str:
-    """Which line of the plot a scheme is on."""
+    """Return the line of the plot that a scheme is on."""
     if not row.ours:
         return re.sub(r"^top-[0-9]+", "top-k", row.scheme).split(",")[0]
     family, *options = row.scheme.split(":")

@@ -1,4 +1,4 @@
-"""What ``generate`` costs beside the bare forward passes, and whether its memory stays flat.
+"""Measure the cost of ``generate`` beside the bare forward passes, and its memory.
 
     python benchmarks/generate.py [--repeats 5] [--seconds 20] [--json generate.json]
 

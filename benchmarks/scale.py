@@ -1,4 +1,4 @@
-"""What a store of 100,000 units costs to open, to read from, to resume and to verify.
+"""Measure opening, reading, resuming and verifying a store of 100,000 units.
 
     python benchmarks/scale.py [--units 100000] [--json scale.json]
 

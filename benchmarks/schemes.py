@@ -47,7 +47,7 @@ class Scheme:
 
 @dataclass(frozen=True)
 class Tail:
-    """What is known of unlisted mass before encoding: the prior a store would gather, or the codebook it would fit."""
+    """Statistics of unlisted mass before encoding: the prior a store would gather, or the codebook it would fit."""
 
     prior: np.ndarray | None = None
     codebook: Codebook | None = None

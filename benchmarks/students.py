@@ -1,4 +1,4 @@
-"""What labels are for: students of one size, trained from one teacher through each scheme and through the live teacher.
+"""Train students of one size from one teacher, through each scheme and through the live teacher.
 
     python benchmarks/students.py [--sequences 2000] [--seeds 3] [--json students.json] [--plot docs/students.svg]
 
@@ -145,7 +145,7 @@ def store_of(student: Student, teacher: GPT, data: np.ndarray) -> tuple[sl.store
 
 
 def found_encoding(spec: str, teacher: GPT, data: np.ndarray) -> str:
-    """What a target comes to on a sample of the teacher; found once."""
+    """Return the encoding that a target resolves to on a sample of the teacher; computed once."""
     if not planning.is_target(spec):
         return spec
     cached = CACHE / "encodings.json"

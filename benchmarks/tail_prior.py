@@ -1,4 +1,4 @@
-"""Which distribution unlisted probability should follow: KL of one tail prior for all rows, made in several ways.
+"""Compare distributions for unlisted probability: KL of one tail prior for all rows, made in several ways.
 
     python benchmarks/tail_prior.py [--no-language-model]
 

@@ -1,4 +1,4 @@
-"""What verifying costs: chunks, rows and a loader's epoch with every byte hashed, over the same without the hash.
+"""Measure the cost of verifying: chunks, rows and an epoch with every byte hashed, over the same without.
 
     python benchmarks/verified.py [--rows 131072] [--json verified.json]
 

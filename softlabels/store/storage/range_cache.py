@@ -64,8 +64,8 @@ class RangeCache:
             return False
         try:
             status = os.fstat(descriptor)
-            whole = stat.S_ISREG(status.st_mode) and status.st_size == len(into)
-            if whole and os.preadv(descriptor, [into], 0) == len(into) and blake3(into).hexdigest() == digest:
+            is_expected = stat.S_ISREG(status.st_mode) and status.st_size == len(into)
+            if is_expected and os.preadv(descriptor, [into], 0) == len(into) and blake3(into).hexdigest() == digest:
                 with suppress(OSError):
                     os.utime(descriptor)  # used now
                 return True
