@@ -55,6 +55,10 @@ def _lines(store: StoreDescription) -> Iterator[tuple[str, str]]:
         yield "holes", f"units {', '.join(map(str, store.holes))}{more}: run generate, then seal"
     if store.quarantined:
         yield "quarantine", f"{count(store.quarantined, 'unit')} set aside by repair"
+    if store.inputs is not None:
+        tokenizer = store.inputs.tokenizer or "unknown"
+        author = "" if store.inputs.written_by is None else f"; text written by {store.inputs.written_by}"
+        yield "tokens", f"ids below {store.inputs.vocabulary:,}, tokenizer {tokenizer}{author}"
     for name, described in store.heads.items():
         head = described.head
         temperatures = ", ".join(f"{temperature:g}" for temperature in head.temperatures)

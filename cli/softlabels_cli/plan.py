@@ -17,6 +17,7 @@ from softlabels_cli.options import (
 )
 from softlabels_cli.output import format_bytes, format_table, line_width, note, print_json
 from softlabels_cli.progress import Progress
+from softlabels_cli.text_options import chosen_text, text_options
 
 if TYPE_CHECKING:
     from softlabels.planning import Plan, Sample
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 )
 @batch_size_option
 @device_option
+@text_options
 @data_options
 @json_option
 @quiet_option
@@ -81,8 +83,8 @@ def command(
     containers. With --budget or --max-kl, one encoding is recommended.
     """
     from softlabels import generation, planning
+    from softlabels.generation.text_data import open_data
     from softlabels.planning.plot import check_target, draw
-    from softlabels.sources import open_source
 
     target = _target(budget, max_kl)
     if plot is not None:
@@ -91,8 +93,9 @@ def command(
         sample = planning.sample_of_store(source, head)
     else:
         settings = generation.Settings(temperatures=temperatures, batch_size=batch_size, device=device)
-        data = open_source(source, input=input_column, label=label_column, id=id_column)
-        sample = generation.sample(data, teacher=teacher, settings=settings, head=head, rows=sampled)
+        columns = {"input": input_column, "label": label_column, "id": id_column}
+        data, model = open_data(source, teacher, text=chosen_text(), **columns)
+        sample = generation.sample(data, teacher=model, settings=settings, head=head, rows=sampled)
     sample = sample.for_rows(rows)
     with Progress("plan", unit="encodings", quiet=quiet) as progress:
         plan = planning.plan(sample, progress=progress.update)

@@ -50,6 +50,18 @@ def test_the_store_holds_tokens_tokenizer_and_who_wrote_them(folder):
     assert store.tokenizer_document() == (folder[0] / "teacher" / "tokenizer.json").read_bytes()
 
 
+def test_a_store_of_text_is_inspected_and_planned_for(folder):
+    root = folder[0]
+    store = sl.open(root / "labels")
+    assert (
+        f"ids below {store.inputs.vocabulary}, tokenizer {store.inputs.tokenizer}; text written by people"
+        in run("inspect", root / "labels").stdout
+    )
+    assert json.loads(run("inspect", root / "labels", "--json").stdout)["inputs"]["written_by"] == "people"
+    plan = run("plan", root / "corpus.txt", "--teacher", f"run:{root / 'teacher'}", "--pack", 32, "-q")
+    assert "threshold" in plan.stdout
+
+
 def test_models_are_compared_on_text_that_none_has_seen(folder):
     root = folder[0]
     models = [f"run:{root / 'teacher'}", f"run:{root / 'student'}"]

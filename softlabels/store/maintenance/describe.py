@@ -18,6 +18,7 @@ from softlabels.store.format.descriptor import Descriptor, open_with_descriptor
 from softlabels.store.format.provenance import DataRecord, TeacherRecord
 from softlabels.store.format.record import read_record
 from softlabels.store.format.snapshot import Snapshot, read_snapshot, read_table
+from softlabels.store.format.token_inputs import TokenInputs
 from softlabels.store.storage.storage import Location, Storage
 
 SCHEMA_VERSION = 1
@@ -75,6 +76,7 @@ class StoreDescription:
         codec: Compression of the shards.
         grows: True if rows are appended.
         heads: Heads by name.
+        inputs: Token ids that the store holds; None if it holds labels alone.
     """
 
     rows: int
@@ -95,6 +97,7 @@ class StoreDescription:
     codec: str
     grows: bool
     heads: Mapping[str, HeadDescription]
+    inputs: TokenInputs | None = None
 
     @property
     def bytes_per_row(self) -> float:
@@ -129,6 +132,7 @@ class StoreDescription:
             "quarantined": self.quarantined,
             "software": list(self.software),
             "heads": {name: head.to_json() for name, head in self.heads.items()},
+            "inputs": None if self.inputs is None else self.inputs.to_json(),
         }
 
 
@@ -173,6 +177,7 @@ def describe_store(location: Location) -> StoreDescription:
         heads={
             name: HeadDescription(head=head, fidelity=fidelity.get(name)) for name, head in descriptor.heads.items()
         },
+        inputs=descriptor.inputs,
     )
 
 
