@@ -25,13 +25,12 @@ from softlabels.generation.results import Estimate, Generated, encoding_text
 from softlabels.generation.row_plan import RowPlan
 from softlabels.generation.settings import Codec, Settings, ShardFormat
 from softlabels.generation.stored_rows import check_copied, check_resumed
-from softlabels.generation.text_data import CHOSEN, CHOSEN_HEAD, check_text, open_data, rows_of_batch
+from softlabels.generation.text_data import CHOSEN, CHOSEN_HEAD, check_text, open_data, rows_of_batch, text_of
 from softlabels.labels import DISTRIBUTIONS, Head
 from softlabels.models import Model, ModelLike, as_model
 from softlabels.planning import Sample
 from softlabels.planning.container import USUAL_POSITIONS
 from softlabels.sources import Source
-from softlabels.sources.text_source import TextSource
 from softlabels.store import (
     DataRecord,
     Descriptor,
@@ -245,7 +244,7 @@ def _prepare(
         raise InvalidData(f"{source.spec}: no rows, so there is nothing to label")
     model = as_model(teacher, sample=source.inputs(np.zeros(1, np.int64))).to(settings.device)
     check_text(source, model)
-    if settings.chosen and (not isinstance(source, TextSource) or model.target != "next"):
+    if settings.chosen and (text_of(source) is None or model.target != "next"):
         raise InvalidArgument(f"chosen: needs a teacher that predicts the next token of a text, got {model.spec}")
     settings = replace(settings, batch_size=rows_of_batch(source, settings.batch_size))
     if settings.gate:
@@ -281,18 +280,19 @@ def describe_store(
         shard_format=settings.shard_format,
         codec=settings.codec,
         seed=settings.seed,
-        inputs=plan.source.token_inputs(settings.written_by) if isinstance(plan.source, TextSource) else None,
+        inputs=None if (text := text_of(plan.source)) is None else text.token_inputs(settings.written_by),
     )
     return descriptor, planned.codebooks
 
 
 def _positions(source: Source) -> int:
     """Return the positions of a ragged row, for the size of units."""
-    return source.input_shape[0] if isinstance(source, TextSource) else USUAL_POSITIONS
+    return USUAL_POSITIONS if text_of(source) is None else source.input_shape[0]
 
 
 def _tokenizer_document(source: Source) -> bytes | None:
-    return source.tokenizer.to_bytes() if isinstance(source, TextSource) else None
+    text = text_of(source)
+    return None if text is None else text.tokenizer.to_bytes()
 
 
 def _teacher_record(model: Model, version: str | None) -> TeacherRecord:

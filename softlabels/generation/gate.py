@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument, InvalidLogits, TeacherRejected
+from softlabels.generation.length_groups import predict_rows
 from softlabels.generation.output_sample import OutputSample, sample_of
 from softlabels.generation.outputs import HeadOutput
 from softlabels.labels import DISTRIBUTIONS
@@ -74,7 +75,7 @@ def predict_samples(teacher: Model, source: Source, rows: NDArray[np.int64]) -> 
     """
     inputs = source.inputs(rows)
     lengths = inputs.positions() if isinstance(inputs, Ragged) else None
-    predictions = teacher.predict_sliced(inputs)
+    predictions = predict_rows(teacher, inputs)
     samples = {}
     for name, head in teacher.heads.items():
         by_position = lengths is not None and head.ragged and predictions[name].ndim == 2

@@ -14,7 +14,7 @@ from softlabels.errors import InvalidArgument
 from softlabels.models import Model, ModelLike, OutputHead, as_model
 from softlabels.models.sliced_logits import SlicedLogits
 from softlabels.models.spec import kind_of
-from softlabels.sources import Ragged, Source, as_source
+from softlabels.sources import DistinctSource, Ragged, Source, as_source
 from softlabels.sources.column_roles import InputOption, LabelOption
 from softlabels.sources.text_source import TextSource
 from softlabels.text import Tokenizer, next_tokens
@@ -28,7 +28,7 @@ CHOSEN_ENCODING = "dense:f16"
 """Default encoding of that head: 2 bytes per token, an error of 2^-11 of the log-probability."""
 
 BATCH_TOKENS = 2**14
-"""Most tokens that a teacher sees at a time."""
+"""Tokens of a batch of text, on average."""
 
 
 def open_data(
@@ -63,6 +63,17 @@ def open_data(
     return as_source(data, input=input, label=label, id=id, text=text), teacher
 
 
+def text_of(source: Source) -> TextSource | None:
+    """Return the text of a source, also if its repeated rows are left out; None for other data.
+
+    Args:
+        source: The data.
+    """
+    if isinstance(source, DistinctSource):
+        source = source.original
+    return source if isinstance(source, TextSource) else None
+
+
 def check_text(source: Source, teacher: Model) -> None:
     """Raise unless a teacher can take a text; do nothing for other data.
 
@@ -74,36 +85,38 @@ def check_text(source: Source, teacher: Model) -> None:
         InvalidArgument: The teacher has fewer tokens than the tokenizer, or labels something else than the source does.
         InvalidData: A row has more tokens than the teacher has positions; names it.
     """
-    if not isinstance(source, TextSource):
+    text_source = text_of(source)
+    if text_source is None:
         return
     vocabulary = teacher.config.get("vocabulary")
     widths = [head.classes for head in teacher.heads.values() if head.kind == "tokens" and teacher.target == "next"]
     width = min([*widths, *([vocabulary] if isinstance(vocabulary, int) else [])], default=None)
-    if width is not None and source.tokenizer.size > width:
+    if width is not None and text_source.tokenizer.size > width:
         raise InvalidArgument(
             f"{teacher.spec}: fewer tokens than the tokenizer, got {width:,}; expected at least "
-            f"{source.tokenizer.size:,}. Use the tokenizer that the teacher was trained with"
+            f"{text_source.tokenizer.size:,}. Use the tokenizer that the teacher was trained with"
         )
-    if source.options.target != teacher.target:
+    if text_source.options.target != teacher.target:
         raise InvalidArgument(
             f"{teacher.spec}: labels each {teacher.target}, got text prepared for labels of each "
-            f"{source.options.target}; expected TextOptions(target={teacher.target!r})"
+            f"{text_source.options.target}; expected TextOptions(target={teacher.target!r})"
         )
     limit = getattr(teacher.module, "max_positions", None)
     if isinstance(limit, int):
-        source.check_positions(limit, teacher.spec)
+        text_source.check_positions(limit, teacher.spec)
 
 
 def rows_of_batch(source: Source, batch_size: int) -> int:
-    """Return the rows that a teacher sees at a time: ``batch_size``, and of text at most ``BATCH_TOKENS`` tokens.
+    """Return the rows that a teacher sees at a time: ``batch_size``, and of text about ``BATCH_TOKENS`` tokens.
 
     Args:
         source: The data.
         batch_size: Rows at a time.
     """
-    if not isinstance(source, TextSource):
+    text = text_of(source)
+    if text is None:
         return batch_size
-    return min(batch_size, max(1, BATCH_TOKENS // source.input_shape[0]))
+    return min(batch_size, max(1, BATCH_TOKENS * len(text) // text.tokens))
 
 
 def chosen_log_probs(predictions: Mapping[str, Tensor | SlicedLogits], inputs: Any) -> Tensor:

@@ -6,7 +6,7 @@ classes have 4 GiB. The final states of these positions have a hundredth of that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,18 @@ class SlicedLogits:
         self._states = states
         self._project = project
         self.shape = (len(states), classes)
+
+    @classmethod
+    def concatenated(cls, logits: Sequence[SlicedLogits], order: Tensor) -> SlicedLogits:
+        """Return the logits of several batches of one network as those of one batch.
+
+        Args:
+            logits: Logits of each batch, at least one.
+            order: Positions of the result among all of them, (P,).
+        """
+        first = logits[0]
+        states = torch.cat([one._states for one in logits])[order.to(first._states.device)]  # noqa: SLF001  this class
+        return cls(states, first._project, classes=first.shape[1])  # noqa: SLF001  this class
 
     def __len__(self) -> int:
         return self.shape[0]

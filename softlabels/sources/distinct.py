@@ -44,6 +44,11 @@ class DistinctSource:
         self._fingerprint = fingerprint(self.keys(start, start + HASHED_ROWS) for start in starts)
 
     @property
+    def original(self) -> Source:
+        """The source whose rows may repeat."""
+        return self._source
+
+    @property
     def spec(self) -> str:
         """DATA as the user typed it."""
         return self._source.spec

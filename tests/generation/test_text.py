@@ -17,6 +17,7 @@ from softlabels.errors import InvalidArgument, InvalidData, InvalidLogits
 from softlabels.generation import generate
 from softlabels.models import OutputHead
 from softlabels.models import model as model_module
+from softlabels.sources import DistinctSource, as_source
 from softlabels.sources.store_tokens import StoreTokens
 from softlabels.store import verify
 from softlabels.text import LABELLED, START, Tokenizer
@@ -116,6 +117,29 @@ def test_logits_in_slices_give_the_same_labels(tmp_path, tokenizer, data, teache
         for row in range(complete.rows):
             first, second = complete.read([row], head), sliced.read([row], head)
             assert np.allclose(first.values, second.values, atol=2e-3)
+
+
+def test_rows_of_unequal_length_are_predicted_in_groups_with_the_same_labels(tmp_path, tokenizer, teacher, monkeypatch):
+    texts = [("path " * length) + str(length) for length in (1, 90, 2, 40, 41, 3, 88, 1, 5, 30)]
+    text = TextOptions(tokenizer=tokenizer)
+    for name, tokens in (("one", 2**30), ("groups", 120)):
+        monkeypatch.setattr("softlabels.generation.length_groups.GROUP_TOKENS", tokens)
+        generate(pa.table({"text": texts}), teacher=teacher, out=tmp_path / name, encoding="dense:f32", text=text)
+    monkeypatch.setattr("softlabels.generation.length_groups.MAX_LOGITS_BYTES", 0)
+    generate(pa.table({"text": texts}), teacher=teacher, out=tmp_path / "sliced", encoding="dense:f32", text=text)
+    first = rows_of(sl.open(tmp_path / "one"))
+    for name in ("groups", "sliced"):
+        for (ids, _, labels), (other_ids, _, other) in zip(first, rows_of(sl.open(tmp_path / name)), strict=True):
+            assert ids.tolist() == other_ids.tolist()
+            assert np.allclose(labels.values, other.values, atol=1e-4)
+
+
+def test_repeated_rows_can_be_left_out(tmp_path, tokenizer, teacher):
+    source = DistinctSource(as_source(pa.table({"text": TEXTS[:5] * 2}), text=TextOptions(tokenizer=tokenizer)))
+    generate(source, teacher=teacher, out=tmp_path / "labels", encoding="topk:3")
+    store = sl.open(tmp_path / "labels")
+    assert store.rows == 5
+    assert [tokenizer.decode(ids) for ids, _, _ in rows_of(store)] == [f"{text}<|endoftext|>" for text in TEXTS[:5]]
 
 
 def test_chosen_is_the_log_probability_of_the_next_token(tmp_path, tokenizer, data, teacher):

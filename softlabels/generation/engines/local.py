@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from softlabels.generation.background_writer import BackgroundWriter
 from softlabels.generation.batches import batches_of, prefetch_inputs
 from softlabels.generation.engine import Engine, Labelled, ProgressReport, Work
+from softlabels.generation.length_groups import predict_rows
 from softlabels.generation.output_monitor import OutputMonitor
 from softlabels.store import StoreWriter, UnitLocks
 
@@ -40,7 +41,7 @@ def run(work: Work, progress: ProgressReport | None = None) -> Labelled:
         batches = batches_of(work.plan, store, units, work.settings.batch_size, work.copier)
         for batch, inputs in prefetch_inputs(work.plan, batches):
             if inputs is not None:
-                predictions = work.teacher.predict_sliced(inputs)
+                predictions = predict_rows(work.teacher, inputs)
                 batch = batch.labelled(predictions, inputs, store.descriptor)  # noqa: PLW2901  the same rows
             writer.put(batch)
             done += len(batch.rows)
