@@ -87,16 +87,15 @@ class Tokenizer:
             raise InvalidArgument(
                 f"vocabulary of a tokenizer: out of range, got {vocabulary}; expected {BYTES + 1} to {MAX_VOCABULARY}"
             )
-        from tokenizers import Tokenizer as Native
-        from tokenizers import decoders, models, pre_tokenizers, trainers
-
-        native = Native(models.BPE())
-        native.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        native.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
+        library = _library()
+        byte_level = library.pre_tokenizers.ByteLevel
+        native = library.Tokenizer(library.models.BPE())
+        native.pre_tokenizer = byte_level(add_prefix_space=False)
+        native.decoder = library.decoders.ByteLevel()
+        trainer = library.trainers.BpeTrainer(
             vocab_size=vocabulary,
             special_tokens=[END],
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            initial_alphabet=sorted(byte_level.alphabet()),
             show_progress=False,
         )
         count = 0
@@ -156,15 +155,15 @@ class Tokenizer:
     @cached_property
     def backend(self) -> tokenizers.Tokenizer:
         """Return the native tokenizer."""
-        from tokenizers import Tokenizer as Native
-
+        library = _library()
         try:
-            return Native.from_str(json.dumps(self.model))
+            native: tokenizers.Tokenizer = library.Tokenizer.from_str(json.dumps(self.model))
         except Exception as error:  # noqa: BLE001  the library raises nothing narrower
             raise InvalidData(
                 f"tokenizer: the tokenizers library cannot read it, got {error}; expected a tokenizer.json. Save it "
                 "again with a recent version of transformers"
             ) from None
+        return native
 
     @cached_property
     def size(self) -> int:
@@ -211,9 +210,7 @@ class Tokenizer:
         """Return the native tokenizer with a limit of tokens."""
         if max_tokens is None:
             return self.backend
-        from tokenizers import Tokenizer as Native
-
-        limited = Native.from_str(json.dumps(self.model))
+        limited: tokenizers.Tokenizer = _library().Tokenizer.from_str(json.dumps(self.model))
         limited.enable_truncation(max_tokens)
         return limited
 
@@ -261,3 +258,18 @@ class Tokenizer:
             ]
             return f"the {' and '.join(differing)} of the model differ"
         return f"the {member.replace('_', ' ')} differs"
+
+
+def _library() -> Any:
+    """Return the library tokenizers.
+
+    Raises:
+        InvalidArgument: It is not installed.
+    """
+    try:
+        import tokenizers
+    except ImportError:
+        raise InvalidArgument(
+            "text: needs the library tokenizers, which is not installed; expected pip install 'softlabels[language]'"
+        ) from None
+    return tokenizers

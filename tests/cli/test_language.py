@@ -1,7 +1,10 @@
 """The commands on text, end to end: what a user types is text in, student out."""
 
 import json
+import subprocess
+import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import click
@@ -60,6 +63,31 @@ def test_a_store_of_text_is_inspected_and_planned_for(folder):
     assert json.loads(run("inspect", root / "labels", "--json").stdout)["inputs"]["written_by"] == "people"
     plan = run("plan", root / "corpus.txt", "--teacher", f"run:{root / 'teacher'}", "--pack", 32, "-q")
     assert "threshold" in plan.stdout
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_and_resumed_writes_the_same_labels(folder, tmp_path):
+    root = folder[0]
+    arguments = ["generate", root / "corpus.txt", "--teacher", f"run:{root / 'teacher'}", "--pack", 16, "--encoding",
+                 "threshold:0.05", "--unit-rows", 4, "--batch-size", 2, "-q", "--out"]  # fmt: skip
+    run(*arguments, tmp_path / "whole")
+    command = [sys.executable, "-m", "softlabels_cli", *map(str, arguments), str(tmp_path / "killed")]
+    records = tmp_path / "killed" / "records"
+    for _ in range(3):
+        before = len(list(records.rglob("*.json")))
+        process = subprocess.Popen(command)
+        while process.poll() is None and len(list(records.rglob("*.json"))) < before + 5:
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    committed = len(list(records.rglob("*.json")))
+    run(*arguments, tmp_path / "killed")
+    whole, killed = sl.open(tmp_path / "whole"), sl.open(tmp_path / "killed")
+    assert 15 <= committed < whole.units
+    assert whole.descriptor.digest == killed.descriptor.digest
+    for chunk in range(whole.chunks):
+        first, second = whole.read_chunk(chunk), killed.read_chunk(chunk)
+        assert {name: array.tobytes() for name, array in first.items()} == {n: a.tobytes() for n, a in second.items()}
 
 
 def test_models_are_compared_on_text_that_none_has_seen(folder):

@@ -124,3 +124,9 @@ def test_missing_and_damaged_files_are_named(tmp_path):
 def test_other_documents_are_refused(data):
     with pytest.raises(InvalidData, match="not a tokenizer document"):
         Tokenizer.from_bytes(data)
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(InvalidArgument, match=r"softlabels\[language\]"):
+        Tokenizer.train(TEXTS, vocabulary=300)
