@@ -80,10 +80,10 @@ def speed(classes: int, rows: int, length: int) -> None:
     for encoding in ENCODINGS:
         times = [(bare(model, source, rows_per_batch), labelled(model, source, rows_per_batch, encoding))
                  for _ in range(REPEATS)]  # fmt: skip
-        forward, whole = (min(column) for column in zip(*times, strict=True))
+        forward, total = (min(column) for column in zip(*times, strict=True))
         names = f"{classes:,} classes, {source.tokens:,} tokens, {encoding}"
-        rates = f"forward {source.tokens / forward:,.0f} tokens/s, generate {source.tokens / whole:,.0f} tokens/s"
-        print(f"{names}: {rates}, ratio {whole / forward:.3f}", flush=True)
+        rates = f"forward {source.tokens / forward:,.0f} tokens/s, generate {source.tokens / total:,.0f} tokens/s"
+        print(f"{names}: {rates}, ratio {total / forward:.3f}", flush=True)
 
 
 def long() -> None:

@@ -117,15 +117,6 @@ class TextSource:
         return None if self._labels is None else self._labels.names
 
     @property
-    def text_bytes(self) -> int:
-        """Bytes of the text of all tokens in UTF-8, for bits per byte."""
-        ids = self._rows.corpus.ids
-        return sum(
-            len(self.tokenizer.decode(ids[start : start + 65_536]).encode(errors="replace"))
-            for start in range(0, len(ids), 65_536)
-        )
-
-    @property
     def tokens(self) -> int:
         """Number of tokens of all rows."""
         return int(self._rows.bounds[-1])

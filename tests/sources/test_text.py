@@ -68,7 +68,6 @@ def test_a_text_file_has_the_documents_that_are_named(tmp_path, tokenizer, docum
     path.write_bytes("\ufeffone\r\ntwo\n\n\nthree ü\n".encode())
     source = open_source(path, text=TextOptions(tokenizer=tokenizer, documents=documents))
     assert [decoded(source, row) for row in range(len(source))] == [f"{text}<|endoftext|>" for text in expected]
-    assert source.text_bytes == sum(len(text.encode()) + len("<|endoftext|>") for text in expected)
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl", "arrow", "saved"])
