@@ -84,6 +84,17 @@ class Model:
         covers = ("configuration and code version", f"parameters and buffers ({len(tensors)} tensors)")
         return CodeIdentity(digest_of(self.config, tensors), covers)
 
+    @property
+    def classes(self) -> int:
+        """Return the number of classes of the only head.
+
+        Raises:
+            InvalidArgument: The model has several heads.
+        """
+        if len(self.heads) != 1:
+            raise InvalidArgument(f"{self.spec}: has several heads, got {', '.join(self.heads)}; expected one")
+        return next(iter(self.heads.values())).classes
+
     def to(self, device: str | torch.device | None) -> Model:
         """Return this model on another device; the network itself is moved, as torch does.
 

@@ -145,3 +145,11 @@ def test_costs_are_counted():
     assert cost.flops == 2 * (64 * 8 + 8 * 10)
     assert cost.bytes == 4 * (cost.parameters + 2)
     assert cost.latency_ms > 0
+
+
+def test_a_model_with_one_head_has_a_number_of_classes():
+    one = {"logits": OutputHead(classes=7)}
+    assert models.build("mlp:width=4,depth=1", input_shape=(3,), heads=one).classes == 7
+    heads = {"a": OutputHead(classes=2), "b": OutputHead(classes=3)}
+    with pytest.raises(InvalidArgument, match="several heads, got a, b; expected one"):
+        _ = models.build("mlp:width=4,depth=1", input_shape=(3,), heads=heads).classes
