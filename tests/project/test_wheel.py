@@ -57,6 +57,6 @@ def test_the_installed_command_line_runs_in_an_empty_folder(installed, tmp_path)
     model = "mlp:width=8,depth=1"
     run("train-teacher", "digits", "--model", model, "--steps", "20", "--out", "teacher")
     run("generate", "digits", "--teacher", "run:teacher", "--out", "labels", "--encoding", "topk:3")
-    assert "whole" in run("verify", "labels", "--deep")
+    assert "complete and sealed" in run("verify", "labels", "--deep")
     run("train-student", "labels", "--student", model, "--steps", "20", "--out", "student")
     assert "run:student" in run("compare", "run:teacher", "run:student", "--data", "digits")
