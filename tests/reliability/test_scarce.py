@@ -108,7 +108,7 @@ if __name__ == "__main__":
                 pass
         except StorageFailed as error:
             assert "No space left on device" in str(error), error
-            assert "enlarge /dev/shm" in str(error), error
+            assert "Enlarge /dev/shm" in str(error), error
             print("said")
 """
 

@@ -160,7 +160,7 @@ def test_rows_and_heads_that_are_not_there_are_named(sealed):
 
 
 def test_there_must_be_a_sealed_store(tmp_path, sealed):
-    with pytest.raises(StoreNotFound, match="no store of labels"):
+    with pytest.raises(StoreNotFound, match="not a store of labels"):
         sl.open(tmp_path)
     store = create_or_open(tmp_path / "new", sl.open(sealed).descriptor)
     assert len(list(store.missing())) == 5
@@ -173,7 +173,9 @@ def test_there_must_be_a_sealed_store(tmp_path, sealed):
 def test_a_pinned_digest_refuses_another_snapshot(sealed):
     digest = sl.open(sealed).snapshot.digest
     assert sl.open(sealed, digest=digest).rows == 1797
-    with pytest.raises(StoreCorrupt, match="not 00"):
+    with pytest.raises(StoreCorrupt, match="0" * 64):
+        sl.open(sealed, digest="0" * 64)
+    with pytest.raises(InvalidArgument, match="expected 64 hexadecimal digits"):
         sl.open(sealed, digest="00")
 
 
