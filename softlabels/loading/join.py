@@ -146,5 +146,5 @@ def _describe_keys(store: Store, source: Source) -> str:
     return (
         f"Keys here are hashes of {source.input_dtype} inputs of shape {tuple(source.input_shape)} from column "
         f"{names}{there}. Equal numbers of another dtype or shape, such as a float64 copy of float32 data, have other "
-        "keys."
+        "keys, and so have rows that were named with --id."
     )

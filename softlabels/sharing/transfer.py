@@ -23,7 +23,7 @@ from softlabels.store.format.descriptor import find_descriptor
 from softlabels.store.format.limits import MAX_DESCRIPTOR_BYTES, MAX_RECORD_BYTES, MAX_SNAPSHOT_BYTES
 from softlabels.store.format.record import Record, parse_record
 from softlabels.store.format.snapshot import read_table
-from softlabels.store.storage.read_errors import FETCH, read_errors
+from softlabels.store.storage.read_errors import FETCH, REPAIR, SEAL, read_errors
 from softlabels.store.storage.registry import open_storage
 from softlabels.store.storage.storage import TEMPORARY, Location, Storage
 
@@ -101,7 +101,7 @@ def push(
         finally:
             pool.shutdown(cancel_futures=True)
     for name, expected in _sealed_files(source):
-        _copy_file(source.storage, target, name, expected)
+        _copy_file(source.storage, target, name, expected, SEAL)
     snapshot = source.storage.read(paths.snapshot_path(source.snapshot.number), MAX_SNAPSHOT_BYTES)
     target.put_if_absent(paths.snapshot_path(source.snapshot.number), snapshot)
     copied = open_store(target, snapshot=source.snapshot.number)
@@ -203,10 +203,10 @@ class _UnitCopier:
         is_new = self._target.info(name) is None
         if is_new:
             shard = paths.shard_path(unit, record.attempt, self._source.descriptor.shard_format)
-            _copy_file(self._source.storage, self._target, shard, record.blake3)
+            _copy_file(self._source.storage, self._target, shard, record.blake3, REPAIR)
             if record.extras is not None:
                 extras = paths.extras_path(unit, record.attempt)
-                _copy_file(self._source.storage, self._target, extras, record.extras[1])
+                _copy_file(self._source.storage, self._target, extras, record.extras[1], REPAIR)
             self._target.put_if_absent(name, data)
         if self._target.read(name, MAX_RECORD_BYTES) != data:
             raise StoreConflict(
@@ -223,7 +223,7 @@ class _UnitCopier:
     def _record(self, unit: int) -> tuple[bytes, Record]:
         """Return a record of the source, which must be the sealed one."""
         storage, name = self._source.storage, paths.record_path(unit)
-        with read_errors(storage.locate(name), FETCH):
+        with read_errors(storage.locate(name), REPAIR):
             data = storage.read(name, MAX_RECORD_BYTES)
             record = parse_record(data, unit, self._source.descriptor)
             if record.digest != self._records[unit].decode("latin-1"):
@@ -231,7 +231,7 @@ class _UnitCopier:
         return data, record
 
 
-def _copy_file(source: Storage, target: Storage, name: str, digest: str | None) -> None:
+def _copy_file(source: Storage, target: Storage, name: str, digest: str | None, advice: str = FETCH) -> None:
     """Copy a file unless the target has it; it gets its name only if its hash is right.
 
     Raises:
@@ -242,10 +242,10 @@ def _copy_file(source: Storage, target: Storage, name: str, digest: str | None) 
             raise StoreCorrupt(f"{target.locate(name)}: has other bytes than were sealed. Delete it and run again")
         return
     if source.info(name) is None:
-        raise StoreCorrupt(f"{source.locate(name)}: is missing; {FETCH}")
+        raise StoreCorrupt(f"{source.locate(name)}: is missing; {advice}")
     hasher, file = blake3(), target.create()
     try:
-        with read_errors(source.locate(name), FETCH):
+        with read_errors(source.locate(name), advice):
             for block in source.read_blocks(name):
                 hasher.update(block)
                 file.write(block)

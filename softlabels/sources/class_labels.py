@@ -107,6 +107,11 @@ class ClassLabels:
         used = self._used_codes()
         if self.own_names is None and not all(WHOLE_NUMBER.fullmatch(class_name) for class_name in normal):
             self._check_known([str(code) for code in used if code >= len(normal)], normal, name)
+            if used and used[0] > 0:  # numbers that count from 1 would be shifted by one without a word
+                raise InvalidData(
+                    f"{name}: class numbers for named classes that lack 0, got {used[0]} to {used[-1]}; expected "
+                    f"positions from 0 in {_listed(normal)}. Use the names of the classes as labels"
+                )
             return replace(self, names=tuple(normal), classes=len(normal))
         if self.own_names is None:
             position = {str(int(class_name)): number for class_name, number in position.items()}

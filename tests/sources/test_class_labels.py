@@ -143,3 +143,9 @@ def test_labels_of_one_column_in_a_file_of_several_row_groups_have_one_numbering
         pa.table({"x": [1.0, 2.0, 3.0, 4.0], "label": ["d", "c", "b", "a"]}), tmp_path / "d.parquet", row_group_size=1
     )
     assert open_source(tmp_path / "d.parquet").labels(np.arange(4)).tolist() == [3, 2, 1, 0]
+
+
+def test_numbers_that_count_from_one_are_not_taken_for_positions():
+    """They would be shifted by one without a word."""
+    with pytest.raises(InvalidData, match="lack 0, got 1 to 2; expected positions from 0 in cat, dog, ox"):
+        source([1, 2, 1]).with_class_names(["cat", "dog", "ox"])

@@ -3,17 +3,21 @@
 import pytest
 
 import softlabels as sl
-from softlabels.errors import StoreNotFound
+from softlabels.errors import StoreCorrupt, StoreNotFound
 from tests.corpus import forging
 
 
 def test_a_path_that_does_not_exist(tmp_path):
-    with pytest.raises(StoreNotFound, match=r"none: not a store of labels, got an empty directory or none; .*Check"):
+    with pytest.raises(
+        StoreNotFound, match=r"none: not a store of labels, got an empty directory, or no directory; .*Check"
+    ):
         sl.open(tmp_path / "none")
 
 
 def test_an_empty_directory(tmp_path):
-    with pytest.raises(StoreNotFound, match="got an empty directory or none; expected a directory that holds softlab"):
+    with pytest.raises(
+        StoreNotFound, match="got an empty directory, or no directory; expected a directory that holds softlab"
+    ):
         sl.open(tmp_path)
 
 
@@ -34,6 +38,6 @@ def test_a_store_without_its_descriptor(tmp_path):
     root = forging.make(tmp_path / "s", "topk-zarr")
     (root / "softlabels.json").unlink()
     with pytest.raises(
-        StoreNotFound, match=r"the store has lost its softlabels\.json, which is missing; fetch it again"
+        StoreCorrupt, match=r"the store has lost its softlabels\.json, which is missing; fetch it again"
     ):
         sl.open(root)

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from softlabels import encodings
 from softlabels.encodings import Column, Encoding
-from softlabels.errors import InvalidArgument, StoreNotFound, StoreUnsupported
+from softlabels.errors import InvalidArgument, StoreCorrupt, StoreNotFound, StoreUnsupported
 from softlabels.labels import Head, HeadKind, TailModel
 from softlabels.store.format import canonical_json, paths
 from softlabels.store.format.fields import Fields, check_integer, check_number
@@ -346,25 +346,25 @@ def read_descriptor(storage: Storage) -> Descriptor:
     """
     descriptor = find_descriptor(storage)
     if descriptor is None:
-        raise StoreNotFound(_not_found(storage))
+        raise _not_found(storage)
     return descriptor
 
 
-def _not_found(storage: Storage) -> str:
-    """Return a message on a location that has no descriptor."""
+def _not_found(storage: Storage) -> StoreNotFound | StoreCorrupt:
+    """Return the error of a location without a descriptor: a damaged store, or none."""
     names = storage.list_names("")
     expected = f"expected a directory that holds {paths.DESCRIPTOR}"
     if {paths.RECORDS, paths.SNAPSHOTS} & set(names):
-        return (
+        return StoreCorrupt(
             f"{storage}: the store has lost its {paths.DESCRIPTOR}, which is missing; fetch it again, or run the "
             "generate command that made the store"
         )
     if names:
-        return (
+        return StoreNotFound(
             f"{storage}: not a store of labels, got a directory with {', '.join(names[:3])}; {expected}. Check the path"
         )
-    kind = "a file" if storage.info("") is not None else "an empty directory or none"
-    return (
+    kind = "a file" if storage.info("") is not None else "an empty directory, or no directory"
+    return StoreNotFound(
         f"{storage}: not a store of labels, got {kind}; {expected}. Check the path, or make a store with softlabels "
         "generate --out"
     )
