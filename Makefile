@@ -9,6 +9,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# What the package needs, and what its tests need too.
+BASE := $(VENV)/.base
 STAMP := $(VENV)/.installed
 
 # Processes that run the tests.
@@ -23,15 +26,19 @@ COVERED ?= 100
 help:  ## List the targets.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-$(STAMP): pyproject.toml constraints.txt
+$(BASE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "softlabels needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch numpy
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	$(PIP) torch numpy
+	$(PIP) --editable .
 	@touch $@
 
-demo: $(STAMP)  ## Teacher, labels, students and comparison on the bundled digits (two minutes on two cores).
+$(STAMP): $(BASE)
+	$(PIP) --editable '.[test]'
+	@touch $@
+
+demo: $(BASE)  ## Teacher, labels, students and comparison on the bundled digits (two minutes on two cores).
 	$(BIN)/softlabels demo
 
 demo-language: $(STAMP)  ## Teacher, labels, students and comparison of a small GPT (ten minutes on two cores).

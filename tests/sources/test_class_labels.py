@@ -147,5 +147,5 @@ def test_labels_of_one_column_in_a_file_of_several_row_groups_have_one_numbering
 
 def test_numbers_that_count_from_one_are_not_taken_for_positions():
     """They would be shifted by one without a word."""
-    with pytest.raises(InvalidData, match="lack 0, got 1 to 2; expected positions from 0 in cat, dog, ox"):
+    with pytest.raises(InvalidData, match="lack 0, got 1 to 2; expected positions from 0 in 'cat', 'dog', 'ox'"):
         source([1, 2, 1]).with_class_names(["cat", "dog", "ox"])
