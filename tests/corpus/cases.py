@@ -272,7 +272,7 @@ def _(root: Path) -> None:
     file_of(root, "snapshot").unlink()
 
 
-@case("missing descriptor", StoreNotFound, says="missing")
+@case("missing descriptor", StoreCorrupt, says="missing")
 def _(root: Path) -> None:
     file_of(root, "descriptor").unlink()
 
