@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from softlabels.encodings.listing import Listing
 
-MAX_CODEBOOK_BYTES = 2**28
-"""Upper bound of the bytes of a codebook."""
+MAX_CODEBOOK_BYTES = 2**27 - 4096
+"""Upper bound of the bytes of a codebook, which leaves its file within 128 MiB (docs/FORMAT.md)."""
 ROUNDS = 8
 """Rounds of k-means."""
 SHARED = 0.03

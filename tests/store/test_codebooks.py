@@ -132,7 +132,7 @@ def test_a_new_store_needs_a_pilot_that_is_large_enough(tmp_path):
 
 def test_a_codebook_that_would_be_too_large_is_refused_at_once():
     wide = Head(classes=300_000, encoding=parse("topk:2:d4:256", classes=300_000).spec)
-    with pytest.raises(InvalidArgument, match=r"got 307,200,000 bytes .* Use 223 tail priors or fewer"):
+    with pytest.raises(InvalidArgument, match=r"got 307,200,000 bytes .* Use 111 tail priors or fewer"):
         heads.plan_heads({"logits": wide}, {}, None, seed=0)
 
 
