@@ -19,7 +19,7 @@ from softlabels.version import __version__
 if TYPE_CHECKING:
     from softlabels import errors as errors
     from softlabels import losses as losses
-    from softlabels.generation import create, generate
+    from softlabels.generation import create, generate, plan
     from softlabels.labels import DenseLabels, Head, SparseLabels
     from softlabels.loading import Ensemble, Mixture
     from softlabels.loading.adapters.torch_datasets import LabelDataset
@@ -49,6 +49,7 @@ _HOME = {
     "merge": "softlabels.store",
     "open": "softlabels.store:open_store",
     "open_source": "softlabels.sources",
+    "plan": "softlabels.generation",
     "pull": "softlabels.sharing",
     "push": "softlabels.sharing",
     "repair": "softlabels.store",
@@ -79,6 +80,7 @@ __all__ = [
     "merge",
     "open",
     "open_source",
+    "plan",
     "pull",
     "push",
     "repair",

@@ -4,6 +4,7 @@ from softlabels.generation.api import DataLike, estimate, generate, sample
 from softlabels.generation.engines import engines
 from softlabels.generation.gate import check_teacher
 from softlabels.generation.label_writer import LabelWriter, create
+from softlabels.generation.planned import plan
 from softlabels.generation.results import Estimate, Generated
 from softlabels.generation.settings import Settings
 
@@ -18,5 +19,6 @@ __all__ = [
     "engines",
     "estimate",
     "generate",
+    "plan",
     "sample",
 ]
