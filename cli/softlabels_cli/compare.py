@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command(
     "compare",
-    epilog="Example:  softlabels compare run:teacher run:student-0 run:student-1 --data data/digits.parquet",
+    epilog="Example:  softlabels compare run:teacher run:student-0 run:student-1 --data digits",
 )
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--data", required=True, metavar="DATA", help="Labelled data.")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @click.command(
     "generate",
-    epilog="Example:  softlabels generate data/digits.parquet --teacher run:teacher --out labels --encoding topk:4",
+    epilog="Example:  softlabels generate digits --teacher run:teacher --out labels --encoding topk:4",
 )
 @click.argument("data")
 @teacher_options

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @click.command(
     "train-student",
-    epilog="Example:  softlabels train-student labels --student mlp:width=64 --data data/digits.parquet --out student",
+    epilog="Example:  softlabels train-student labels --student mlp:width=64 --data digits --out student",
 )
 @store_argument()
 @click.option("--student", required=True, metavar="MODEL", help="mlp:width=64  gpt:layers=2  python:MODULE:NAME")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command(
     "train-teacher",
-    epilog="Example:  softlabels train-teacher data/digits.parquet --model cnn:width=64 --out teacher",
+    epilog="Example:  softlabels train-teacher digits --model cnn:width=64 --out teacher",
 )
 @click.argument("data")
 @click.option("--model", required=True, metavar="MODEL", help="cnn:width=64,depth=3  gpt:layers=6  python:MODULE:NAME")

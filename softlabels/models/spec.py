@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
+from pathlib import Path
 
 from softlabels.errors import InvalidArgument
 from softlabels.models.kind import Kind, ModelSpec, Option
@@ -53,9 +55,18 @@ def kind_of(text: str) -> Kind:
     if name in kinds():
         return kinds()[name]
     near = difflib.get_close_matches(name, kinds(), n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = f" Did you mean {near[0]!r}?" if near else _hint(text)
     forms = ", ".join(kind.form for kind in kinds().values())
     raise InvalidArgument(f"MODEL {text!r}: unknown kind, got {name!r}; expected {forms}.{hint}")
+
+
+def _hint(text: str) -> str:
+    """Return a question for a specification that lacks its kind: a run directory, or MODULE:NAME."""
+    if (Path(text) / "run.json").is_file():
+        return f" Did you mean 'run:{text}'?"
+    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
+        return f" Did you mean 'python:{text}'?"
+    return ""
 
 
 def check_option(option: Option, value: object, subject: str) -> int | float:

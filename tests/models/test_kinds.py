@@ -9,6 +9,7 @@ import pytest
 from softlabels import models
 from softlabels.errors import InvalidArgument
 from softlabels.models import OutputHead
+from softlabels.models.spec import parse
 from softlabels.training import train_teacher
 
 TOY = """
@@ -52,3 +53,14 @@ def test_every_kind_says_how_it_is_written():
     for name, kind in models.kinds().items():
         assert kind.form.partition(":")[0] == kind.name == name
         assert kind.build is not None or kind.load is not None
+
+
+def test_a_specification_without_its_kind_gets_a_hint(tmp_path, monkeypatch):
+    """A run directory, and MODULE:NAME."""
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student" / "run.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidArgument, match="Did you mean 'run:student'"):
+        parse("student")
+    with pytest.raises(InvalidArgument, match="Did you mean 'python:my_teacher:model'"):
+        parse("my_teacher:model")
