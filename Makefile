@@ -44,7 +44,7 @@ demo: $(BASE)  ## Teacher, labels, students and comparison on the bundled digits
 demo-language: $(STAMP)  ## Teacher, labels, students and comparison of a small GPT (ten minutes on two cores).
 	$(BIN)/softlabels demo --task language
 
-test: $(STAMP)  ## The whole test suite: linters, types, layers, docs, wheel, behaviour (six minutes on two cores).
+test: $(STAMP)  ## The whole test suite: linters, types, layers, docs, wheel, behaviour (eleven minutes on two cores).
 	$(BIN)/python -m pytest --numprocesses $(JOBS)
 
 coverage: $(STAMP)  ## Branches of the store's modules that its own tests reach (three minutes).
