@@ -11,6 +11,7 @@ import softlabels as sl
 from softlabels.errors import InvalidArgument, StoreCorrupt
 from softlabels.labels import Head
 from softlabels.store import DataRecord, Descriptor, TeacherRecord, collect_garbage, create_or_open, repair, verify
+from softlabels.store.storage.posix import PosixStorage
 from tests.corpus import forging
 
 DAY = 86_400
@@ -85,6 +86,37 @@ def test_what_nothing_refers_to_is_listed_and_deleted_only_where_asked(store, tm
     assert verify(root, deep=True).ok
     assert sl.open(root).rows == 40
     assert collect_garbage(root, older_than=0) == []
+
+
+class Vanishing(PosixStorage):
+    """A directory whose temporary files are removed by their writer at a given moment."""
+
+    def __init__(self, directory, moment):
+        super().__init__(directory)
+        self.moment = moment
+
+    def _remove(self, name, moment):
+        if self.moment == moment and name.startswith("tmp/gone"):
+            (Path(str(self)) / name).unlink(missing_ok=True)
+
+    def info(self, name):
+        self._remove(name, "listed")
+        return super().info(name)
+
+    def delete(self, name):
+        self._remove(name, "looked at")
+        super().delete(name)
+
+
+@pytest.mark.parametrize(("moment", "collected"), [("listed", 0), ("looked at", 1)])
+def test_a_temporary_file_that_vanishes_meanwhile_is_no_error(store, tmp_path, moment, collected):
+    """Its writer has finished between two steps of the collection."""
+    (tmp_path / "s" / "tmp" / "gone").write_bytes(b"x")
+    age(tmp_path / "s", 30)
+    storage = Vanishing(tmp_path / "s", moment)
+    assert len(collect_garbage(storage, delete=True)) == collected
+    assert not (tmp_path / "s" / "tmp" / "gone").exists()
+    assert sl.verify(tmp_path / "s").ok
 
 
 def test_what_is_nobodys_garbage_is_left(store, tmp_path):
