@@ -143,3 +143,14 @@ def test_poor_labels_are_warned_of_and_good_ones_are_not(tmp_path, scale, encodi
     else:
         assert head["warning"] is None
     assert {"mass", "top1", "entropy", "error", "kl", "units"} <= head["fidelity"].keys()
+
+
+def test_a_missing_probe_says_what_it_costs(sealed, tmp_path):
+    """Labels are read without it; planning names the command that restores it."""
+    shutil.copytree(sealed, tmp_path / "s")
+    shutil.rmtree(tmp_path / "s" / "probe")
+    assert len(sl.open(tmp_path / "s").read([0, 1])) == 2
+    with pytest.raises(StoreCorrupt, match=r"softlabels seal.*can be read and trained from without the probe"):
+        sl.plan(tmp_path / "s")
+    sl.seal(tmp_path / "s")
+    assert sl.plan(tmp_path / "s").rows

@@ -23,6 +23,8 @@ from softlabels.store.format.limits import MAX_ROWS, MAX_SHARD_BYTES, MAX_SNAPSH
 from softlabels.store.storage.read_errors import SEAL, read_errors
 from softlabels.store.storage.storage import Storage
 
+PROBE_ADVICE = f"{SEAL}; labels can be read and trained from without the probe, which plan and verify need"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
@@ -139,8 +141,8 @@ def read_probe(storage: Storage, snapshot: Snapshot, descriptor: Descriptor) -> 
     if snapshot.probe is None:
         return {}
     name = paths.probe_path(snapshot.number, snapshot.probe)
-    arrays = array_file.read(storage, name, snapshot.probe, SEAL)
-    with read_errors(storage.locate(name), SEAL):
+    arrays = array_file.read(storage, name, snapshot.probe, PROBE_ADVICE)
+    with read_errors(storage.locate(name), PROBE_ADVICE):
         for head in {array.partition("/")[0] for array in arrays}:
             _check_probe(arrays, head, descriptor, snapshot.rows)
     return arrays
