@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -129,51 +129,6 @@ def uses_states(model: Model) -> bool:
         model: The model.
     """
     return _classes(model) >= FUSED_CLASSES and is_sliceable(model.module) and hasattr(model.module, "output_weight")
-
-
-def teacher_loss(model: Model) -> Loss:
-    """Return the cross-entropy of the next token.
-
-    Args:
-        model: The model that is trained.
-    """
-
-    def loss(outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        following, counts = _targets(batch)
-        return _cross_entropy(model, outputs, following, counts)
-
-    return loss
-
-
-def student_loss(
-    model: Model, head: str, labels: Callable[[Batch], SoftLabels], *, temperature: float, alpha: float
-) -> Loss:
-    """Return the KL divergence from soft labels, and the cross-entropy of the next token.
-
-    Args:
-        model: The model that is trained.
-        head: Head that is trained.
-        labels: Returns the soft labels of a batch.
-        temperature: Temperature of the KL.
-        alpha: Weight of the KL, 0 to 1; the rest is the weight of the cross-entropy.
-    """
-
-    def loss(outputs: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        following, counts = _targets(batch)
-        soft = labels(batch)
-        if STATES in outputs:
-            module: Any = model.module
-            divergence = losses.linear_kl(
-                outputs[STATES], module.output_weight, soft, bias=module.output_bias, temperature=temperature,
-                mask=counts,
-            )  # fmt: skip
-        else:
-            divergence = losses.kl(outputs[head], soft, temperature=temperature, mask=counts)
-        if alpha == 1:
-            return divergence
-        return alpha * divergence + (1 - alpha) * _cross_entropy(model, outputs, following, counts)
-
-    return loss
 
 
 def measure(model: Model, source: Source, rows: NDArray[np.int64], store: Store | None = None) -> LanguageFigures:
@@ -322,32 +277,3 @@ def likeliest(labels: SoftLabels) -> Tensor:
 
 def _classes(model: Model) -> int:
     return next(iter(model.heads.values())).classes
-
-
-def _targets(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return the next token of each labelled position, and whether it counts."""
-    inputs = batch.inputs
-    ids, lengths, marks = (np.asarray(_numpy(array)) for array in (inputs.values, inputs.lengths, inputs.marks))
-    following, counts = next_tokens(ids, lengths, marks)
-    return torch.from_numpy(following), torch.from_numpy(counts)
-
-
-def _numpy(array: Any) -> Any:
-    return array.cpu().numpy() if isinstance(array, Tensor) else array
-
-
-def _cross_entropy(model: Model, outputs: Mapping[str, Tensor], following: Tensor, counts: Tensor) -> Tensor:
-    """Return the mean cross-entropy of the next token over the positions that count."""
-    if STATES not in outputs:
-        logits = next(iter(outputs.values()))
-        chosen = counts.to(logits.device)
-        return functional.cross_entropy(logits[chosen].float(), following.to(logits.device)[chosen])
-    module: Any = model.module
-    certain = SparseLabels(
-        classes=_classes(model),
-        ids=following.numpy()[:, None],
-        values=np.zeros((len(following), 1), np.float32),
-        temperatures=(1.0,),
-        log_tail=np.full((len(following), 1), -np.inf, np.float32),
-    )
-    return losses.linear_kl(outputs[STATES], module.output_weight, certain, bias=module.output_bias, mask=counts)

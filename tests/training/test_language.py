@@ -11,15 +11,18 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 import softlabels as sl
-from softlabels import models
+from softlabels import losses, models
 from softlabels.errors import InvalidArgument, RunCorrupt, TrainingFailed
 from softlabels.generation import generate
 from softlabels.sources import as_source
 from softlabels.sources.store_tokens import StoreTokens
 from softlabels.text import START, Tokenizer
 from softlabels.text.options import TextOptions
-from softlabels.training import language, train, train_student, train_teacher
+from softlabels.training import language, train_student, train_teacher
 from softlabels.training.label_check import LabelCheck
+from softlabels.training.session import language_forward
+from softlabels.training.tasks import Objective, Objectives
+from softlabels.training.tasks.tokens import hard_token_term, next_token_targets, soft_token_term
 
 TEXTS = [f"def f{i}(path):\n    return {i} + len(path)\n" for i in range(60)]
 STUDENT = "gpt:layers=1,width=16,heads=2"
@@ -90,7 +93,8 @@ def test_fused_losses_are_those_of_all_logits(folder, monkeypatch, alpha):
     source = StoreTokens(store)
     batch = next(iter(sl.loader(store, inputs=source, batch_size=5)))
     model = models.build(STUDENT, input_shape=(), heads=language.heads_of(source))
-    loss = language.student_loss(model, "logits", lambda b: b.targets["logits"], temperature=1.0, alpha=alpha)
+    soft = soft_token_term(model, "logits", lambda b: b.targets["logits"], temperature=1.0, weight=alpha)
+    loss = Objectives([Objective(head="logits", terms=(soft, hard_token_term(model, weight=1 - alpha)))])
     inputs = sl.sources.map_arrays(batch.inputs, torch.as_tensor)
     module = model.module.train()
     values, gradients = [], []
@@ -105,15 +109,15 @@ def test_fused_losses_are_those_of_all_logits(folder, monkeypatch, alpha):
     assert not language.uses_states(model)
     monkeypatch.setattr(language, "FUSED_CLASSES", 2)
     assert language.uses_states(model)
-    assert train._forward(model, source)(inputs)[language.STATES].shape == (len(outputs[language.STATES]), 16)
+    assert language_forward(model, source)(inputs)[language.STATES].shape == (len(outputs[language.STATES]), 16)
 
 
 def test_predictions_across_documents_and_beyond_rows_do_not_count(folder):
     store = sl.open(folder / "labels")
     batch = next(iter(sl.loader(store, inputs=StoreTokens(store), batch_size=4)))
-    following, counts = language._targets(batch)
+    following, counts = next_token_targets(batch)
     model = models.build(STUDENT, input_shape=(), heads=language.heads_of(StoreTokens(store)))
-    loss = language.teacher_loss(model)
+    loss = hard_token_term(model).loss
     logits = torch.randn(len(following), model.heads["logits"].classes)
     expected = functional.cross_entropy(logits[counts], following[counts])
     changed = logits.clone()
@@ -162,7 +166,7 @@ def test_labels_that_do_not_reach_the_loss_stop_training(digits, tmp_path, monke
     def without_labels(logits, labels, *arguments, **options):
         return logits.logsumexp(dim=-1).mean()
 
-    monkeypatch.setattr(train.losses, "cross_entropy", without_labels)
+    monkeypatch.setattr(losses, "cross_entropy", without_labels)
     with pytest.raises(TrainingFailed, match="labels: do not reach the loss"):
         train_teacher(digits, "mlp:width=8,depth=1", tmp_path / "run", steps=20)
 
