@@ -16,7 +16,7 @@ from softlabels.training.tasks.objective import Objective
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a run learns.
+    """The heads, rows and losses of a run.
 
     Attributes:
         heads: Heads to learn, by name.
