@@ -10,7 +10,8 @@ remote operation is unknown.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterable
+from typing import ClassVar, Self
 
 
 class SoftLabelsError(Exception):
@@ -45,6 +46,35 @@ class ColumnMissing(InvalidArgument):
 
 class InvalidData(SoftLabelsError, ValueError):
     """The user's data is there but cannot be used: empty, null, of mixed shapes, not finite."""
+
+
+class UnreadableRow(InvalidData):
+    """Rows of the data that cannot be read, such as truncated images, while the others can.
+
+    Attributes:
+        rows: Numbers of the rows.
+        reason: Why the first of them cannot be read, with the name of its file.
+    """
+
+    rows: tuple[int, ...] = ()
+    reason: str = ""
+
+    @classmethod
+    def of(cls, message: str, rows: Iterable[int], reason: str) -> Self:
+        """Return an error about rows.
+
+        Args:
+            message: Text of the error.
+            rows: Numbers of the rows.
+            reason: Why the first of them cannot be read.
+
+        Example:
+            >>> UnreadableRow.of("photos, row 3: truncated", [3], "truncated").rows
+            (3,)
+        """
+        error = cls(message)
+        error.rows, error.reason = tuple(int(row) for row in rows), reason
+        return error
 
 
 class KeyMissing(InvalidData):

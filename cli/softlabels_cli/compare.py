@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from softlabels_cli.options import data_options, json_option, quiet_option
+from softlabels_cli.options import chosen_data, data_options, json_option, quiet_option
 from softlabels_cli.output import format_bytes, format_table, note, print_json, printable
 from softlabels_cli.text_options import chosen_text, text_options
 
@@ -32,9 +32,6 @@ def command(
     data: str,
     split: str | None,
     ungrouped: bool,
-    input_column: str | None,
-    label_column: str | None,
-    id_column: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -45,8 +42,7 @@ def command(
     """
     from softlabels.training import compare
 
-    columns = {"input": input_column, "label": label_column, "id": id_column}
-    rows = compare(list(models), data, split=split, group_seeds=not ungrouped, text=chosen_text(), **columns)
+    rows = compare(list(models), data, split=split, group_seeds=not ungrouped, text=chosen_text(), **chosen_data())
     for row in rows:
         if row.trained_share > 0:
             note(f"Warning: about {row.trained_share:.0%} of the training rows of {printable(row.name)} are measured.")

@@ -9,6 +9,7 @@ import click
 
 from softlabels_cli.options import (
     batch_size_option,
+    chosen_data,
     data_options,
     device_option,
     json_option,
@@ -87,9 +88,6 @@ def command(
     reuse: tuple[str, ...],
     distinct: bool,
     dry_run: bool,
-    input_column: str | None,
-    label_column: Any,
-    id_column: str | None,
     as_json: bool,
     quiet: bool,
     **options: Any,
@@ -103,8 +101,7 @@ def command(
     from softlabels.generation.text_data import open_data
     from softlabels.sources import DistinctSource, describe_source
 
-    columns = {"input": input_column, "label": label_column, "id": id_column}
-    source, model = open_data(data, teacher, text=chosen_text(), **columns)
+    source, model = open_data(data, teacher, text=chosen_text(), **chosen_data())
     if not quiet:
         note(printable(str(describe_source(source)), lines=True))
     if distinct:

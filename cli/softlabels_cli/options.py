@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
+
+if TYPE_CHECKING:
+    from softlabels.sources.request import DataOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
 
-NO_LABEL = "softlabels.no_label"
-"""Key of the context that says that the data has no labels."""
+DATA = "softlabels.data"
+"""Key of the context that holds the options of the data that were given."""
 
 
 def group_of(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
@@ -47,17 +50,38 @@ def out_option(help_text: str) -> Callable[[Command], Command]:
     return click.option("--out", required=True, metavar="STORE", help=help_text)
 
 
-def _set_no_label(context: click.Context, parameter: click.Parameter, value: bool) -> None:
-    context.meta[NO_LABEL] = value
+def _remember(context: click.Context, parameter: click.Parameter, value: object) -> None:
+    """Store an option of the data by name, for ``chosen_data``."""
+    if value is not None and parameter.name is not None:
+        context.meta.setdefault(DATA, {})[parameter.name] = value
 
 
-def _label(context: click.Context, parameter: click.Parameter, value: str | None) -> str | bool | None:
-    """Return the label column; False if the data has none."""
-    if not context.meta.get(NO_LABEL):
-        return value
-    if value is not None:
-        raise click.UsageError("--label and --no-label exclude each other")
-    return False
+def _remember_targets(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> None:
+    targets: dict[str, str] = {}
+    for value in values:
+        head, separator, column = value.partition("=")
+        if not separator or not head or not column:
+            raise click.UsageError(f"--target: no column, got {value!r}; expected NAME=COLUMN")
+        if head in targets:
+            raise click.UsageError(
+                f"--target: head {head!r} has columns {targets[head]!r} and {column!r}; expected one"
+            )
+        targets[head] = column
+    _remember(context, parameter, targets or None)
+
+
+def chosen_data() -> DataOptions:
+    """Return the options of the data that the command was given.
+
+    Raises:
+        UsageError: Options exclude each other.
+    """
+    options = dict(click.get_current_context().meta.get(DATA, {}))
+    if options.pop("no_label", False):
+        if "label" in options:
+            raise click.UsageError("--label and --no-label exclude each other")
+        options["label"] = False
+    return cast("DataOptions", options)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
@@ -77,14 +101,33 @@ temperature_option = click.option(
     help="Temperature of the labels; repeat for more.",
 )
 data_options = group_of(
-    click.option("--input", "input_column", metavar="COLUMN", help="Column of inputs, or several: a,b,c."),
-    click.option("--label", "label_column", metavar="COLUMN", callback=_label, help="Column of hard labels."),
     click.option(
-        "--no-label", is_flag=True, is_eager=True, expose_value=False, callback=_set_no_label, help="No hard labels."
+        "--input",
+        metavar="COLUMN",
+        expose_value=False,
+        callback=_remember,
+        help="Column of inputs, or several: a,b,c.",
     ),
-    click.option("--id", "id_column", metavar="COLUMN", help="Column that names rows, instead of their content."),
+    click.option("--label", metavar="COLUMN", expose_value=False, callback=_remember, help="Column of hard labels."),
+    click.option("--no-label", is_flag=True, expose_value=False, callback=_remember, help="No hard labels."),
+    click.option(
+        "--target",
+        "targets",
+        metavar="NAME=COLUMN",
+        multiple=True,
+        expose_value=False,
+        callback=_remember_targets,
+        help="Column of the ground truth of a head: classes, numbers or masks; repeat for more heads.",
+    ),
+    click.option(
+        "--id",
+        metavar="COLUMN",
+        expose_value=False,
+        callback=_remember,
+        help="Column that names rows, instead of their content.",
+    ),
 )
-"""Roles of the columns of DATA."""
+"""Roles of the columns of DATA; ``chosen_data`` returns their values."""
 
 teacher_options = group_of(
     click.option("--teacher", required=True, metavar="MODEL", help="run:DIR, hf:PATH, python:MODULE:NAME, ..."),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from softlabels_cli.options import (
     batch_size_option,
+    chosen_data,
     data_options,
     device_option,
     json_option,
@@ -71,9 +72,6 @@ def command(
     show_all: bool,
     batch_size: int,
     device: str | None,
-    input_column: str | None,
-    label_column: Any,
-    id_column: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -93,8 +91,7 @@ def command(
         sample = planning.sample_of_store(source, head)
     else:
         settings = generation.Settings(temperatures=temperatures, batch_size=batch_size, device=device)
-        columns = {"input": input_column, "label": label_column, "id": id_column}
-        data, model = open_data(source, teacher, text=chosen_text(), **columns)
+        data, model = open_data(source, teacher, text=chosen_text(), **chosen_data())
         sample = generation.sample(data, teacher=model, settings=settings, head=head, rows=sampled)
     sample = sample.for_rows(rows)
     with Progress("plan", unit="encodings", quiet=quiet) as progress:

@@ -10,6 +10,7 @@ import click
 
 from softlabels.interruption import interruptible
 from softlabels_cli.options import (
+    chosen_data,
     data_options,
     digest_option,
     json_option,
@@ -51,9 +52,6 @@ def command(
     out: Path,
     data: str | None,
     digest: str | None,
-    input_column: str | None,
-    label_column: str | None,
-    id_column: str | None,
     as_json: bool,
     quiet: bool,
     **recipe: Any,
@@ -70,9 +68,7 @@ def command(
         from softlabels.training.inputs import open_data
 
         labels = open_store(store, digest=digest)
-        source = open_data(
-            data, labels, input=input_column, label=label_column, id=id_column, text=text_of_store(labels)
-        )
+        source = open_data(data, labels, **chosen_data(), text=text_of_store(labels))
         note_data(source, quiet=quiet)
         return train_student(labels, source, student, out, progress=progress, **recipe)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from softlabels_cli.options import data_options, json_option, quiet_option, training_options
+from softlabels_cli.options import chosen_data, data_options, json_option, quiet_option, training_options
 from softlabels_cli.text_options import chosen_text, text_options
 from softlabels_cli.train_student import note_data, run_training
 
@@ -33,9 +33,6 @@ def command(
     data: str,
     model: str,
     out: Path,
-    input_column: str | None,
-    label_column: str | None,
-    id_column: str | None,
     as_json: bool,
     quiet: bool,
     **recipe: Any,
@@ -50,7 +47,7 @@ def command(
         from softlabels.training import train_teacher
         from softlabels.training.inputs import open_data
 
-        source = open_data(data, input=input_column, label=label_column, id=id_column, text=chosen_text())
+        source = open_data(data, **chosen_data(), text=chosen_text())
         note_data(source, quiet=quiet)
         return train_teacher(source, model, out, progress=progress, **recipe)
 

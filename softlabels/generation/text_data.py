@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from softlabels.models import Model, ModelLike, OutputHead, as_model
 from softlabels.models.sliced_logits import SlicedLogits
 from softlabels.models.spec import kind_of
 from softlabels.sources import DistinctSource, Ragged, Source, as_source
-from softlabels.sources.column_roles import InputOption, LabelOption
+from softlabels.sources.request import DataOptions
 from softlabels.sources.text_source import TextSource
 from softlabels.text import Tokenizer, next_tokens
 from softlabels.text.options import TextOptions
@@ -35,20 +35,16 @@ def open_data(
     data: Any,
     teacher: ModelLike,
     *,
-    input: InputOption = None,  # noqa: A002  named as the command line's option
-    label: LabelOption = None,
-    id: str | None = None,  # noqa: A002  as above
     text: TextOptions | None = None,
+    **options: Unpack[DataOptions],
 ) -> tuple[Source, ModelLike]:
     """Return the source of the data, as text if the teacher has a tokenizer or options of text are given.
 
     Args:
         data: Anything ``as_source`` takes.
         teacher: The teacher; one that was saved is loaded, because its tokenizer decides the tokens.
-        input: Column of inputs, or a pair of columns; see ``softlabels.sources.open_source``.
-        label: Column of hard labels; see there.
-        id: Column that names rows; see there.
         text: Options of text; None: the defaults, if the teacher has a tokenizer.
+        options: Roles of columns; see ``softlabels.sources.open_source``.
 
     Returns:
         The source, and the teacher, loaded if that was needed.
@@ -60,7 +56,7 @@ def open_data(
         teacher = as_model(teacher)
     if isinstance(teacher, Model) and teacher.tokenizer is not None and not isinstance(data, Source):
         text = _with_tokenizer(text or TextOptions(), teacher, teacher.tokenizer)
-    return as_source(data, input=input, label=label, id=id, text=text), teacher
+    return as_source(data, text=text, **options), teacher
 
 
 def text_of(source: Source) -> TextSource | None:

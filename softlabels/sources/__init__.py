@@ -6,7 +6,7 @@ from softlabels.sources.description import SourceDescription, describe_source
 from softlabels.sources.distinct import DistinctSource
 from softlabels.sources.map_style import DatasetSource
 from softlabels.sources.opening import as_source, open_source
-from softlabels.sources.protocol import Columns, Source, UnusedColumn
+from softlabels.sources.protocol import Columns, Source, Target, UnusedColumn
 from softlabels.sources.sequences import TokenSource, input_keys
 from softlabels.sources.structure import Ragged, join_inputs, map_arrays
 
@@ -17,6 +17,7 @@ __all__ = [
     "Ragged",
     "Source",
     "SourceDescription",
+    "Target",
     "TokenSource",
     "UnusedColumn",
     "as_keys",

@@ -6,13 +6,14 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import pyarrow as pa
 
 from softlabels.errors import ColumnMissing, InvalidArgument, InvalidData
 from softlabels.sources.arrow_types import is_list, is_number, is_tensor, is_text, value_type
-from softlabels.sources.protocol import Columns, UnusedColumn
+from softlabels.sources.protocol import Columns, TargetColumn, TargetKind, UnusedColumn
+from softlabels.sources.single_target import LABEL_HEAD
 
 INPUT_NAMES = ("image", "input", "inputs", "x", "features", "pixels")
 LABEL_NAMES = ("label", "labels", "target", "y", "class")
@@ -27,6 +28,7 @@ ALIKE_NAMES = 5
 
 InputOption = str | Sequence[str] | None
 LabelOption = str | Literal[False] | None
+TargetsOption = Mapping[str, str] | None
 
 
 def choose_columns(
@@ -36,6 +38,7 @@ def choose_columns(
     input_columns: InputOption = None,
     label_column: LabelOption = None,
     id_column: str | None = None,
+    target_columns: TargetsOption = None,
     odd: Mapping[str, str] | None = None,
 ) -> Columns:
     """Return the roles of the columns of ``schema``: as named, else by the names that are common.
@@ -49,6 +52,8 @@ def choose_columns(
         input_columns: Column of inputs, or several numeric ones (also as one text, separated by commas).
         label_column: Column of hard labels; False if there is none; None to look for one of LABEL_NAMES.
         id_column: Column that names rows; None to name them by content.
+        target_columns: Columns of targets by head, each with its kind behind a colon where its type does not show it
+            (``angle:regression``). That of ``logits`` is the column of hard labels.
         odd: Columns that cannot be used as they are, with the reason; an error if they would be inputs by default.
 
     Raises:
@@ -68,8 +73,12 @@ def choose_columns(
     for option in (*chosen, label_column, id_column):
         if option is not None and option is not False:
             require_column(option, names, name)
-    _check_roles(chosen, label_column, id_column, name)
-    named = {*chosen, id_column}
+    targets = target_roles(target_columns or {}, names, name)
+    if LABEL_HEAD in targets:
+        label_column = _one_label(label_column, targets.pop(LABEL_HEAD), name)
+    columns_of_targets = [target.column for target in targets.values()]
+    _check_roles([*chosen, *columns_of_targets], label_column, id_column, name)
+    named = {*chosen, *columns_of_targets, id_column}
     free = [column for column in names if column not in named]
     default_label = None if isinstance(label_column, str) else _named_like(LABEL_NAMES, free, name)
     label = default_label if label_column is None else label_column or None
@@ -83,13 +92,64 @@ def choose_columns(
     stacked = len(chosen) > 1
     if not chosen:
         chosen, stacked = _default_inputs(schema, candidates, name, odd or {})
-    used = {*chosen, *roles}
+    used = {*chosen, *columns_of_targets, *roles}
     unused = tuple(
         UnusedColumn(column, reasons.get(column) or _reason(schema.field(column).type, chosen))
         for column in names
         if column not in used
     )
-    return Columns(inputs=chosen, label=label, id=id_column, split=split, unused=unused, stacked=stacked)
+    return Columns(
+        inputs=chosen,
+        label=label,
+        id=id_column,
+        split=split,
+        unused=unused,
+        stacked=stacked,
+        targets=tuple(targets.values()),
+    )
+
+
+def target_roles(options: Mapping[str, str], names: Sequence[str], name: str) -> dict[str, TargetColumn]:
+    """Return the columns of targets by head.
+
+    Args:
+        options: Column of each head, with its kind behind a colon or without.
+        names: Names of all columns.
+        name: Name of the data, for messages.
+
+    Raises:
+        ColumnMissing: A column is not there.
+        InvalidArgument: A head has no name.
+
+    Example:
+        >>> target_roles({"steering": "angle:regression"}, ["image", "angle"], "drive")["steering"].kind
+        'regression'
+    """
+    roles = {}
+    for head, option in options.items():
+        if not head:
+            raise InvalidArgument(f"{name}: a target needs the name of its head, got {option!r}; expected NAME=COLUMN")
+        column, _, ending = option.rpartition(":")
+        kind: TargetKind | None = next((kind for kind in get_args(TargetKind) if kind == ending), None)
+        if option in names or kind is None:
+            column, kind = option, None
+        require_column(column, names, name)
+        roles[head] = TargetColumn(head=head, column=column, kind=kind)
+    return roles
+
+
+def _one_label(option: LabelOption, target: TargetColumn, name: str) -> str:
+    """Return the column of hard labels that a target names."""
+    if option not in {None, target.column}:
+        raise InvalidArgument(
+            f"{name}: hard labels are the target {LABEL_HEAD!r}, got column {target.column!r} for it and label "
+            f"{option!r}; expected one. Leave out --label or --target"
+        )
+    if target.kind not in {None, "classes"}:
+        raise InvalidArgument(
+            f"{name}: the target {LABEL_HEAD!r} has classes, got kind {target.kind}; expected another name of the head"
+        )
+    return target.column
 
 
 def require_column(column: str, names: Sequence[str], name: str) -> None:
@@ -122,7 +182,7 @@ def _check_roles(inputs: Sequence[str], label: LabelOption, id_column: str | Non
     repeated = [column for column, count in Counter(options).items() if count > 1]
     if repeated:
         raise InvalidArgument(
-            f"{name}: a column has one role, got {repeated[0]!r} for several of --input, --label and --id"
+            f"{name}: a column has one role, got {repeated[0]!r} for several of --input, --label, --id and --target"
         )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from softlabels.sources.protocol import Columns, Source
+from softlabels.sources.protocol import Columns, Source, Target
+from softlabels.sources.single_target import LABEL_HEAD
 
 LISTED = 6
 """Names listed in a line of text."""
@@ -24,6 +26,7 @@ class SourceDescription:
         classes: Number of classes; None without labels.
         class_names: Names of the classes; None if labels are plain numbers.
         splits: Rows of each split.
+        targets: Ground truth by head; that of ``logits`` is the label.
     """
 
     spec: str
@@ -34,6 +37,7 @@ class SourceDescription:
     classes: int | None
     class_names: tuple[str, ...] | None
     splits: dict[str, int]
+    targets: Mapping[str, Target] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the description as plain values for JSON.
@@ -56,6 +60,7 @@ class SourceDescription:
             "splits": self.splits,
             "classes": self.classes,
             "class_names": None if self.class_names is None else list(self.class_names),
+            "targets": {head: target.to_json() for head, target in self.targets.items()},
             "unused": {column.name: column.reason for column in self.columns.unused},
         }
 
@@ -71,6 +76,7 @@ class SourceDescription:
             lines.append(f"  label: {columns.label}, {self.classes or 0} classes{names}")
         else:
             lines.append("  label: none")
+        lines += [f"  target {head}: {_target(target)}" for head, target in self.targets.items() if head != LABEL_HEAD]
         if columns.split is not None:
             lines.append(f"  splits: {', '.join(f'{name} {rows:,}' for name, rows in self.splits.items()) or 'none'}")
         if columns.unused:
@@ -102,7 +108,19 @@ def describe_source(source: Source) -> SourceDescription:
         classes=source.classes,
         class_names=source.class_names,
         splits={name: len(source.split(name)) for name in source.splits()},
+        targets=source.targets,
     )
+
+
+def _target(target: Target) -> str:
+    """Return a target in words: ``mask, 5 classes per pixel of 64x96``."""
+    column = target.column or "computed"
+    if target.kind == "regression":
+        width = "a number" if target.classes == 1 else f"{target.classes} numbers"
+        return f"{column}, {width}" + (f" in {target.unit}" if target.unit else "")
+    names = f" ({_listed(target.class_names)})" if target.class_names else ""
+    pixels = f" per pixel of {'x'.join(map(str, target.shape))}" if target.kind == "pixels" else ""
+    return f"{column}, {target.classes} classes{pixels}{names}"
 
 
 def _listed(names: tuple[str, ...] | list[str]) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.keys import fingerprint
-from softlabels.sources.protocol import Columns, Source
+from softlabels.sources.protocol import Columns, Source, Target
 
 HASHED_ROWS = 65_536
 """Keys that are hashed at a time."""
@@ -83,6 +83,11 @@ class DistinctSource:
         """Names of the classes in the order of their numbers; None if labels are plain numbers."""
         return self._source.class_names
 
+    @property
+    def targets(self) -> Mapping[str, Target]:
+        """The ground truth by head."""
+        return self._source.targets
+
     def __len__(self) -> int:
         return len(self._rows)
 
@@ -103,6 +108,10 @@ class DistinctSource:
     def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Return the hard labels of ``rows``; None without a label column."""
         return self._source.labels(self._rows[rows])
+
+    def target(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.generic]:
+        """Return the target of the head ``name`` for ``rows``."""
+        return self._source.target(name, self._rows[rows])
 
     def split(self, name: str | None) -> NDArray[np.int64]:
         """Return the rows of the split ``name``; all rows for None."""

@@ -29,7 +29,7 @@ def input_array(table: pa.Table, columns: Columns, name: str, rows: NDArray[np.i
     Raises:
         InvalidData: Nulls, values that are not numbers, NaN or infinities, rows of unequal shape; names the row.
     """
-    arrays = [_numbers(table.column(column), f"{name}, column {column!r}", rows) for column in columns.inputs]
+    arrays = [column_array(table.column(column), f"{name}, column {column!r}", rows) for column in columns.inputs]
     return join_columns(arrays, columns, name, rows)
 
 
@@ -83,8 +83,17 @@ def _exceeds(array: NDArray[np.generic]) -> bool:
     return bool(len(array) and (int(array.max()) > EXACT or int(array.min()) < -EXACT))
 
 
-def _numbers(column: pa.ChunkedArray, name: str, rows: NDArray[np.int64]) -> NDArray[np.generic]:
-    """Return a column of numbers, or of nested lists of them, as an array; the first axis are the rows."""
+def column_array(column: pa.ChunkedArray, name: str, rows: NDArray[np.int64]) -> NDArray[np.generic]:
+    """Return a column of numbers, or of nested lists of them, as an array; the first axis are the rows.
+
+    Args:
+        column: The column, of a plain type.
+        name: Name of the data and the column, for messages.
+        rows: (n,) numbers of the rows, for messages.
+
+    Raises:
+        InvalidData: Nulls, values that are not numbers, or rows of unequal shape; names the row.
+    """
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
@@ -92,7 +101,7 @@ def _numbers(column: pa.ChunkedArray, name: str, rows: NDArray[np.int64]) -> NDA
     while True:
         if array.null_count:
             row = int(np.argmax(np.asarray(array.is_null()))) // max(math.prod(shape[1:]), 1)
-            raise InvalidData(f"{name}, row {rows[row]}: the input is null. Correct or remove that row")
+            raise InvalidData(f"{name}, row {rows[row]}: the value is null. Correct or remove that row")
         if pa.types.is_fixed_size_list(array.type):
             shape.append(array.type.list_size)
         elif pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
@@ -123,7 +132,7 @@ def _uniform_length(array: pa.Array, name: str, rows: NDArray[np.int64], lists_p
     odd = np.flatnonzero(lengths != lengths[0])
     if len(odd):
         raise InvalidData(
-            f"{name}, row {rows[int(odd[0]) // max(lists_per_row, 1)]}: inputs must have one shape, "
+            f"{name}, row {rows[int(odd[0]) // max(lists_per_row, 1)]}: values must have one shape, "
             f"got {lengths[odd[0]]} values; expected {lengths[0]} as in row {rows[0]}"
         )
     return int(lengths[0])

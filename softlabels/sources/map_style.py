@@ -12,6 +12,7 @@ from softlabels.errors import InvalidArgument, InvalidData
 from softlabels.keys import as_keys, fingerprint
 from softlabels.sources.ids import require_unique
 from softlabels.sources.protocol import Columns
+from softlabels.sources.single_target import SingleTarget
 from softlabels.sources.structure import map_arrays
 
 
@@ -25,7 +26,7 @@ class MapStyle(Protocol):
         """Return one example."""
 
 
-class DatasetSource:
+class DatasetSource(SingleTarget):
     """A source of the examples of a map-style dataset; see Source for its members.
 
     The dataset decodes and augments, so examples cannot be named by their content: ``ids`` name them, as they named

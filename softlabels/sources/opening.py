@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from softlabels.errors import DataNotFound, InvalidArgument, InvalidData
 from softlabels.sources.arrays import ArrayTable
-from softlabels.sources.column_roles import InputOption, LabelOption
+from softlabels.sources.column_roles import InputOption, LabelOption, TargetsOption
 from softlabels.sources.kinds import kind_of_directory, kind_of_file, kind_of_name
 from softlabels.sources.protocol import Source
 from softlabels.sources.request import OpenRequest
@@ -30,6 +30,7 @@ def open_source(
     input: InputOption = None,  # noqa: A002  named as the command line's option
     label: LabelOption = None,
     id: str | None = None,  # noqa: A002  as above
+    targets: TargetsOption = None,
     class_names: Sequence[str] | None = None,
     text: TextOptions | None = None,
 ) -> Source:
@@ -42,6 +43,9 @@ def open_source(
             default the first of image, input, inputs, x, features, pixels, else all numeric columns in file order.
         label: Column of hard labels; False if there is none. By default the first of label, labels, target, y, class.
         id: Column that names rows instead of their content. Ids are text or whole numbers, and unique.
+        targets: Columns of targets by head, such as ``{"steering": "angle"}``: class numbers or names, numbers or lists
+            of numbers (a regression), or masks as lists of lists of class numbers. The kind may follow a colon
+            (``angle:regression``). The head of the label is ``logits``.
         class_names: Names of the classes by number, as a run or a store records them; labels are mapped by name. By
             default the labels of the data are numbered themselves.
         text: Options of text; None if the inputs are numbers. Text is a .txt file, a column of text, a pair of columns
@@ -63,7 +67,14 @@ def open_source(
     """
     name = os.fspath(spec)
     request = OpenRequest(
-        spec=name, path=Path(name).absolute(), input=input, label=label, id=id, class_names=class_names, text=text
+        spec=name,
+        path=Path(name).absolute(),
+        input=input,
+        label=label,
+        id=id,
+        targets=targets,
+        class_names=class_names,
+        text=text,
     )
     is_directory = os.path.isdir(name)  # noqa: PTH112  Path.is_dir raises for names that are too long
     kind = kind_of_name(name) or (kind_of_directory(request.path) if is_directory else None)
@@ -79,6 +90,7 @@ def as_source(
     input: InputOption = None,  # noqa: A002  named as the command line's option
     label: LabelOption = None,
     id: str | None = None,  # noqa: A002  as above
+    targets: TargetsOption = None,
     class_names: Sequence[str] | None = None,
     text: TextOptions | None = None,
 ) -> Source:
@@ -91,6 +103,7 @@ def as_source(
         input: Column of model inputs; see ``open_source``.
         label: Column of hard labels; see ``open_source``.
         id: Column that names rows; see ``open_source``.
+        targets: Columns of targets by head; see ``open_source``.
         class_names: Names of the classes by number; see ``open_source``.
         text: Options of text; see ``open_source``.
 
@@ -106,14 +119,25 @@ def as_source(
         (3, (2,), 2)
     """
     if isinstance(data, str | os.PathLike):
-        return open_source(os.fspath(data), input=input, label=label, id=id, class_names=class_names, text=text)
+        return open_source(
+            os.fspath(data), input=input, label=label, id=id, targets=targets, class_names=class_names, text=text
+        )
     if isinstance(data, Source):
-        if (input, label, id) != (None, None, None):
-            raise InvalidArgument(f"{data.spec}: an open source has its columns already; leave out input, label and id")
+        if (input, label, id, targets or None) != (None, None, None, None):
+            raise InvalidArgument(
+                f"{data.spec}: an open source has its columns already; leave out input, label, id and targets"
+            )
         return data if class_names is None else data.with_class_names(class_names)
     table = _as_table(data)
     request = OpenRequest(
-        spec=table.name, path=Path(), input=input, label=label, id=id, class_names=class_names, text=text
+        spec=table.name,
+        path=Path(),
+        input=input,
+        label=label,
+        id=id,
+        targets=targets,
+        class_names=class_names,
+        text=text,
     )
     return request.source(table)
 

@@ -6,16 +6,26 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import pyarrow as pa
 
 from softlabels.errors import InvalidArgument, InvalidData
-from softlabels.sources.column_roles import InputOption, LabelOption, choose_columns
+from softlabels.sources.column_roles import InputOption, LabelOption, TargetsOption, choose_columns
 from softlabels.sources.protocol import Source
 from softlabels.sources.table_source import TableSource
 from softlabels.sources.tables import Table
 from softlabels.sources.text_tables import open_text_table
 from softlabels.text.options import TextOptions
+
+
+class DataOptions(TypedDict, total=False):
+    """Options of DATA, named as the parameters of ``softlabels.sources.open_source``."""
+
+    input: InputOption
+    label: LabelOption
+    id: str | None
+    targets: TargetsOption
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +38,7 @@ class OpenRequest:
         input: Column of inputs, or several; None for the default.
         label: Column of hard labels; False for none, None for the default.
         id: Column that names rows; None to name them by content.
+        targets: Columns of targets by head; None for none beside the hard labels.
         class_names: Names of the classes by number; None to number the labels of the data themselves.
         text: Options of text; None if the inputs are numbers.
     """
@@ -37,6 +48,7 @@ class OpenRequest:
     input: InputOption = None
     label: LabelOption = None
     id: str | None = None
+    targets: TargetsOption = None
     class_names: Sequence[str] | None = None
     text: TextOptions | None = None
 
@@ -59,10 +71,21 @@ class OpenRequest:
                 raise InvalidArgument(
                     f"{self.spec}: rows of text are named by their tokens, got --id {self.id}; leave it out"
                 )
+            if self.targets:
+                raise InvalidArgument(
+                    f"{self.spec}: rows of text have no targets beside their label, got {', '.join(self.targets)}; "
+                    "leave out --target"
+                )
             source = open_text_table(self.spec, table, self.text, input_columns=self.input, label_column=self.label)
             return source if self.class_names is None else source.with_class_names(self.class_names)
         columns = choose_columns(
-            table.schema, table.name, input_columns=self.input, label_column=self.label, id_column=self.id, odd=odd
+            table.schema,
+            table.name,
+            input_columns=self.input,
+            label_column=self.label,
+            id_column=self.id,
+            target_columns=self.targets,
+            odd=odd,
         )
         return TableSource(self.spec, table, columns, class_names=self.class_names)
 

@@ -12,13 +12,14 @@ from softlabels.errors import InvalidArgument, InvalidData
 from softlabels.keys import KEY_BYTES, as_keys, content_keys, fingerprint
 from softlabels.sources.ids import require_unique
 from softlabels.sources.protocol import Columns
+from softlabels.sources.single_target import SingleTarget
 from softlabels.sources.structure import Ragged
 
 MIN_TOKENS = 2
 """Tokens of a sequence: a single token predicts nothing."""
 
 
-class TokenSource:
+class TokenSource(SingleTarget):
     """A source of token sequences; see Source for its members.
 
     Inputs are Ragged int64. A sequence is named by its token ids, whatever their integer type, or by ``ids``. Opening

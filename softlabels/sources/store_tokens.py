@@ -17,13 +17,14 @@ from softlabels.errors import InvalidArgument
 from softlabels.keys import fingerprint
 from softlabels.sources.protocol import Columns
 from softlabels.sources.scratch import ArrayBuilder
+from softlabels.sources.single_target import SingleTarget
 from softlabels.sources.structure import Ragged
 from softlabels.store import Store
 from softlabels.store.format.token_inputs import IDS, LENGTH, MARKS
 from softlabels.text import Tokenizer
 
 
-class StoreTokens:
+class StoreTokens(SingleTarget):
     """A source of the token ids of a store; see Source for its members. Rows are those of the store.
 
     Args:

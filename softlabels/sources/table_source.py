@@ -17,8 +17,8 @@ import math
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -31,10 +31,12 @@ from softlabels.sources.arrays import ArrayTable
 from softlabels.sources.class_labels import ClassLabels, LabelReader, recorded_names
 from softlabels.sources.ids import id_column_keys, require_unique
 from softlabels.sources.inputs import input_array, join_columns
-from softlabels.sources.protocol import Columns
+from softlabels.sources.protocol import Columns, Target
 from softlabels.sources.scratch import ArrayBuilder
+from softlabels.sources.single_target import LABEL_HEAD, label_target, unknown_target
 from softlabels.sources.split_names import SplitReader, Splits
 from softlabels.sources.tables import Table
+from softlabels.sources.target_columns import TargetReader, TargetValues, class_mask, described, mask_array, open_target
 
 PASS_ROWS = 16_384
 """Rows that are converted at a time in a pass over all rows."""
@@ -46,6 +48,19 @@ SPARE = 2
 """A temporary file is written if the disk has this many times its size free."""
 
 log = logging.getLogger("softlabels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scratch:
+    """Values in a temporary file, for reading in any order.
+
+    Attributes:
+        inputs: (n, *input_shape).
+        masks: Masks by head, (n, H, W).
+    """
+
+    inputs: NDArray[np.generic]
+    masks: Mapping[str, NDArray[np.generic]]
 
 
 class TableSource:
@@ -71,7 +86,8 @@ class TableSource:
         row = np.zeros(1, np.int64)
         first = input_array(self._table.read(row, columns.used()), columns, table.name, row)
         self._shape, self._dtype = first.shape[1:], first.dtype
-        self._scratch: NDArray[np.generic] | None = None
+        self._scratch: Scratch | None = None
+        self._targets: dict[str, TargetValues] = {}
         self._lock = threading.Lock()
         self._keys, self._labels, self._splits = self._read_all()
         if columns.id is not None:
@@ -89,6 +105,7 @@ class TableSource:
         if self._splits is not None:
             state["_splits"] = replace(self._splits, codes=np.array(self._splits.codes))
         del state["_lock"]
+        state["_targets"] = {head: values.in_memory() for head, values in self._targets.items()}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -130,6 +147,12 @@ class TableSource:
         """Names of the classes in the order of their numbers; None if labels are plain numbers."""
         return None if self._labels is None else self._labels.names
 
+    @property
+    def targets(self) -> Mapping[str, Target]:
+        """The ground truth by head; the hard labels are that of ``logits``."""
+        label = label_target(self)
+        return ({} if label is None else {LABEL_HEAD: label}) | described(self._targets)
+
     def __len__(self) -> int:
         return len(self._table)
 
@@ -157,13 +180,9 @@ class TableSource:
         """
         if len(rows) == 0:
             return np.empty((0, *self._shape), self._dtype)
-        with self._lock:
-            # Rows that were decoded since opening but not returned; the opening pass itself is set off at the start.
-            if self._scratch is None and self._table.decoded_rows - self._needless > MAX_WASTE * len(self):
-                self._scratch = self._write_scratch()
-            self._needless += len(rows)
-        if self._scratch is not None:
-            return np.array(self._scratch[rows])
+        scratch = self._scratch_for(rows)
+        if scratch is not None:
+            return np.array(scratch.inputs[rows])
         array = self._read_inputs(rows)
         self._check_shape(array, rows)
         return array if array.flags.owndata and array.flags.writeable else np.array(array)
@@ -171,6 +190,22 @@ class TableSource:
     def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Return the hard labels of ``rows``, -1 for a row without one; None without a label column."""
         return None if self._labels is None else self._labels.take(rows)
+
+    def target(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.generic]:
+        """Return the target of the head ``name`` for ``rows``; see Source.
+
+        Raises:
+            InvalidArgument: There is no such target.
+            InvalidData: The data cannot be read any more.
+        """
+        if name not in self.targets:
+            raise unknown_target(self._spec, name, self.targets)
+        if name not in self._targets:
+            return np.asarray(self.labels(rows), np.int64)
+        values = self._targets[name]
+        if values.target.kind == "pixels":
+            return self._read_masks(name, values.target, rows)
+        return values.take(rows)
 
     def split(self, name: str | None) -> NDArray[np.int64]:
         """Return the rows of the split ``name``, in any known spelling; all rows for None.
@@ -198,6 +233,34 @@ class TableSource:
             return join_columns(arrays, columns, table.name, rows)
         return input_array(table.read(rows, columns.inputs), columns, table.name, rows)
 
+    def _read_masks(self, head: str, target: Target, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the class numbers of the pixels of ``rows``, (n, H, W)."""
+        name = f"{self._table.name}, column {target.column!r}"
+        scratch = self._scratch_for(rows)
+        masks = self._stored_masks(target, rows) if scratch is None else scratch.masks[head][rows]
+        return class_mask(masks.reshape(len(rows), *target.shape), name, int(rows[0]) if len(rows) else 0)
+
+    def _stored_masks(self, target: Target, rows: NDArray[np.int64]) -> NDArray[np.generic]:
+        """Return masks as the table holds them, (n, H, W)."""
+        column = str(target.column)
+        if isinstance(self._table, ArrayTable):
+            return self._table.array(column, rows)
+        name = f"{self._table.name}, column {column!r}"
+        return mask_array(_column(self._table.read(rows, [column]), column), name, int(rows[0]) if len(rows) else 0)
+
+    def _scratch_for(self, rows: NDArray[np.int64]) -> Scratch | None:
+        """Return the values in a temporary file once rows are decoded in vain too often; None before."""
+        with self._lock:
+            # Rows that were decoded since opening but not returned; the opening pass itself is set off at the start.
+            if self._scratch is None and self._table.decoded_rows - self._needless > MAX_WASTE * len(self):
+                self._scratch = self._write_scratch()
+            self._needless += len(rows)
+            return self._scratch
+
+    def _masks(self) -> dict[str, Target]:
+        """Return the targets whose values are read from the table."""
+        return {head: target for head, target in described(self._targets).items() if target.kind == "pixels"}
+
     def _check_shape(self, array: NDArray[np.generic], rows: NDArray[np.int64]) -> None:
         if array.shape[1:] != self._shape or array.dtype != self._dtype:
             raise InvalidData(
@@ -207,7 +270,7 @@ class TableSource:
 
     def _row_ranges(self) -> Iterator[NDArray[np.int64]]:
         """Yield all rows in order, as many at a time as the bounds of a pass allow."""
-        row_bytes = math.prod(self._shape) * self._dtype.itemsize
+        row_bytes = math.prod(self._shape) * self._dtype.itemsize * (1 + len(self._columns.targets))
         step = max(1, min(PASS_ROWS, PASS_BYTES // row_bytes))
         for start in range(0, len(self), step):
             yield np.arange(start, min(start + step, len(self)), dtype=np.int64)
@@ -222,6 +285,9 @@ class TableSource:
             labels = LabelReader(count, f"{name}, column {columns.label!r}", names)
         if columns.split is not None:
             splits = SplitReader(count, f"{name}, column {columns.split!r}")
+        targets: dict[str, TargetReader] = {
+            target.head: open_target(target, self._schema, count, name) for target in columns.targets
+        }
         for rows in self._row_ranges():
             table = self._table.read(rows, columns.used())
             inputs = input_array(table, columns, name, rows)
@@ -235,22 +301,32 @@ class TableSource:
                 labels.append(_column(table, columns.label), first)
             if splits is not None and columns.split is not None:
                 splits.append(_column(table, columns.split), first)
+            for target in columns.targets:
+                targets[target.head].append(_column(table, target.column), first)
+        self._targets = {head: reader.finish() for head, reader in targets.items()}
         return (
             keys.finish().view(np.uint8),
             None if labels is None else labels.finish(),
             None if splits is None else splits.finish(),
         )
 
-    def _write_scratch(self) -> NDArray[np.generic] | None:
-        """Return all inputs in a temporary file; None if there is no space for one."""
-        size = len(self) * math.prod(self._shape) * self._dtype.itemsize
+    def _write_scratch(self) -> Scratch | None:
+        """Return all inputs and masks in a temporary file; None if there is no space for one."""
+        masks = self._masks()
+        samples = {head: self._stored_masks(target, np.zeros(1, np.int64)) for head, target in masks.items()}
+        row_bytes = math.prod(self._shape) * self._dtype.itemsize + sum(mask.nbytes for mask in samples.values())
+        size = len(self) * row_bytes
         try:
             if shutil.disk_usage(tempfile.gettempdir()).free < SPARE * size:
                 raise StorageFailed(f"{tempfile.gettempdir()} has too little free space")
-            builder = ArrayBuilder(len(self), self._shape, self._dtype)
+            inputs = ArrayBuilder(len(self), self._shape, self._dtype)
+            builders = {head: ArrayBuilder(len(self), mask.shape[1:], mask.dtype) for head, mask in samples.items()}
             for rows in self._row_ranges():
-                builder.append(self._read_inputs(rows))
-            return builder.finish()
+                inputs.append(self._read_inputs(rows))
+                for head, target in masks.items():
+                    builders[head].append(self._stored_masks(target, rows))
+            stored = {head: builder.finish() for head, builder in builders.items()}
+            return Scratch(inputs=inputs.finish(), masks=stored)
         except (StorageFailed, OSError) as error:
             log.warning(
                 "%s: blocks are decoded repeatedly because they exceed the cache, and no temporary file of %d bytes "

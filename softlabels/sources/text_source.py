@@ -16,6 +16,7 @@ from softlabels.errors import InvalidArgument, InvalidData
 from softlabels.keys import KEY_BYTES, content_keys, fingerprint
 from softlabels.sources.class_labels import ClassLabels
 from softlabels.sources.protocol import Columns
+from softlabels.sources.single_target import SingleTarget
 from softlabels.sources.split_names import Splits
 from softlabels.sources.structure import Ragged
 from softlabels.store.format.token_inputs import TokenInputs
@@ -28,7 +29,7 @@ Blocks = Callable[[], Iterator[Sequence[Any]]]
 """Returns the documents in blocks, the same each time."""
 
 
-class TextSource:
+class TextSource(SingleTarget):
     """A source of text; see Source for its members.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from softlabels.errors import InvalidArgument, InvalidData
 from softlabels.models import Model, ModelLike, as_model, measure
 from softlabels.models.run_record import RunRecord
 from softlabels.sources import Source
+from softlabels.sources.request import DataOptions
 from softlabels.store.format import canonical_json
 from softlabels.text.options import TextOptions
 from softlabels.training.evaluation import accuracy, class_head
@@ -89,7 +90,7 @@ def compare(
     split: str | None = None,
     group_seeds: bool = True,
     text: TextOptions | None = None,
-    **columns: Any,
+    **columns: Unpack[DataOptions],
 ) -> list[ComparedModel]:
     """Measure models on the same labelled rows.
 
@@ -99,7 +100,7 @@ def compare(
         split: Name of the split to measure on; None: the rows that the runs held out.
         group_seeds: If True, runs that differ in their seed alone are one row.
         text: Options of text, for models that predict the next token; None: rows as the first model was trained on.
-        columns: Roles of the columns of ``data``: input, label and id; see ``softlabels.sources.open_source``.
+        columns: Roles of the columns of ``data``; see ``softlabels.sources.open_source``.
 
     Returns:
         A row per model, or per group of runs.

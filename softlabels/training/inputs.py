@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 from blake3 import blake3
@@ -15,7 +15,7 @@ from softlabels.keys import content_keys
 from softlabels.models import Model
 from softlabels.models.run_record import RunData
 from softlabels.sources import DatasetSource, Source, as_source
-from softlabels.sources.column_roles import InputOption, LabelOption
+from softlabels.sources.request import DataOptions
 from softlabels.sources.store_tokens import StoreTokens
 from softlabels.store import Store, open_store
 from softlabels.text.options import TextOptions
@@ -62,10 +62,8 @@ def open_data(
     data: DataLike | None,
     labels: Store | Model | None = None,
     *,
-    input: InputOption = None,  # noqa: A002  named as the command line's option
-    label: LabelOption = None,
-    id: str | None = None,  # noqa: A002  as above
     text: TextOptions | None = None,
+    **options: Unpack[DataOptions],
 ) -> Source:
     """Return a source.
 
@@ -75,10 +73,8 @@ def open_data(
         data: Anything ``as_source`` takes; None: what the labels were made from, such as the token ids of a store of
             text. Hard labels are numbered by name as the soft ones are.
         labels: Soft labels, or a live teacher.
-        input: Column of model inputs; see ``softlabels.sources.open_source``.
-        label: Column of hard labels; see there.
-        id: Column that names rows; see there.
-        text: Options of text; see there.
+        text: Options of text; see ``softlabels.sources.open_source``.
+        options: Roles of columns; see there.
 
     Raises:
         InvalidArgument: Data is needed; names what the store says.
@@ -95,7 +91,7 @@ def open_data(
                 f"that they were made from {named!r}; if you trust that, name it with --data"
             )
         data = BUNDLED
-    source = as_source(data, input=input, label=label, id=id, text=text)
+    source = as_source(data, text=text, **options)
     names = _class_names(labels)
     return source if names is None or source.columns.label is None else source.with_class_names(names)
 

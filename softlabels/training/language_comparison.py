@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from softlabels.errors import InvalidArgument
 from softlabels.models import Model, ModelLike, as_model
 from softlabels.models.spec import kind_of
 from softlabels.sources import Source, as_source
+from softlabels.sources.request import DataOptions
 from softlabels.text import next_tokens
 from softlabels.text.options import TextOptions
 from softlabels.training.language import batches_by_tokens, bytes_per_token
@@ -59,7 +60,7 @@ def language_models(models: Sequence[ModelLike]) -> list[Model] | None:
     return loaded or None
 
 
-def open_text(models: Sequence[Model], data: Any, text: TextOptions | None, **columns: Any) -> Source:
+def open_text(models: Sequence[Model], data: Any, text: TextOptions | None, **columns: Unpack[DataOptions]) -> Source:
     """Return the text that models are measured on, packed as the first model was trained.
 
     Args:

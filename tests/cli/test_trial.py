@@ -136,6 +136,14 @@ def test_data_may_have_no_label(place):
     )
 
 
+def test_columns_of_targets_are_options(place):
+    np.savez("data.npz", x=np.zeros((9, 64), np.float32), angle=np.linspace(0, 1, 9), road=np.zeros((9, 2, 2), int))
+    options = ["--target", "steering=angle", "--target", "road=road", "--dry-run", "--no-gate"]
+    assert "9 rows" in call("generate", "data.npz", *TEACH, "--out", "x", *options)
+    assert "expected NAME=COLUMN" in call("generate", "data.npz", *TEACH, "--out", "x", "--target", "a", code=2)
+    assert "no column 'b'" in call("generate", "data.npz", *TEACH, "--out", "x", "--target", "a=b", code=2)
+
+
 def test_targets_in_bytes_are_reached_or_refused(place):
     call("generate", "digits", *TEACH, "--out", "labels", "--encoding", "adaptive:bytes=24")
     assert sl.open("labels").bytes_per_row <= 24

@@ -24,6 +24,16 @@ def test_unused_columns_have_a_reason(tmp_path):
         "splits": {"test": 1, "train": 1},
         "classes": 2,
         "class_names": ["cat", "dog"],
+        "targets": {
+            "logits": {
+                "kind": "classes",
+                "classes": 2,
+                "shape": [],
+                "class_names": ["cat", "dog"],
+                "unit": None,
+                "column": "Label",
+            }
+        },
         "unused": {
             "Unnamed: 0": "index of a pandas frame",
             "id": "names rows; use it with --id or --input",

@@ -46,8 +46,8 @@ def test_a_byte_order_mark_is_skipped(tmp_path):
         ('{"x": 1, "x": 2}\n', "cannot be read as JSON lines"),
         ('{"x": 1, "label": 0}\n{"x": 1, "label": "cat"}\n', "cannot be read as JSON lines"),
         ('[{"x": 1}]', "cannot be read as JSON lines"),
-        ('{"x": [1, 2]}\n{"x": null}\n', "row 1: the input is null"),
-        ('{"x": [1, 2]}\n{"x": [1]}\n', "row 1: inputs must have one shape"),
+        ('{"x": [1, 2]}\n{"x": null}\n', "row 1: the value is null"),
+        ('{"x": [1, 2]}\n{"x": [1]}\n', "row 1: values must have one shape"),
         ("", "cannot be read as JSON lines"),
     ],
 )
