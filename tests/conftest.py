@@ -1,5 +1,7 @@
 """What every test runs under: one torch thread, derandomised Hypothesis, and the real digits."""
 
+import fcntl
+import os
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +65,18 @@ def sealed(tmp_path_factory, teacher, digits):
     out = tmp_path_factory.mktemp("stores") / "labels"
     generate(digits, teacher=teacher, out=out, encoding="topk:4", temperatures=(1.0, 4.0), unit_rows=400)
     return out
+
+
+@pytest.fixture(scope="session")
+def demo_teacher(tmp_path_factory):
+    """The finished run of the demo's teacher, trained once by its own command, whatever number of processes test."""
+    from softlabels_cli.demo import story
+    from softlabels_cli.main import cli
+
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    command = story(base / "demo", 1)[0][1]
+    with (base / "demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        cli.main([*command, "--quiet"], "softlabels", standalone_mode=False)  # a finished run is reused
+    return base / "demo" / "teacher"

@@ -1,7 +1,8 @@
-"""The command line, as a user meets it: real processes, their output, their exit codes."""
+"""The command line, as a user meets it: output, exit codes, and what the commands leave in the folder."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,31 +11,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner
 
 import softlabels as sl
 from softlabels.store import DataRecord, TeacherRecord
-from softlabels_cli.main import cli, main
+from softlabels_cli.main import main
+from tests.cli.calls import call
 from tests.corpus import forging
 
 TOP = Path(sl.__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{TOP}{os.pathsep}{TOP / 'cli'}", "OMP_NUM_THREADS": "1"}
 
 
-def run(*arguments, cwd, code=0):
-    """Run one command; its standard output, once the exit code is the expected one."""
-    command = [sys.executable, "-m", "softlabels_cli", *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout or done.stderr
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, digits_path):
     """A folder with a teacher, a store and a student, made by the commands themselves."""
     folder = tmp_path_factory.mktemp("cli")
-    run(
+    call(
         "train-teacher",
         digits_path,
         "--model",
@@ -47,7 +39,7 @@ def folder(tmp_path_factory, digits_path):
         "teacher",
         cwd=folder,
     )
-    run(
+    call(
         "generate",
         digits_path,
         "--teacher",
@@ -63,36 +55,36 @@ def folder(tmp_path_factory, digits_path):
         cwd=folder,
     )
     student = ("--student", "mlp:width=8,depth=1", "--steps", 100, "--out", "student")
-    run("train-student", "labels", *student, "--data", digits_path, cwd=folder)
+    call("train-student", "labels", *student, "--data", digits_path, cwd=folder)
     return folder
 
 
 def test_listings_and_checks_print_the_agreed_json(folder, digits_path):
-    description = json.loads(run("inspect", "labels", "--json", cwd=folder))
+    description = json.loads(call("inspect", "labels", "--json", cwd=folder))
     assert (description["rows"], description["heads"]["logits"]["temperatures"]) == (1797, [1.0, 2.0])
-    report = json.loads(run("verify", "labels", "--deep", "--json", cwd=folder))
+    report = json.loads(call("verify", "labels", "--deep", "--json", cwd=folder))
     assert (report["schema_version"], report["ok"], report["fix"], report["bad"]) == (1, True, None, [])
     assert (report["units"], report["rows"], report["missing_units"]) == (1, 1797, 0)
-    compared = json.loads(run("compare", "run:teacher", "run:student", "--data", digits_path, "--json", cwd=folder))
+    compared = json.loads(call("compare", "run:teacher", "run:student", "--data", digits_path, "--json", cwd=folder))
     assert {"name", "metric", "value", "retention", "parameters", "flops", "latency_ms", "bytes"} <= set(
         compared["rows"][1]
     )
-    sealed = json.loads(run("seal", "labels", "--json", cwd=folder))
+    sealed = json.loads(call("seal", "labels", "--json", cwd=folder))
     assert sealed["digest"] == description["snapshot"]["digest"]
     estimate = json.loads(
-        run("generate", digits_path, "--teacher", "run:teacher", "--out", "x", "--dry-run", "--json", cwd=folder)
+        call("generate", digits_path, "--teacher", "run:teacher", "--out", "x", "--dry-run", "--json", cwd=folder)
     )
     assert (estimate["rows"], estimate["encoding"]) == (1797, "dense:f16")
     assert not (folder / "x").exists()
 
 
 def test_people_get_sentences_and_tables(folder, digits_path):
-    assert "KL" in run("inspect", "labels", cwd=folder)
-    assert "labels: 1 unit, 1,797 rows: complete and sealed" in run("verify", "labels", cwd=folder)
-    table = run("compare", "run:teacher", "run:student", "--data", digits_path, cwd=folder)
+    assert "KL" in call("inspect", "labels", cwd=folder)
+    assert "labels: 1 unit, 1,797 rows: complete and sealed" in call("verify", "labels", cwd=folder)
+    table = call("compare", "run:teacher", "run:student", "--data", digits_path, cwd=folder)
     assert table.splitlines()[0].split()[:3] == ["model", "runs", "accuracy"]
-    assert "about" in run("generate", digits_path, "--teacher", "run:teacher", "--out", "x", "--dry-run", cwd=folder)
-    assert "0 units made now" in run(
+    assert "about" in call("generate", digits_path, "--teacher", "run:teacher", "--out", "x", "--dry-run", cwd=folder)
+    assert "0 units made now" in call(
         "generate", digits_path, "--teacher", "run:teacher", "--out", "labels", "--encoding", "topk:4",
         "--temperature", 1, "--temperature", 2, cwd=folder,
     )  # fmt: skip
@@ -110,8 +102,8 @@ def test_a_damaged_shard_is_found_set_aside_and_made_again(folder, digits_path, 
         "--unit-rows",
         500,
     ]
-    run(*generate, cwd=tmp_path)
-    digest = json.loads(run("inspect", "labels", "--json", cwd=tmp_path))["snapshot"]["digest"]
+    call(*generate, cwd=tmp_path)
+    digest = json.loads(call("inspect", "labels", "--json", cwd=tmp_path))["snapshot"]["digest"]
     shard = sorted((tmp_path / "labels" / "shards").rglob("*.zip"))[1]
     data = bytearray(shard.read_bytes())
     if damage == "truncate":
@@ -121,18 +113,18 @@ def test_a_damaged_shard_is_found_set_aside_and_made_again(folder, digits_path, 
         shard.write_bytes(data)
     else:
         shard.unlink()
-    report = json.loads(run("verify", "labels", "--json", cwd=tmp_path, code=3))
+    report = json.loads(call("verify", "labels", "--json", cwd=tmp_path, code=3))
     assert [problem["unit"] for problem in report["bad"]] == [1]
     assert shard.name in report["bad"][0]["path"]
     train = ["train-student", "labels", "--student", "mlp", "--steps", 30, "--out", "student", "--data", digits_path]
-    assert "softlabels repair" in run(*train, cwd=tmp_path, code=3)
-    assert "1 unit set aside" in run("repair", "labels", cwd=tmp_path)
-    run(*generate, cwd=tmp_path)
-    assert json.loads(run("verify", "labels", "--deep", "--json", cwd=tmp_path))["ok"]
-    description = json.loads(run("inspect", "labels", "--json", cwd=tmp_path))
+    assert "softlabels repair" in call(*train, cwd=tmp_path, code=3)
+    assert "1 unit set aside" in call("repair", "labels", cwd=tmp_path)
+    call(*generate, cwd=tmp_path)
+    assert json.loads(call("verify", "labels", "--deep", "--json", cwd=tmp_path))["ok"]
+    description = json.loads(call("inspect", "labels", "--json", cwd=tmp_path))
     assert description["snapshot"]["number"] == 2
     assert description["snapshot"]["digest"] != digest
-    run(*train, cwd=tmp_path)
+    call(*train, cwd=tmp_path)
 
 
 def test_stores_are_merged_topped_up_and_cleaned(folder, digits_path, tmp_path):
@@ -142,17 +134,12 @@ def test_stores_are_merged_topped_up_and_cleaned(folder, digits_path, tmp_path):
     pq.write_table(pa.concat_tables([rows.slice(800), rows.slice(900, 5)]), tmp_path / "b.parquet")
     teacher = ["--teacher", f"run:{folder / 'teacher'}", "--encoding", "topk:4", "--format", "parquet", "-q"]
 
-    def call(*arguments, code=0):
-        done = CliRunner().invoke(cli, [str(argument) for argument in arguments])
-        assert done.exit_code == code, done.output
-        return done.output
-
     call("generate", tmp_path / "a.parquet", *teacher, "--out", tmp_path / "a")
-    said = call("generate", tmp_path / "b.parquet", *teacher, "--out", tmp_path / "b", "--distinct")
+    said = call("generate", tmp_path / "b.parquet", *teacher, "--out", tmp_path / "b", "--distinct", notes=True)
     assert "5 rows of" in said
     merged = json.loads(call("merge", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "all", "--json", "-q"))
     assert merged["rows"] == 1797
-    said = call("generate", digits_path, *teacher, "--out", tmp_path / "new", "--reuse", tmp_path / "all")
+    said = call("generate", digits_path, *teacher, "--out", tmp_path / "new", "--reuse", tmp_path / "all", notes=True)
     assert "1,797 rows copied from" in said
     assert "parquet, zstd; written by softlabels" in call("inspect", tmp_path / "new")
     assert json.loads(call("verify", tmp_path / "new", "--deep", "--json", "-q"))["ok"]
@@ -270,11 +257,11 @@ def test_debug_shows_where_an_error_was_raised(folder):
 
 def test_what_a_store_says_does_not_steer_the_terminal(tmp_path):
     forging.make(tmp_path / "s", "topk-zarr", teacher=TeacherRecord(spec="\x1b[2Jevil\x9b<b>", digest="d"))
-    said = run("inspect", "s", cwd=tmp_path)
+    said = call("inspect", "s", cwd=tmp_path)
     assert "\x1b" not in said
     assert r"\x1b[2Jevil\x9b<b>" in said
     (tmp_path / "s" / "softlabels.json").write_text('{"\x1b[2J": 1}')
-    assert "\x1b" not in run("inspect", "s", cwd=tmp_path, code=3)
+    assert "\x1b" not in call("inspect", "s", cwd=tmp_path, code=3)
 
 
 INJECTED = (
@@ -328,31 +315,29 @@ def test_a_reader_that_goes_away_is_no_failure(folder):
 
 
 @pytest.mark.slow
-def test_the_demo_tells_the_whole_story_and_a_second_run_reuses_it(tmp_path):
-    """In an empty folder, as JSON: the rows of ``compare``, with what distillation gained."""
-    rows = json.loads(run("demo", "--json", "--quiet", "--seeds", 2, cwd=tmp_path))["rows"]
+def test_the_demo_tells_the_whole_story_and_a_second_run_reuses_it(demo_teacher, tmp_path):
+    """In a folder with its teacher, as JSON: the rows of ``compare``, with what distillation gained."""
+    shutil.copytree(demo_teacher, tmp_path / "demo" / "teacher")
+    rows = json.loads(call("demo", "--json", "--quiet", "--seeds", 1, cwd=tmp_path))["rows"]
     teacher, soft, hard = rows
-    assert [row["runs"] for row in rows] == [1, 2, 2]
+    assert [row["runs"] for row in rows] == [1, 1, 1]
     assert teacher["value"] > 0.97
     assert soft["value"] > 0.94
     assert soft["value"] > hard["value"] + 0.05
     assert soft["label_bytes_per_row"] > 0
     assert teacher["flops"] > 100 * soft["flops"]
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "demo").rglob("*") if path.is_file()}
-    command = [sys.executable, "-m", "softlabels_cli", "demo", "--seeds", "2"]
-    again = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    again = call("demo", "--seeds", 1, cwd=tmp_path)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "demo").rglob("*") if path.is_file()} == files
-    printed = [
-        line.removeprefix("$ softlabels ") for line in again.stdout.splitlines() if line.startswith("$ softlabels ")
-    ]
+    printed = [line.removeprefix("$ softlabels ") for line in again.splitlines() if line.startswith("$ softlabels ")]
     assert [line.split()[0] for line in printed] == [
-        "train-teacher", "generate", "generate", "inspect", "plan", "verify", "train-student", "train-student",
-        "train-teacher", "train-teacher", "compare",
+        "train-teacher", "generate", "generate", "inspect", "plan", "verify", "train-student", "train-teacher",
+        "compare",
     ]  # fmt: skip
-    assert "run:demo/student-soft-*" in again.stdout
+    assert "run:demo/student-soft-0" in again
 
 
 def test_a_teacher_that_has_no_name_is_said_to_have_none(tmp_path):
     with sl.create(tmp_path / "s", heads={"logits": sl.Head(classes=3, encoding="dense:f16")}) as writer:
         writer.append([0], {"logits": np.zeros((1, 3), np.float32)})
-    assert "teacher     unnamed, no digest\n" in run("inspect", tmp_path / "s", cwd=tmp_path)
+    assert "teacher     unnamed, no digest\n" in call("inspect", tmp_path / "s", cwd=tmp_path)

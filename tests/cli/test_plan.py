@@ -6,20 +6,22 @@ import pytest
 
 import softlabels as sl
 from softlabels import generation, planning
-from tests.cli.test_commands import run
+from tests.cli.calls import call
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, digits_path):
     """A teacher, and a store of its labels."""
     folder = tmp_path_factory.mktemp("plan")
-    run("train-teacher", digits_path, "--model", "mlp:width=16,depth=1", "--steps", 150, "--out", "teacher", cwd=folder)
-    run("generate", digits_path, "--teacher", "run:teacher", "--encoding", "topk:4", "--out", "labels", cwd=folder)
+    call(
+        "train-teacher", digits_path, "--model", "mlp:width=16,depth=1", "--steps", 150, "--out", "teacher", cwd=folder
+    )
+    call("generate", digits_path, "--teacher", "run:teacher", "--encoding", "topk:4", "--out", "labels", cwd=folder)
     return folder
 
 
 def planned(folder, *arguments):
-    return json.loads(run("plan", *arguments, "--json", cwd=folder))
+    return json.loads(call("plan", *arguments, "--json", cwd=folder))
 
 
 def test_a_store_and_its_teacher_plan_alike(folder, digits_path):
@@ -37,12 +39,12 @@ def test_a_store_and_its_teacher_plan_alike(folder, digits_path):
 
 
 def test_the_table_shows_the_front_the_store_and_a_picture(folder):
-    shown = run("plan", "labels", "--plot", "plan.svg", "--max-kl", "0.01", cwd=folder)
+    shown = call("plan", "labels", "--plot", "plan.svg", "--max-kl", "0.01", cwd=folder)
     assert "topk:4:f16 (this store)" in shown
     assert "recommended: --encoding" in shown
     assert "mean entropy of the teacher" in shown
     assert (folder / "plan.svg").read_text().startswith("<?xml")
-    assert len(run("plan", "labels", "--all", cwd=folder).splitlines()) > len(shown.splitlines())
+    assert len(call("plan", "labels", "--all", cwd=folder).splitlines()) > len(shown.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -57,20 +59,20 @@ def test_the_table_shows_the_front_the_store_and_a_picture(folder):
     ],
 )
 def test_wrong_usage_says_what_to_do(folder, arguments, problem):
-    assert problem in run("plan", *arguments, cwd=folder, code=2)
+    assert problem in call("plan", *arguments, cwd=folder, code=2)
 
 
 def test_a_kl_that_was_asked_for_is_kept_and_goes_on(folder, digits_path):
     command = ("generate", digits_path, "--teacher", "run:teacher", "--encoding", "auto:max-kl=0.02", "--unit-rows",
                500, "--out", "close")  # fmt: skip
-    run(*command, cwd=folder)
+    call(*command, cwd=folder)
     store = sl.open(folder / "close")
     assert store.snapshot.fidelity["logits"]["kl"]["1"] <= 0.02 * 1.25, "a sample of the rows is not all of them"
     settings = generation.Settings(unit_rows=500)  # the share of footers depends on the size of units
     sample = generation.sample(digits_path, teacher=f"run:{folder / 'teacher'}", settings=settings)
     assert store.heads["logits"].encoding == planning.resolve("auto:max-kl=0.02", sample)
     (folder / "close" / "records" / "00" / "00000002.json").unlink()
-    assert "1 unit made now" in run(*command, cwd=folder)
+    assert "1 unit made now" in call(*command, cwd=folder)
     assert sl.open(folder / "close").heads == store.heads
 
 
@@ -86,12 +88,12 @@ def test_going_on_asks_for_no_sample(folder, digits_path, monkeypatch):
 
 
 def test_an_encoding_nobody_knows_lists_those_there_are(folder, digits_path):
-    said = run(
+    said = call(
         "generate", digits_path, "--teacher", "run:teacher", "--encoding", "zip:3", "--out", "x", cwd=folder, code=2
     )
     for form in ("dense", "topk:K", "adaptive:P", "sampled:N", "threshold:TAU"):
         assert form in said
-    said = run("generate", digits_path, "--teacher", "run:teacher", "--encoding", "auto:kl=1", "--out", "x", cwd=folder,
-               code=2)  # fmt: skip
+    said = call("generate", digits_path, "--teacher", "run:teacher", "--encoding", "auto:kl=1", "--out", "x",
+                cwd=folder, code=2)  # fmt: skip
     assert "auto:max-kl=NATS" in said
     assert not (folder / "x").exists()

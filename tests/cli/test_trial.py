@@ -14,6 +14,7 @@ import softlabels as sl
 from softlabels_cli.generate import parse_encodings
 from softlabels_cli.main import SECTIONS, cli, main
 from softlabels_cli.output import print_json
+from tests.cli.calls import call
 
 TEACHER = """
 import numpy as np, torch
@@ -57,15 +58,6 @@ def save_weights(place, seed):
 def forget():
     """As a new process would, load the teacher again."""
     sys.modules.pop("trial_teacher", None)
-
-
-def call(*arguments, code=0):
-    """Run a command in this process; its standard output, or its error output if it fails."""
-    with pytest.raises(SystemExit) as ended, CliRunner().isolation() as (out, err, _):
-        main([str(argument) for argument in arguments])
-    output, errors = out.getvalue().decode(), err.getvalue().decode()
-    assert ended.value.code == code, output + errors
-    return output if code == 0 else errors
 
 
 def test_replaced_weights_do_not_mix_with_stored_labels(place):

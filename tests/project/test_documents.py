@@ -2,18 +2,21 @@
 
 A page's ``sh`` and ``python`` blocks run in their order; Python blocks share one namespace. The folder holds what the
 pages assume a reader has: tables with the bundled digits and a module with a plain ``torch.nn.Module``. Blocks that are
-not to be run are fenced as ``text``.
+not to be run are fenced as ``text``. Commands run in this process, and README's teacher, which is the demo's, has been
+trained before by the same command: tests/project/test_wheel.py runs commands as processes.
 """
 
-import os
 import re
-import subprocess
+import shlex
+import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+
+from softlabels_cli.demo import TEACHER as DEMO_TEACHER
+from tests.cli.calls import call
 
 PAGES = ["README.md", "docs/quickstart.md", "docs/stores.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -46,23 +49,19 @@ def folder(tmp_path, monkeypatch, digits_path):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_code_of_a_page_runs(page, root, folder):
+def test_the_code_of_a_page_runs(page, root, folder, request):
     text = (root / page).read_text()
     blocks = BLOCK.findall(text)
     assert len(blocks) == text.count("\n```") // 2, "a block without a language is not run"
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": os.pathsep.join([str(root), str(root / "cli")]),
-        "OMP_NUM_THREADS": "1",
-    }
-    namespace = {}
+    if DEMO_TEACHER in text:
+        shutil.copytree(request.getfixturevalue("demo_teacher"), folder / "teacher")
+    namespace = {"__name__": page}
     for language, code in blocks:
         if language == "sh" and not code.startswith("make "):
-            done = subprocess.run(
-                ["bash", "-euo", "pipefail", "-c", code], cwd=folder, env=environment, capture_output=True, text=True,
-                check=False,
-            )  # fmt: skip
-            assert done.returncode == 0, f"{page}\n{code}\n{done.stdout}\n{done.stderr}"
+            for line in code.replace("\\\n", " ").splitlines():
+                program, *arguments = shlex.split(line)
+                assert program == "softlabels"
+                call(*arguments)
         elif language == "python":
             exec(compile(code, page, "exec"), namespace)  # noqa: S102  our own page
 
