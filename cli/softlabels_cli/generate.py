@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,17 @@ if TYPE_CHECKING:
 @click.option("--distinct", is_flag=True, help="Label equal inputs once.")
 @batch_size_option
 @device_option
-@click.option("--engine", default="local", show_default=True, metavar="NAME", help="Engine that runs the teacher.")
+@click.option(
+    "--engine",
+    metavar="NAME",
+    help="Engine that runs the teacher: local, torchrun or ray. [torchrun under a launcher, else local]",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Processes of the engines local and ray. [local: 1; ray: one per GPU or node]",
+)
 @click.option("--dry-run", is_flag=True, help="Time one batch and print the cost; write nothing.")
 @click.option("--gate/--no-gate", default=True, help="Check the outputs for some rows, first and during the run.")
 @click.option("--extra-classes", is_flag=True, help="The teacher may know classes the hard labels do not show.")
@@ -98,11 +109,13 @@ def command(
     them may work on one store at once.
     """
     from softlabels import generation
+    from softlabels.generation.ranks import ALONE, find_rank
     from softlabels.generation.text_data import open_data
     from softlabels.sources import DistinctSource, describe_source
 
     source, model = open_data(data, teacher, text=chosen_text(), **chosen_data())
-    if not quiet:
+    rank = find_rank(os.environ) or ALONE
+    if not quiet and rank.index == 0:
         note(printable(str(describe_source(source)), lines=True))
     if distinct:
         source = DistinctSource(source)
@@ -116,7 +129,8 @@ def command(
         else:
             _print_estimate(estimate)
         return
-    with Progress("generate", unit="rows", quiet=quiet) as progress:
+    label = "generate" if rank.count == 1 else f"generate, rank {rank.index} of {rank.count}"
+    with Progress(label, unit="rows", quiet=quiet) as progress:
         result = generation.generate(source, teacher=model, out=out, reuse=reuse, progress=progress.update, **options)
     if as_json:
         print_json(result.to_json())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,8 +20,9 @@ from softlabels.generation.batches import batches_of
 from softlabels.generation.engine import ProgressReport, Work
 from softlabels.generation.engines import engine_of
 from softlabels.generation.gate import check_teacher
-from softlabels.generation.heads import existing_heads, plan_heads, requested_heads
+from softlabels.generation.heads import existing_heads, plan_heads, requested_heads, store_appears
 from softlabels.generation.pilot import SAMPLE_ROWS, TeacherPilot
+from softlabels.generation.ranks import ALONE, Rank, find_rank
 from softlabels.generation.results import Estimate, Generated, encoding_text
 from softlabels.generation.row_plan import RowPlan
 from softlabels.generation.settings import Codec, Settings, ShardFormat
@@ -72,7 +74,8 @@ def generate(
     extra_classes: bool = DEFAULTS.extra_classes,
     seed: int = DEFAULTS.seed,
     teacher_version: str | None = DEFAULTS.teacher_version,
-    engine: str = DEFAULTS.engine,
+    engine: str | None = DEFAULTS.engine,
+    processes: int | None = DEFAULTS.processes,
     text: TextOptions | None = None,
     chosen: bool = DEFAULTS.chosen,
     written_by: str | None = DEFAULTS.written_by,
@@ -100,7 +103,9 @@ def generate(
         extra_classes: If True, the teacher may know classes that the hard labels do not show.
         seed: Seed of everything that is drawn.
         teacher_version: Version of the teacher that its code and weights do not show; part of its identity.
-        engine: Name of the engine that runs the teacher.
+        engine: Name of the engine that runs the teacher; None: ``torchrun`` where a launcher started several
+            processes, else ``local``.
+        processes: Processes of the engines local and ray; None: 1, and with ray one per GPU or node.
         text: Options of text, such as ``TextOptions(pack=256)``; None: the defaults, if the teacher has a tokenizer.
         chosen: If True, store the log-probability of the text's own next token too, as head ``chosen``.
         written_by: Digest or name of the model that wrote the text; None if unknown.
@@ -116,6 +121,7 @@ def generate(
         InvalidLogits: An output is NaN, infinite or of another shape; units that were committed are kept.
         ModelFailed: The code of the teacher raised an error.
         TeacherRejected: The outputs cannot be labels.
+        WorkerDied: Worker processes end again and again before they have committed a unit.
         StoreConflict: ``out`` holds another store, other files, or labels of another teacher; or a store to reuse does.
 
     Example:
@@ -137,11 +143,13 @@ def generate(
         seed=seed,
         teacher_version=teacher_version,
         engine=engine,
+        processes=processes,
         chosen=chosen,
         written_by=written_by,
     )
-    run = engine_of(settings.engine).run
-    plan, model, settings = _prepare(data, teacher, settings, text)
+    rank = find_rank(os.environ) or ALONE
+    run = engine_of(settings.engine or ("torchrun" if rank.count > 1 else "local")).run
+    plan, model, settings = _prepare(data, teacher, settings, text, rank=rank, out=out)
     reused = [open_store(path) for path in reuse]
     store, copier = _open(out, plan, model, settings, reused)
     check_resumed(store, plan, model, rows=settings.batch_size)
@@ -236,18 +244,25 @@ def sample(
 
 
 def _prepare(
-    data: DataLike, teacher: ModelLike, settings: Settings, text: TextOptions | None
+    data: DataLike,
+    teacher: ModelLike,
+    settings: Settings,
+    text: TextOptions | None,
+    *,
+    rank: Rank = ALONE,
+    out: Location | None = None,
 ) -> tuple[RowPlan, Model, Settings]:
     """Return the rows to label, the teacher on its device once the gate has let it pass, and settings for the data."""
     source, teacher = open_data(data, teacher, text=text)
     if len(source) == 0:
         raise InvalidData(f"{source.spec}: no rows, so there is nothing to label")
-    model = as_model(teacher, sample=source.inputs(np.zeros(1, np.int64))).to(settings.device)
+    model = as_model(teacher, sample=source.inputs(np.zeros(1, np.int64))).to(settings.device or rank.device())
     check_text(source, model)
     if settings.chosen and (text_of(source) is None or model.target != "next"):
         raise InvalidArgument(f"chosen: needs a teacher that predicts the next token of a text, got {model.spec}")
     settings = replace(settings, batch_size=rows_of_batch(source, settings.batch_size))
-    if settings.gate:
+    # The store of a run of several ranks appears when the first of them has passed the gate.
+    if settings.gate and (rank.index == 0 or out is None or not store_appears(out)):
         check_teacher(model, source, extra_classes=settings.extra_classes, batch_size=settings.batch_size)
     return RowPlan(source), model, settings
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections import deque
 from types import TracebackType
 from typing import Self
 
@@ -34,14 +35,12 @@ class BackgroundWriter:
         copier: Stores that rows are copied from; None if there are none.
         monitor: Checks of the outputs before they are encoded; None to check nothing.
 
-    Attributes:
-        committed: Units that were committed, in order.
     """
 
     def __init__(
         self, store: StoreWriter, copier: RowCopier | None = None, monitor: OutputMonitor | None = None
     ) -> None:
-        self.committed: list[int] = []
+        self._committed: deque[int] = deque()
         self._store = store
         self._copier = copier
         self._monitor = monitor
@@ -74,6 +73,10 @@ class BackgroundWriter:
         self._raise_if_failed()
         self._offer(batch)
         self._raise_if_failed()
+
+    def take_committed(self) -> list[int]:
+        """Return the units that were committed since the last call, in order."""
+        return [self._committed.popleft() for _ in range(len(self._committed))]
 
     def _offer(self, item: Batch | None) -> None:
         """Put ``item`` on the queue unless the thread has ended and nobody would take it."""
@@ -109,7 +112,7 @@ class BackgroundWriter:
                 builder.append(batch.keys, batch.views, batch.outputs, batch.copied, batch.tokens)
                 if batch.last:
                     if builder.commit():
-                        self.committed.append(batch.unit)
+                        self._committed.append(batch.unit)
                         LOGGER.debug("committed unit %d, %d rows", batch.unit, builder.rows)
                     return True
                 batch = self._queue.get()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from softlabels.generation.ranks import ALONE, Rank
 from softlabels.generation.row_plan import RowPlan
 from softlabels.generation.settings import Settings
 from softlabels.models import Model
@@ -21,7 +22,7 @@ class ProgressReport(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Everything that an engine needs.
+    """Everything that an engine needs; it can be pickled if data and teacher can.
 
     Attributes:
         plan: Rows of the store.
@@ -29,6 +30,7 @@ class Work:
         store: The store; its units that are missing are the work.
         settings: Settings of the run.
         copier: Stores that rows are copied from; None if there are none.
+        rank: Position of this process among those that a launcher started.
     """
 
     plan: RowPlan
@@ -36,6 +38,7 @@ class Work:
     store: StoreWriter
     settings: Settings
     copier: RowCopier | None = None
+    rank: Rank = ALONE
 
 
 @dataclass(frozen=True, kw_only=True)

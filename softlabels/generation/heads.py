@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -24,6 +25,11 @@ EVERY_HEAD = "*"
 
 LISTED_KINDS = ("classes", "tokens")
 """Kinds of head that an encoding without a head's name is for."""
+
+STORE_SECONDS = 60.0
+"""Time that a rank waits for the first one to make the store; then it checks the teacher and makes the store itself."""
+
+STORE_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,21 @@ def existing_heads(location: Location) -> Mapping[str, Head]:
     """
     descriptor = find_descriptor(open_storage(location))
     return {} if descriptor is None else descriptor.heads
+
+
+def store_appears(location: Location, *, seconds: float = STORE_SECONDS) -> bool:
+    """Return True as soon as there is a store at ``location``; False if there is none after some time.
+
+    Args:
+        location: Location of the store.
+        seconds: Time to wait for another process to make it.
+    """
+    deadline = time.monotonic() + seconds
+    while not existing_heads(location):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(STORE_POLL_SECONDS)
+    return True
 
 
 def _resolve(name: str, head: Head, existing: Head | None, pilot: Pilot) -> str:

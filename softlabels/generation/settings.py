@@ -33,7 +33,9 @@ class Settings:
         extra_classes: If True, the teacher may know classes that the hard labels do not show.
         seed: Seed of everything that is drawn.
         teacher_version: Version of the teacher that its code and weights do not show; part of its identity.
-        engine: Name of the engine that runs the teacher (see softlabels.generation.engines).
+        engine: Name of the engine that runs the teacher (see softlabels.generation.engines); None: ``torchrun`` where
+            a launcher started several processes, else ``local``.
+        processes: Processes of the engines local and ray; None: 1, and with ray one per GPU or node.
         chosen: If True, store the log-probability of the text's own next token too, as head ``chosen``.
         written_by: Digest or name of the model that wrote the text; None if unknown.
 
@@ -52,12 +54,13 @@ class Settings:
     extra_classes: bool = False
     seed: int = 0
     teacher_version: str | None = None
-    engine: str = "local"
+    engine: str | None = None
+    processes: int | None = None
     chosen: bool = False
     written_by: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "unit_rows"):
+        for name in ("batch_size", "unit_rows", "processes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidArgument(f"{name}: too small, got {value}; expected 1 or more")

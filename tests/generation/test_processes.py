@@ -1,96 +1,31 @@
 """Real ``softlabels generate`` processes, ended, stopped, several on one store; rows that teachers see are counted."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 from blake3 import blake3
 
 import softlabels as sl
-from softlabels.store import open_storage, verify
-from softlabels.store.format import paths
-
-TOP = Path(sl.__file__).parents[1]
-ROWS, UNIT_ROWS, BATCH = 1797, 200, 50
-CHECKED = 2 * 16
-"""Rows of committed units that a generator predicts again, twice, to be sure that the teacher is the same."""
-PATIENCE = 120.0
-"""Seconds until a process that does nothing is given up; nothing is decided by how long one takes."""
-
-TEACHER = '''
-import os, time
-from pathlib import Path
-import torch
-
-HERE = Path(__file__).parent
-
-seen = 0
-
-def limit():
-    """Read in one step: between a check for the file and its reading it may be removed."""
-    try:
-        return int((HERE / "hold").read_text())
-    except FileNotFoundError:
-        return None
-
-def teach(inputs):
-    """Ten classes; records its rows, and waits above the limit in the file ``hold`` until that is removed."""
-    global seen
-    with (HERE / f"asked-{os.getpid()}").open("a") as record:
-        record.write(f"{len(inputs)}\\n")
-    seen += len(inputs) if len(inputs) > 1 else 0
-    while (most := limit()) is not None and seen > most:
-        time.sleep(0.01)
-    return torch.arange(10.0) + inputs.reshape(len(inputs), -1)[:, :10].float()
-'''
+from softlabels.store import verify
+from tests.generation.processes import (
+    CHECKED,
+    ROWS,
+    TEACHER,
+    UNIT_ROWS,
+    asked,
+    finish,
+    start,
+    units,
+    wait_until,
+)
 
 
 @pytest.fixture
 def place(tmp_path):
     (tmp_path / "counted.py").write_text(TEACHER)
     return tmp_path
-
-
-def start(place, digits_path, *options):
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(map(str, (TOP, TOP / "cli", place))), "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    command = [
-        sys.executable, "-m", "softlabels_cli", "generate", digits_path, "--teacher", "python:counted:teach", "--out",
-        "labels", "--unit-rows", str(UNIT_ROWS), "--batch-size", str(BATCH), "--no-gate", "--json", *options,
-    ]  # fmt: skip
-    return subprocess.Popen(
-        command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def wait_until(condition):
-    """Until something is so; the limit only ends a test that would never end."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it never comes"
-        time.sleep(0.02)
-
-
-def asked(place, process=None):
-    """Rows a teacher (of one process) was asked about, but for the single row that tells its shape."""
-    files = place.glob("asked-*") if process is None else [place / f"asked-{process.pid}"]
-    return sum(int(line) for file in files if file.exists() for line in file.read_text().split() if line != "1")
-
-
-def finish(process, code=0):
-    out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == code, out + err
-    return out, err
-
-
-def units(place):
-    return len(list(paths.committed_units(open_storage(place / "labels"))))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

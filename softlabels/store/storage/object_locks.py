@@ -86,7 +86,12 @@ class ObjectUnitLocks:
 
     Args:
         storage: Storage of the store.
+
+    Attributes:
+        lapse_seconds: Age at which a lease may be taken over.
     """
+
+    lapse_seconds = LEASE_SECONDS
 
     def __init__(self, storage: ObjectStorage) -> None:
         self._storage = storage

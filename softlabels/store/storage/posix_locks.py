@@ -72,7 +72,12 @@ class PosixUnitLocks:
 
     Args:
         open_file: Opens the file.
+
+    Attributes:
+        lapse_seconds: 0, because the locks of a process end with it.
     """
+
+    lapse_seconds = 0.0
 
     def __init__(self, open_file: Callable[[], BinaryIO]) -> None:
         self._open_file = open_file

@@ -84,7 +84,12 @@ class UnitLocks(Protocol):
     """Claims of this process on units, so that other processes start with other units.
 
     A claim is advice. Two processes that write one unit still commit it once.
+
+    Attributes:
+        lapse_seconds: Time until the claim of a process that died can be taken over.
     """
+
+    lapse_seconds: float
 
     def take(self, unit: int) -> bool:
         """Claim a unit; returns False if another process has claimed it.
