@@ -142,6 +142,11 @@ def _describe_keys(store: Store, source: Source) -> str:
         there = f"; the labels were made from {recorded.dtype} inputs of shape {recorded.shape}"
     if columns.id is not None:
         return f"Keys here are hashes of the ids in column {columns.id!r}{there}."
+    if columns.computed:
+        return (
+            f"Keys here are hashes of what inputs are computed from, such as the bytes of an image file{there}. The "
+            "same picture in another file format has another key."
+        )
     names = ", ".join(repr(name) for name in columns.inputs)
     return (
         f"Keys here are hashes of {source.input_dtype} inputs of shape {tuple(source.input_shape)} from column "

@@ -38,7 +38,7 @@ def open_source(
 
     Args:
         spec: A .parquet, .csv, .jsonl, .arrow, .feather, .npz or .txt file, a folder that ``datasets`` saved, or
-            ``digits``, the bundled handwritten digits.
+            ``digits``, the bundled handwritten digits, or ``roads:N``, seeded road scenes.
         input: Column of model inputs, or several numeric ones to be stacked (a sequence, or one text with commas). By
             default the first of image, input, inputs, x, features, pixels, else all numeric columns in file order.
         label: Column of hard labels; False if there is none. By default the first of label, labels, target, y, class.

@@ -94,6 +94,8 @@ class Columns:
         unused: Columns without a role, each with the reason.
         stacked: If True, ``inputs`` are scalar columns that form one vector per row, even if there is only one.
         targets: Columns of the targets of other heads than that of the hard labels.
+        computed: If True, keys are of what the inputs are computed from, such as the bytes of an image file. Otherwise
+            they are of the inputs, or ids.
 
     Example:
         >>> Columns(inputs=("a", "b"), label="y").used()
@@ -107,6 +109,12 @@ class Columns:
     unused: tuple[UnusedColumn, ...] = ()
     stacked: bool = False
     targets: tuple[TargetColumn, ...] = ()
+    computed: bool = False
+
+    @property
+    def has_input_keys(self) -> bool:
+        """True if keys are hashes of the inputs, so that inputs can be checked against them."""
+        return self.id is None and not self.computed
 
     def used(self) -> list[str]:
         """Return the names of all columns that have a role, each once."""

@@ -99,6 +99,7 @@ class DataKind:
         open: Opens the data; may return any Source.
         suffixes: Ends of file names, in lower case, with the dot.
         names: Words that stand for data without a file, such as ``digits``.
+        prefix: Word before a colon that stands for data without a file, as in ``roads:1000``; None for none.
         holds: Tells if a directory is data of this kind; None if data of this kind is a file.
     """
 
@@ -106,6 +107,7 @@ class DataKind:
     open: Callable[[OpenRequest], Source]
     suffixes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    prefix: str | None = None
     holds: Callable[[Path], bool] | None = None
 
 

@@ -21,6 +21,8 @@ from softlabels import rng
 PIXEL_CLASSES = ("sky", "terrain", "road", "marking", "vehicle")
 SKY, TERRAIN, ROAD, MARKING, VEHICLE = range(5)
 HEIGHT, WIDTH = 64, 96
+RENDERER_VERSION = 1
+"""Version of the renderer; it changes whenever a pixel, a class or an angle of a scene changes."""
 CAMERA_HEIGHT = 1.4
 """Metres above the road."""
 WHEELBASE, LOOK_AHEAD = 2.7, 12.0

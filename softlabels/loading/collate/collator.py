@@ -28,7 +28,7 @@ def effective_check(check: Check, store: Store | Ensemble | None, inputs: Source
     """
     if check not in get_args(Check):
         raise InvalidArgument(f"check: unknown value, got {check!r}; expected {', '.join(get_args(Check))}")
-    return check if inputs is not None and inputs.columns.id is None and store is not None else "off"
+    return check if inputs is not None and inputs.columns.has_input_keys and store is not None else "off"
 
 
 class Collator:

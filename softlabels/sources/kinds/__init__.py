@@ -30,8 +30,10 @@ def data_kinds() -> tuple[DataKind, ...]:
 
 
 def kind_of_name(name: str) -> DataKind | None:
-    """Return the kind that a word such as ``digits`` stands for; None if it stands for none."""
-    return next((kind for kind in data_kinds() if name in kind.names), None)
+    """Return the kind that a word such as ``digits`` or ``roads:1000`` stands for; None if it stands for none."""
+    word, colon, _ = name.partition(":")
+    prefix = word if colon else None
+    return next((kind for kind in data_kinds() if name in kind.names or prefix == (kind.prefix or "")), None)
 
 
 def kind_of_directory(path: Path) -> DataKind | None:
