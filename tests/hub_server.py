@@ -35,6 +35,7 @@ ROUTES = {
     r"GET /api/whoami-v2": "whoami",
     r"GET /api/(models|datasets)/([^/]+/[^/]+)(?:/revision/([^/]+))?": "show",
     r"GET /api/(models|datasets)/([^/]+/[^/]+)/tree/([^/]+)/?(.*)": "tree",
+    r"GET /api/(models|datasets)/([^/]+/[^/]+)/commits/([^/]+)": "log",
     r"POST /api/(models|datasets)/([^/]+/[^/]+)/paths-info/([^/]+)": "paths",
     r"POST /api/(models|datasets)/([^/]+/[^/]+)/preupload/([^/]+)": "preupload",
     r"POST /api/(models|datasets)/([^/]+/[^/]+)/commit/([^/]+)": "commit",
@@ -69,6 +70,7 @@ class Hub:
 
     Attributes:
         commits: Commits by kind (``models`` or ``datasets``) and name: pairs of a hash and the files by path.
+        titles: Messages of commits by their hash.
         objects: LFS objects by SHA-256.
         requests: Methods and paths that were received.
         choose: Maps method and path to a status to answer with, or None to answer properly.
@@ -77,6 +79,7 @@ class Hub:
 
     url: str = ""
     commits: dict[tuple[str, str], list[tuple[str, dict[str, bytes]]]] = field(default_factory=dict)
+    titles: dict[str, str] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
     choose: Callable[[str, str], int | None] = lambda _method, _path: None
@@ -159,6 +162,13 @@ class Hub:
             [{"type": "directory", "path": prefix + name, "oid": "0" * 40, "size": 0} for name in folders] + direct
         )
 
+    def _log(self, kind: str, repo: str, revision: str, *, headers: Any, body: bytes) -> Reply:
+        self._at(kind, repo, revision)
+        shared = {"authors": [], "date": DATE, "message": ""}
+        return _json(
+            [shared | {"id": sha, "title": self.titles.get(sha, "")} for sha, _ in reversed(self.commits[kind, repo])]
+        )
+
     def _paths(self, kind: str, repo: str, revision: str, *, headers: Any, body: bytes) -> Reply:
         _, files = self._at(kind, repo, revision)
         names = parse_qs(body.decode()).get("paths", [])
@@ -192,12 +202,14 @@ class Hub:
     def _commit(self, kind: str, repo: str, revision: str, *, headers: Any, body: bytes) -> Reply:
         self._check_write()
         head, files = self._at(kind, repo, revision)
-        files = dict(files)
+        files, title = dict(files), ""
         for line in body.splitlines():
             entry = json.loads(line)
             value = entry["value"]
-            if entry["key"] == "header" and value.get("parentCommit", head) != head:
-                raise Refusal(412, "PreconditionFailed")
+            if entry["key"] == "header":
+                title = value["summary"]
+                if value.get("parentCommit", head) != head:
+                    raise Refusal(412, "PreconditionFailed")
             if entry["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
@@ -209,6 +221,7 @@ class Hub:
         history = self.commits[kind, repo]
         sha = hashlib.sha1(f"{kind}/{repo}/{len(history)}".encode()).hexdigest()  # noqa: S324  as git
         history.append((sha, files))
+        self.titles[sha] = title
         return _json({"commitUrl": f"{self.url}/{repo}/commit/{sha}", "commitOid": sha, "hookOutput": ""})
 
     def _resolve(self, prefix: str | None, repo: str, revision: str, name: str, *, headers: Any, body: bytes) -> Reply:
@@ -246,6 +259,7 @@ def _file(name: str, data: bytes) -> dict[str, Any]:
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # headers and body are two packets
 
         def log_message(self, *_: object) -> None:
             """Print nothing."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol, Self
+from typing import ClassVar, NamedTuple, Protocol, Self
 
 from blake3 import blake3
 
@@ -115,9 +115,11 @@ class Storage(ABC):
 
     Attributes:
         location: Location as the user typed it, for messages.
+        lists: True if the storage can list its files. One that cannot knows the descriptor and the snapshots alone.
     """
 
     location: str
+    lists: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return self.location
@@ -134,6 +136,11 @@ class Storage(ABC):
     @abstractmethod
     def identity(self) -> str:
         """Absolute location, the same however it was reached."""
+
+    @property
+    def origin(self) -> str:
+        """Location that names this content later, too: with the commit of a repository that has some."""
+        return self.location
 
     @abstractmethod
     def read(self, name: str, limit: int) -> bytes:
@@ -211,6 +218,14 @@ class Storage(ABC):
     @abstractmethod
     def clock(self) -> float:
         """Return the time by the clock of the storage, in seconds since 1970."""
+
+    def check_writable(self) -> None:  # noqa: B027  most storages find out when they write
+        """Raise an error if nothing can be stored here, before expensive work begins; the store is not changed.
+
+        Raises:
+            StorageFailed: The place does not exist, or the credentials do not permit writing.
+            StorageUnsupported: The storage is read only, or cannot hold a store of several writers.
+        """
 
     @abstractmethod
     def prepare(self) -> None:

@@ -115,6 +115,7 @@ class FaultProxy:
 def _handler(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:  # noqa: C901  one class, closed over the proxy
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # headers and body are two packets
 
         def log_message(self, *_: object) -> None:
             """Print nothing."""

@@ -11,7 +11,7 @@ from softlabels.store import collect_garbage, create_or_open, describe_store, op
 from softlabels.store.storage.posix import PosixStorage
 from tests.corpus import forging
 
-REMOTE = ["hf://datasets/a/b", "HF://a/b", "ftp://host/labels", "nfs+x://h/a"]
+REMOTE = ["ftp://host/labels", "nfs+x://h/a"]
 
 
 @pytest.mark.parametrize("location", REMOTE)
