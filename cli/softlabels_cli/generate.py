@@ -112,7 +112,10 @@ def command(
     from softlabels.generation.ranks import ALONE, find_rank
     from softlabels.generation.text_data import open_data
     from softlabels.sources import DistinctSource, describe_source
+    from softlabels.store import open_storage
 
+    if not dry_run:
+        open_storage(out).check_writable()  # before the teacher is loaded
     source, model = open_data(data, teacher, text=chosen_text(), **chosen_data())
     rank = find_rank(os.environ) or ALONE
     if not quiet and rank.index == 0:

@@ -44,6 +44,7 @@ from softlabels.store import (
     open_store,
     seal,
 )
+from softlabels.store.storage.registry import open_storage
 from softlabels.store.storage.storage import Location
 from softlabels.text.options import TextOptions
 
@@ -147,6 +148,7 @@ def generate(
         chosen=chosen,
         written_by=written_by,
     )
+    open_storage(out).check_writable()
     rank = find_rank(os.environ) or ALONE
     run = engine_of(settings.engine or ("torchrun" if rank.count > 1 else "local")).run
     plan, model, settings = _prepare(data, teacher, settings, text, rank=rank, out=out)

@@ -40,8 +40,8 @@ def commits(hub, repo="team/labels"):
 
 def once(status, method, path):
     """Refuse the first request that matches."""
-    left = [status]
-    return lambda verb, where: left.pop() if left and verb == method and path in where else None
+    faults = [status]
+    return lambda verb, where: faults.pop() if faults and verb == method and path in where else None
 
 
 def test_a_store_goes_to_a_repository_and_back(sealed, tmp_path, hub):
@@ -100,7 +100,7 @@ def test_a_store_that_grew_uploads_new_units_only(tmp_path, hub):
 def test_an_interrupted_push_is_not_sealed_and_the_next_one_ends_it(sealed, hub, monkeypatch, batch):
     """Commits of few files; the third one fails for good."""
     monkeypatch.setattr(hub_module, "COMMIT_FILES", batch)
-    hub.choose = lambda method, path: 403 if "/commit/" in path and commits(hub) == 3 else None
+    hub.choose = lambda _method, path: 403 if "/commit/" in path and commits(hub) == 3 else None
     with pytest.raises(StorageFailed, match="access was refused"):
         sl.push(sealed, URL, workers=1)
     with pytest.raises(StoreNotFound):
@@ -121,10 +121,9 @@ def test_a_request_that_fails_once_is_repeated(sealed, hub, monkeypatch, status,
 
 
 def test_a_commit_of_somebody_else_meanwhile_is_a_conflict(sealed, hub):
-    def choose(method, path):
+    def choose(_method, path):
         if "/commit/" in path and commits(hub) == 1:
             hub.add("team/labels", {"notes.txt": b"mine"})
-        return None
 
     hub.choose = choose
     with pytest.raises(StoreConflict, match="somebody else has committed"):

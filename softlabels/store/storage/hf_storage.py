@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import DatasetInfo
 
-URL = re.compile(r"hf:/+datasets/(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[^/@]+))?(?:/(?P<path>.+))?", re.IGNORECASE)
+URL = re.compile(
+    r"hf:/+datasets/(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[^/@]+))?(?:/(?P<path>.+))?", re.IGNORECASE
+)
 REPOSITORY_TYPE = "dataset"
 BLOCK_BYTES = 2**22
 TIMEOUT = 20.0

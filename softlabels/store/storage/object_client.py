@@ -88,7 +88,9 @@ class ObjectClient:
         while True:
             try:
                 return request()
-            except (*passing, StoreError):  # StorageFailed is an OSError
+            except StoreError:  # StorageFailed is an OSError
+                raise
+            except passing:
                 raise
             except (FileNotFoundError, obstore().exceptions.NotFoundError) as error:
                 if changes:

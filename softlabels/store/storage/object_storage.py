@@ -188,7 +188,7 @@ class ObjectStorage(RemoteStorage):
         while True:
             try:
                 obstore().put(self._client.store, name, data, mode="create", use_multipart=False)
-            except exceptions.NotFoundError as error:
+            except (FileNotFoundError, exceptions.NotFoundError) as error:
                 raise self._client.refusal(name, error) from None
             except exceptions.BaseError as error:
                 if (final := self._client.final(name, error)) is not None:

@@ -55,10 +55,10 @@ class TestConformance(StorageConformance):
 
 def once(fault, method="PUT", path=""):
     """The fault for the first request that matches, then none."""
-    left = [fault]
+    faults = [fault]
 
     def choose(got, where):
-        return left.pop() if left and got == method and path in where else None
+        return faults.pop() if faults and got == method and path in where else None
 
     return choose
 
@@ -194,9 +194,33 @@ def test_refused_access_is_said_at_once_and_without_secrets(proxy, location, sta
         assert "testing-secret" not in str(caught.value)
 
 
-def test_a_bucket_that_does_not_exist_is_an_error(server):
-    with use_server(server), pytest.raises((StorageFailed, StorageUnknown, FileNotFoundError)):
-        ObjectStorage(f"s3://no-such-bucket-{uuid.uuid4().hex}/x", deadline=2).prepare()
+def test_a_bucket_that_does_not_exist_is_found_before_the_teacher_loads(server, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "never_loaded.py").write_text("raise AssertionError('the teacher was loaded')")
+    url = f"s3://no-such-bucket-{uuid.uuid4().hex}/x"
+    with use_server(server), pytest.raises(StorageFailed, match="the bucket does not exist"):
+        sl.generate("digits", teacher="python:never_loaded:model", out=url)
+
+
+CODES = {
+    "expired": (400, b"<Error><Code>ExpiredToken</Code><Message>expired</Message></Error>", "Renew the credentials"),
+    "unknown key": (403, b"<Error><Code>InvalidAccessKeyId</Code></Error>", "Check the credentials"),
+    "wrong secret": (403, b"<Error><Code>SignatureDoesNotMatch</Code></Error>", "secret key is wrong"),
+    "clock skew": (403, b"<Error><Code>RequestTimeTooSkewed</Code></Error>", "Set the clock"),
+    "read only": (403, b"<Error><Code>AccessDenied</Code></Error>", "permissions of the bucket"),
+}
+
+
+@pytest.mark.parametrize("case", CODES)
+def test_bad_credentials_are_found_before_the_teacher_loads(proxy, location, tmp_path, monkeypatch, case):
+    """Reading works, as it may with credentials that are read only."""
+    status, body, advice = CODES[case]
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "never_loaded.py").write_text("raise AssertionError('the teacher was loaded')")
+    proxy.choose = lambda method, _path: Fault(before=status, body=body) if method == "PUT" else None
+    with pytest.raises(StorageFailed, match=advice) as caught:
+        sl.generate("digits", teacher="python:never_loaded:model", out=location)
+    assert "testing-secret" not in str(caught.value)
 
 
 def test_verified_ranges_come_from_the_cache_and_a_damaged_one_is_fetched_again(proxy, location, cache):
@@ -286,8 +310,8 @@ def test_schemes_open_object_stores_and_pickle(location):
 
 def test_a_store_is_generated_verified_and_read_in_a_bucket(proxy, location, teacher, dense_logits):
     """The labels of the teacher, generated once; a second epoch asks the service for nothing."""
-    made = sl.generate("digits", teacher=teacher, out=location, encoding="dense:f32", unit_rows=500)
-    assert made.missing_units == 0
+    outcome = sl.generate("digits", teacher=teacher, out=location, encoding="dense:f32", unit_rows=500)
+    assert outcome.missing_units == 0
     assert sl.verify(location).ok
     store = sl.open(location)
     np.testing.assert_array_equal(store.read(np.arange(len(store))).values, dense_logits)
@@ -307,7 +331,7 @@ def test_a_store_is_generated_behind_a_service_that_loses_responses(proxy, locat
         return Fault(lose=True) if number < 0.1 else Fault(before=503) if number < 0.2 else None
 
     proxy.choose = choose
-    made = sl.generate("digits", teacher=teacher, out=location, encoding="dense:f32", unit_rows=300)
-    assert (made.new_units, made.missing_units) == (6, 0)
+    outcome = sl.generate("digits", teacher=teacher, out=location, encoding="dense:f32", unit_rows=300)
+    assert (outcome.new_units, outcome.missing_units) == (6, 0)
     store = sl.open(location)
     np.testing.assert_array_equal(store.read(np.arange(len(store))).values, dense_logits)
