@@ -4,8 +4,7 @@ Each is also a builtin where one fits, so that ``except FileNotFoundError`` work
 pickled, so that it crosses process boundaries (a loader worker that fails must not hang its parent). Every error is
 made from one string; attributes set afterwards travel with it.
 
-``exit_code`` is what the command line returns: 1 failed, 2 wrong usage, 3 a check found bad data, 75 the outcome of a
-remote operation is unknown.
+``exit_code`` is what the command line returns, one of EXIT_CODES. A subclass inherits the code of its base.
 """
 
 from __future__ import annotations
@@ -13,11 +12,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar, Self
 
+EXIT_CODES = {
+    0: "done",
+    1: "failed",
+    2: "wrong usage: an option, a path or a specification",
+    3: "a check found bad data: inputs, labels, a store, a run or a teacher's outputs",
+    75: "the outcome of a remote operation is unknown; run the command again",
+    130: "interrupted; committed work is kept",
+}
+"""Meanings of the exit codes of the command line."""
+
+FAILED, WRONG_USAGE, FOUND_BAD, UNKNOWN, INTERRUPTED = 1, 2, 3, 75, 130
+
 
 class SoftLabelsError(Exception):
     """Base of everything softlabels raises on purpose."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: ClassVar[int] = FAILED
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -31,13 +42,13 @@ class SoftLabelsError(Exception):
 class InvalidArgument(SoftLabelsError, ValueError):
     """A specification, option or argument that cannot be meant: unknown encoding, k above the class count, ..."""
 
-    exit_code = 2
+    exit_code = WRONG_USAGE
 
 
 class DataNotFound(SoftLabelsError, FileNotFoundError):
     """The dataset, model or run that was named does not exist."""
 
-    exit_code = 2
+    exit_code = WRONG_USAGE
 
 
 class ColumnMissing(InvalidArgument):
@@ -46,6 +57,8 @@ class ColumnMissing(InvalidArgument):
 
 class InvalidData(SoftLabelsError, ValueError):
     """The user's data is there but cannot be used: empty, null, of mixed shapes, not finite."""
+
+    exit_code = FOUND_BAD
 
 
 class UnreadableRow(InvalidData):
@@ -88,6 +101,8 @@ class LabelsMisaligned(InvalidData):
 class InvalidLogits(SoftLabelsError, ValueError):
     """The teacher's output cannot be stored: NaN, infinite, of another shape; names the row."""
 
+    exit_code = FOUND_BAD
+
 
 class ModelFailed(SoftLabelsError, RuntimeError):
     """The code of a model raised an error; names its line and the shape of the inputs."""
@@ -95,6 +110,8 @@ class ModelFailed(SoftLabelsError, RuntimeError):
 
 class TeacherRejected(SoftLabelsError):
     """The sanity gate stopped a teacher before anything was written."""
+
+    exit_code = FOUND_BAD
 
 
 class TrainingFailed(SoftLabelsError):
@@ -116,17 +133,19 @@ class StoreError(SoftLabelsError):
 class StoreNotFound(StoreError, FileNotFoundError):
     """There is no store (or no sealed snapshot) at this path."""
 
-    exit_code = 2
+    exit_code = WRONG_USAGE
 
 
 class StoreConflict(StoreError, FileExistsError):
     """The directory holds something else: another store, a run, files that are not ours."""
 
-    exit_code = 2
+    exit_code = WRONG_USAGE
 
 
 class StoreIncomplete(StoreError):
     """Units are missing, so the store cannot be sealed or used as a whole."""
+
+    exit_code = FOUND_BAD
 
 
 class StoreUnsupported(StoreError):
@@ -136,7 +155,7 @@ class StoreUnsupported(StoreError):
 class StoreCorrupt(StoreError):
     """Bytes in the store are not what was committed; names the file, and ``softlabels repair``."""
 
-    exit_code = 3
+    exit_code = FOUND_BAD
 
 
 class ShardMissing(StoreCorrupt, FileNotFoundError):
@@ -154,16 +173,16 @@ class StorageFailed(StoreError, OSError):
 class StorageUnsupported(StoreError, ValueError):
     """The location of a store has a scheme that no storage supports."""
 
-    exit_code = 2
+    exit_code = WRONG_USAGE
 
 
 class StorageUnknown(StoreError):
     """A file may or may not have been stored; nothing was deleted, run the same command again."""
 
-    exit_code = 75
+    exit_code = UNKNOWN
 
 
 class RunCorrupt(SoftLabelsError):
     """A run directory (run.json, model.safetensors) is damaged or not one."""
 
-    exit_code = 3
+    exit_code = FOUND_BAD

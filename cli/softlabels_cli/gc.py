@@ -17,23 +17,28 @@ from softlabels_cli.output import count, format_bytes, note, print_json, printab
     default=7.0,
     show_default=True,
     metavar="DAYS",
-    help="Skip younger files: a commit may be in progress.",
+    help="Skip files that are younger: they may belong to a commit in progress. After repair, 0 lists them at once.",
 )
 @json_option
 def command(*, store: str, delete: bool, older_than: float, as_json: bool) -> None:
     """List files of STORE that nothing refers to, left by crashes and repairs."""
     from softlabels.store import collect_garbage
 
-    orphaned = collect_garbage(store, delete=delete, older_than=older_than * 86_400)
-    size = sum(file.size for file in orphaned)
+    garbage = collect_garbage(store, delete=delete, older_than=older_than * 86_400)
+    size, young_size = (sum(file.size for file in files) for files in (garbage.files, garbage.young))
     if as_json:
-        listed = [{"path": str(file.path), "bytes": file.size, "reason": file.reason} for file in orphaned]
-        print_json({"deleted": delete, "files": listed, "bytes": size})
+        listed = [{"path": file.path, "bytes": file.size, "reason": file.reason} for file in garbage.files]
+        young = {"files": len(garbage.young), "bytes": young_size}
+        print_json({"deleted": delete, "files": listed, "bytes": size, "young": young})
         return
-    for file in orphaned:
+    for file in garbage.files:
         click.echo(printable(f"{file.path}  {format_bytes(file.size)}: {file.reason}"))
-    click.echo(
-        f"{store}: {count(len(orphaned), 'file')}, {format_bytes(size)}{', deleted' if delete and orphaned else ''}"
-    )
-    if orphaned and not delete:
+    deleted = ", deleted" if delete and garbage.files else ""
+    click.echo(printable(f"{store}: {count(len(garbage.files), 'file')}, {format_bytes(size)}{deleted}"))
+    if garbage.young:
+        note(
+            f"Skipped {count(len(garbage.young), 'file')} ({format_bytes(young_size)}) younger than {older_than:g} "
+            "days: they may belong to a commit in progress. If nothing writes to the store, add --older-than 0."
+        )
+    if garbage.files and not delete:
         note("Nothing was deleted; add --delete to do so.")

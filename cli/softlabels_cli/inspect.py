@@ -42,8 +42,10 @@ def _lines(store: StoreDescription) -> Iterator[tuple[str, str]]:
     if store.snapshot is None:
         yield "snapshot", f"not sealed: {count(store.missing_units, 'unit')} missing"
     else:
-        missing = f"; {count(store.missing_units, 'unit')} missing since" if store.missing_units else ""
-        yield "snapshot", f"{store.snapshot.number}, digest {store.snapshot.digest}{missing}"
+        yield "snapshot", f"{store.snapshot.number}, digest {store.snapshot.digest}"
+        if (store.snapshot.rows, store.snapshot.units) != (store.rows, store.units):
+            sealed = f"{store.snapshot.rows:,} rows in {count(store.snapshot.units, 'unit')}"
+            yield "", f"of {sealed}; the units have changed since"
     yield from _teacher_lines(store.teacher)
     yield from _data_lines(store.data)
     yield "shards", f"{store.shard_format}, {store.codec}; written by {', '.join(store.software)}"
@@ -52,9 +54,9 @@ def _lines(store: StoreDescription) -> Iterator[tuple[str, str]]:
         yield "made", f"{first} to {last}"
     if store.holes:
         more = ", ..." if len(store.holes) < store.missing_units else ""
-        yield "holes", f"units {', '.join(map(str, store.holes))}{more}: run generate, then seal"
+        yield "missing", f"units {', '.join(map(str, store.holes))}{more}; generate writes them and seals"
     if store.quarantined:
-        yield "quarantine", f"{count(store.quarantined, 'unit')} set aside by repair"
+        yield "quarantine", f"{count(store.quarantined, 'unit')} set aside by repair; gc lists the files"
     if store.inputs is not None:
         tokenizer = store.inputs.tokenizer or "unknown"
         author = "" if store.inputs.written_by is None else f"; text written by {store.inputs.written_by}"

@@ -16,22 +16,13 @@ from typing import NoReturn
 
 import click
 
-from softlabels.errors import SoftLabelsError
+from softlabels.errors import EXIT_CODES, FAILED, INTERRUPTED, SoftLabelsError
 from softlabels.version import __version__
 from softlabels_cli.output import printable
 
-EPILOG = """\
-Start with:  softlabels demo
-
-\b
-Exit codes:
-  0    done
-  1    failed
-  2    wrong usage
-  3    a check found bad data
-  75   the outcome of a remote operation is unknown; run the command again
-  130  interrupted; committed work is kept
-"""
+EPILOG = "Start with:  softlabels demo\n\n\b\nExit codes:\n" + "".join(
+    f"  {code:<4} {meaning}\n" for code, meaning in EXIT_CODES.items()
+)
 
 SECTIONS: dict[str, dict[str, str]] = {
     "Distillation": {
@@ -55,7 +46,6 @@ SECTIONS: dict[str, dict[str, str]] = {
 }
 """Commands by section, each with its help in one line."""
 
-INTERRUPTED = 130
 DEBUG = "--debug"
 
 
@@ -124,7 +114,7 @@ def main(args: list[str] | None = None) -> NoReturn:
         sys.exit(error.exit_code)
     except SoftLabelsError as error:
         if debug:
-            traceback.print_exc()
+            _print_stack(error)
         click.echo(f"Error: {printable(str(error), lines=True)}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
@@ -139,13 +129,19 @@ def main(args: list[str] | None = None) -> NoReturn:
     except OSError as error:
         # Files of stores, runs and data have typed errors of their own; what remains is the terminal or a full disk.
         if debug:
-            traceback.print_exc()
+            _print_stack(error)
         subject = error.filename if isinstance(error.filename, str) else "standard output"
         click.echo(f"Error: {printable(subject)}: cannot be written, got {error.strerror or error}.", err=True)
         sys.stdout = None
-        sys.exit(1)
+        sys.exit(FAILED)
     # Without its standalone mode, click returns the code of an Exit in place of the command's result.
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _print_stack(error: Exception) -> None:
+    """Print the traceback of an error without its message, which follows as for everybody."""
+    lines = traceback.format_exception(error)
+    click.echo("".join(lines[: -len(traceback.format_exception_only(error))]), err=True, nl=False)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

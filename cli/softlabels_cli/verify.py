@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import click
 
+from softlabels.errors import FOUND_BAD
 from softlabels_cli.options import digest_option, json_option, quiet_option, store_argument
 from softlabels_cli.output import count, note, print_json, printable
 from softlabels_cli.progress import Progress
-
-FOUND_BAD = 3
 
 
 @click.command("verify", epilog="Example:  softlabels verify labels --deep")

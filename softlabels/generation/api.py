@@ -342,9 +342,7 @@ def _open(
     existing = existing_heads(out) or (reused[0].heads if reused else {})
     descriptor, fitted = describe_store(plan, model, settings, existing)
     codebooks = fitted or (reused[0].codebooks() if reused else {})
-    copier = (
-        RowCopier(reused, dict(descriptor.heads), descriptor.teacher.identity, descriptor.inputs) if reused else None
-    )
+    copier = RowCopier(reused, dict(descriptor.heads), descriptor.teacher, descriptor.inputs) if reused else None
     try:
         return create_or_open(out, descriptor, codebooks, _tokenizer_document(plan.source)), copier
     except StoreConflict:

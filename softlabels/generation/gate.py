@@ -17,7 +17,7 @@ from softlabels.generation.output_sample import OutputSample, sample_of
 from softlabels.generation.outputs import HeadOutput
 from softlabels.labels import DISTRIBUTIONS
 from softlabels.models import Model
-from softlabels.sources import Ragged, Source
+from softlabels.sources import Ragged, Source, describe_gaps
 
 ROWS = 64
 """Rows of the sample."""
@@ -103,8 +103,10 @@ def _check_classes(teacher: Model, source: Source, *, extra_classes: bool) -> No
         if shown > heads[0].classes
         else "If the teacher knows more classes than this data shows, add --extra-classes"
     )
+    gaps = describe_gaps(source)
     raise InvalidArgument(
-        f"the teacher has {heads[0].classes} classes, the labels of {source.spec} show {shown}. {hint}"
+        f"the teacher has {heads[0].classes} classes, the labels of {source.spec} show {shown}"
+        f"{'' if gaps is None else ': ' + gaps}. {hint}"
     )
 
 

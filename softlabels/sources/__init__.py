@@ -1,6 +1,7 @@
 """DATA: examples with keys, from tables (Parquet, CSV, JSON lines, Arrow), NumPy archives, arrays and datasets."""
 
 from softlabels.keys import as_keys, content_keys, fingerprint, id_keys
+from softlabels.sources.class_gaps import check_classes, describe_gaps, missing_classes
 from softlabels.sources.class_labels import order_names
 from softlabels.sources.description import SourceDescription, describe_source
 from softlabels.sources.distinct import DistinctSource
@@ -22,13 +23,16 @@ __all__ = [
     "UnusedColumn",
     "as_keys",
     "as_source",
+    "check_classes",
     "content_keys",
+    "describe_gaps",
     "describe_source",
     "fingerprint",
     "id_keys",
     "input_keys",
     "join_inputs",
     "map_arrays",
+    "missing_classes",
     "open_source",
     "order_names",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from softlabels.sources.class_gaps import describe_gaps
 from softlabels.sources.protocol import Columns, Source, Target
 from softlabels.sources.single_target import LABEL_HEAD
 
@@ -27,6 +28,7 @@ class SourceDescription:
         class_names: Names of the classes; None if labels are plain numbers.
         splits: Rows of each split.
         targets: Ground truth by head; that of ``logits`` is the label.
+        gaps: Sentence on class numbers that do not occur; None if all of them occur.
     """
 
     spec: str
@@ -38,6 +40,7 @@ class SourceDescription:
     class_names: tuple[str, ...] | None
     splits: dict[str, int]
     targets: Mapping[str, Target] = field(default_factory=dict)
+    gaps: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the description as plain values for JSON.
@@ -61,6 +64,7 @@ class SourceDescription:
             "classes": self.classes,
             "class_names": None if self.class_names is None else list(self.class_names),
             "targets": {head: target.to_json() for head, target in self.targets.items()},
+            "gaps": self.gaps,
             "unused": {column.name: column.reason for column in self.columns.unused},
         }
 
@@ -74,6 +78,8 @@ class SourceDescription:
         if columns.label is not None:
             names = f" ({_listed(self.class_names)})" if self.class_names else ""
             lines.append(f"  label: {columns.label}, {self.classes or 0} classes{names}")
+            if self.gaps is not None:
+                lines.append(f"  warning: {self.gaps}")
         else:
             lines.append("  label: none")
         lines += [f"  target {head}: {_target(target)}" for head, target in self.targets.items() if head != LABEL_HEAD]
@@ -109,6 +115,7 @@ def describe_source(source: Source) -> SourceDescription:
         class_names=source.class_names,
         splits={name: len(source.split(name)) for name in source.splits()},
         targets=source.targets,
+        gaps=describe_gaps(source),
     )
 
 

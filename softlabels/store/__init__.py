@@ -4,7 +4,7 @@ from softlabels.store.format.descriptor import Descriptor, default_geometry
 from softlabels.store.format.provenance import DataRecord, TeacherRecord
 from softlabels.store.format.snapshot import Snapshot
 from softlabels.store.maintenance.describe import HeadDescription, StoreDescription, describe_store
-from softlabels.store.maintenance.garbage import OrphanedFile, collect_garbage
+from softlabels.store.maintenance.garbage import Garbage, OrphanedFile, collect_garbage
 from softlabels.store.maintenance.merge import merge
 from softlabels.store.maintenance.repair import repair
 from softlabels.store.maintenance.report import Problem, Report
@@ -21,6 +21,7 @@ from softlabels.store.writer import StoreWriter, UnitWriter, create_or_open
 __all__ = [
     "DataRecord",
     "Descriptor",
+    "Garbage",
     "HeadDescription",
     "OrphanedFile",
     "Problem",

@@ -72,10 +72,23 @@ def create_or_open(
         existing = read_descriptor(storage)
     if existing.work != descriptor.work:
         raise StoreConflict(
-            f"{storage} holds another store: {difference(existing.work, descriptor.work)}. Name another directory with "
+            f"{storage} holds another store: {_difference(existing, descriptor)}. Name another directory with "
             "--out, or generate with the same settings"
         )
     return StoreWriter(storage, existing)
+
+
+def _difference(existing: Descriptor, descriptor: Descriptor) -> str:
+    """Return the difference of two descriptors, with names in place of digests that differ."""
+    before, after = existing.work, descriptor.work
+    titles = {
+        "teacher": (existing.teacher.title, descriptor.teacher.title),
+        "data": (existing.data.title, descriptor.data.title),
+    }
+    for name, (old, new) in titles.items():
+        if before[name] != after[name]:
+            before[name], after[name] = old, new
+    return difference(before, after)
 
 
 def _check_empty(storage: Storage, descriptor: Descriptor) -> None:

@@ -168,12 +168,12 @@ def wrong_uses(folder):
         "no such file": (["generate", "nothing.parquet", *teacher], 2, "nothing.parquet: no such file"),
         "no such column": (["generate", digits, *teacher, "--input", "pixel"], 2, "no column 'pixel'; it has: image"),
         "no label column": (["train-teacher", "unlabelled.parquet", "--model", "mlp", "--out", "x"], 2, "--label"),
-        "empty data": (["generate", "empty.parquet", *teacher], 1, "the data has no rows"),
-        "not parquet": (["generate", "bad.parquet", *teacher], 1, "cannot be read as Parquet"),
+        "empty data": (["generate", "empty.parquet", *teacher], 3, "the data has no rows"),
+        "not parquet": (["generate", "bad.parquet", *teacher], 3, "cannot be read as Parquet"),
         "another kind of file": (["generate", "notes.txt", *teacher], 2, "notes.txt: no such file"),
         "other class count": (["generate", digits, "--teacher", "python:five:model", "--out", "x"], 2, "5 classes"),
-        "broken teacher": (["generate", digits, "--teacher", "python:five:broken", "--out", "x"], 1, "not finite"),
-        "constant teacher": (["generate", digits, "--teacher", "python:five:flat", "--out", "x"], 1, "the same logit"),
+        "broken teacher": (["generate", digits, "--teacher", "python:five:broken", "--out", "x"], 3, "not finite"),
+        "constant teacher": (["generate", digits, "--teacher", "python:five:flat", "--out", "x"], 3, "the same logit"),
         "other input shape": (["generate", "two.parquet", *teacher, "--extra-classes"], 2, "another input shape"),
         "another store": (["generate", digits, "--teacher", "run:teacher", "--out", "labels"], 2, "another store"),
         "not a store": (["generate", digits, "--teacher", "run:teacher", "--out", "teacher"], 2, "and no store"),
@@ -253,6 +253,7 @@ def test_debug_shows_where_an_error_was_raised(folder):
     done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Traceback" in done.stderr
+    assert done.stderr.count("not a store of labels") == 1, "the message is printed once"
 
 
 def test_what_a_store_says_does_not_steer_the_terminal(tmp_path):

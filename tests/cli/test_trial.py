@@ -145,6 +145,24 @@ def test_targets_in_bytes_are_reached_or_refused(place):
     assert "keys alone take 28,752 bytes" in message
 
 
+def test_after_repair_inspect_and_gc_tell_what_is_there_now(place):
+    call("generate", "digits", *TEACH, "--out", "labels", "--unit-rows", 200)
+    shard = next((place / "labels" / "shards").rglob("00000003-*"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    call("repair", "labels", "-q")
+    text = re.sub(r" +", " ", call("inspect", "labels"))
+    assert "rows 1,597 in 8 units" in text
+    assert "of 1,797 rows in 9 units; the units have changed since" in text
+    assert "missing units 3; generate writes them and seals" in text
+    assert json.loads(call("inspect", "labels", "--json"))["snapshot"]["rows"] == 1797
+    with pytest.raises(SystemExit), CliRunner().isolation() as (out, err, _):
+        main(["gc", "labels"])
+    assert "labels: 0 files" in out.getvalue().decode()
+    assert "Skipped 3 files" in err.getvalue().decode()
+    assert "younger than 7 days" in err.getvalue().decode()
+    assert "labels: 3 files" in call("gc", "labels", "--older-than", 0)
+
+
 def test_a_snapshot_can_be_pinned(place):
     digest = json.loads(call("generate", "digits", *TEACH, "--out", "labels", "--json"))["snapshot"]
     assert "rows" in call("inspect", "labels", "--digest", digest)

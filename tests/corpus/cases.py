@@ -636,14 +636,20 @@ def _(root: Path) -> None:
     (root / paths.record_path(0)).write_bytes((other / paths.record_path(0)).read_bytes())
 
 
-@case("mixed class counts", StoreConflict, says="keeps the head")
+@case("mixed class counts", StoreConflict, says="with other settings")
 def _(root: Path) -> Action:
     heads = {"logits": Head(encoding="topk:3:f16", classes=CLASSES + 1)}
     other = make(root.parent / "other", "topk-zarr", heads=heads, extras=False)
     return partial(sl.merge, [root, other], root.parent / "merged")
 
 
-@case("mixed tokenizers", StoreConflict, kinds=("ragged-zarr",), variant="another vocabulary", says="keeps the head")
+@case(
+    "mixed tokenizers",
+    StoreConflict,
+    kinds=("ragged-zarr",),
+    variant="another vocabulary",
+    says="with other settings",
+)
 def _(root: Path) -> Action:
     heads = {"logits": Head(encoding="topk:3:f16", classes=CLASSES + 64, kind="tokens", shape=(None,))}
     other = make(root.parent / "other", "ragged-zarr", heads=heads, extras=False)

@@ -34,6 +34,7 @@ def test_unused_columns_have_a_reason(tmp_path):
                 "column": "Label",
             }
         },
+        "gaps": None,
         "unused": {
             "Unnamed: 0": "index of a pandas frame",
             "id": "names rows; use it with --id or --input",

@@ -10,7 +10,16 @@ import pytest
 import softlabels as sl
 from softlabels.errors import InvalidArgument, StoreCorrupt
 from softlabels.labels import Head
-from softlabels.store import DataRecord, Descriptor, TeacherRecord, collect_garbage, create_or_open, repair, verify
+from softlabels.store import (
+    DataRecord,
+    Descriptor,
+    Garbage,
+    TeacherRecord,
+    collect_garbage,
+    create_or_open,
+    repair,
+    verify,
+)
 from softlabels.store.storage.posix import PosixStorage
 from tests.corpus import forging
 
@@ -53,7 +62,7 @@ def age(root, days):
 
 def test_a_store_without_orphans_has_nothing_to_collect(store, tmp_path):
     age(tmp_path / "s", 30)
-    assert collect_garbage(store.storage) == []
+    assert collect_garbage(store.storage) == Garbage(files=(), young=())
 
 
 def test_what_nothing_refers_to_is_listed_and_deleted_only_where_asked(store, tmp_path):
@@ -72,20 +81,24 @@ def test_what_nothing_refers_to_is_listed_and_deleted_only_where_asked(store, tm
     assert repair(root) == [1]
     assert commit(store, 1)
     sl.seal(root)
-    assert collect_garbage(root) == [], "all of it is younger than seven days"
+    garbage = collect_garbage(root)
+    assert garbage.files == (), "all of it is younger than seven days"
+    assert {Path(orphan.path).relative_to(root).parts[0] for orphan in garbage.young} == {
+        "tmp", "shards", "extras", "snapshots", "quarantine"
+    }  # fmt: skip
     age(root, 8)
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
-    result = {Path(orphan.path).relative_to(root).parts[0]: orphan for orphan in collect_garbage(root)}
+    result = {Path(orphan.path).relative_to(root).parts[0]: orphan for orphan in collect_garbage(root).files}
     assert set(result) == {"tmp", "shards", "extras", "snapshots", "quarantine"}
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before, "only listed"
     assert "another attempt at unit 2" in result["shards"].reason
-    deleted = collect_garbage(root, delete=True)
+    deleted = collect_garbage(root, delete=True).files
     assert not any(Path(orphan.path).exists() for orphan in deleted)
     file.discard()
     assert (root / "notes.txt").read_text() == "mine"
     assert verify(root, deep=True).ok
     assert sl.open(root).rows == 40
-    assert collect_garbage(root, older_than=0) == []
+    assert collect_garbage(root, older_than=0) == Garbage(files=(), young=())
 
 
 class Vanishing(PosixStorage):
@@ -114,7 +127,7 @@ def test_a_temporary_file_that_vanishes_meanwhile_is_no_error(store, tmp_path, m
     (tmp_path / "s" / "tmp" / "gone").write_bytes(b"x")
     age(tmp_path / "s", 30)
     storage = Vanishing(tmp_path / "s", moment)
-    assert len(collect_garbage(storage, delete=True)) == collected
+    assert len(collect_garbage(storage, delete=True).files) == collected
     assert not (tmp_path / "s" / "tmp" / "gone").exists()
     assert sl.verify(tmp_path / "s").ok
 
@@ -131,7 +144,7 @@ def test_what_is_nobodys_garbage_is_left(store, tmp_path):
     assert commit(store, 1)
     sl.seal(root)
     age(root, 8)
-    result = [Path(orphan.path).relative_to(root).parts[0] for orphan in collect_garbage(root, delete=True)]
+    result = [Path(orphan.path).relative_to(root).parts[0] for orphan in collect_garbage(root, delete=True).files]
     assert set(result) == {"quarantine"}, "the unit that was set aside, with its extras"
     assert sl.open(root).probe().rows.tolist() == sl.open(root, snapshot=1).probe().rows.tolist() == [2, 12, 22, 32]
     assert (root / "tmp" / "appending.lock").exists()
@@ -142,7 +155,7 @@ def test_tail_priors_and_snapshots_without_a_probe_are_no_garbage(tmp_path):
     root = forging.make(tmp_path / "s", "topk-zarr")
     prior = sl.open(root).prior("logits")
     age(root, 8)
-    assert collect_garbage(root, delete=True) == []
+    assert collect_garbage(root, delete=True).files == ()
     np.testing.assert_array_equal(sl.open(root).prior("logits"), prior)
 
 

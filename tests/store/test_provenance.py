@@ -61,7 +61,7 @@ def test_a_more_detailed_description_of_the_same_work_opens_the_store(tmp_path):
 )
 def test_another_teacher_is_refused(tmp_path, teacher):
     storage = create_or_open(tmp_path / "s", forging.descriptor("topk-zarr")).storage
-    with pytest.raises(StoreConflict, match="its teacher is d, here it would be"):
+    with pytest.raises(StoreConflict, match=r"its teacher is run:teacher \(digest d\), here it would be run:teacher"):
         create_or_open(storage, forging.descriptor("topk-zarr", teacher=teacher))
 
 

@@ -125,7 +125,7 @@ def test_the_same_run_writes_the_same_bytes(sealed, teacher, digits, tmp_path):
 def test_inspect_has_the_agreed_keys(sealed, digits):
     found = describe_store(sealed).to_json()
     assert {"rows", "units", "bytes", "bytes_per_row", "snapshot", "teacher", "data", "heads"} <= set(found)
-    assert set(found["snapshot"]) == {"number", "digest"}
+    assert set(found["snapshot"]) == {"number", "digest", "rows", "units"}
     known = {"spec": digits.spec, "fingerprint": digits.fingerprint, "rows": 1797}.items()
     assert (
         known

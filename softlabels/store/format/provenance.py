@@ -17,6 +17,8 @@ MAX_NAMES = 2**16
 """Names of columns or of classes."""
 MAX_AXES = 16
 MAX_COUNT = 2**48 - 1
+SHOWN_DIGITS = 12
+"""Digits of a digest that a message shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,11 @@ class TeacherRecord:
         """Text that two stores of one teacher share: the digest, without one the name, and the version."""
         name = self.spec if self.digest is None else self.digest
         return name if self.version is None else f"{name}, version {self.version}"
+
+    @property
+    def title(self) -> str:
+        """Name of the teacher and the start of its identity, for messages."""
+        return self.identity if self.digest is None else f"{self.spec} ({_shortened(self.digest, self.identity)})"
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as the descriptor holds it."""
@@ -116,6 +123,14 @@ class DataRecord:
         """Text that two stores of the same data share: the fingerprint, without one the name."""
         return self.spec if self.fingerprint is None else self.fingerprint
 
+    @property
+    def title(self) -> str:
+        """Name of the data, its rows and the start of its fingerprint, for messages."""
+        if self.fingerprint is None:
+            return self.spec
+        rows = "" if self.rows is None else f"{self.rows:,} rows, "
+        return f"{self.spec} ({rows}fingerprint {self.fingerprint[:SHOWN_DIGITS]})"
+
     def to_json(self) -> dict[str, Any]:
         """Return the record as the descriptor holds it."""
         return _to_json(self, always=("spec", "fingerprint", "rows"))
@@ -140,6 +155,10 @@ class DataRecord:
             classes=_count(value, "classes"),
             class_names=value.texts("class_names", MAX_NAMES),
         )
+
+
+def _shortened(digest: str, identity: str) -> str:
+    return f"digest {digest[:SHOWN_DIGITS]}{identity.removeprefix(digest)}"
 
 
 def _to_json(record: TeacherRecord | DataRecord, always: tuple[str, ...]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class StoreDescription:
     """The contents of a store.
 
     Attributes:
-        rows: Rows of the snapshot, or of the committed units if there is none.
+        rows: Rows of the committed units.
         units: Committed units.
         missing_units: Units without a record; 0 for a store that grows.
         holes: The first missing units.
@@ -66,7 +66,7 @@ class StoreDescription:
         unit_rows: Rows of a complete unit.
         unit_bytes: Bytes of the smallest, the median and the largest shard; None without units.
         bytes: Bytes of all shards.
-        snapshot: The last snapshot; None if the store was never sealed.
+        snapshot: The last snapshot, which may name units that are missing now; None if the store was never sealed.
         snapshots: Number of snapshots.
         quarantined: Units that repair set aside.
         software: Names and versions of the software that wrote the first and the last unit.
@@ -123,7 +123,9 @@ class StoreDescription:
             "unit_bytes": {"min": smallest, "median": median, "max": largest},
             "bytes": self.bytes,
             "bytes_per_row": self.bytes_per_row,
-            "snapshot": None if snapshot is None else {"number": snapshot.number, "digest": snapshot.digest},
+            "snapshot": None
+            if snapshot is None
+            else {"number": snapshot.number, "digest": snapshot.digest, "rows": snapshot.rows, "units": snapshot.units},
             "teacher": self.teacher.to_json(),
             "data": self.data.to_json(),
             "shard": {"format": self.shard_format, "codec": self.codec},
@@ -184,10 +186,11 @@ def describe_store(location: Location) -> StoreDescription:
 def _rows_and_sizes(
     storage: Storage, descriptor: Descriptor, snapshot: Snapshot | None, units: list[int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the rows and the shard's bytes of each unit, of the snapshot if there is one."""
-    if snapshot is not None:
-        table = read_table(storage, snapshot, ["rows", "size"])
-        return table["rows"], table["size"]
+    """Return the rows and the shard's bytes of each committed unit, from the snapshot if it names all of them."""
+    if snapshot is not None and snapshot.units == len(units):
+        table = read_table(storage, snapshot, ["unit", "rows", "size"])
+        if np.array_equal(table["unit"], units):
+            return table["rows"], table["size"]
     records = [read_record(storage, unit, descriptor) for unit in units]
     rows = np.array([record.rows for record in records], np.int64)
     return rows, np.array([record.size for record in records], np.int64)

@@ -1,7 +1,7 @@
-"""Garbage: files that no commit refers to, found and, where asked, deleted.
+"""Garbage collection: list, and on request delete, the files of a store that no commit refers to.
 
-Never part of a commit. Nothing younger than seven days, by the clock of the file system the store is on, is touched: a
-shard without a record may be a commit that is under way.
+It is never part of a commit. Files younger than seven days, by the clock of the storage, stay: a shard without a record
+may belong to a commit under way.
 """
 
 from __future__ import annotations
@@ -38,12 +38,25 @@ class OrphanedFile:
     reason: str
 
 
-def collect_garbage(location: Location, *, delete: bool = False, older_than: float = YOUNGEST) -> list[OrphanedFile]:
+@dataclass(frozen=True, kw_only=True)
+class Garbage:
+    """The files of a store that nothing refers to.
+
+    Attributes:
+        files: Files old enough to be deleted.
+        young: Files that are younger and stay.
+    """
+
+    files: tuple[OrphanedFile, ...]
+    young: tuple[OrphanedFile, ...]
+
+
+def collect_garbage(location: Location, *, delete: bool = False, older_than: float = YOUNGEST) -> Garbage:
     """Return the files of a store that nothing refers to.
 
     Args:
         location: Location of the store.
-        delete: If True, delete them; otherwise only list them.
+        delete: If True, delete those that are old enough; otherwise only list them.
         older_than: Minimum age in seconds since the last change; a younger file may belong to a commit under way.
             Default: seven days.
 
@@ -51,26 +64,36 @@ def collect_garbage(location: Location, *, delete: bool = False, older_than: flo
         StoreNotFound: There is no store.
         StoreCorrupt: A record or snapshot is damaged, so its references are unknown; repair first.
         InvalidArgument: A negative age.
+
+    Example:
+        >>> collect_garbage("labels").files  # doctest: +SKIP
+        ()
     """
     if older_than < 0:
-        raise InvalidArgument(f"an age is 0 or more seconds, not {older_than}")
+        raise InvalidArgument(f"older_than: negative age, got {older_than}; expected 0 or more seconds")
     storage, descriptor = open_with_descriptor(location)
     before = storage.clock() - older_than
-    orphans: dict[str, OrphanedFile] = {}
+    old: dict[str, OrphanedFile] = {}
+    young = []
     for name, reason in _unreferenced(storage, descriptor):
         info = storage.info(name)  # None if its writer has removed it meanwhile
-        if info is not None and info.modified <= before:
-            orphans[name] = OrphanedFile(storage.locate(name), info.size, reason)
-    for name in orphans if delete else ():
+        if info is None:
+            continue
+        orphan = OrphanedFile(storage.locate(name), info.size, reason)
+        if info.modified <= before:
+            old[name] = orphan
+        else:
+            young.append(orphan)
+    for name in old if delete else ():
         with suppress(FileNotFoundError):
             storage.delete(name)
-    return list(orphans.values())
+    return Garbage(files=tuple(old.values()), young=tuple(young))
 
 
 def _unreferenced(storage: Storage, descriptor: Descriptor) -> Iterator[tuple[str, str]]:
     for name in storage.walk(TEMPORARY):
         if not name.endswith(".lock"):
-            yield name, "never got a name: a writer died or was stopped"
+            yield name, "a writer died or was stopped before its commit"
     for name in storage.walk(paths.QUARANTINE):
         yield name, "set aside by repair"
     yield from _attempts(storage, descriptor)

@@ -14,6 +14,7 @@ from softlabels.errors import StoreConflict
 from softlabels.keys import row_names
 from softlabels.labels import Head, SparseLabels
 from softlabels.store.format.difference import difference
+from softlabels.store.format.provenance import TeacherRecord
 from softlabels.store.format.token_inputs import TokenInputs
 from softlabels.store.sealed_store import Store
 from softlabels.store.unit_statistics import UnitStatistics
@@ -23,17 +24,17 @@ class RowCopier:
     """Sealed stores to copy rows from.
 
     Args:
-        stores: what to copy from, one at least; of several that hold a row, the first.
-        heads: what the rows are to hold.
-        teacher: digest of the teacher they must come from; of one without, what it is called.
+        stores: Stores to copy from, one at least; a row that several hold is copied from the first of them.
+        heads: Heads that the rows must have.
+        teacher: Teacher that the rows must come from.
         inputs: Token ids that the rows are to hold; None for labels alone.
 
     Raises:
-        StoreConflict: a store of another teacher or of other heads.
+        StoreConflict: A store is of another teacher, or has other heads or inputs.
     """
 
     def __init__(
-        self, stores: Sequence[Store], heads: dict[str, Head], teacher: str, inputs: TokenInputs | None = None
+        self, stores: Sequence[Store], heads: dict[str, Head], teacher: TeacherRecord, inputs: TokenInputs | None = None
     ) -> None:
         self.stores = list(stores)
         for store in self.stores:
@@ -89,13 +90,13 @@ class RowCopier:
         columns: Mapping[str, NDArray[Any]],
         rows: NDArray[np.int64],
     ) -> None:
-        """Add to a unit's evidence what is known of rows that were copied to it.
+        """Add the statistics of rows that were copied to a unit.
 
         Args:
-            evidence: of the unit.
-            numbers: of the rows, as ``find`` gives them.
-            columns: of them all.
-            rows: where in the unit they are.
+            evidence: Statistics of the unit.
+            numbers: Rows as ``find`` returns them, (n,).
+            columns: Columns of these rows.
+            rows: Positions of the rows in the unit, (n,).
         """
         schema = self.stores[0].descriptor.columns()
         for which, store in enumerate(self.stores):
@@ -122,22 +123,25 @@ def _spread(labels: SparseLabels, prior: NDArray[np.float32]) -> NDArray[np.floa
     return sums_of(prior, seen, np.exp(labels.log_tail.astype(np.float64)).sum(axis=0))
 
 
-def _check_alike(store: Store, heads: dict[str, Head], teacher: str) -> None:
-    other = store.descriptor.teacher.identity
-    if other != teacher:
+def _check_alike(store: Store, heads: dict[str, Head], teacher: TeacherRecord) -> None:
+    other = store.descriptor.teacher
+    if other.identity != teacher.identity:
         raise StoreConflict(
-            f"{store.storage} was made by the teacher {other}, not {teacher}; labels of different teachers do not "
-            "mix: name stores of one teacher"
+            f"{store.storage}: labels of another teacher, got {other.title}; expected {teacher.title}. Labels of "
+            "different teachers do not mix: name stores of one teacher"
         )
     for name, head in heads.items():
         if (existing := store.heads.get(name)) != head:
             before = {} if existing is None else existing.to_json()
             raise StoreConflict(
-                f"{store.storage} keeps the head {name!r} otherwise: {difference(before, head.to_json())}. Rows are "
-                "copied as they are; generate with the settings of that store"
+                f"{store.storage}: stored with other settings, head {name!r}: {difference(before, head.to_json())}. "
+                "Rows are copied unchanged; generate with the settings of that store"
             )
     if set(store.heads) != set(heads):
-        raise StoreConflict(f"{store.storage} has the heads {sorted(store.heads)}, not {sorted(heads)}")
+        raise StoreConflict(
+            f"{store.storage}: other heads, got {', '.join(sorted(store.heads))}; expected {', '.join(sorted(heads))}. "
+            "Use stores of the same heads"
+        )
 
 
 def _names(store: Store) -> NDArray[np.bytes_]:

@@ -6,6 +6,7 @@ import numpy as np
 
 from softlabels.errors import InvalidData
 from softlabels.models import DEFAULT_HEAD, OutputHead
+from softlabels.sources import check_classes
 from softlabels.training import language
 from softlabels.training.inputs import Prepared
 from softlabels.training.tasks.classes import hard_class_term
@@ -21,7 +22,7 @@ def teacher_task(prepared: Prepared) -> Task:
         prepared: Data of the run.
 
     Raises:
-        InvalidData: No training row has a hard label.
+        InvalidData: No training row has a hard label, or the labels are identifiers.
     """
     source, hard = prepared.source, prepared.hard
     if language.is_language(source):
@@ -33,6 +34,7 @@ def teacher_task(prepared: Prepared) -> Task:
         )
     if hard is None or source.classes is None or not (hard >= 0).any():
         raise InvalidData(f"{source.spec}: no hard labels to train on, got none in the training rows; expected some")
+    check_classes(source, labelled=int((hard >= 0).sum()))
     objective = Objective(head=DEFAULT_HEAD, terms=(hard_class_term(DEFAULT_HEAD, hard),))
     return Task(
         heads={DEFAULT_HEAD: OutputHead(classes=source.classes)},
