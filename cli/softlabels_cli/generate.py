@@ -12,9 +12,11 @@ from softlabels_cli.options import (
     batch_size_option,
     chosen_data,
     data_options,
+    declare,
     device_option,
     json_option,
     out_option,
+    preprocessing_options,
     quiet_option,
     teacher_options,
     temperature_option,
@@ -86,6 +88,7 @@ if TYPE_CHECKING:
 @click.option("--extra-classes", is_flag=True, help="The teacher may know classes the hard labels do not show.")
 @click.option("--chosen", is_flag=True, help="Also store the log-probability of the text's own next token.")
 @click.option("--written-by", metavar="NAME", help="Digest or name of the model that wrote the text.")
+@preprocessing_options
 @text_options
 @data_options
 @json_option
@@ -114,9 +117,11 @@ def command(
     from softlabels.sources import DistinctSource, describe_source
     from softlabels.store import open_storage
 
+    declared = {name: options.pop(name) for name in ("kinds", "mean", "std", "scale", "layout")}
     if not dry_run:
         open_storage(out).check_writable()  # before the teacher is loaded
     source, model = open_data(data, teacher, text=chosen_text(), **chosen_data())
+    model = declare(model, source, **declared)
     rank = find_rank(os.environ) or ALONE
     if not quiet and rank.index == 0:
         note(printable(str(describe_source(source)), lines=True))

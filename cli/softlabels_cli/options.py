@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
@@ -130,7 +130,9 @@ data_options = group_of(
 """Roles of the columns of DATA; ``chosen_data`` returns their values."""
 
 teacher_options = group_of(
-    click.option("--teacher", required=True, metavar="MODEL", help="run:DIR, hf:PATH, python:MODULE:NAME, ..."),
+    click.option(
+        "--teacher", required=True, metavar="MODEL", help="run:DIR, hf:PATH, onnx:FILE, python:MODULE:NAME, ..."
+    ),
     click.option("--teacher-version", metavar="TEXT", help="Version of the teacher that code and weights do not show."),
 )
 """The teacher that labels."""
@@ -155,3 +157,38 @@ training_options = group_of(
     ),
 )
 """The recipe of a training run."""
+
+preprocessing_options = group_of(
+    click.option("--mean", metavar="M,M,M", help="Mean of each channel after scaling, or imagenet. [the model's own]"),
+    click.option("--std", metavar="S,S,S", help="Deviation of each channel after scaling, or imagenet. [likewise]"),
+    click.option("--scale", metavar="FACTOR", help="Factor of pixels, such as 1/255. [the model's own]"),
+    click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Axes of the network. [its own, or nchw]"),
+    click.option("--head", "kinds", metavar="NAME=KIND", multiple=True,
+                 help="Meaning of an output: classes, pixels, regression, embedding; others are not used. "
+                 "[what the file says]"),
+)  # fmt: skip
+"""Preprocessing of images and heads of a teacher whose file does not say them."""
+
+
+def declare(model: Any, source: Any, *, kinds: Sequence[str], **preprocessing: str | None) -> Any:
+    """Return a teacher with the heads and preprocessing that options name; the teacher itself without any.
+
+    Args:
+        model: MODEL specification, or a loaded model.
+        source: The data, whose first row shows the heads.
+        kinds: Values of --head.
+        preprocessing: Values of --mean, --std, --scale and --layout.
+
+    Raises:
+        InvalidArgument: An option is malformed, or the model has its heads and preprocessing already.
+    """
+    if not kinds and not any(preprocessing.values()):
+        return model
+    import numpy as np
+
+    from softlabels.models import PreprocessingOptions, as_model
+    from softlabels.models.declared import parse_kinds
+
+    sample = source.inputs(np.zeros(1, np.int64))
+    options = PreprocessingOptions(**preprocessing)
+    return as_model(model, sample=sample, heads=parse_kinds(kinds), preprocessing=options or None)

@@ -316,7 +316,10 @@ def _teacher_record(model: Model, version: str | None) -> TeacherRecord:
     covers = model.digest_covers
     if len(covers) > MAX_COVERS:
         covers = (*covers[: MAX_COVERS - 1], f"{len(covers) - MAX_COVERS + 1} other parts")
-    return TeacherRecord(spec=model.spec, digest=model.digest, covers=tuple(covers), version=version)
+    preprocessing = None if model.preprocessing is None else model.preprocessing.to_json()
+    return TeacherRecord(
+        spec=model.spec, digest=model.digest, covers=tuple(covers), version=version, preprocessing=preprocessing
+    )
 
 
 def _data_record(source: Source) -> DataRecord:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from softlabels.errors import InvalidArgument
-from softlabels.models import Model, ModelLike, OutputHead, as_model
+from softlabels.models import Model, ModelLike, OutputHead, as_model, needs_sample
 from softlabels.models.sliced_logits import SlicedLogits
 from softlabels.models.spec import kind_of
 from softlabels.sources import DistinctSource, Ragged, Source, as_source
@@ -52,7 +52,7 @@ def open_data(
     Raises:
         InvalidArgument: The options name another tokenizer than the teacher's.
     """
-    if isinstance(teacher, str) and not kind_of(teacher).runs_user_code and kind_of(teacher).load is not None:
+    if isinstance(teacher, str) and not needs_sample(teacher) and kind_of(teacher).load is not None:
         teacher = as_model(teacher)
     if isinstance(teacher, Model) and teacher.tokenizer is not None and not isinstance(data, Source):
         text = _with_tokenizer(text or TextOptions(), teacher, teacher.tokenizer)

@@ -9,8 +9,9 @@ from softlabels.models.cost import Cost, measure
 from softlabels.models.heads import DEFAULT_HEAD, OutputHead
 from softlabels.models.kinds import kinds
 from softlabels.models.kinds.run import load_run
-from softlabels.models.loading import ModelLike, as_model, load
+from softlabels.models.loading import ModelLike, as_model, load, needs_sample
 from softlabels.models.model import Model, as_tensor, evaluating
+from softlabels.models.preprocessing import Preprocessing, PreprocessingOptions
 from softlabels.models.run_directory import RUN_FILE, WEIGHTS_FILE, read_run, write_run
 from softlabels.models.standardize import InputStatistics
 
@@ -23,6 +24,8 @@ __all__ = [
     "Model",
     "ModelLike",
     "OutputHead",
+    "Preprocessing",
+    "PreprocessingOptions",
     "as_model",
     "as_tensor",
     "build",
@@ -31,6 +34,7 @@ __all__ = [
     "load",
     "load_run",
     "measure",
+    "needs_sample",
     "read_run",
     "write_run",
 ]

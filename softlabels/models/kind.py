@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from softlabels.models.declared import Declared
 from softlabels.models.heads import OutputHead
 
 if TYPE_CHECKING:
@@ -55,6 +56,9 @@ class Kind:
         runs_user_code: True if the network is code of the user, so that a run directory cannot name it on its own.
         describe: Returns the configuration of a network as JSON values, for kinds whose options do not describe it.
         restore: Rebuilds such a network from that configuration and its tensors.
+        needs_sample: Returns whether ``load`` needs a sample of inputs for the text of a specification; None: it never
+            does.
+        declares: True if ``load`` applies what a caller declares (``ModelSpec.declared``).
     """
 
     name: str
@@ -66,6 +70,8 @@ class Kind:
     runs_user_code: bool = False
     describe: Callable[[nn.Module, Mapping[str, OutputHead]], dict[str, Any]] | None = None
     restore: Callable[[Mapping[str, Any], Mapping[str, Tensor]], nn.Module] | None = None
+    needs_sample: Callable[[str], bool] | None = None
+    declares: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,11 +82,13 @@ class ModelSpec:
         kind: Name of the kind.
         options: All options of an architecture, with defaults filled in.
         text: Text after ``KIND:`` for kinds without options.
+        declared: Heads and preprocessing that the caller declares.
     """
 
     kind: str
     options: Mapping[str, int | float] = field(default_factory=dict)
     text: str = ""
+    declared: Declared = field(default_factory=Declared)
 
     def __str__(self) -> str:
         if self.text:

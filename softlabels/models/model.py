@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from softlabels.errors import InvalidArgument, InvalidLogits
+from softlabels.labels import HeadKind
 from softlabels.models.digest import digest_of, tensors_of
 from softlabels.models.failures import user_errors
 from softlabels.models.heads import OutputHead
 from softlabels.models.outputs import check_outputs, name_outputs
+from softlabels.models.preprocessing import Preprocessing
 from softlabels.models.run_record import RunRecord
 from softlabels.models.sliced_logits import SlicedLogits
 from softlabels.models.user_code import CodeIdentity, identify
@@ -49,8 +51,9 @@ class Model:
         user_code: True if the network is code of the user, which may keep and overwrite the memory it sees.
         identity: Digest that was computed before the first batch; None: computed when it is needed.
         run: Description of the run it was loaded from; None for other models.
-        path: Directory of that run.
+        path: Directory of that run, or file of an exported network.
         tokenizer: Tokenizer of a language model; None for other models.
+        preprocessing: Preprocessing of images, which the network runs itself; None for other models.
     """
 
     spec: str
@@ -64,6 +67,7 @@ class Model:
     run: RunRecord | None = None
     path: Path | None = None
     tokenizer: Tokenizer | None = None
+    preprocessing: Preprocessing | None = None
 
     @property
     def digest(self) -> str:
@@ -171,11 +175,12 @@ class Model:
             return "row"
         return "next" if getattr(self.module, "predicts_next", True) else "token"
 
-    def infer_heads(self, inputs: Any) -> dict[str, OutputHead]:
+    def infer_heads(self, inputs: Any, kinds: Mapping[str, HeadKind] | None = None) -> dict[str, OutputHead]:
         """Return the heads that the outputs for a batch show.
 
         Args:
             inputs: As for ``predict``.
+            kinds: Kinds of the heads to use; None or empty: all outputs, whose kinds are inferred from their shapes.
 
         Raises:
             InvalidLogits: An output does not have a row per input, or its layout cannot be inferred.
@@ -183,10 +188,19 @@ class Model:
         """
         rows, positions = count_rows(inputs)
         outputs = select_labelled(self._outputs(inputs, rows), inputs)
+        if kinds:
+            missing = next((name for name in kinds if name not in outputs), None)
+            if missing is not None:
+                raise InvalidLogits(
+                    f"{self.spec}: head {missing!r} is missing, got {', '.join(outputs)}; expected the declared heads"
+                )
+            outputs = {name: outputs[name] for name in kinds}
         heads = {}
         for name, output in outputs.items():
             shape = tuple(output.shape)
-            if positions is not None and len(shape) == 2 and shape[0] == positions:
+            if kinds:
+                heads[name] = OutputHead(classes=shape[-1], kind=kinds[name], shape=shape[1:-1])
+            elif positions is not None and len(shape) == 2 and shape[0] == positions:
                 heads[name] = OutputHead(classes=shape[1], kind="tokens", shape=(None,))
             else:
                 heads[name] = OutputHead.of_output(name, shape, spec=self.spec)

@@ -2,8 +2,9 @@
 
 The class of ``config.json`` decides the head: a causal language model predicts ``tokens``, a masked one or a token
 classifier has one output per token, a sequence classifier ``classes`` per row, and a model without an output layer a
-pooled ``embedding``. Weights are read from safetensors alone, and no code of the directory ever runs. The digest covers
-the configuration, dtype, attention implementation and weights.
+pooled ``embedding``. Models of images are in ``softlabels.models.transformers_vision``. Weights are read from
+safetensors alone, and no code of the directory ever runs. The digest covers the configuration, preprocessing, dtype,
+attention implementation and weights.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from softlabels.errors import DataNotFound, InvalidArgument, InvalidData, SoftLabelsError
+from softlabels.models import transformers_vision as vision
 from softlabels.models.heads import DEFAULT_HEAD, OutputHead
 from softlabels.models.kind import Kind, ModelSpec
-from softlabels.models.model import Model
+from softlabels.models.model import Model, as_tensor
+from softlabels.models.preprocessing import Preprocessing
 from softlabels.models.transformers_networks import (
     CausalLM,
     Encoder,
@@ -54,6 +57,10 @@ def load(spec: ModelSpec, sample: Any) -> Model:
             )
         raise DataNotFound(f"{folder}: there are no weights; expected *.safetensors. Download the model again")
     network = _pretrained(folder, config)
+    if vision.is_image_class(type(network)):
+        return _load_images(spec, network, sample)
+    if spec.declared:
+        raise InvalidArgument(f"{spec}: not a model of images; leave out heads and preprocessing")
     module = wrap(network, _pooling(folder))
     heads = heads_of(module)
     return Model(
@@ -66,14 +73,73 @@ def load(spec: ModelSpec, sample: Any) -> Model:
     )
 
 
+def _load_images(spec: ModelSpec, network: Any, sample: Any) -> Model:
+    """Return a model of images, whose head depends on the size of its inputs."""
+    folder = Path(spec.text)
+    recorded = vision.read_preprocessing(folder)
+    preprocessing = spec.declared.preprocessing_over(recorded)
+    if preprocessing is None:
+        raise DataNotFound(
+            f"{folder}: the preprocessing is unknown, got no {vision.PROCESSOR_FILE}; expected that file, or --scale, "
+            "--mean, --std and --size"
+        )
+    if sample is None:
+        raise InvalidArgument(f"{spec}: a sample of inputs is needed to find the head, got None")
+    if recorded is preprocessing and preprocessing.scale < 1 and as_tensor(sample[:1]).is_floating_point():
+        raise InvalidArgument(
+            f"{spec}: the model takes 8-bit images, got {sample.dtype} inputs that it would scale by "
+            f"{preprocessing.scale:.5f}; expected uint8. Name the scale of your data with --scale"
+        )
+    shape = tuple(int(side) for side in sample.shape[1:])
+    module = vision.ImageNetwork(network, preprocessing, shape).eval()
+    heads = vision.heads_of(module, as_tensor(sample[:1]))
+    _check_kinds(spec, heads)
+    return Model(
+        spec=str(spec),
+        module=module,
+        heads=heads,
+        input_shape=shape,
+        config=_image_config(module, heads, shape),
+        preprocessing=preprocessing,
+    )
+
+
+def _check_kinds(spec: ModelSpec, heads: Mapping[str, OutputHead]) -> None:
+    for name, kind in spec.declared.kinds.items():
+        if name not in heads or heads[name].kind != kind:
+            shown = ", ".join(f"{one}={head.kind}" for one, head in heads.items())
+            raise InvalidArgument(f"{spec}: has other heads, got --head {name}={kind}; expected {shown}")
+
+
+def _image_config(
+    module: vision.ImageNetwork, heads: Mapping[str, OutputHead], input_shape: tuple[int, ...]
+) -> dict[str, Any]:
+    return {
+        **_architecture_config(module.network),
+        "modality": "image",
+        "preprocessing": None if module.preprocessing is None else module.preprocessing.to_json(),
+        "input_shape": list(input_shape),
+        "heads": {name: head.to_json() for name, head in heads.items()},
+    }
+
+
+def _needs_sample(text: str) -> bool:
+    """Return whether a directory holds a model of images; False if it cannot be read, which loading reports."""
+    try:
+        return vision.is_image_class(_class_of(read_config(Path(text))))
+    except SoftLabelsError:
+        return False
+
+
 def build(spec: ModelSpec, input_shape: tuple[int, ...], heads: Mapping[str, OutputHead]) -> nn.Module:
     """Return a network to train: the weights of the directory if it has any, else initial ones for its config.json."""
     folder = Path(spec.text)
     config = read_config(folder)
-    if any(folder.glob("*.safetensors")) and torch.empty(0).device.type != "meta":
-        module = wrap(_pretrained(folder, config), _pooling(folder))
-    else:
-        module = wrap(_initial(folder, config, heads), _pooling(folder))
+    pretrained = any(folder.glob("*.safetensors")) and torch.empty(0).device.type != "meta"
+    network = _pretrained(folder, config) if pretrained else _initial(folder, config, heads)
+    if vision.is_image_class(type(network)):
+        return _image_student(spec, network, input_shape, heads)
+    module = wrap(network, _pooling(folder))
     produced = next(iter(heads_of(module).values()))
     required = next(iter(heads.values()))
     if len(heads) != 1 or (produced.kind, produced.classes) != (required.kind, required.classes):
@@ -83,6 +149,26 @@ def build(spec: ModelSpec, input_shape: tuple[int, ...], heads: Mapping[str, Out
             f"{listed}. Choose another model, or change its config.json"
         )
     return module
+
+
+def _image_student(
+    spec: ModelSpec, network: Any, input_shape: tuple[int, ...], heads: Mapping[str, OutputHead]
+) -> nn.Module:
+    """Return a network of images to train, whose only head is the one to learn."""
+    name, required = next(iter(heads.items()))
+    _, kind = vision.task_of(type(network))
+    module = vision.ImageNetwork(network, vision.read_preprocessing(Path(spec.text)), input_shape, required)
+    with torch.inference_mode():
+        device = next(network.parameters()).device
+        channels = tuple(module.eval()(torch.zeros(1, *input_shape, device=device)).shape)[-1]
+    if len(heads) != 1 or (kind, channels) != (required.kind, required.classes):
+        listed = ", ".join(f"{one} ({head.kind}, {head.classes})" for one, head in heads.items())
+        raise InvalidArgument(
+            f"MODEL {str(spec)!r}: has another head, got {kind} with {channels} classes; expected {listed}. Choose "
+            "another model, or change its config.json"
+        )
+    module.name = name
+    return module.train()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -169,6 +255,16 @@ def config_of(network: Any, heads: Mapping[str, OutputHead], module: Transformer
         heads: Its heads.
         module: The wrapped model.
     """
+    return {
+        **_architecture_config(network),
+        "vocabulary": int(network.get_input_embeddings().num_embeddings),
+        "pooling": [module.pooling, module.normalize] if isinstance(module, Encoder) else None,
+        "input_shape": [],
+        "heads": {name: head.to_json() for name, head in heads.items()},
+    }
+
+
+def _architecture_config(network: Any) -> dict[str, Any]:
     values = {name: value for name, value in network.config.to_dict().items() if name not in NOT_IDENTITY}
     return {
         "kind": KIND.name,
@@ -177,15 +273,13 @@ def config_of(network: Any, heads: Mapping[str, OutputHead], module: Transformer
         "transformers": json.loads(json.dumps(values, sort_keys=True, default=str)),
         "dtype": str(network.dtype).removeprefix("torch."),
         "attention": str(getattr(network.config, "_attn_implementation", "eager")),
-        "vocabulary": int(network.get_input_embeddings().num_embeddings),
-        "pooling": [module.pooling, module.normalize] if isinstance(module, Encoder) else None,
-        "input_shape": [],
-        "heads": {name: head.to_json() for name, head in heads.items()},
     }
 
 
 def describe(module: nn.Module, heads: Mapping[str, OutputHead]) -> dict[str, Any]:
     """Return the configuration that ``restore`` rebuilds a trained network from."""
+    if isinstance(module, vision.ImageNetwork):
+        return _image_config(module, heads, module.input_shape)
     if not isinstance(module, TransformersNetwork):
         raise TypeError(f"not a network of transformers: {type(module).__name__}")
     return config_of(module.network, heads, module)
@@ -194,9 +288,9 @@ def describe(module: nn.Module, heads: Mapping[str, OutputHead]) -> dict[str, An
 def restore(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
     """Return the network of a configuration with the tensors as its weights; no memory is allocated for other sizes."""
     values = dict(config["transformers"])
-    pooling = config["pooling"] or ["mean", False]
+    pooling = config.get("pooling") or ["mean", False]
 
-    def construct() -> TransformersNetwork:
+    def construct() -> nn.Module:
         from transformers import AutoConfig
 
         settings = AutoConfig.for_model(
@@ -206,6 +300,8 @@ def restore(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Modu
         with quiet():
             cls = _class_of({"architectures": [config["class"]]})
             network = cls._from_config(settings, dtype=dtype)
+        if config.get("modality") == "image":
+            return _restored_image_network(network, config)
         return wrap(network, (str(pooling[0]), bool(pooling[1])))
 
     with torch.device("meta"):
@@ -215,6 +311,15 @@ def restore(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Modu
     module = construct()
     module.load_state_dict(tensors)
     return module.eval()
+
+
+def _restored_image_network(network: Any, config: Mapping[str, Any]) -> vision.ImageNetwork:
+    preprocessing = None if config["preprocessing"] is None else Preprocessing.from_json(config["preprocessing"])
+    name, head = next(iter(config["heads"].items()))
+    shape = tuple(int(side) for side in config["input_shape"])
+    module = vision.ImageNetwork(network, preprocessing, shape, OutputHead.from_json(head))
+    module.name = str(name)
+    return module
 
 
 def _pretrained(folder: Path, config: Mapping[str, Any]) -> Any:
@@ -246,7 +351,7 @@ def _initial(folder: Path, config: Mapping[str, Any], heads: Mapping[str, Output
     cls = _class_of(config)
     if cls.__name__.endswith(("ForCausalLM", "LMHeadModel", "ForMaskedLM")):
         values["vocab_size"] = head.classes
-    elif head.kind in {"classes", "tokens"}:
+    elif head.kind in {"classes", "tokens", "pixels"}:
         values["num_labels"] = head.classes
     with quiet(), transformers_errors(folder):
         return cls._from_config(AutoConfig.for_model(str(config["model_type"]), **values))
@@ -329,4 +434,5 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-KIND = Kind(name="hf", form=FORM, build=build, load=load, describe=describe, restore=restore)
+KIND = Kind(name="hf", form=FORM, build=build, load=load, describe=describe, restore=restore,
+            needs_sample=_needs_sample, declares=True)  # fmt: skip

@@ -42,7 +42,10 @@ def load(spec: ModelSpec, sample: Any) -> Model:
     if not callable(value):
         raise InvalidArgument(f"MODEL {str(spec)!r}: cannot be called on a batch, got {type(value).__name__}; "
                               "expected a torch.nn.Module, or a function from inputs to logits")  # fmt: skip
-    return as_model(value, sample=sample, spec=str(spec))
+    declared = spec.declared
+    return as_model(
+        value, sample=sample, heads=declared.kinds or None, preprocessing=declared.preprocessing, spec=str(spec)
+    )
 
 
 def _load_trained(spec: ModelSpec, folder: Path) -> Model:
@@ -162,4 +165,4 @@ def _names(factory: Callable[..., Any], *, required: bool) -> list[str]:
     ]
 
 
-KIND = Kind(name="python", form=FORM, build=build, load=load, runs_user_code=True)
+KIND = Kind(name="python", form=FORM, build=build, load=load, runs_user_code=True, declares=True)

@@ -7,7 +7,7 @@ description that grows in a later version changes no document of today.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -30,6 +30,7 @@ class TeacherRecord:
         digest: Digest of the teacher; None if it has none, and then ``spec`` identifies it.
         covers: Parts of the teacher that ``digest`` covers, such as ``weights``, ``buffers`` and ``source``.
         version: Version that the user gave because code cannot show it (``--teacher-version``).
+        preprocessing: Preprocessing of images as JSON values, which ``digest`` covers; None for other inputs.
 
     Example:
         >>> TeacherRecord(spec="run:teacher", digest="ab12", covers=("weights", "source")).identity
@@ -42,6 +43,7 @@ class TeacherRecord:
     digest: str | None
     covers: tuple[str, ...] = ()
     version: str | None = None
+    preprocessing: Mapping[str, Any] | None = None
 
     @property
     def identity(self) -> str:
@@ -70,6 +72,7 @@ class TeacherRecord:
             digest=_required_or_null(value, "digest"),
             covers=value.texts("covers", MAX_AXES),
             version=value.optional_text("version"),
+            preprocessing=_preprocessing(value),
         )
 
 
@@ -169,6 +172,14 @@ def _to_json(record: TeacherRecord | DataRecord, always: tuple[str, ...]) -> dic
         for name, value in values.items()
         if name in always or value != defaults[name]
     }
+
+
+def _preprocessing(value: Fields) -> dict[str, Any] | None:
+    """Return the object of a teacher's preprocessing, whose fields describe; None without any."""
+    if value.get("preprocessing") is None:
+        return None
+    fields_of = value.object("preprocessing")
+    return {name: fields_of.get(name) for name in fields_of}
 
 
 def _required_or_null(value: Fields, name: str) -> str | None:
