@@ -12,14 +12,37 @@ from softlabels_cli.transfer import run_transfer
 @click.argument("source")
 @click.argument("store")
 @digest_option
+@click.option("--lock", default="softlabels.lock", show_default=True, metavar="FILE", help="File that pins STORE.")
+@click.option("--no-lock", is_flag=True, help="Pin nothing.")
+@click.option("--update", is_flag=True, help="Accept a newer snapshot than the one that is pinned.")
 @json_option
 @quiet_option
-def command(*, source: str, store: str, digest: str | None, as_json: bool, quiet: bool) -> None:
-    """Copy a store from SOURCE, a directory or a URL, to STORE.
+def command(
+    *,
+    source: str,
+    store: str,
+    digest: str | None,
+    lock: str,
+    no_lock: bool,
+    update: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Copy a store from SOURCE, a directory or a URL, to STORE, and pin its digest in softlabels.lock.
 
     Every file is verified on the way, with --digest against that snapshot. Only units that STORE lacks are copied, so
     the same command resumes after an interruption. A copy that was interrupted is not sealed and never looks complete.
     """
     from softlabels.sharing import pull
 
-    run_transfer("pull", pull, source, store, digest=digest, as_json=as_json, quiet=quiet)
+    run_transfer(
+        "pull",
+        pull,
+        source,
+        store,
+        digest=digest,
+        as_json=as_json,
+        quiet=quiet,
+        lock=None if no_lock else lock,
+        update=update,
+    )

@@ -59,15 +59,18 @@ def command(
     """Train MODEL on the soft labels of STORE and the inputs of DATA; the teacher is not needed.
 
     Inputs are matched with labels by their content, in any order. Rows of the split train are trained on; the others
-    measure the result. The same command again resumes an interrupted run and does not change a finished one.
+    measure the result. The same command again resumes an interrupted run and does not change a finished one. A file
+    softlabels.lock in the current directory that names STORE must pin its digest.
     """
 
     def train(progress: Callable[..., None]) -> Model:
+        from softlabels.sharing import LOCK_NAME, check_lock
         from softlabels.store import open_store
         from softlabels.training import train_student
         from softlabels.training.inputs import open_data
 
         labels = open_store(store, digest=digest)
+        check_lock(labels, Path(LOCK_NAME))
         source = open_data(data, labels, **chosen_data(), text=text_of_store(labels))
         note_data(source, quiet=quiet)
         return train_student(labels, source, student, out, progress=progress, **recipe)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,6 +24,7 @@ def run_transfer(
     digest: str | None,
     as_json: bool,
     quiet: bool,
+    **options: Any,
 ) -> None:
     """Copy a store and print what was copied.
 
@@ -35,9 +36,10 @@ def run_transfer(
         digest: Digest that the snapshot must have; None for any.
         as_json: If True, print JSON.
         quiet: If True, show no progress.
+        options: Further options of the transfer.
     """
     with Progress(verb, unit="B", quiet=quiet) as progress:
-        outcome = transfer(source, target, digest=digest, progress=progress.update)
+        outcome = transfer(source, target, digest=digest, progress=progress.update, **options)
     if as_json:
         print_json(outcome.to_json())
         return

@@ -8,11 +8,14 @@ units since is topped up in the same way.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from softlabels.errors import StoreConflict
+from softlabels.sharing.lock import lock_key, read_lock, write_lock
 from softlabels.sharing.receivers import Receiver, copy_file, open_receiver
 from softlabels.sharing.units import TransferProgress, UnitCopier
 from softlabels.store import Store, open_store
@@ -85,8 +88,59 @@ def push(
         >>> push("labels", "s3://team/labels")  # doctest: +SKIP
         Transfer(source='labels', target='s3://team/labels', ...)
     """
-    source = open_store(store, digest=digest)
-    receiver = open_receiver(open_storage(to))
+    return _copy(open_store(store, digest=digest), open_storage(to), workers, progress)
+
+
+def pull(
+    source: Location,
+    store: Location,
+    *,
+    digest: str | None = None,
+    workers: int = DEFAULT_WORKERS,
+    progress: TransferProgress | None = None,
+    lock: str | os.PathLike[str] | None = None,
+    update: bool = False,
+) -> Transfer:
+    """Copy a sealed store from another location; see `push`, which this is with the locations exchanged.
+
+    Args:
+        source: Location to copy from, such as ``https://example.org/labels``.
+        store: Location of the copy.
+        digest: Digest that the snapshot must have; by default the one that ``lock`` pins, or else any.
+        workers: Units that are copied at the same time.
+        progress: Called with bytes done and bytes in all.
+        lock: Path of a lock file that pins the copy; by default none.
+        update: If True, accept a newer snapshot than the one that is pinned, and pin it.
+
+    Raises:
+        SoftLabelsError: As `push` does.
+        StoreConflict: The lock file pins another digest than ``digest``, or a newer snapshot than the source has.
+        InvalidData: The lock file is damaged.
+    """
+    target = open_storage(store)
+    path = None if lock is None else Path(lock)
+    pinned = None if path is None else read_lock(path).get(lock_key(target, path))
+    if pinned is not None and not update:
+        if digest not in {None, pinned.digest}:
+            raise StoreConflict(
+                f"{path}: pins another snapshot of {target}, got digest {digest}; expected {pinned.digest}. Accept a "
+                "newer one with --update"
+            )
+        digest = pinned.digest
+    origin = open_store(source, digest=digest)
+    if pinned is not None and origin.snapshot.number < pinned.snapshot:
+        raise StoreConflict(
+            f"{origin.storage}: the snapshot is older than the one that {path} pins, got number "
+            f"{origin.snapshot.number}; expected {pinned.snapshot} or later. Was the source rolled back?"
+        )
+    outcome = _copy(origin, target, workers, progress)
+    if path is not None:
+        write_lock(path, open_store(target, snapshot=origin.snapshot.number), outcome.source)
+    return outcome
+
+
+def _copy(source: Store, to: Storage, workers: int, progress: TransferProgress | None) -> Transfer:
+    receiver = open_receiver(to)
     _prepare(source, receiver)
     copier = UnitCopier(source, receiver, progress)
     copier.copy_all(workers)
@@ -105,29 +159,6 @@ def push(
         source=source.storage.origin, target=target.origin, digest=source.snapshot.digest, rows=source.rows,
         units=source.units, new_units=copier.units, bytes=copier.bytes,
     )  # fmt: skip
-
-
-def pull(
-    source: Location,
-    store: Location,
-    *,
-    digest: str | None = None,
-    workers: int = DEFAULT_WORKERS,
-    progress: TransferProgress | None = None,
-) -> Transfer:
-    """Copy a sealed store from another location; see `push`, which this is with the locations exchanged.
-
-    Args:
-        source: Location to copy from, such as ``https://example.org/labels``.
-        store: Location of the copy.
-        digest: Digest that the snapshot must have; by default any.
-        workers: Units that are copied at the same time.
-        progress: Called with bytes done and bytes in all.
-
-    Raises:
-        SoftLabelsError: As `push` does.
-    """
-    return push(source, store, digest=digest, workers=workers, progress=progress)
 
 
 def _prepare(source: Store, receiver: Receiver) -> None:

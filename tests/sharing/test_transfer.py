@@ -119,7 +119,8 @@ def test_a_pinned_digest_is_checked_before_anything_is_copied(sealed, tmp_path):
     assert sl.pull(sealed, tmp_path / "copy", digest=digest).digest == digest
 
 
-def test_the_commands_copy_and_print_json(sealed, tmp_path):
+def test_the_commands_copy_and_print_json(sealed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(cli, ["push", str(sealed), str(tmp_path / "copy"), "--json", "-q"])
     assert done.exit_code == 0, done.output
     printed = json.loads(done.stdout)
