@@ -1,8 +1,9 @@
-"""Signals during training: none is lost, and the last steps are saved.
+"""Signals during training and generation: none is lost, and none breaks a library in the middle of its work.
 
-A handler that raises in any frame can be swallowed there, for example inside a callback of the garbage collector. So
-while steps run, SIGINT and SIGTERM only set a flag, which the loop checks after each step: it writes a checkpoint and
-then delivers the signal to the handler that was installed before. A second signal is delivered at once.
+A handler that raises in any frame can be swallowed there, for example in a callback of the garbage collector. Raised
+inside the import system it can leave a lock of CPython 3.11 held, and every thread that imports then waits for ever. So
+while batches run, SIGINT and SIGTERM only set a flag. The loop checks it after each batch, saves its work, and then
+delivers the signal to the handler that was installed before. A second signal is delivered at once.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ class Interruption:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._deferred = False
+        self._grace: float | None = None
+        self._timer: threading.Timer | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def install(self) -> None:
@@ -46,15 +49,20 @@ class Interruption:
         self._previous.clear()
 
     @contextmanager
-    def deferring(self) -> Iterator[None]:
-        """Only set the flag while the block runs."""
-        self._deferred = True
+    def deferring(self, grace: float | None = None) -> Iterator[None]:
+        """Only set the flag while the block runs.
+
+        Args:
+            grace: Seconds after which a signal is delivered all the same; None: never.
+        """
+        self._deferred, self._grace = True, grace
         try:
             yield
         finally:
             self._deferred = False
+            self._cancel()
 
-    def deliver(self, message: str) -> None:
+    def deliver(self, message: str = "") -> None:
         """Deliver a signal that arrived to the handler that was installed before.
 
         Args:
@@ -65,6 +73,7 @@ class Interruption:
         """
         if self.received is None:
             return
+        self._cancel()
         received, previous = self.received, dict(self._previous)
         self.restore()
         try:
@@ -77,6 +86,11 @@ class Interruption:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again, self.received = self.received is not None, self.received or signal.Signals(number)
         if self._deferred and not again:
+            if self._grace is not None:
+                arguments = (threading.main_thread().ident, number)
+                self._timer = threading.Timer(self._grace, signal.pthread_kill, arguments)
+                self._timer.daemon = True
+                self._timer.start()
             return
         previous = self._previous.get(signal.Signals(number))
         if callable(previous):
@@ -84,6 +98,10 @@ class Interruption:
         else:
             self.restore()
             signal.raise_signal(number)
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 @contextmanager

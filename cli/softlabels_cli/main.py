@@ -8,10 +8,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import logging
-import signal
 import sys
 import traceback
-from types import FrameType
 from typing import NoReturn
 
 import click
@@ -19,6 +17,7 @@ import click
 from softlabels.errors import EXIT_CODES, FAILED, INTERRUPTED, SoftLabelsError
 from softlabels.version import __version__
 from softlabels_cli.output import printable
+from softlabels_cli.signals import ending_on_signals, received
 
 EPILOG = "Start with:  softlabels demo\n\n\b\nExit codes:\n" + "".join(
     f"  {code:<4} {meaning}\n" for code, meaning in EXIT_CODES.items()
@@ -47,6 +46,7 @@ SECTIONS: dict[str, dict[str, str]] = {
 """Commands by section, each with its help in one line."""
 
 DEBUG = "--debug"
+STOPPED = "Interrupted. Committed work is kept: run the same command again to resume."
 
 
 class Commands(click.Group):
@@ -103,47 +103,55 @@ def main(args: list[str] | None = None) -> NoReturn:
     arguments = list(sys.argv[1:] if args is None else args)
     debug = DEBUG in arguments
     arguments = [argument for argument in arguments if argument != DEBUG]
-    signal.signal(signal.SIGTERM, _interrupt)
     if debug:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    with ending_on_signals():
+        code = _run(arguments, debug=debug)
+    sys.exit(code)
+
+
+def _run(arguments: list[str], *, debug: bool) -> int:
+    """Run a command; print its error, and return its exit code."""
     try:
         code = cli.main(arguments, prog_name="softlabels", standalone_mode=False)
         sys.stdout.flush()
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except SoftLabelsError as error:
-        if debug:
-            _print_stack(error)
-        click.echo(f"Error: {printable(str(error), lines=True)}", err=True)
-        sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort) as error:
         # click turns the interrupt, which may say what was saved, into an Abort.
-        message = str(error.__cause__ or error)
-        click.echo(message or "Interrupted. Committed work is kept: run the same command again to resume.", err=True)
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
+        click.echo(str(error.__cause__ or error) or STOPPED, err=True)
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001  reported, or raised again
+        if received():
+            click.echo(STOPPED, err=True)
+            return INTERRUPTED
+        return _report(error, debug=debug)
+    # Without its standalone mode, click returns the code of an Exit in place of the command's result.
+    return code if isinstance(code, int) else 0
+
+
+def _report(error: Exception, *, debug: bool) -> int:
+    """Print an error that a command may end with, and return its exit code; raise any other error."""
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if debug and isinstance(error, SoftLabelsError | OSError):
+        _print_stack(error)
+    if isinstance(error, SoftLabelsError):
+        click.echo(f"Error: {printable(str(error), lines=True)}", err=True)
+        return error.exit_code
+    if isinstance(error, BrokenPipeError):
         # The reader of the output (head, less) has gone. That is no failure, and stdout must not be flushed again.
         sys.stdout = None
-        sys.exit(0)
-    except OSError as error:
+        return 0
+    if isinstance(error, OSError):
         # Files of stores, runs and data have typed errors of their own; what remains is the terminal or a full disk.
-        if debug:
-            _print_stack(error)
         subject = error.filename if isinstance(error.filename, str) else "standard output"
         click.echo(f"Error: {printable(subject)}: cannot be written, got {error.strerror or error}.", err=True)
         sys.stdout = None
-        sys.exit(FAILED)
-    # Without its standalone mode, click returns the code of an Exit in place of the command's result.
-    sys.exit(code if isinstance(code, int) else 0)
+        return FAILED
+    raise error
 
 
 def _print_stack(error: Exception) -> None:
     """Print the traceback of an error without its message, which follows as for everybody."""
     lines = traceback.format_exception(error)
     click.echo("".join(lines[: -len(traceback.format_exception_only(error))]), err=True, nl=False)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """End a command on SIGTERM as Ctrl-C does: the unit in progress is dropped, committed work is kept."""
-    raise KeyboardInterrupt

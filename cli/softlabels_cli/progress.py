@@ -10,6 +10,7 @@ from typing import Any, Self
 import click
 
 from softlabels_cli.output import format_seconds
+from softlabels_cli.signals import raise_if_received
 
 LINE_EVERY = 5.0
 """Seconds between lines without a terminal."""
@@ -47,7 +48,11 @@ class Progress:
             done: Units done.
             total: Units in all.
             figures: Figures to show beside the rate, such as loss and accuracy.
+
+        Raises:
+            KeyboardInterrupt: A signal arrived, and its exception was swallowed.
         """
+        raise_if_received()
         if self.quiet:
             return
         if self.total == 0:

@@ -21,7 +21,11 @@ from softlabels.generation.length_groups import predict_rows
 from softlabels.generation.output_monitor import OutputMonitor
 from softlabels.generation.ranks import Rank
 from softlabels.generation.tally import Report, UnitProgress
+from softlabels.interruption import interruptible
 from softlabels.store import StoreWriter, UnitLocks
+
+GRACE_SECONDS = 10.0
+"""Time that a batch has to end after a signal, before the signal interrupts it."""
 
 POLL_SECONDS = 1.0
 """Time between two looks at units that other processes have claimed."""
@@ -41,20 +45,28 @@ def label_missing(work: Work, report: Report) -> None:
         InvalidLogits: An output cannot be stored; units that were committed are kept.
         TeacherRejected: A later batch cannot be labels.
         StoreError: The store cannot be written.
+        KeyboardInterrupt: A signal arrived; the unit in progress was dropped, and units that were committed are kept.
     """
     monitor = OutputMonitor(work.teacher.heads) if work.settings.gate else None
-    with work.store.claims() as claims:
+
+    def watched(progress: UnitProgress) -> None:
+        report(progress)
+        interruption.deliver()
+
+    with interruptible() as interruption, interruption.deferring(GRACE_SECONDS), work.store.claims() as claims:
         units = ClaimedUnits(work.store, claims, work.rank)
-        _label(work, units, monitor, report)
+        _label(work, units, monitor, watched)
         deadline = time.monotonic() + claims.lapse_seconds
         while units.retry():
-            _label(work, units, monitor, report)
+            _label(work, units, monitor, watched)
             if units.taken:
                 deadline = time.monotonic() + claims.lapse_seconds
             elif time.monotonic() >= deadline:
                 break
             else:
                 time.sleep(POLL_SECONDS)
+                interruption.deliver()
+        interruption.deliver()
 
 
 class ClaimedUnits:

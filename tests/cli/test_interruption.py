@@ -1,5 +1,6 @@
 """An interrupted training command: exit code 130 and a true message, whatever the signal hits."""
 
+import contextlib
 import signal
 
 import pytest
@@ -47,3 +48,63 @@ def test_the_command_line_prints_what_was_saved(tmp_path, monkeypatch, capsys, h
         main(["train-teacher", "digits", "--model", "mlp", "--out", str(tmp_path / "run"), "-q"])
     assert ended.value.code == 130
     assert "Interrupted at step 7 of 9" in capsys.readouterr().err
+
+
+def swallow():
+    """Receive a signal as a callback of a library does that ignores every exception."""
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """A command whose work is a function, in place of the one that lists garbage."""
+    from softlabels_cli import gc
+
+    def install(work):
+        monkeypatch.setattr(gc.command, "callback", lambda **_: work())
+
+    return install
+
+
+def call(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments])
+    return ended.value.code
+
+
+def test_a_signal_that_was_swallowed_ends_the_command_at_its_next_report(command, capsys, handlers):
+    from softlabels_cli.progress import Progress
+
+    def work():
+        with Progress("work", unit="rows", quiet=True) as progress:
+            swallow()
+            progress.update(1, 2)
+            pytest.fail("the signal was lost")
+
+    command(work)
+    assert call("gc", "x") == 130
+    assert "Interrupted" in capsys.readouterr().err
+
+
+def test_an_error_behind_a_signal_is_an_interruption_in_every_command(command, capsys, handlers):
+    def work():
+        swallow()
+        raise AttributeError("partially initialized module")
+
+    command(work)
+    assert call("gc", "x") == 130
+    assert "Interrupted" in capsys.readouterr().err
+
+
+def test_handlers_are_those_of_before_once_a_command_has_ended(command, handlers):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    command(lambda: None)
+    assert call("gc", "x") == 0
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_an_ignored_signal_stays_ignored(command, handlers):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    command(lambda: signal.raise_signal(signal.SIGINT))
+    assert call("gc", "x") == 0
