@@ -114,6 +114,10 @@ class TeacherRejected(SoftLabelsError):
     exit_code = FOUND_BAD
 
 
+class TeacherUnavailable(SoftLabelsError, ConnectionError):
+    """The server that runs a teacher cannot be reached, or answers with errors; committed units are kept."""
+
+
 class TrainingFailed(SoftLabelsError):
     """Training cannot go on, for example because the loss is not finite."""
 

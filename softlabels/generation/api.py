@@ -21,6 +21,7 @@ from softlabels.generation.engine import ProgressReport, Work
 from softlabels.generation.engines import engine_of
 from softlabels.generation.gate import check_teacher
 from softlabels.generation.heads import existing_heads, plan_heads, requested_heads, store_appears
+from softlabels.generation.listed_heads import encoding_of, listed_heads, require_logits
 from softlabels.generation.pilot import SAMPLE_ROWS, TeacherPilot
 from softlabels.generation.ranks import ALONE, Rank, find_rank
 from softlabels.generation.results import Estimate, Generated, encoding_text
@@ -235,6 +236,7 @@ def sample(
         SoftLabelsError: As generate.
     """
     plan, model, settings = _prepare(data, teacher, settings, None)
+    require_logits(model)
     heads = requested_heads(model.heads, None, settings.temperatures)
     usable = [name for name, one in heads.items() if one.kind in DISTRIBUTIONS and not one.position_shape]
     name = head if head is not None else next(iter(usable), None)
@@ -284,7 +286,7 @@ def describe_store(
         InvalidArgument: An encoding, a temperature or a size is invalid for this teacher.
     """
     heads = dict(model.heads) | ({CHOSEN: CHOSEN_HEAD} if settings.chosen else {})
-    requested = requested_heads(heads, settings.encoding, settings.temperatures)
+    requested = listed_heads(requested_heads(heads, encoding_of(model, settings), settings.temperatures), model)
     planned = plan_heads(requested, existing, TeacherPilot(plan, model, settings), seed=settings.seed)
     unit_rows, chunk_rows = planned.geometry(len(plan), settings.unit_rows, positions=_positions(plan.source))
     descriptor = Descriptor(

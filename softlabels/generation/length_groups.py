@@ -29,7 +29,7 @@ def predict_rows(model: Model, inputs: Any) -> Predictions:
         model: The teacher.
         inputs: Inputs of the batch; anything but token rows with marks is predicted as it is.
     """
-    if not isinstance(inputs, Ragged) or inputs.marks is None:
+    if not isinstance(inputs, Ragged) or inputs.marks is None or model.listed is not None:
         return model.predict_sliced(inputs)
     lengths = np.asarray(inputs.lengths, dtype=np.int64)
     groups = groups_by_length(lengths)

@@ -21,6 +21,7 @@ from softlabels.errors import InvalidArgument
 from softlabels.fidelity import measure
 from softlabels.generation.outputs import HeadOutput, Outputs
 from softlabels.labels import DISTRIBUTIONS
+from softlabels.models.listed_logits import ListedLogits
 from softlabels.models.sliced_logits import SlicedLogits
 from softlabels.sources import Ragged
 from softlabels.store import RowCopier, StoreWriter, UnitStatistics
@@ -169,6 +170,8 @@ class UnitBuilder:
 
     def _add_statistics(self, head: str, encoded: Encoded, output: HeadOutput, rows: NDArray[np.int64]) -> None:
         """Add the sums, dense rows and fidelity of rows that were encoded; of a ragged row those of one position."""
+        if isinstance(output.values, ListedLogits):
+            return  # the classes that are not listed are unknown, so nothing can be measured
         if encoded.residual is not None:
             self._statistics.add_sums(head, encoded.residual)
         items, positions, has_any = np.arange(len(rows)), None, np.ones(len(rows), bool)

@@ -158,6 +158,9 @@ class Model:
         """
         positions = count_rows(inputs)[1]
         name, head = next(iter(self.heads.items()))
+        if self.listed is not None:
+            listed: Any = self.module
+            return {name: listed.listed_logits(inputs)}
         small = positions is None or 4 * positions * head.classes <= max_bytes
         if small or self.user_code or len(self.heads) > 1 or not is_sliceable(self.module):
             return dict(self.predict(inputs))
@@ -167,6 +170,12 @@ class Model:
         if len(states) != positions:
             raise InvalidLogits(f"{self.spec}: got states of {len(states)} positions; expected {positions}")
         return {name: SlicedLogits(states, self.module.project, classes=head.classes)}
+
+    @property
+    def listed(self) -> int | None:
+        """Return the number of likeliest classes per position that the model tells; None if it tells the logits."""
+        count = getattr(self.module, "count", None)
+        return count if not self.user_code and callable(getattr(self.module, "listed_logits", None)) else None
 
     @property
     def target(self) -> Target:
