@@ -1,8 +1,6 @@
 """The commands on text, end to end: what a user types is text in, student out."""
 
 import json
-import subprocess
-import sys
 import sysconfig
 import time
 from pathlib import Path
@@ -15,6 +13,7 @@ import softlabels as sl
 from softlabels.errors import DataNotFound, InvalidArgument
 from softlabels_cli import demo_language
 from softlabels_cli.main import cli
+from tests.warm import WarmPython
 
 
 def run(*arguments, code=0):
@@ -71,11 +70,10 @@ def test_a_run_that_is_killed_and_resumed_writes_the_same_labels(folder, tmp_pat
     arguments = ["generate", root / "corpus.txt", "--teacher", f"run:{root / 'teacher'}", "--pack", 16, "--encoding",
                  "threshold:0.05", "--unit-rows", 4, "--batch-size", 2, "-q", "--out"]  # fmt: skip
     run(*arguments, tmp_path / "whole")
-    command = [sys.executable, "-m", "softlabels_cli", *map(str, arguments), str(tmp_path / "killed")]
     records = tmp_path / "killed" / "records"
     for _ in range(3):
         before = len(list(records.rglob("*.json")))
-        process = subprocess.Popen(command)
+        process = WarmPython("-m", "softlabels_cli", *arguments, tmp_path / "killed")
         while process.poll() is None and len(list(records.rglob("*.json"))) < before + 5:
             time.sleep(0.01)
         process.kill()

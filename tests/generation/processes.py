@@ -1,17 +1,13 @@
 """Real ``softlabels generate`` processes with a teacher that counts its rows and can be held up."""
 
-import os
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import softlabels as sl
 from softlabels.store import open_storage
 from softlabels.store.format import paths
 from softlabels.store.format.snapshot import read_table
+from tests.warm import WarmPython
 
-TOP = Path(sl.__file__).parents[1]
 ROWS, UNIT_ROWS, BATCH = 1797, 200, 50
 CHECKED = 2 * 16
 """Rows of committed units that a generator predicts again, twice, to be sure that the teacher is the same."""
@@ -48,18 +44,11 @@ def teach(inputs):
 
 def start(place, digits_path, *options, rank=None):
     """A process; ``rank`` is a pair of RANK and WORLD_SIZE as torchrun sets them."""
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(map(str, (TOP, TOP / "cli", place))), "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    if rank is not None:
-        environment |= {"RANK": str(rank[0]), "WORLD_SIZE": str(rank[1])}
-    command = [
-        sys.executable, "-m", "softlabels_cli", "generate", digits_path, "--teacher", "python:counted:teach", "--out",
-        "labels", "--unit-rows", str(UNIT_ROWS), "--batch-size", str(BATCH), "--no-gate", "--json", *options,
-    ]  # fmt: skip
-    return subprocess.Popen(
-        command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return WarmPython(
+        "-m", "softlabels_cli", "generate", digits_path, "--teacher", "python:counted:teach", "--out", "labels",
+        "--unit-rows", UNIT_ROWS, "--batch-size", BATCH, "--no-gate", "--json", *options, cwd=place,
+        environment={} if rank is None else {"RANK": str(rank[0]), "WORLD_SIZE": str(rank[1])},
+    )  # fmt: skip
 
 
 def wait_until(condition):

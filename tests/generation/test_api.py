@@ -1,11 +1,7 @@
 """Generating: what the teacher said is what the store holds, and nothing is computed twice."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +13,7 @@ from softlabels.errors import InvalidArgument, InvalidData, InvalidLogits, Store
 from softlabels.generation import Settings, estimate, generate
 from softlabels.store import open_storage
 from softlabels.store.format import paths
+from tests.warm import WarmPython, run
 
 
 def test_the_store_holds_what_the_teacher_said(teacher, digits, dense_logits, tmp_path):
@@ -119,7 +116,7 @@ def test_two_generators_share_a_store(digits_path, tmp_path):
         "print(result.new_units)"
     )
     out = str(tmp_path / "s")
-    both = [subprocess.Popen([sys.executable, "-c", code, out], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [WarmPython("-c", code, out) for _ in range(2)]
     new = [int(process.communicate(timeout=120)[0]) for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert sum(new) == sl.open(out).units == 29
@@ -137,11 +134,9 @@ def model(inputs):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
 def test_a_signal_keeps_committed_units(number, code, digits_path, tmp_path):
     (tmp_path / "slow.py").write_text(SLOW_TEACHER)
-    command = [sys.executable, "-m", "softlabels_cli", "generate", str(digits_path), "--teacher", "python:slow:model"]
-    command += ["--out", "s", "--unit-rows", "100", "--batch-size", "10"]
-    top = Path(sl.__file__).parents[1]
-    environment = os.environ | {"PYTHONPATH": f"{top}{os.pathsep}{top / 'cli'}"}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    command = ["-m", "softlabels_cli", "generate", digits_path, "--teacher", "python:slow:model"]
+    command += ["--out", "s", "--unit-rows", 100, "--batch-size", 10]
+    process = WarmPython(*command, cwd=tmp_path)
     deadline = time.monotonic() + 60
     while len(list(paths.committed_units(open_storage(tmp_path / "s")))) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -153,7 +148,7 @@ def test_a_signal_keeps_committed_units(number, code, digits_path, tmp_path):
     if code == 130:
         assert "Committed work is kept" in errors
         assert {path.name for path in (tmp_path / "s" / "tmp").iterdir()} <= {"claims.lock"}
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    run(*command, cwd=tmp_path)
     assert sl.verify(tmp_path / "s", deep=True).ok
     assert sl.open(tmp_path / "s").rows == 1797
 

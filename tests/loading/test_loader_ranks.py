@@ -1,25 +1,20 @@
 """Ranks of a real process group (gloo): one order, no hang, nothing lost or repeated, at any world size."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from tests.loading.stores import random_logits, reference_order, write_store
+from tests.warm import WarmPython
 
 
 def launch(root, store, folder, world_size, state, steps=0):
     """Return the rows that all ranks together saw, step by step."""
     meeting = folder / f"meeting-{world_size}-{steps}"
-    command = [sys.executable, "-m", "tests.loading.rank", store, meeting]
     ranks = [
-        subprocess.Popen(
-            [*command, str(rank), str(world_size), state, str(steps)], cwd=root, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
+        WarmPython("-m", "tests.loading.rank", store, meeting, rank, world_size, state, steps, cwd=root)
         for rank in range(world_size)
-    ]  # fmt: skip
+    ]
     outputs = [process.communicate(timeout=200) for process in ranks]
     for process, (_, errors) in zip(ranks, outputs, strict=True):
         assert process.returncode == 0, errors

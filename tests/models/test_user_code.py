@@ -18,6 +18,7 @@ from softlabels import models
 from softlabels.errors import InvalidArgument, InvalidLogits, ModelFailed
 from softlabels.models import OutputHead, as_model
 from softlabels.sources import Ragged
+from tests.warm import run
 
 SAMPLE = np.arange(12, dtype=np.float32).reshape(4, 3)
 
@@ -306,8 +307,7 @@ print(json.dumps([model.digest, model.digest_covers]))
 def test_the_digest_of_a_function_covers_its_module_and_the_weights_it_uses(tmp_path):
     def load(**changes):
         (tmp_path / "tw.py").write_text(TEACHER.format(**({"seed": 0, "scale": 1, "comment": ""} | changes)))
-        done = subprocess.run([sys.executable, "-c", LOAD], cwd=tmp_path, capture_output=True, text=True, check=True)
-        return json.loads(done.stdout)
+        return json.loads(run("-c", LOAD, cwd=tmp_path))
 
     digest, covers = load()
     assert load()[0] == digest

@@ -1,12 +1,9 @@
 """The training loop: exact resuming, signals, full disks, and directories of several runs."""
 
 import json
-import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,6 +12,7 @@ from softlabels.errors import InvalidArgument, ModelFailed, RunCorrupt, StorageF
 from softlabels.models.run_files import temporary_name
 from softlabels.training import train_teacher
 from softlabels.training.run_claim import OWN_FILES, STARTED_FILE
+from tests.warm import run
 
 MODEL = "mlp:width=4,depth=1"
 
@@ -34,10 +32,8 @@ def handlers():
 
 def test_no_signal_is_lost_and_the_message_is_true(tmp_path, root):
     """At random moments of 40 runs, also inside of finalizers, where Python swallows what a handler raises."""
-    command = [sys.executable, root / "tests" / "training" / "interrupted.py", tmp_path, "40"]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
-    turns = [json.loads(line) for line in done.stdout.splitlines()]
+    output = run(root / "tests" / "training" / "interrupted.py", tmp_path, 40, timeout=300)
+    turns = [json.loads(line) for line in output.splitlines()]
     assert len(turns) == 40
     assert None not in [turn["message"] for turn in turns]
     for turn in turns:

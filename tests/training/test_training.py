@@ -77,7 +77,7 @@ def test_the_student_trains_with_the_teacher_gone(trained, tmp_path, digits_path
     """Labels alone travel: the teacher's run is not there, nor is its folder."""
     shutil.copytree(trained / "labels", tmp_path / "labels")
     assert not (tmp_path / "teacher").exists()
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     worker = context.Process(target=train_elsewhere, args=(tmp_path, digits_path))
     worker.start()
     worker.join(120)
@@ -131,7 +131,7 @@ def train_slowly(labels, digits_path, out):
 
 def test_killed_and_resumed_equals_never_interrupted_to_the_bit(trained, digits, digits_path, tmp_path):
     uninterrupted = train_student(trained / "labels", digits, STUDENT, tmp_path / "uninterrupted", steps=260, seed=5)
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     checkpoint = tmp_path / "killed" / "checkpoint.safetensors"
     kills = 0
     for _ in range(3):

@@ -2,8 +2,6 @@
 
 import json
 import runpy
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -18,6 +16,7 @@ from softlabels.loading.adapters.huggingface import TokenCollator, TokenLoss, tr
 from softlabels.loading.adapters.torch_datasets import LabelDataset
 from softlabels.sources import TokenSource
 from tests.loading.stores import write_store
+from tests.warm import run
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning")  # those of other libraries are theirs
 
@@ -134,10 +133,8 @@ torch.distributed.destroy_process_group()
 def test_two_processes_with_half_the_batch_each_train_the_same_student(trainer, root, tmp_path):
     """Real ranks of torch.distributed.run: a sum that did not count tokens over both would be off."""
     (tmp_path / "driver.py").write_text(DRIVER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [tmp_path / "driver.py", root / "docs" / "examples" / "huggingface_trainer.py", tmp_path / "two"]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=200)
-    assert done.returncode == 0, done.stderr
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, tmp_path / "driver.py"]
+    run(*command, root / "docs" / "examples" / "huggingface_trainer.py", tmp_path / "two", cwd=root, timeout=200)
     one = trainer["train"](tmp_path / "one", steps=2, optim="sgd", max_grad_norm=0)
     expected = torch.load(tmp_path / "two" / "weights.pt", weights_only=True)
     torch.testing.assert_close(expected, weights(one), atol=1e-6, rtol=1e-5)
