@@ -173,7 +173,7 @@ class HfStorage(ReadOnly, RemoteStorage):
     # Requests
 
     def _api(self) -> HfApi:
-        return hub().HfApi(endpoint=os.environ.get("HF_ENDPOINT"))  # type: ignore[no-any-return]
+        return hub().HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
 
     def _show(self) -> DatasetInfo:
         return self._api().dataset_info(self.repository, revision=self.revision, timeout=TIMEOUT)
