@@ -120,6 +120,14 @@ data_options = group_of(
         help="Column of the ground truth of a head: classes, numbers or masks; repeat for more heads.",
     ),
     click.option(
+        "--size",
+        type=click.IntRange(min=1),
+        metavar="PIXELS",
+        expose_value=False,
+        callback=_remember,
+        help="Resize the shorter side of images to PIXELS and crop the centre. [their own size]",
+    ),
+    click.option(
         "--id",
         metavar="COLUMN",
         expose_value=False,

@@ -7,8 +7,10 @@ from softlabels.sources.description import SourceDescription, describe_source
 from softlabels.sources.distinct import DistinctSource
 from softlabels.sources.map_style import DatasetSource
 from softlabels.sources.opening import as_source, open_source
+from softlabels.sources.pictures import map_images, map_masks
 from softlabels.sources.protocol import Columns, Source, Target, UnusedColumn
 from softlabels.sources.sequences import TokenSource, input_keys
+from softlabels.sources.sized import SizedSource
 from softlabels.sources.structure import Ragged, join_inputs, map_arrays
 
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
     "DatasetSource",
     "DistinctSource",
     "Ragged",
+    "SizedSource",
     "Source",
     "SourceDescription",
     "Target",
@@ -32,6 +35,8 @@ __all__ = [
     "input_keys",
     "join_inputs",
     "map_arrays",
+    "map_images",
+    "map_masks",
     "missing_classes",
     "open_source",
     "order_names",

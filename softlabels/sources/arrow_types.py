@@ -84,6 +84,22 @@ def is_binary(kind: pa.DataType) -> bool:
     )
 
 
+def is_image_struct(kind: pa.DataType) -> bool:
+    """Return True for a struct of bytes and path, the layout of images in Hugging Face ``datasets``.
+
+    Example:
+        >>> is_image_struct(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+        True
+    """
+    kind = value_type(kind)
+    if not pa.types.is_struct(kind):
+        return False
+    names = {kind.field(i).name for i in range(kind.num_fields)}
+    if "bytes" not in names or not names <= {"bytes", "path"}:
+        return False
+    return is_binary(kind.field("bytes").type) or pa.types.is_null(kind.field("bytes").type)
+
+
 def plain_table(table: pa.Table, name: str) -> pa.Table:
     """Return a table whose columns have plain types, in one piece each.
 

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import pyarrow as pa
 
 from softlabels.errors import ColumnMissing, InvalidArgument, InvalidData
-from softlabels.sources.arrow_types import is_list, is_number, is_tensor, is_text, value_type
+from softlabels.sources.arrow_types import is_image_struct, is_list, is_number, is_tensor, is_text, value_type
 from softlabels.sources.protocol import Columns, TargetColumn, TargetKind, UnusedColumn
 from softlabels.sources.single_target import LABEL_HEAD
 
@@ -229,6 +229,9 @@ def _default_inputs(
     """Return the inputs where none are named, and whether they are scalar columns to be stacked."""
     kinds = {column: schema.field(column).type for column in candidates}
     first = _named_like(INPUT_NAMES, candidates, name)
+    images = [column for column in candidates if is_image_struct(kinds[column])]
+    if len(images) == 1:
+        return (images[0],), False
     if first is not None and not is_number(kinds[first]):
         return (first,), False
     numbers = [column for column in candidates if is_number(kinds[column])]

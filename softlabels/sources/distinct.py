@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.keys import fingerprint
+from softlabels.sources.image_files import Pixels
+from softlabels.sources.pictures import map_images, map_masks
 from softlabels.sources.protocol import Columns, Source, Target
+
+Value = TypeVar("Value")
 
 HASHED_ROWS = 65_536
 """Keys that are hashed at a time."""
@@ -104,6 +108,16 @@ class DistinctSource:
     def inputs(self, rows: NDArray[np.int64]) -> Any:
         """Return the inputs of ``rows``, in the form of the source."""
         return self._source.inputs(self._rows[rows])
+
+    def map_images(self, rows: NDArray[np.int64], change: Callable[[int, Pixels], Value]) -> list[Value]:
+        """Return a function of each image of ``rows`` at its own size; see ``softlabels.sources.map_images``."""
+        return map_images(self._source, self._rows[rows], change)
+
+    def map_masks(
+        self, name: str, rows: NDArray[np.int64], change: Callable[[int, NDArray[np.int64]], Value]
+    ) -> list[Value]:
+        """Return a function of each mask at its own size; see ``softlabels.sources.map_masks``."""
+        return map_masks(self._source, name, self._rows[rows], change)
 
     def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Return the hard labels of ``rows``; None without a label column."""

@@ -18,6 +18,7 @@ from softlabels.sources.column_roles import InputOption, LabelOption, TargetsOpt
 from softlabels.sources.kinds import kind_of_directory, kind_of_file, kind_of_name
 from softlabels.sources.protocol import Source
 from softlabels.sources.request import OpenRequest
+from softlabels.sources.sized import with_size
 from softlabels.sources.tables import MemoryTable, Table
 from softlabels.text.options import TextOptions
 
@@ -31,6 +32,7 @@ def open_source(
     label: LabelOption = None,
     id: str | None = None,  # noqa: A002  as above
     targets: TargetsOption = None,
+    size: int | None = None,
     class_names: Sequence[str] | None = None,
     text: TextOptions | None = None,
 ) -> Source:
@@ -46,6 +48,8 @@ def open_source(
         targets: Columns of targets by head, such as ``{"steering": "angle"}``: class numbers or names, numbers or lists
             of numbers (a regression), or masks as lists of lists of class numbers. The kind may follow a colon
             (``angle:regression``). The head of the label is ``logits``.
+        size: Height and width of images in pixels: the shorter side is resized and the centre cropped. Needed if the
+            images have several sizes. None: their own size.
         class_names: Names of the classes by number, as a run or a store records them; labels are mapped by name. By
             default the labels of the data are numbered themselves.
         text: Options of text; None if the inputs are numbers. Text is a .txt file, a column of text, a pair of columns
@@ -79,9 +83,9 @@ def open_source(
     is_directory = os.path.isdir(name)  # noqa: PTH112  Path.is_dir raises for names that are too long
     kind = kind_of_name(name) or (kind_of_directory(request.path) if is_directory else None)
     if kind is not None:
-        return kind.open(request)
+        return with_size(kind.open(request), size)
     _check_file(name)
-    return kind_of_file(Path(name), name).open(request)
+    return with_size(kind_of_file(Path(name), name).open(request), size)
 
 
 def as_source(
@@ -91,6 +95,7 @@ def as_source(
     label: LabelOption = None,
     id: str | None = None,  # noqa: A002  as above
     targets: TargetsOption = None,
+    size: int | None = None,
     class_names: Sequence[str] | None = None,
     text: TextOptions | None = None,
 ) -> Source:
@@ -104,6 +109,7 @@ def as_source(
         label: Column of hard labels; see ``open_source``.
         id: Column that names rows; see ``open_source``.
         targets: Columns of targets by head; see ``open_source``.
+        size: Height and width of images in pixels; see ``open_source``.
         class_names: Names of the classes by number; see ``open_source``.
         text: Options of text; see ``open_source``.
 
@@ -120,14 +126,22 @@ def as_source(
     """
     if isinstance(data, str | os.PathLike):
         return open_source(
-            os.fspath(data), input=input, label=label, id=id, targets=targets, class_names=class_names, text=text
+            os.fspath(data),
+            input=input,
+            label=label,
+            id=id,
+            targets=targets,
+            size=size,
+            class_names=class_names,
+            text=text,
         )
     if isinstance(data, Source):
         if (input, label, id, targets or None) != (None, None, None, None):
             raise InvalidArgument(
                 f"{data.spec}: an open source has its columns already; leave out input, label, id and targets"
             )
-        return data if class_names is None else data.with_class_names(class_names)
+        source = data if class_names is None else data.with_class_names(class_names)
+        return source if size is None else with_size(getattr(source, "original", source), size)
     table = _as_table(data)
     request = OpenRequest(
         spec=table.name,
@@ -139,7 +153,7 @@ def as_source(
         class_names=class_names,
         text=text,
     )
-    return request.source(table)
+    return with_size(request.source(table), size)
 
 
 def _as_table(data: Any) -> Table:

@@ -8,15 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
+import numpy as np
 import pyarrow as pa
 
 from softlabels.errors import InvalidArgument, InvalidData
-from softlabels.sources.column_roles import InputOption, LabelOption, TargetsOption, choose_columns
+from softlabels.sources.arrow_types import is_text
+from softlabels.sources.column_roles import INPUT_NAMES, InputOption, LabelOption, TargetsOption, choose_columns
+from softlabels.sources.image_column import is_image_column
 from softlabels.sources.protocol import Source
 from softlabels.sources.table_source import TableSource
 from softlabels.sources.tables import Table
 from softlabels.sources.text_tables import open_text_table
 from softlabels.text.options import TextOptions
+
+PATH_NAMES = ("path", "file", "filename", "file_name", "filepath", "image_path", "image_file")
+"""Columns of paths of images, if no column has the usual name of an input."""
 
 
 class DataOptions(TypedDict, total=False):
@@ -26,6 +32,7 @@ class DataOptions(TypedDict, total=False):
     label: LabelOption
     id: str | None
     targets: TargetsOption
+    size: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +59,13 @@ class OpenRequest:
     class_names: Sequence[str] | None = None
     text: TextOptions | None = None
 
-    def source(self, table: Table, odd: Mapping[str, str] | None = None) -> Source:
+    def source(self, table: Table, odd: Mapping[str, str] | None = None, base: Path | None = None) -> Source:
         """Return the source over a table, with the roles of columns that the request names.
 
         Args:
             table: The rows of the data.
             odd: Columns that cannot be used as they are, with the reason.
+            base: Directory that paths of images start from; None for that of the file.
 
         Raises:
             ColumnMissing: A named column is not there, or nothing can be the input.
@@ -81,13 +89,35 @@ class OpenRequest:
         columns = choose_columns(
             table.schema,
             table.name,
-            input_columns=self.input,
+            input_columns=self.input or path_column(table),
             label_column=self.label,
             id_column=self.id,
             target_columns=self.targets,
             odd=odd,
         )
-        return TableSource(self.spec, table, columns, class_names=self.class_names)
+        return TableSource(self.spec, table, columns, class_names=self.class_names, base=base or self.path.parent)
+
+
+def path_column(table: Table) -> str | None:
+    """Return the column of paths of images, by its name and its first value; None if there is none.
+
+    Args:
+        table: The rows of the data.
+
+    Example:
+        >>> from softlabels.sources.tables import MemoryTable
+        >>> path_column(MemoryTable("table", pa.table({"file_name": ["cat/1.jpg"], "label": [3]})))
+        'file_name'
+    """
+    names = {name.strip().casefold(): name for name in table.schema.names}
+    if names.keys() & {*INPUT_NAMES}:
+        return None
+    for name in PATH_NAMES:
+        if name in names and is_text(table.schema.field(names[name]).type):
+            first = table.select([names[name]]).read(np.zeros(1, np.int64), [names[name]])
+            value = first.column(0)[0].as_py()
+            return names[name] if is_image_column(pa.string(), value) else None
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)

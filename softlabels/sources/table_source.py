@@ -17,9 +17,10 @@ import math
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +31,11 @@ from softlabels.keys import KEY_BYTES, content_keys, fingerprint
 from softlabels.sources.arrays import ArrayTable
 from softlabels.sources.class_labels import ClassLabels, LabelReader, recorded_names
 from softlabels.sources.ids import id_column_keys, require_unique
+from softlabels.sources.image_column import ImageColumn, is_image_column
+from softlabels.sources.image_files import Pixels, decode_mask
+from softlabels.sources.image_sizes import ImageSizes
 from softlabels.sources.inputs import input_array, join_columns
+from softlabels.sources.pictures import map_arrays_of
 from softlabels.sources.protocol import Columns, Target
 from softlabels.sources.scratch import ArrayBuilder
 from softlabels.sources.single_target import LABEL_HEAD, label_target, unknown_target
@@ -44,8 +49,12 @@ PASS_BYTES = 64 * 2**20
 """Bytes of inputs that are converted at a time in a pass over all rows, at least one row."""
 MAX_WASTE = 1.5
 """Rows decoded but not returned, per row of the source, before inputs are written to a temporary file."""
+FILE_BYTES = 2**20
+"""Bytes that an encoded image is taken to have where the rows of a pass are chosen."""
 SPARE = 2
 """A temporary file is written if the disk has this many times its size free."""
+
+Value = TypeVar("Value")
 
 log = logging.getLogger("softlabels")
 
@@ -71,27 +80,48 @@ class TableSource:
         table: The rows.
         columns: Roles of its columns.
         class_names: Names of the classes by number; None to number the labels of the table themselves.
+        base: Directory that relative paths of images start from; None for the current one.
 
     Raises:
         InvalidData: No rows, inputs or labels that cannot be used, missing or repeated ids; names the row.
     """
 
-    def __init__(self, spec: str, table: Table, columns: Columns, *, class_names: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        spec: str,
+        table: Table,
+        columns: Columns,
+        *,
+        class_names: Sequence[str] | None = None,
+        base: Path | None = None,
+    ) -> None:
         self._spec = spec
         self._columns = columns
+        self._base = base or Path()
         self._table = table.select(columns.used())
         self._schema = table.schema
         if len(self._table) == 0:
             raise InvalidData(f"{table.name}: the data has no rows")
         row = np.zeros(1, np.int64)
-        first = input_array(self._table.read(row, columns.used()), columns, table.name, row)
-        self._shape, self._dtype = first.shape[1:], first.dtype
+        first_row = self._table.read(row, columns.used())
+        self._images = self._image_column(first_row, columns.inputs[0]) if not columns.stacked else None
+        if self._images is None:
+            first = input_array(first_row, columns, table.name, row)
+            self._shape, self._dtype = first.shape[1:], first.dtype
+        else:
+            self._columns = replace(columns, computed=columns.id is None)
+            self._shape, self._dtype = (), np.dtype(np.uint8)
+        self._sizes = ImageSizes(f"{table.name}, column {columns.inputs[0]!r}")
         self._scratch: Scratch | None = None
         self._targets: dict[str, TargetValues] = {}
+        masks = {target.head: self._image_column(first_row, target.column) for target in columns.targets}
+        self._mask_images = {head: images for head, images in masks.items() if images is not None}
         self._lock = threading.Lock()
         self._keys, self._labels, self._splits = self._read_all()
         if columns.id is not None:
             require_unique(self._keys, f"{table.name}, column {columns.id!r}")
+        if self._images is not None:
+            self._shape = (*self._sizes.common(), 3)
         self._fingerprint = fingerprint(self._keys[r : r + PASS_ROWS] for r in range(0, len(self), PASS_ROWS))
         self._needless = self._table.decoded_rows
         if class_names is not None and self._labels is not None:
@@ -180,12 +210,58 @@ class TableSource:
         """
         if len(rows) == 0:
             return np.empty((0, *self._shape), self._dtype)
+        if self._images is not None:
+            self._sizes.require_one()
+            pictures = np.stack(self.map_images(rows, lambda _place, image: image))
+            self._check_shape(pictures, rows)
+            return pictures
         scratch = self._scratch_for(rows)
         if scratch is not None:
             return np.array(scratch.inputs[rows])
         array = self._read_inputs(rows)
         self._check_shape(array, rows)
         return array if array.flags.owndata and array.flags.writeable else np.array(array)
+
+    @property
+    def sizes(self) -> ImageSizes | None:
+        """Sizes of the images that rows hold as files; None if rows hold numbers."""
+        return None if self._images is None else self._sizes
+
+    def map_images(self, rows: NDArray[np.int64], change: Callable[[int, Pixels], Value]) -> list[Value]:
+        """Return a function of each image of ``rows`` at its own size, computed on threads.
+
+        Args:
+            rows: (n,) row numbers.
+            change: Function of the place in ``rows`` and the image, (H, W, C) uint8.
+
+        Raises:
+            UnreadableRow: Images cannot be read.
+            InvalidData: The inputs are no images.
+        """
+        if self._images is None:
+            return map_arrays_of(self, rows, change)
+        column = self._columns.inputs[0]
+        return self._images.decode(_column(self._table.read(rows, [column]), column), rows, change)
+
+    def map_masks(
+        self, name: str, rows: NDArray[np.int64], change: Callable[[int, NDArray[np.int64]], Value]
+    ) -> list[Value]:
+        """Return a function of each mask of the target ``name``, (H, W) int64, at its own size.
+
+        Args:
+            name: Name of the head.
+            rows: (n,) row numbers.
+            change: Function of the place in ``rows`` and the mask.
+
+        Raises:
+            UnreadableRow: Masks cannot be read.
+            InvalidArgument: There is no such target.
+        """
+        if name not in self._mask_images:
+            return [change(place, mask) for place, mask in enumerate(self.target(name, rows))]
+        column = str(self._targets[name].target.column)
+        values = _column(self._table.read(rows, [column]), column)
+        return self._mask_images[name].decode(values, rows, change, decode_mask)
 
     def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Return the hard labels of ``rows``, -1 for a row without one; None without a label column."""
@@ -203,6 +279,9 @@ class TableSource:
         if name not in self._targets:
             return np.asarray(self.labels(rows), np.int64)
         values = self._targets[name]
+        if name in self._mask_images:
+            masks = self.map_masks(name, rows, lambda _place, mask: mask)
+            return np.stack(masks) if masks else np.empty((0, *values.target.shape), np.int64)
         if values.target.kind == "pixels":
             return self._read_masks(name, values.target, rows)
         return values.take(rows)
@@ -252,14 +331,26 @@ class TableSource:
         """Return the values in a temporary file once rows are decoded in vain too often; None before."""
         with self._lock:
             # Rows that were decoded since opening but not returned; the opening pass itself is set off at the start.
-            if self._scratch is None and self._table.decoded_rows - self._needless > MAX_WASTE * len(self):
+            if (
+                self._images is None
+                and self._scratch is None
+                and self._table.decoded_rows - self._needless > MAX_WASTE * len(self)
+            ):
                 self._scratch = self._write_scratch()
             self._needless += len(rows)
             return self._scratch
 
     def _masks(self) -> dict[str, Target]:
         """Return the targets whose values are read from the table."""
-        return {head: target for head, target in described(self._targets).items() if target.kind == "pixels"}
+        pixels = {head: values.target for head, values in self._targets.items() if values.target.kind == "pixels"}
+        return {head: target for head, target in pixels.items() if head not in self._mask_images}
+
+    def _image_column(self, first_row: pa.Table, column: str) -> ImageColumn | None:
+        """Return a column of images; None if it holds something else."""
+        values = first_row.column(column)
+        if not is_image_column(values.type, values[0].as_py()):
+            return None
+        return ImageColumn(f"{self._table.name}, column {column!r}", self._base)
 
     def _check_shape(self, array: NDArray[np.generic], rows: NDArray[np.int64]) -> None:
         if array.shape[1:] != self._shape or array.dtype != self._dtype:
@@ -271,6 +362,8 @@ class TableSource:
     def _row_ranges(self) -> Iterator[NDArray[np.int64]]:
         """Yield all rows in order, as many at a time as the bounds of a pass allow."""
         row_bytes = math.prod(self._shape) * self._dtype.itemsize * (1 + len(self._columns.targets))
+        if self._images is not None:
+            row_bytes = FILE_BYTES
         step = max(1, min(PASS_ROWS, PASS_BYTES // row_bytes))
         for start in range(0, len(self), step):
             yield np.arange(start, min(start + step, len(self)), dtype=np.int64)
@@ -286,15 +379,15 @@ class TableSource:
         if columns.split is not None:
             splits = SplitReader(count, f"{name}, column {columns.split!r}")
         targets: dict[str, TargetReader] = {
-            target.head: open_target(target, self._schema, count, name) for target in columns.targets
+            target.head: open_target(target, self._schema, count, name, self._mask_images.get(target.head), self._sizes)
+            for target in columns.targets
         }
         for rows in self._row_ranges():
             table = self._table.read(rows, columns.used())
-            inputs = input_array(table, columns, name, rows)
-            self._check_shape(inputs, rows)
+            input_keys = self._look_at_inputs(table, rows)
             first = int(rows[0])
             if columns.id is None:
-                keys.append(content_keys(inputs))
+                keys.append(input_keys)
             else:
                 keys.append(id_column_keys(_column(table, columns.id), f"{name}, column {columns.id!r}", first))
             if labels is not None and columns.label is not None:
@@ -309,6 +402,16 @@ class TableSource:
             None if labels is None else labels.finish(),
             None if splits is None else splits.finish(),
         )
+
+    def _look_at_inputs(self, table: pa.Table, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Check inputs, and return the keys of their content."""
+        if self._images is None:
+            inputs = input_array(table, self._columns, self._table.name, rows)
+            self._check_shape(inputs, rows)
+            return content_keys(inputs) if self._columns.id is None else np.empty((0, KEY_BYTES), np.uint8)
+        keys, sizes = self._images.keys_and_sizes(_column(table, self._columns.inputs[0]))
+        self._sizes.append(sizes, int(rows[0]))
+        return keys
 
     def _write_scratch(self) -> Scratch | None:
         """Return all inputs and masks in a temporary file; None if there is no space for one."""

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from softlabels.errors import InvalidData
 from softlabels.sources.arrow_types import is_list, is_number, is_tensor, is_text, value_type
 from softlabels.sources.class_labels import ClassLabels, LabelReader, recorded_names
+from softlabels.sources.image_column import ImageColumn
+from softlabels.sources.image_sizes import ImageSizes
 from softlabels.sources.inputs import column_array
 from softlabels.sources.protocol import Target, TargetColumn, TargetKind
 from softlabels.sources.scratch import ArrayBuilder
@@ -66,7 +68,14 @@ class TargetValues:
         return self.classes.take(rows) if self.classes is not None else np.array(self.numbers[rows])
 
 
-def open_target(column: TargetColumn, schema: pa.Schema, rows: int, name: str) -> TargetReader:
+def open_target(
+    column: TargetColumn,
+    schema: pa.Schema,
+    rows: int,
+    name: str,
+    images: ImageColumn | None = None,
+    sizes: ImageSizes | None = None,
+) -> TargetReader:
     """Return the reader of a column of targets.
 
     Args:
@@ -74,6 +83,8 @@ def open_target(column: TargetColumn, schema: pa.Schema, rows: int, name: str) -
         schema: Types and metadata of all columns.
         rows: Number of rows of the source.
         name: Name of the data, for messages.
+        images: The column as images, if it holds encoded masks.
+        sizes: Sizes of the inputs, which masks must have; None if inputs are no files of images.
 
     Raises:
         InvalidData: The column has a type that cannot be a target of its kind.
@@ -86,6 +97,8 @@ def open_target(column: TargetColumn, schema: pa.Schema, rows: int, name: str) -
         'regression'
     """
     name = f"{name}, column {column.column!r}"
+    if images is not None:
+        return MaskReader(column.column, images, name, sizes)
     kind = column.kind or kind_of_type(schema.field(column.column).type, name)
     metadata = schema.field(column.column).metadata or {}
     if kind == "classes":
@@ -271,6 +284,58 @@ class PixelReader:
     def finish(self) -> TargetValues:
         """Return the description; masks are read from the table when they are needed."""
         target = Target(kind="pixels", classes=self._highest + 1, shape=self._shape or (), column=self._column)
+        return TargetValues(target=target)
+
+
+class MaskReader:
+    """Checks masks in files of images and counts their classes; see TargetReader for the methods.
+
+    A mask that cannot be decoded is an error once its row is read.
+
+    Args:
+        column: Name of the column.
+        images: The column as images.
+        name: Name of the data and the column, for messages.
+        sizes: Sizes of the inputs; None if inputs are no files of images.
+    """
+
+    def __init__(self, column: str, images: ImageColumn, name: str, sizes: ImageSizes | None) -> None:
+        self._column = column
+        self._images = images
+        self._name = name
+        self._inputs = sizes
+        self._sizes = ImageSizes(name)
+        self._highest = -1
+
+    def append(self, values: pa.Array, first_row: int) -> None:
+        """Check the masks of the next rows.
+
+        Raises:
+            InvalidData: A mask has another size than its image, or a class number out of range; names the row.
+        """
+        looked = self._images.summaries(values)
+        sizes = [None if summary is None else summary[:2] for summary in looked]
+        self._sizes.append(sizes, first_row)
+        for place, summary in enumerate(looked):
+            file = self._images.describe(values[place].as_py())
+            if summary is not None and summary[2] >= MAX_PIXEL_CLASSES:
+                raise InvalidData(
+                    f"{self._name}, row {first_row + place}{file}: not a mask of class numbers, got {summary[2]}; "
+                    f"expected less than {MAX_PIXEL_CLASSES}"
+                )
+            if self._inputs is not None and summary is not None:
+                size = self._inputs.last[place] if self._inputs.last else None
+                if size is not None and size != summary[:2]:
+                    raise InvalidData(
+                        f"{self._name}, row {first_row + place}{file}: the mask has another size than its image, got "
+                        f"{summary[0]}x{summary[1]}; expected {size[0]}x{size[1]}. Correct the mask"
+                    )
+            self._highest = max(self._highest, -1 if summary is None else summary[2])
+
+    def finish(self) -> TargetValues:
+        """Return the description; masks are decoded when they are needed."""
+        shape = self._sizes.common()
+        target = Target(kind="pixels", classes=self._highest + 1, shape=shape, column=self._column)
         return TargetValues(target=target)
 
 

@@ -121,6 +121,52 @@ def as_image(pixels: torch.Tensor) -> NDArray[np.uint8]:
     return np.ascontiguousarray(rounded.numpy().transpose(1, 2, 0))
 
 
+def center_view(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Return the largest central square of an image at ``size`` pixels, the view of an image that is not augmented.
+
+    Args:
+        image: (H, W, C) uint8 with C of 1 or 3.
+        size: Side of the view in pixels.
+
+    Example:
+        >>> center_view(np.zeros((4, 6, 3), np.uint8), 2).shape
+        (2, 2, 3)
+    """
+    return as_image(center_crop(as_pixels(image), size))
+
+
+def center_mask(mask: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Return the class numbers of the largest central square of a mask at ``size`` pixels, by nearest neighbour.
+
+    Args:
+        mask: (H, W) int64.
+        size: Side of the mask in pixels.
+
+    Example:
+        >>> center_mask(np.arange(8).reshape(2, 4), 2).tolist()
+        [[1, 2], [5, 6]]
+    """
+    height, width = mask.shape
+    side = min(height, width)
+    y, x = (height - side) // 2, (width - side) // 2
+    places = nearest_places(side, size)
+    return np.asarray(mask[y + places[:, None], x + places[None]])
+
+
+def nearest_places(length: int, size: int) -> NDArray[np.int64]:
+    """Return the pixel that each of ``size`` pixels is taken from, by nearest neighbour at pixel centres, (size,).
+
+    Args:
+        length: Pixels of the original.
+        size: Pixels of the result.
+
+    Example:
+        >>> nearest_places(4, 2).tolist()
+        [1, 3]
+    """
+    return np.minimum((2 * np.arange(size) + 1) * length // (2 * size), length - 1)
+
+
 def parse_policy(spec: str) -> Policy:
     """Return the policy that a specification names.
 
