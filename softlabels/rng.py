@@ -16,8 +16,8 @@ GOLDEN = 0x9E3779B97F4A7C15
 # Streams keep draws for unlike purposes independent. A number in use is never given another meaning.
 UNIT_STREAM, ROW_STREAM, MEASURE_STREAM, POSITION_STREAM = 0, 1, 2, 3
 """SplitMix streams: units that sum unlisted mass, rows of the probe, rows measured, the position of a ragged row."""
-DRAW_STREAM, AUGMENT_STREAM, ROAD_STREAM = 16, 32, 33
-"""SplitMix streams: draws of the encodings, parameters of augmented views, road scenes."""
+DRAW_STREAM, AUGMENT_STREAM, ROAD_STREAM, TRAINING_STREAM = 16, 32, 33, 48
+"""SplitMix streams: draws of the encodings, parameters of augmented views, road scenes, dropout of a training step."""
 CHUNK_STREAM, ITEM_STREAM, BATCH_STREAM, VIEW_STREAM, PART_STREAM = range(5)
 """Philox streams: order of chunks, of items in a window, of batches by length; views; parts of a mixture."""
 

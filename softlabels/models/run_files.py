@@ -123,6 +123,20 @@ def append_line(folder: Path, name: str, line: str) -> None:
         file.write(f"{line}\n")
 
 
+def sync_file(folder: Path, name: str) -> None:
+    """Make the content of a file durable.
+
+    Args:
+        folder: Run directory.
+        name: Name of the file.
+
+    Raises:
+        StorageFailed: The operating system refused.
+    """
+    with storage_errors(folder / name), (folder / name).open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def delete_file(folder: Path, name: str) -> None:
     """Delete a file if it exists.
 

@@ -22,8 +22,11 @@ MAX_NAMES = 2**20
 """Class names."""
 MAX_COUNT = 2**48
 
-RecipeValue = int | float | str | bool | None
-"""Value of a field of a recipe."""
+RecipeValue = int | float | str | bool | None | Mapping[str, int | float | str]
+"""Value of a field of a recipe; a mapping holds one for each head."""
+
+WITHOUT_EFFECT_ON_STEPS = ("max_seconds",)
+"""Options of a recipe that end a run earlier but change no step, so that they are no cause of its weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,7 @@ class RunModel:
         spec: MODEL specification.
         config: Configuration of a built-in architecture; empty for code of the user.
         initial: Digest of the untrained network, for code of the user; None for built-in architectures.
+        start: Digest of the trained model whose weights the run started from; None if it started from scratch.
         digest: Digest of the trained network; None before training has finished.
         covers: Parts that the digest covers, in words.
     """
@@ -41,6 +45,7 @@ class RunModel:
     spec: str
     config: Mapping[str, Any] = field(default_factory=dict)
     initial: str | None = None
+    start: str | None = None
     digest: str | None = None
     covers: tuple[str, ...] = ()
 
@@ -106,20 +111,18 @@ class RunLabels:
     """The soft labels of a run.
 
     Attributes:
-        head: Head that was trained on.
-        temperature: Temperature of the loss.
         snapshot: Digest of the store's snapshot; None for a live teacher.
+        store: Location of the store; None for a live teacher.
         teacher_spec: MODEL specification of the teacher.
         teacher_digest: Digest of the teacher; None if it has none.
         encodings: Encoding of each head; empty for a live teacher.
         bytes_per_row: Size of the labels in bytes per row; None for a live teacher.
     """
 
-    head: str
-    temperature: float
     snapshot: str | None
     teacher_spec: str
     teacher_digest: str | None
+    store: str | None = None
     encodings: Mapping[str, str] = field(default_factory=dict)
     bytes_per_row: float | None = None
 
@@ -137,6 +140,7 @@ class RunMetrics:
         kl: Mean KL divergence of held-out labels from the model, in nats per token.
         agreement: Share of held-out tokens whose likeliest class is that of the labels.
         sample: Text that the model continues.
+        figures: Figures on the held-out rows by name, such as ``steering.error``; see training/figures.py.
     """
 
     steps: int
@@ -147,6 +151,7 @@ class RunMetrics:
     kl: float | None = None
     agreement: float | None = None
     sample: str | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +164,8 @@ class RunRecord:
         recipe: Fields of the recipe.
         data: The data.
         labels: The soft labels; None for a teacher.
+        objectives: Losses of each head, in words.
+        software: Versions of the packages, by name.
         trainer: Version of the training code.
         metrics: The result; None before training has finished.
     """
@@ -169,6 +176,8 @@ class RunRecord:
     data: RunData
     labels: RunLabels | None
     trainer: int
+    objectives: Mapping[str, str] = field(default_factory=dict)
+    software: Mapping[str, str] = field(default_factory=dict)
     metrics: RunMetrics | None = None
 
     def __getitem__(self, name: str) -> Any:
@@ -185,12 +194,14 @@ class RunRecord:
         without_result = replace(self, metrics=None, model=replace(self.model, digest=None, covers=()))
         document = without_result.to_json()
         # The same data under another name, and other statistics of the same labels, train the same weights.
-        del document["data"]["spec"], document["metrics"]
+        del document["data"]["spec"], document["metrics"], document["software"]
+        for name in WITHOUT_EFFECT_ON_STEPS:
+            document["recipe"].pop(name, None)
         if document["labels"] is not None:
-            document["labels"] = {name: document["labels"][name] for name in ("head", "temperature", "snapshot")} | {
-                "teacher": self.labels.teacher_digest
-                if self.labels is not None and self.labels.snapshot is None
-                else None
+            is_live = self.labels is not None and self.labels.snapshot is None
+            document["labels"] = {
+                "snapshot": document["labels"]["snapshot"],
+                "teacher": document["labels"]["teacher_digest"] if is_live else None,
             }
         return document
 
@@ -232,6 +243,8 @@ class RunRecord:
             data=_data(document.object("data")),
             labels=None if document.get("labels") is None else _labels(document.object("labels")),
             trainer=document.integer("trainer", 0, MAX_COUNT),
+            objectives=_texts_by_name(document, "objectives"),
+            software=_texts_by_name(document, "software"),
             metrics=None if document.get("metrics") is None else _metrics(document.object("metrics")),
         )
 
@@ -241,6 +254,7 @@ def _model(fields: Fields) -> RunModel:
         spec=fields.text("spec"),
         config=_mapping(fields, "config"),
         initial=fields.optional_hash("initial"),
+        start=fields.optional_hash("start"),
         digest=fields.optional_hash("digest"),
         covers=fields.texts("covers", MAX_ITEMS),
     )
@@ -285,8 +299,7 @@ def _labels(fields: Fields) -> RunLabels:
     size = fields.get("bytes_per_row")
     encodings = fields.object("encodings")
     return RunLabels(
-        head=fields.text("head"),
-        temperature=check_number("labels.temperature", fields.get("temperature")),
+        store=fields.optional_text("store"),
         snapshot=fields.optional_hash("snapshot"),
         teacher_spec=fields.text("teacher_spec"),
         teacher_digest=fields.optional_text("teacher_digest"),
@@ -302,6 +315,7 @@ def _metrics(fields: Fields) -> RunMetrics:
         steps=fields.integer("steps", 0, MAX_COUNT),
         held_out_rows=fields.integer("held_out_rows", 0, MAX_COUNT),
         sample=fields.optional_text("sample"),
+        figures=_numbers_by_name(fields, "figures"),
         **{n: None if value is None else check_number(f"metrics.{n}", value) for n, value in numbers.items()},
     )
 
@@ -312,12 +326,34 @@ def _mapping(fields: Fields, name: str) -> dict[str, Any]:
     return {key: entries.get(key) for key in entries}
 
 
+def _texts_by_name(fields: Fields, name: str) -> dict[str, str]:
+    """Return an object of texts; empty if it is missing, as in documents of earlier versions."""
+    if name not in fields:
+        return {}
+    entries = fields.object(name)
+    return {key: entries.text(key) for key in entries}
+
+
+def _numbers_by_name(fields: Fields, name: str) -> dict[str, float]:
+    """Return an object of numbers; empty if it is missing, as in documents of earlier versions."""
+    if name not in fields:
+        return {}
+    entries = fields.object(name)
+    return {key: check_number(f"{name}.{key}", entries.get(key)) for key in entries}
+
+
 def _recipe_value(path: str, value: object) -> RecipeValue:
     if value is None or isinstance(value, str | bool):
         return value
+    if isinstance(value, Mapping):
+        return {str(head): _head_value(f"{path}.{head}", entry) for head, entry in value.items()}
     if type(value) is int:
         return check_integer(path, value, -(2**64), 2**64)
     return check_number(path, value)
+
+
+def _head_value(path: str, value: object) -> int | float | str:
+    return value if isinstance(value, str) else check_number(path, value)
 
 
 def _flat(value: object, path: str = "") -> Iterator[tuple[str, object]]:

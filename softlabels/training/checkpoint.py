@@ -1,63 +1,65 @@
 """Checkpoints: everything that a run needs to resume exactly, in one safetensors file.
 
-The weights, the moments of AdamW and torch's random state are tensors. The step, the identity of the run and a digest
-of everything are in the header, so a changed bit anywhere is refused. On a CPU, a run that was killed and resumed ends
-with the same bits as one that was not.
+Weights, moments, averages and the best weights so far are tensors. The step, the states of scaler and early stopping,
+the identity of the run and a digest of everything are in the header, so a changed bit anywhere is refused. On a CPU, a
+run that was killed and resumed ends with the same bits as one that was not.
+
+The newest checkpoint is ``checkpoint.safetensors``. Older ones that are to be preserved are ``checkpoint-STEP``; if
+the newest is deleted, a run resumes from the next older one.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor, nn
 
 from softlabels.errors import RunCorrupt, StoreConflict
 from softlabels.models.digest import digest_of, state_of
 from softlabels.models.run_directory import MAX_HEADER_BYTES, tensors_from_bytes, tensors_to_bytes
-from softlabels.models.run_files import read_file, write_file
+from softlabels.models.run_files import delete_file, read_file, storage_errors, write_file
+from softlabels.training.state import TrainingState
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
+OLDER_NAME = re.compile(r"checkpoint-(\d{12})\.safetensors")
 METADATA = "softlabels"
+COPIES = 5
+"""Tensors the size of the weights that a checkpoint may hold: weights, two moments, the average and the best."""
 
 
-def write_checkpoint(
-    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, *, step: int, identity: str
-) -> None:
-    """Replace the checkpoint of a run.
+def write_checkpoint(folder: Path, state: TrainingState, *, identity: str, keep: int = 1) -> None:
+    """Add a checkpoint of a run and delete the oldest ones.
 
     Args:
         folder: Run directory.
-        module: Network that is trained.
-        optimizer: Its optimiser.
-        step: Number of steps that are done.
+        state: State of the run.
         identity: Identity of the run.
+        keep: Number of checkpoints to preserve, the newest included.
 
     Raises:
         StorageFailed: The file cannot be written; the last checkpoint is still there.
     """
-    tensors = {f"model/{name}": value for name, value in state_of(module).items()}
-    for name, parameter in module.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer/{key}/{name}"] = torch.as_tensor(value)
-    tensors["random/cpu"] = torch.get_rng_state()
-    device = device_of(module)
-    if device.type == "cuda":
-        tensors["random/cuda"] = torch.cuda.get_rng_state(device)
-    header = {"step": step, "identity": identity}
+    tensors = state.tensors()
+    header = state.numbers() | {"identity": identity}
     metadata = json.dumps(header | {"digest": digest_of(header, tensors)}, sort_keys=True)
-    write_file(folder, CHECKPOINT_FILE, tensors_to_bytes(tensors, {METADATA: metadata}))
+    data = tensors_to_bytes(tensors, {METADATA: metadata})
+    if keep > 1:
+        _name_older(folder)
+    write_file(folder, CHECKPOINT_FILE, data)
+    older = older_checkpoints(folder)
+    for name in older[: len(older) - keep + 1]:
+        delete_file(folder, name)
 
 
-def read_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, *, identity: str) -> int:
+def read_checkpoint(folder: Path, state: TrainingState, *, identity: str) -> int:
     """Restore the last checkpoint of a run.
 
     Args:
         folder: Run directory.
-        module: Network to restore, in place.
-        optimizer: Its optimiser.
+        state: State to restore, in place.
         identity: Identity of the run.
 
     Returns:
@@ -67,41 +69,100 @@ def read_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Opti
         RunCorrupt: The checkpoint is damaged.
         StoreConflict: The checkpoint is of another run.
     """
-    path = folder / CHECKPOINT_FILE
-    # As large as the network and its moments may be, and no larger.
-    size = sum(value.nbytes for value in state_of(module).values())
-    try:
-        data = read_file(folder, CHECKPOINT_FILE, 4 * size + MAX_HEADER_BYTES)
-    except FileNotFoundError:
+    return load_checkpoint(read_checkpoint_file(folder, state), state, folder=folder, identity=identity)
+
+
+def read_checkpoint_file(folder: Path, state: TrainingState) -> tuple[str, bytes] | None:
+    """Return the name and the bytes of the last checkpoint; None if there is none.
+
+    Args:
+        folder: Run directory.
+        state: State of the run, which bounds the size of the file.
+
+    Raises:
+        RunCorrupt: The file is larger than the state can be, or not a regular file.
+    """
+    size = sum(value.nbytes for value in state_of(state.module).values())
+    for name in (CHECKPOINT_FILE, *reversed(older_checkpoints(folder))):
+        with suppress(FileNotFoundError):
+            return name, read_file(folder, name, COPIES * size + MAX_HEADER_BYTES)
+    return None
+
+
+def load_checkpoint(file: tuple[str, bytes] | None, state: TrainingState, *, folder: Path, identity: str) -> int:
+    """Restore a checkpoint from its bytes.
+
+    Args:
+        file: Name and bytes of the file; None: there is none.
+        state: State to restore, in place.
+        folder: Run directory.
+        identity: Identity of the run.
+
+    Returns:
+        Number of steps that are done; 0 without a file.
+
+    Raises:
+        RunCorrupt: The checkpoint is damaged.
+        StoreConflict: The checkpoint is of another run.
+    """
+    if file is None:
         return 0
+    name, data = file
+    path = folder / name
     tensors = tensors_from_bytes(path, data)
     try:
         header = _header(data)
         digest = header.pop("digest")
-        if set(header) != {"step", "identity"} or digest_of(header, tensors) != digest:
+        if set(header) != {*state.numbers(), "identity"} or digest_of(header, tensors) != digest:
             raise ValueError("its digest does not match its content")
         if header["identity"] != identity:
             raise StoreConflict(
                 f"{path}: a checkpoint of another run, got identity {header['identity'][:16]}; "
                 f"expected {identity[:16]}. Name another directory with --out, or delete the file"
             )
-        _restore(module, optimizer, tensors)
+        state.load(header, tensors)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        older = [entry for entry in older_checkpoints(folder) if entry != name]
+        advice = f"resume from {older[-1]}" if older else "train from the start"
         raise RunCorrupt(
             f"{path}: the checkpoint is damaged, got {type(error).__name__}: {error}; expected what training wrote. "
-            "Delete the file to train from the start"
+            f"Delete the file to {advice}"
         ) from None
-    return int(header["step"])
+    return state.step
 
 
-def device_of(module: nn.Module) -> torch.device:
-    """Return the device of a network: that of its first parameter, or the CPU.
+def older_checkpoints(folder: Path) -> list[str]:
+    """Return the names of the older checkpoints of a run, the oldest first.
 
     Args:
-        module: The network.
+        folder: Run directory.
     """
-    parameter = next(module.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
+    return sorted(entry.name for entry in folder.iterdir() if OLDER_NAME.fullmatch(entry.name))
+
+
+def saved_step(folder: Path) -> int:
+    """Return the step of the newest checkpoint by its header, unchecked; 0 if there is none.
+
+    Args:
+        folder: Run directory.
+    """
+    try:
+        with (folder / CHECKPOINT_FILE).open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, MAX_HEADER_BYTES)))
+        return int(json.loads(header["__metadata__"][METADATA])["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _name_older(folder: Path) -> None:
+    """Give the newest checkpoint a second name, under which it outlasts its replacement."""
+    step = saved_step(folder)
+    if step == 0:
+        return
+    path = folder / f"checkpoint-{step:012d}.safetensors"
+    with storage_errors(path), suppress(FileExistsError):
+        os.link(folder / CHECKPOINT_FILE, path, follow_symlinks=False)
 
 
 def _header(data: bytes) -> dict[str, Any]:
@@ -114,21 +175,3 @@ def _header(data: bytes) -> dict[str, Any]:
     if not isinstance(value, dict) or json.dumps(value, sort_keys=True) != header[METADATA]:
         raise ValueError("its metadata is not that of a checkpoint")
     return value
-
-
-def _restore(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state = {name.removeprefix("model/"): value for name, value in tensors.items() if name.startswith("model/")}
-    extra = {name: value for name, value in module.state_dict().items() if not isinstance(value, Tensor)}
-    module.load_state_dict(state | extra)
-    parameters = dict(module.named_parameters())
-    for name, value in tensors.items():
-        group, _, rest = name.partition("/")
-        if group == "optimizer":
-            key, _, parameter_name = rest.partition("/")
-            parameter = parameters[parameter_name]
-            # AdamW keeps its step count on the CPU, and the moments beside the weights.
-            optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
-    torch.set_rng_state(tensors["random/cpu"])
-    device = device_of(module)
-    if device.type == "cuda" and "random/cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["random/cuda"], device)

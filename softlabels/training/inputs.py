@@ -16,12 +16,14 @@ from softlabels.models import Model
 from softlabels.models.run_record import RunData
 from softlabels.sources import DatasetSource, Source, as_source
 from softlabels.sources.request import DataOptions
+from softlabels.sources.single_target import LABEL_HEAD
 from softlabels.sources.store_tokens import StoreTokens
 from softlabels.store import Store, open_store
 from softlabels.text.options import TextOptions
 from softlabels.training.recipe import Recipe
 from softlabels.training.splits import (
     choose_hard_labels,
+    choose_rows,
     digest_of_split,
     hashed_keys,
     held_out_rule,
@@ -48,6 +50,7 @@ class Prepared:
         train: Rows to train on.
         held_out: Rows to measure on.
         hard: Hard labels by row, -1 for rows without one; None without labels.
+        used: Rows whose hard labels and targets are used, (rows,) bool; None: all.
         record: Description of the data.
     """
 
@@ -56,6 +59,7 @@ class Prepared:
     held_out: NDArray[np.int64]
     hard: NDArray[np.int64] | None
     record: RunData
+    used: NDArray[np.bool_] | None = None
 
 
 def open_data(
@@ -130,6 +134,7 @@ def prepare(source: Source, recipe: Recipe) -> Prepared:
     if len(train) == 0:
         raise InvalidData(f"{source.spec}: no rows to train on, got 0 in the split train; expected some")
     hard = choose_hard_labels(source, train, recipe)
+    used = None if recipe.hard_labels is None else choose_rows(source, train, hard, recipe)
     rule = held_out_rule(source)
     record = RunData(
         spec=source.spec,
@@ -147,17 +152,23 @@ def prepare(source: Source, recipe: Recipe) -> Prepared:
             rule, rows=len(held_out), trained_rows=len(train), sketch=sketch_of(hashed_keys(source)[train])
         ),
     )
-    return Prepared(source=source, train=train, held_out=held_out, hard=hard, record=record)
+    return Prepared(source=source, train=train, held_out=held_out, hard=hard, record=record, used=used)
 
 
 def _digest_of_labels(source: Source) -> str | None:
-    """Return a digest of all hard labels; None without any."""
+    """Return a digest of all hard labels and targets; None without any."""
     hasher = blake3(b"softlabels hard labels 1\0")
+    others = [name for name in source.targets if name != LABEL_HEAD]
+    if source.columns.label is None and not others:
+        return None
     for start in range(0, len(source), BLOCK_ROWS):
-        labels = source.labels(np.arange(start, min(start + BLOCK_ROWS, len(source)), dtype=np.int64))
-        if labels is None:
-            return None
-        hasher.update(labels.astype("<i8").tobytes())
+        rows = np.arange(start, min(start + BLOCK_ROWS, len(source)), dtype=np.int64)
+        labels = source.labels(rows)
+        if labels is not None:
+            hasher.update(labels.astype("<i8").tobytes())
+        for name in others:
+            values = source.target(name, rows)
+            hasher.update(np.ascontiguousarray(values).tobytes())
     return str(hasher.hexdigest())
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from softlabels.errors import TrainingFailed
 from softlabels.loading import Batch
+from softlabels.training.tasks import Objectives
 
 CHECKED_STEPS = 8
 """First steps that are checked: outputs or labels of a single batch may happen to be equal."""
@@ -34,6 +35,22 @@ class LabelCheck:
         self._loss = loss
         self._changes = done >= CHECKED_STEPS
         self._checked = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Return whether the labels changed the loss, so that nothing remains to be checked."""
+        return self._changes
+
+    def check_outputs(self, outputs: Mapping[str, Tensor], batch: Batch) -> None:
+        """Check a step whose loss is not known yet; see ``check``.
+
+        Args:
+            outputs: Outputs of the batch by head.
+            batch: The batch.
+        """
+        with torch.no_grad():
+            value = float(self._loss({name: output.detach() for name, output in outputs.items()}, batch))
+        self.check(outputs, batch, value)
 
     def check(self, outputs: Mapping[str, Tensor], batch: Batch, value: float) -> None:
         """Check a step.
@@ -59,3 +76,33 @@ class LabelCheck:
                 f"those of other rows, in {self._checked} batches; expected another loss. Are labels dropped on the "
                 "way, or all equal?"
             )
+
+
+class LabelChecks:
+    """A check of each head of a run.
+
+    Args:
+        objectives: Losses of the run.
+        done: Steps that are done.
+    """
+
+    def __init__(self, objectives: Objectives, done: int) -> None:
+        self._checks = {head: LabelCheck(_head_loss(objectives, head), done) for head in objectives.heads}
+
+    def check(self, outputs: Mapping[str, Tensor], batch: Batch) -> None:
+        """Check a step.
+
+        Args:
+            outputs: Outputs of the batch by head.
+            batch: The batch.
+
+        Raises:
+            TrainingFailed: The labels of a head did not change the loss in any of the first steps.
+        """
+        for check in self._checks.values():
+            if not check.is_done:
+                check.check_outputs(outputs, batch)
+
+
+def _head_loss(objectives: Objectives, head: str) -> Callable[[Mapping[str, Tensor], Batch], Tensor]:
+    return lambda outputs, batch: objectives.share(outputs, batch, objectives.counts(batch), head)

@@ -1,11 +1,16 @@
-"""Metrics of a run: lines of JSON, one per logged step."""
+"""Metrics of a run: lines of JSON, one per logged step or evaluation.
+
+The lines hold nothing that depends on the clock, so a run that was killed and resumed leaves the same file.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from softlabels.models.run_files import append_line, read_file, write_file
+from softlabels.errors import DataNotFound
+from softlabels.models.run_files import append_line, read_file, sync_file, write_file
 
 METRICS_FILE = "metrics.jsonl"
 MAX_METRICS_BYTES = 256 * 2**20
@@ -39,18 +44,45 @@ class Metrics:
             complete.append(line)
         write_file(folder, METRICS_FILE, "".join(f"{line}\n" for line in complete).encode())
 
-    def write(self, *, step: int, loss: float, lr: float) -> None:
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
         """Append a line.
 
         Args:
             step: Number of steps that are done.
-            loss: Loss of the last step.
-            lr: Learning rate of the last step.
+            figures: Figures by name.
 
         Raises:
             StorageFailed: The line cannot be written.
         """
-        append_line(self._folder, METRICS_FILE, json.dumps({"step": step, "loss": loss, "lr": lr}))
+        append_line(self._folder, METRICS_FILE, json.dumps({"step": step, **figures}))
+
+    def sync(self) -> None:
+        """Make the lines durable, before a checkpoint that they belong to.
+
+        Raises:
+            StorageFailed: The operating system refused.
+        """
+        sync_file(self._folder, METRICS_FILE)
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """Return the metrics of a run, one mapping per line with the key ``step``.
+
+    Args:
+        folder: Run directory.
+
+    Raises:
+        DataNotFound: There are none.
+        RunCorrupt: The file is too large, or not a regular file.
+    """
+    try:
+        text = read_file(folder, METRICS_FILE, MAX_METRICS_BYTES).decode(errors="replace")
+    except FileNotFoundError:
+        raise DataNotFound(
+            f"{folder}: no metrics, got no {METRICS_FILE}; expected a run directory. Train with softlabels "
+            "train-teacher or train-student"
+        ) from None
+    return [json.loads(line) for line in text.splitlines() if _step_of(line) is not None]
 
 
 def _step_of(line: str) -> int | None:

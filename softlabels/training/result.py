@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
+from softlabels.errors import InvalidArgument
 from softlabels.models import Model
 from softlabels.models.run_record import RunMetrics
 from softlabels.sources.store_tokens import StoreTokens
 from softlabels.store import Store
 from softlabels.training import language
-from softlabels.training.evaluation import accuracy
+from softlabels.training.distributed import Workers
 from softlabels.training.inputs import Prepared
+from softlabels.training.tasks import Objectives, Task
+from softlabels.training.validation import Validation
 
 
-def measure(model: Model, prepared: Prepared, steps: int, store: Store | None) -> RunMetrics:
-    """Return the result of a run; without an accuracy if no held-out row can be measured.
+def measure(model: Model, prepared: Prepared, task: Task, steps: int) -> RunMetrics:
+    """Return the result of a run; without figures if no held-out row can be measured.
 
     Args:
         model: The trained model.
         prepared: Data of the run.
+        task: Heads and labels of the run.
         steps: Number of optimiser steps.
-        store: Store of the soft labels; None without one.
     """
-    rows = prepared.held_out
     if language.is_language(prepared.source):
-        return _measure_language(model, prepared, steps, store)
-    labels = prepared.source.labels(rows) if len(rows) else None
-    head = next(iter(model.heads.values()))
-    if labels is None or not (labels >= 0).any() or head.kind != "classes" or head.shape != ():
-        return RunMetrics(steps=steps, held_out_rows=len(rows))
-    return RunMetrics(steps=steps, accuracy=accuracy(model, prepared.source, rows), held_out_rows=len(rows))
+        return _measure_language(model, prepared, steps, task.store)
+    rows = len(prepared.held_out)
+    try:
+        validation = Validation(model, prepared, task, Objectives(task.objectives(model)), Workers())
+    except InvalidArgument:
+        return RunMetrics(steps=steps, held_out_rows=rows)
+    figures = validation.measure()
+    prefix = "" if len(task.heads) == 1 else "logits."
+    return RunMetrics(
+        steps=steps,
+        held_out_rows=rows,
+        accuracy=figures.get(f"{prefix}accuracy"),
+        kl=figures.get(f"{prefix}kl"),
+        agreement=figures.get(f"{prefix}agreement"),
+        figures=figures,
+    )
 
 
 def _measure_language(model: Model, prepared: Prepared, steps: int, store: Store | None) -> RunMetrics:

@@ -12,13 +12,18 @@ from softlabels.models.run_directory import MAX_RUN_BYTES, record_from_bytes, re
 from softlabels.models.run_files import delete_file, locked, make_folder, read_file, temporary_name, write_file
 from softlabels.models.run_record import RunRecord
 from softlabels.text.tokenizer_files import FILE as TOKENIZER_FILE
-from softlabels.training.checkpoint import CHECKPOINT_FILE
+from softlabels.training.checkpoint import CHECKPOINT_FILE, older_checkpoints
 from softlabels.training.metrics import METRICS_FILE
 
 STARTED_FILE = "started.json"
 """Description of a run that has not finished."""
 
-OWN_FILES = (STARTED_FILE, CHECKPOINT_FILE, METRICS_FILE, RUN_FILE, WEIGHTS_FILE, TOKENIZER_FILE)
+RECIPE_FILE = "recipe.toml"
+"""Options of the command, as a recipe file."""
+
+OWN_FILES = (STARTED_FILE, CHECKPOINT_FILE, METRICS_FILE, RUN_FILE, WEIGHTS_FILE, TOKENIZER_FILE, RECIPE_FILE)
+OWN_FOLDERS = ("tensorboard", "wandb")
+"""Directories of trackers."""
 
 
 @contextmanager
@@ -74,7 +79,7 @@ def _is_finished(folder: Path, record: RunRecord) -> bool:
 
 
 def _start(folder: Path, record: RunRecord) -> None:
-    own = {*OWN_FILES, *map(temporary_name, OWN_FILES)}
+    own = {*OWN_FILES, *map(temporary_name, OWN_FILES), *OWN_FOLDERS, *older_checkpoints(folder)}
     others = sorted(entry.name for entry in folder.iterdir() if entry.name not in own)
     if others and not _exists(folder, STARTED_FILE):
         raise StoreConflict(
@@ -82,7 +87,7 @@ def _start(folder: Path, record: RunRecord) -> None:
             "Name another directory with --out"
         )
     # Without a checkpoint, nothing of an unfinished run would be lost.
-    if _exists(folder, CHECKPOINT_FILE):
+    if _exists(folder, CHECKPOINT_FILE) or older_checkpoints(folder):
         _check_started(folder, record)
     write_file(folder, STARTED_FILE, record_to_bytes(record))
 

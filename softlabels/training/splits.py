@@ -157,7 +157,7 @@ def choose_hard_labels(source: Source, train: NDArray[np.int64], recipe: Recipe)
     """
     labels = source.labels(train)
     if labels is None:
-        if recipe.hard_labels is not None:
+        if recipe.hard_labels is not None and not source.targets:
             require_labels(source)
         return None
     used = np.full(len(source), NO_LABEL, np.int64)
@@ -181,6 +181,25 @@ def choose_hard_labels(source: Source, train: NDArray[np.int64], recipe: Recipe)
     return used
 
 
+def choose_rows(
+    source: Source, train: NDArray[np.int64], hard: NDArray[np.int64] | None, recipe: Recipe
+) -> NDArray[np.bool_]:
+    """Return the rows whose hard labels and targets are used, (rows,) bool.
+
+    Args:
+        source: The data.
+        train: Rows to train on.
+        hard: Hard labels that were chosen; None without labels.
+        recipe: Options of the run.
+    """
+    if hard is not None:
+        return np.asarray(hard >= 0)
+    words = np.random.Philox(np.random.SeedSequence(recipe.seed % 2**64)).random_raw(len(train))
+    used = np.zeros(len(source), np.bool_)
+    used[train[np.argsort(words, kind="stable")][: recipe.hard_labels]] = True
+    return used
+
+
 def require_labels(source: Source) -> None:
     """Raise ColumnMissing if the data has no hard labels.
 
@@ -190,5 +209,5 @@ def require_labels(source: Source) -> None:
     Raises:
         ColumnMissing: There is no label column.
     """
-    if source.columns.label is None:
+    if not source.targets:
         raise ColumnMissing(f"{source.spec}: no column of hard labels, got none; expected one. Name it with --label")

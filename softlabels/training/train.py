@@ -1,12 +1,14 @@
 """Training of a teacher from hard labels, and of a student from soft ones; both leave a run directory.
 
 The same call again resumes a run that was interrupted, and returns one that has finished. A directory that holds
-another run, or anything else, is not changed.
+another run, or anything else, is not changed. Under ``torchrun`` the processes train one model together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Unpack
 
 from torch import nn
 
@@ -14,14 +16,20 @@ from softlabels.interruption import interruptible
 from softlabels.models import DEFAULT_HEAD, Model
 from softlabels.store import Store
 from softlabels.training import language
+from softlabels.training.distributed import join_workers
 from softlabels.training.inputs import DataLike, open_data, open_labels, prepare
-from softlabels.training.recipe import Recipe
+from softlabels.training.networks import NewModel, new_model
+from softlabels.training.recipe import Recipe, RecipeOptions
 from softlabels.training.session import Session
+from softlabels.training.signature import with_recipe_options
 from softlabels.training.splits import require_labels
-from softlabels.training.tasks import student_task, teacher_task
+from softlabels.training.tasks.student import learned_heads, student_task
+from softlabels.training.tasks.teacher import teacher_heads, teacher_task
+from softlabels.training.trackers import Tracker
 from softlabels.training.trainer import CHECKPOINT_SECONDS, TrainingProgress
 
 
+@with_recipe_options
 def train_teacher(
     data: DataLike,
     model: str | nn.Module,
@@ -29,36 +37,28 @@ def train_teacher(
     *,
     device: str | None = None,
     progress: TrainingProgress | None = None,
+    announce: Callable[[str], None] | None = None,
+    track: Sequence[str | Tracker] = (),
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
-    steps: int | None = Recipe.steps,
-    epochs: float | None = Recipe.epochs,
-    batch_size: int = Recipe.batch_size,
-    lr: float = Recipe.lr,
-    weight_decay: float = Recipe.weight_decay,
-    warmup: float = Recipe.warmup,
-    clip: float = Recipe.clip,
-    seed: int = Recipe.seed,
-    hard_labels: int | None = Recipe.hard_labels,
+    keep_checkpoints: int = 1,
+    **options: Unpack[RecipeOptions],
 ) -> Model:
     """Train a model on hard labels.
 
     Args:
-        data: Labelled data: a source, a path, or anything ``softlabels.sources`` opens. Rows of the split ``train`` are
-            trained on, or nine tenths if there is no split column; the others measure the result.
-        model: MODEL specification of a kind that can be trained, or a ``torch.nn.Module``; a copy is trained.
+        data: Labelled data: a source, a path, or anything ``softlabels.sources`` opens. Each target of the data is a
+            head. Rows of the split ``train`` are trained on, or nine tenths if there is no split column; the others
+            measure the result.
+        model: MODEL specification of a kind that can be trained, ``run:DIR`` to train a model further, or a
+            ``torch.nn.Module``; a copy is trained.
         out: Run directory.
         device: torch device; None: an accelerator if there is one.
         progress: Callback that shows how training proceeds; None: nothing is shown.
+        announce: Receives one line that says what is minimised, before the first step; None: nothing is shown.
+        track: Names of trackers (``tensorboard``, ``wandb``), or trackers, that receive the metrics.
         checkpoint_seconds: Time between checkpoints in seconds: what a kill may cost.
-        steps: Number of optimiser steps; None: from ``epochs``.
-        epochs: Passes over the rows; None, with ``steps`` None too: 20.
-        batch_size: Rows per step.
-        lr: Peak learning rate of AdamW.
-        weight_decay: Weight decay of AdamW.
-        warmup: Share of the steps in which the rate rises, 0 to 1.
-        clip: Greatest norm of the gradient.
-        seed: Seed of the initial weights, dropout, the order of rows, and the choice of hard labels.
-        hard_labels: Number of training rows whose hard labels are used; None: all.
+        keep_checkpoints: Number of checkpoints to preserve, the newest included.
+        options: Fields of ``Recipe``, such as ``steps``, ``lr`` and ``seed``.
 
     Returns:
         The trained model on the CPU; ``run`` is its description.
@@ -70,7 +70,8 @@ def train_teacher(
         StoreConflict: ``out`` holds something else.
         StoreBusy: Another process trains into ``out``.
         StorageFailed: ``out`` cannot be written.
-        TrainingFailed: The loss is not finite.
+        TrainingFailed: The loss or its gradient is not finite.
+        WorkerDied: Another process of the run ended.
         KeyboardInterrupt: A signal arrived; a checkpoint was written.
 
     Example:
@@ -79,44 +80,47 @@ def train_teacher(
         ...     train_teacher("digits", "mlp:width=8,depth=1", f"{folder}/run", steps=2).run.metrics.steps
         2
     """
-    recipe = Recipe(
-        steps=steps, epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, warmup=warmup, clip=clip,
-        seed=seed, hard_labels=hard_labels,
-    )  # fmt: skip
-    with interruptible() as interruption:
+    recipe = Recipe(**options)
+    with interruptible() as interruption, join_workers(device) as workers:
         source = open_data(data)
         if not language.is_language(source):
             require_labels(source)
         language.check_student(model, source)
         prepared = prepare(source, recipe)
+        network = new_model(model, prepared, teacher_heads(prepared), recipe)
         session = Session(
-            kind="teacher", prepared=prepared, task=teacher_task(prepared), recipe=recipe, folder=Path(out),
-            interruption=interruption, progress=progress, checkpoint_seconds=checkpoint_seconds, device=device,
-        )  # fmt: skip
-        return session.train(model)
+            kind="teacher",
+            prepared=prepared,
+            network=_on_device(network, device, workers.device),
+            task=teacher_task(prepared, recipe),
+            recipe=recipe,
+            folder=Path(out),
+            interruption=interruption,
+            workers=workers,
+            progress=progress,
+            announce=announce,
+            trackers=track,
+            checkpoint_seconds=checkpoint_seconds,
+            keep_checkpoints=keep_checkpoints,
+        )
+        return session.train()
 
 
+@with_recipe_options
 def train_student(
     labels: Store | Model | str | Path,
     data: DataLike | None,
     student: str | nn.Module,
     out: str | Path,
     *,
-    head: str = DEFAULT_HEAD,
+    heads: Sequence[str] | None = None,
     device: str | None = None,
     progress: TrainingProgress | None = None,
+    announce: Callable[[str], None] | None = None,
+    track: Sequence[str | Tracker] = (),
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
-    steps: int | None = Recipe.steps,
-    epochs: float | None = Recipe.epochs,
-    batch_size: int = Recipe.batch_size,
-    lr: float = Recipe.lr,
-    weight_decay: float = Recipe.weight_decay,
-    warmup: float = Recipe.warmup,
-    clip: float = Recipe.clip,
-    seed: int = Recipe.seed,
-    hard_labels: int | None = Recipe.hard_labels,
-    temperature: float | None = Recipe.temperature,
-    alpha: float = Recipe.alpha,
+    keep_checkpoints: int = 1,
+    **options: Unpack[RecipeOptions],
 ) -> Model:
     """Train a model on soft labels, and on hard ones if there are any.
 
@@ -125,35 +129,30 @@ def train_student(
         data: The inputs that the labels were made from, in any order: a source, a path, or anything
             ``softlabels.sources`` opens. Rows of the split ``train`` are trained on. None: the bundled digits, if the
             labels were made from them.
-        student: MODEL specification of a kind that can be trained, or a ``torch.nn.Module``; a copy is trained.
+        student: MODEL specification of a kind that can be trained, ``run:DIR`` to train a model further, or a
+            ``torch.nn.Module``; a copy is trained.
         out: Run directory.
-        head: Name of the teacher's head to learn.
+        heads: Names of the heads to learn; None: all heads of the labels that the student has.
         device: torch device; None: an accelerator if there is one.
         progress: Callback that shows how training proceeds; None: nothing is shown.
+        announce: Receives one line that says what is minimised, before the first step; None: nothing is shown.
+        track: Names of trackers (``tensorboard``, ``wandb``), or trackers, that receive the metrics.
         checkpoint_seconds: Time between checkpoints in seconds: what a kill may cost.
-        steps: Number of optimiser steps; None: from ``epochs``.
-        epochs: Passes over the rows; None, with ``steps`` None too: 20.
-        batch_size: Rows per step.
-        lr: Peak learning rate of AdamW.
-        weight_decay: Weight decay of AdamW.
-        warmup: Share of the steps in which the rate rises, 0 to 1.
-        clip: Greatest norm of the gradient.
-        seed: Seed of the initial weights, dropout, the order of rows, and the choice of hard labels.
-        hard_labels: Number of training rows whose hard labels are used; None: all.
-        temperature: Temperature of the KL; None: the highest the labels were captured at.
-        alpha: Weight of the soft labels against the hard ones, 0 to 1.
+        keep_checkpoints: Number of checkpoints to preserve, the newest included.
+        options: Fields of ``Recipe``, such as ``steps``, ``lr``, ``loss`` and ``alpha``.
 
     Returns:
         The trained model on the CPU; ``run`` is its description.
 
     Raises:
         KeyMissing: Rows have no soft labels.
-        InvalidArgument: An option, a head or a class count does not fit, or data is needed.
+        InvalidArgument: An option, a head, a loss or a class count does not fit, or data is needed.
         TemperatureNotStored: The labels hold no tail mass at this temperature.
         StoreConflict: ``out`` holds something else.
         StoreBusy: Another process trains into ``out``.
         StorageFailed: ``out`` cannot be written.
-        TrainingFailed: The loss is not finite.
+        TrainingFailed: The loss or its gradient is not finite.
+        WorkerDied: Another process of the run ended.
         KeyboardInterrupt: A signal arrived; a checkpoint was written.
 
     Example:
@@ -161,21 +160,36 @@ def train_student(
         >>> with TemporaryDirectory() as folder:
         ...     teacher = train_teacher("digits", "mlp:width=8,depth=1", f"{folder}/teacher", steps=2)
         ...     student = train_student(teacher, "digits", "mlp:width=4,depth=1", f"{folder}/student", steps=2)
-        >>> student.run.labels.head, student.run.data.held_out.rows
-        ('logits', 450)
+        >>> student.run.objectives["logits"], student.run.data.held_out.rows
+        ('0.9 * kl at T = 1 + 0.1 * cross_entropy', 450)
     """
-    recipe = Recipe(
-        steps=steps, epochs=epochs, batch_size=batch_size, lr=lr, weight_decay=weight_decay, warmup=warmup, clip=clip,
-        seed=seed, hard_labels=hard_labels, temperature=temperature, alpha=alpha,
-    )  # fmt: skip
-    with interruptible() as interruption:
+    recipe = Recipe(**options)
+    with interruptible() as interruption, join_workers(device) as workers:
         teacher = open_labels(labels)
         source = open_data(data, teacher)
         prepared = prepare(source, recipe)
+        # The other heads of a store of text belong to the same tokens, and only some losses use them.
+        default = [DEFAULT_HEAD] if language.is_language(source) and DEFAULT_HEAD in teacher.heads else None
         language.check_student(student, source)
+        network = new_model(student, prepared, learned_heads(teacher, heads or default), recipe)
         session = Session(
-            kind="student", prepared=prepared, task=student_task(teacher, head, prepared, recipe), recipe=recipe,
-            folder=Path(out), interruption=interruption, progress=progress, checkpoint_seconds=checkpoint_seconds,
-            device=device,
-        )  # fmt: skip
-        return session.train(student)
+            kind="student",
+            prepared=prepared,
+            network=_on_device(network, device, workers.device),
+            task=student_task(teacher, network.model.heads, prepared, recipe),
+            recipe=recipe,
+            folder=Path(out),
+            interruption=interruption,
+            workers=workers,
+            progress=progress,
+            announce=announce,
+            trackers=track,
+            checkpoint_seconds=checkpoint_seconds,
+            keep_checkpoints=keep_checkpoints,
+        )
+        return session.train()
+
+
+def _on_device(network: NewModel, device: str | None, local: str) -> NewModel:
+    """Return a new model on the device of this process; ``cuda`` is the GPU of its rank."""
+    return NewModel(model=network.model.to(local if device in {None, "cuda"} else device), start=network.start)

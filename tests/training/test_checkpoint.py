@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from softlabels.errors import RunCorrupt, StoreConflict
+from softlabels.models.digest import state_of
 from softlabels.training.checkpoint import CHECKPOINT_FILE, read_checkpoint, write_checkpoint
+from softlabels.training.optimization import MixedPrecision, WeightAverage
+from softlabels.training.recipe import Recipe
+from softlabels.training.state import TrainingState
+from softlabels.training.stopping import EarlyStopping
 
 IDENTITY = "a" * 64
 
@@ -16,29 +21,34 @@ def trained(seed):
     optimizer = torch.optim.AdamW(parameter for parameter in module.parameters() if parameter.requires_grad)
     module(torch.randn(4, 2)).sum().backward()
     optimizer.step()
-    return module, optimizer
+    recipe = Recipe(ema=0.9, patience=2)
+    state = TrainingState(
+        module, optimizer, MixedPrecision(recipe, torch.device("cpu")), WeightAverage(module, 0.9), EarlyStopping(2),
+        step=7, seconds=1.5,
+    )  # fmt: skip
+    state.average.update(module, 7)
+    state.stopping.add(7, float(seed), state_of(module))
+    return state
 
 
-def state(module, optimizer):
-    moments = [value.tolist() for entry in optimizer.state_dict()["state"].values() for value in entry.values()]
-    return [tensor.tolist() for tensor in module.state_dict().values()], moments, torch.get_rng_state().tolist()
+def content(state):
+    return {name: tensor.tolist() for name, tensor in state.tensors().items()}, state.numbers()
 
 
 def test_everything_comes_back(tmp_path):
     with torch.random.fork_rng():
-        module, optimizer = trained(0)
-        write_checkpoint(tmp_path, module, optimizer, step=7, identity=IDENTITY)
-        before = state(module, optimizer)
-        module, optimizer = trained(1)
-        assert read_checkpoint(tmp_path, module, optimizer, identity=IDENTITY) == 7
-        assert state(module, optimizer) == before
+        first, other = trained(0), trained(1)
+        write_checkpoint(tmp_path, first, identity=IDENTITY)
+        assert content(other) != content(first)
+        assert read_checkpoint(tmp_path, other, identity=IDENTITY) == 7
+        assert content(other) == content(first)
 
 
 def test_a_flipped_bit_is_refused(tmp_path):
     """In every byte of the header, and in every seventh of the tensors."""
     with torch.random.fork_rng():
-        module, optimizer = trained(0)
-        write_checkpoint(tmp_path, module, optimizer, step=7, identity=IDENTITY)
+        state = trained(0)
+        write_checkpoint(tmp_path, state, identity=IDENTITY)
         original = (tmp_path / CHECKPOINT_FILE).read_bytes()
         header = 8 + int.from_bytes(original[:8], "little")
         for position in [*range(header), *range(header, len(original), 7)]:
@@ -46,21 +56,21 @@ def test_a_flipped_bit_is_refused(tmp_path):
             data[position] ^= 1 << position % 8
             (tmp_path / CHECKPOINT_FILE).write_bytes(data)
             with pytest.raises(RunCorrupt, match=CHECKPOINT_FILE):
-                read_checkpoint(tmp_path, module, optimizer, identity=IDENTITY)
+                read_checkpoint(tmp_path, state, identity=IDENTITY)
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     with torch.random.fork_rng():
-        module, optimizer = trained(0)
-        assert read_checkpoint(tmp_path, module, optimizer, identity=IDENTITY) == 0
-        write_checkpoint(tmp_path, module, optimizer, step=7, identity="b" * 64)
+        state = trained(0)
+        assert read_checkpoint(tmp_path, state, identity=IDENTITY) == 0
+        write_checkpoint(tmp_path, state, identity="b" * 64)
         with pytest.raises(StoreConflict, match="a checkpoint of another run"):
-            read_checkpoint(tmp_path, module, optimizer, identity=IDENTITY)
+            read_checkpoint(tmp_path, state, identity=IDENTITY)
 
 
 def test_a_checkpoint_larger_than_the_network_is_not_read(tmp_path):
-    module, optimizer = trained(0)
+    state = trained(0)
     with (tmp_path / CHECKPOINT_FILE).open("wb") as file:
         file.truncate(2**36)
     with pytest.raises(RunCorrupt, match="cannot be read"):
-        read_checkpoint(tmp_path, module, optimizer, identity=IDENTITY)
+        read_checkpoint(tmp_path, state, identity=IDENTITY)

@@ -22,6 +22,7 @@ from softlabels.training import language, train_student, train_teacher
 from softlabels.training.label_check import LabelCheck
 from softlabels.training.session import language_forward
 from softlabels.training.tasks import Objective, Objectives
+from softlabels.training.tasks.loss_spec import LossSpec
 from softlabels.training.tasks.tokens import hard_token_term, next_token_targets, soft_token_term
 
 TEXTS = [f"def f{i}(path):\n    return {i} + len(path)\n" for i in range(60)]
@@ -93,7 +94,9 @@ def test_fused_losses_are_those_of_all_logits(folder, monkeypatch, alpha):
     source = StoreTokens(store)
     batch = next(iter(sl.loader(store, inputs=source, batch_size=5)))
     model = models.build(STUDENT, input_shape=(), heads=language.heads_of(source))
-    soft = soft_token_term(model, "logits", lambda b: b.targets["logits"], temperature=1.0, weight=alpha)
+    soft = soft_token_term(
+        model, "logits", LossSpec.parse("kl").losses[0], lambda b: b.targets["logits"], temperature=1.0, weight=alpha
+    )
     loss = Objectives([Objective(head="logits", terms=(soft, hard_token_term(model, weight=1 - alpha)))])
     inputs = sl.sources.map_arrays(batch.inputs, torch.as_tensor)
     module = model.module.train()

@@ -12,6 +12,8 @@ def test_numbers_of_numpy_are_the_same_recipe():
     assert {type(value) for value in Recipe(seed=np.int64(3), steps=np.int32(2)).to_json().values()} <= {
         int,
         float,
+        str,
+        bool,
         type(None),
     }
 

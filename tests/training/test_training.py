@@ -181,7 +181,7 @@ def test_what_does_not_fit_is_refused_before_the_first_step(trained, digits, dig
     with pytest.raises(TemperatureNotStored, match="1, 4"):
         train_student(labels, digits, STUDENT, tmp_path / "a", temperature=2.0)
     with pytest.raises(InvalidArgument, match="no head 'other'"):
-        train_student(labels, digits, STUDENT, tmp_path / "b", head="other")
+        train_student(labels, digits, STUDENT, tmp_path / "b", heads=["other"])
     with pytest.raises(InvalidArgument, match="steps and epochs: got 3 and 1"):
         train_student(labels, digits, STUDENT, tmp_path / "c", steps=3, epochs=1)
     with pytest.raises(InvalidArgument, match="hard_labels: too many, got 5000; expected at most the 1347"):

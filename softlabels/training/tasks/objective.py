@@ -7,9 +7,12 @@ objectives are the sum over all heads. A new task makes terms; the training loop
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from softlabels.loading import Batch
@@ -30,12 +33,14 @@ class Term:
         loss: Mean over the rows or positions of a batch that count.
         count: Number of these rows or positions.
         weight: Factor of the loss.
+        is_soft: If True, the loss needs soft labels.
     """
 
     name: str
     loss: Loss
     count: Callable[[Batch], float]
     weight: float = 1.0
+    is_soft: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +88,7 @@ class Objectives:
     def __init__(self, objectives: Sequence[Objective]) -> None:
         self.objectives = tuple(objectives)
         self._terms = [
-            (objective.weight * term.weight, term)
+            (objective.head, objective.weight * term.weight, term)
             for objective in self.objectives
             for term in objective.terms
             if objective.weight * term.weight != 0
@@ -96,8 +101,62 @@ class Objectives:
             outputs: Outputs by head.
             batch: The batch.
         """
-        values = [weight * term.loss(outputs, batch) for weight, term in self._terms]
-        return sum(values[1:], values[0])
+        return self.share(outputs, batch, self.counts(batch))
 
     def __str__(self) -> str:
         return " + ".join(f"{objective.head}: {objective}" for objective in self.objectives)
+
+    def __len__(self) -> int:
+        """Return the number of terms."""
+        return len(self._terms)
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """Return the weight of each term, (terms,)."""
+        return np.array([weight for _, weight, _ in self._terms], np.float64)
+
+    def without_soft(self) -> Objectives:
+        """Return the objectives of rows that have no soft labels."""
+        hard = [replace(o, terms=tuple(term for term in o.terms if not term.is_soft)) for o in self.objectives]
+        return Objectives([objective for objective in hard if objective.terms])
+
+    def values(self, outputs: Outputs, batch: Batch) -> NDArray[np.float64]:
+        """Return the mean of each term for a batch, without its weight, (terms,); 0 for a term without rows.
+
+        Args:
+            outputs: Outputs by head.
+            batch: The batch.
+        """
+        counted = zip(self._terms, self.counts(batch), strict=True)
+        return np.array([float(term.loss(outputs, batch)) if n else 0.0 for (_, _, term), n in counted], np.float64)
+
+    @property
+    def heads(self) -> list[str]:
+        """Return the heads that some loss depends on."""
+        return list(dict.fromkeys(head for head, _, _ in self._terms))
+
+    def counts(self, batch: Batch) -> NDArray[np.float64]:
+        """Return the number of rows or positions that each term of a batch is a mean over, (terms,).
+
+        Args:
+            batch: The batch.
+        """
+        return np.array([float(term.count(batch)) for _, _, term in self._terms], np.float64)
+
+    def share(self, outputs: Outputs, batch: Batch, totals: NDArray[np.float64], head: str | None = None) -> Tensor:
+        """Return the share of a batch in the loss of a step that has several.
+
+        The shares of the batches of a step add up to the loss of all their rows in one batch.
+
+        Args:
+            outputs: Outputs by head.
+            batch: The batch.
+            totals: Sums of ``counts`` over the batches of the step, (terms,).
+            head: Head whose losses are added; None: all.
+        """
+        total = next(iter(outputs.values())).new_zeros((), dtype=torch.float32)
+        counted = zip(self._terms, self.counts(batch), totals, strict=True)
+        for (name, weight, term), count, everything in counted:
+            if count > 0 and head in {None, name}:
+                total = total + weight * (count / everything) * term.loss(outputs, batch)
+        return total

@@ -1,135 +1,168 @@
-"""The task of a student: soft labels of each head, and hard ones if there are any."""
+"""The task of a student: soft labels of each head, and hard targets if there are any."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from softlabels.errors import InvalidArgument
-from softlabels.labels import DISTRIBUTIONS, DenseLabels, SoftLabels
+from softlabels.labels import SoftLabels
 from softlabels.loading import Batch
 from softlabels.models import Model, OutputHead
 from softlabels.models.run_record import RunLabels
-from softlabels.sources import Source
 from softlabels.store import Store
 from softlabels.training import language
 from softlabels.training.inputs import Prepared
 from softlabels.training.recipe import Recipe
-from softlabels.training.tasks.classes import hard_class_term, soft_class_term
+from softlabels.training.tasks.hard_targets import HardTargets, hard_targets, hard_term
+from softlabels.training.tasks.loss_spec import LossSpec, WeightedLoss
 from softlabels.training.tasks.objective import Objective, Term
+from softlabels.training.tasks.soft_targets import LivePredictions, SoftTargets, choose_loss, soft_term
 from softlabels.training.tasks.task import Task
-from softlabels.training.tasks.tokens import hard_token_term, soft_token_term
+from softlabels.training.tasks.tokens import hard_token_term, next_token_mask, soft_token_term
 
 
-def student_task(teacher: Store | Model, head: str, prepared: Prepared, recipe: Recipe) -> Task:
+def student_task(teacher: Store | Model, heads: Mapping[str, OutputHead], prepared: Prepared, recipe: Recipe) -> Task:
     """Return the task of a model that learns from soft labels.
 
     Args:
         teacher: Soft labels, or a live teacher.
-        head: Name of the head to learn.
+        heads: Heads to learn, of the labels and the student.
         prepared: Data of the run.
         recipe: Options of the run.
 
     Raises:
-        InvalidArgument: There is no such head, or it has fewer classes than the data.
-        TemperatureNotStored: The labels hold no tail mass at the temperature of the recipe.
+        InvalidArgument: A head has fewer classes than the data, or a loss is not possible.
+        TemperatureNotStored: The labels hold no tail mass at a temperature of the recipe.
     """
-    output = _output(teacher, head, prepared.source)
-    temperature = recipe.temperature or _highest_temperature(teacher, head)
-    if isinstance(teacher, Store):
-        teacher.read([0], head).log_probs(temperature)  # raises if the labels hold nothing at this temperature
+    recipe.check_heads(heads)
+    soft = soft_targets(teacher)
+    hard = hard_targets(prepared, heads)
+    samples = _samples(teacher, heads, prepared)
+    specs = {name: choose_loss(recipe.loss_of(name), name, head, samples[name]) for name, head in heads.items()}
+    temperatures = {name: _temperature(teacher, name, samples[name], recipe) for name in heads}
 
     def objectives(model: Model) -> list[Objective]:
-        return [Objective(head=head, terms=_terms(model, head, teacher, prepared, recipe.alpha, temperature))]
+        return [
+            Objective(
+                head=name,
+                terms=(
+                    _token_terms(model, name, specs[name], soft(name), temperatures[name], recipe.alpha_of(name))
+                    if language.is_language(prepared.source)
+                    else _terms(name, specs[name], soft(name), temperatures[name], hard.get(name), recipe)
+                ),
+                weight=recipe.weight_of(name),
+            )
+            for name in heads
+        ]
 
     return Task(
-        heads={head: output},
+        heads=heads,
         rows=prepared.train,
         objectives=objectives,
+        soft={name: soft(name) for name in heads},
+        hard=hard,
+        temperatures=temperatures,
+        mask=next_token_mask if language.is_language(prepared.source) else None,
         store=teacher if isinstance(teacher, Store) else None,
-        labels=_labels_record(teacher, head, temperature),
+        labels=_labels_record(teacher),
     )
 
 
-def soft_labels(teacher: Store | Model, head: str) -> Callable[[Batch], SoftLabels]:
-    """Return a function from a batch to its soft labels.
+def learned_heads(teacher: Store | Model, names: Sequence[str] | None = None) -> dict[str, OutputHead]:
+    """Return heads of soft labels.
+
+    Args:
+        teacher: Soft labels, or a live teacher.
+        names: Names of the heads; None: all.
+
+    Raises:
+        InvalidArgument: There is no such head; lists those there are.
+    """
+    if isinstance(teacher, Model):
+        heads, spec = dict(teacher.heads), teacher.spec
+    else:
+        heads = {name: OutputHead.of_labels(head) for name, head in teacher.heads.items()}
+        spec = str(teacher.storage)
+    for name in names or ():
+        if name not in heads:
+            raise InvalidArgument(f"{spec}: no head {name!r}, got {', '.join(heads)}; expected one of them")
+    return {name: heads[name] for name in names or heads}
+
+
+def soft_targets(teacher: Store | Model) -> Callable[[str], SoftTargets]:
+    """Return a function from a head to the function from a batch to its soft labels.
 
     Args:
         teacher: Soft labels, which the batch holds; or a live teacher, which predicts them.
-        head: Name of the head.
     """
     if isinstance(teacher, Store):
-        return lambda batch: batch.targets[head]
-    return lambda batch: predicted(teacher, head, batch)
-
-
-def predicted(teacher: Model, head: str, batch: Batch) -> DenseLabels:
-    """Return the labels that a live teacher predicts for a batch.
-
-    Args:
-        teacher: The teacher.
-        head: Name of its head.
-        batch: Batch with inputs.
-
-    Raises:
-        InvalidArgument: The batch has no inputs.
-    """
-    if batch.inputs is None:
-        raise InvalidArgument("live teacher: the batch has no inputs, got labels alone; expected data")
-    kind = teacher.heads[head].kind
-    return DenseLabels(teacher.predict(batch.inputs)[head].float().cpu().numpy(), kind)
+        return lambda head: lambda batch: batch.targets[head]
+    predictions = LivePredictions(teacher)
+    return lambda head: lambda batch: predictions.labels(head, batch)
 
 
 def _terms(
-    model: Model, head: str, teacher: Store | Model, prepared: Prepared, alpha: float, temperature: float
+    head: str,
+    spec: LossSpec,
+    soft: SoftTargets,
+    temperature: float,
+    hard: HardTargets | None,
+    recipe: Recipe,
 ) -> tuple[Term, ...]:
-    labels = soft_labels(teacher, head)
-    if language.is_language(prepared.source):
-        soft = soft_token_term(model, head, labels, temperature=temperature, weight=alpha)
-        return (soft,) if alpha == 1 else (soft, hard_token_term(model, weight=1 - alpha))
-    soft = soft_class_term(head, labels, temperature=temperature, weight=alpha)
-    if prepared.hard is None or alpha == 1:
-        return (soft,)
-    return soft, hard_class_term(head, prepared.hard, weight=1 - alpha)
+    """Return alpha * soft + (1 - alpha) * hard; without hard targets the soft part alone."""
+    alpha = _alpha(head, recipe, has_hard=hard is not None)
+    terms = [soft_term(head, loss, soft, temperature=temperature, hard=hard, weight=alpha) for loss in spec.losses]
+    if hard is not None and alpha < 1:
+        number_loss: WeightedLoss | None = spec.losses[0] if hard.is_regression else None
+        terms.append(hard_term(head, hard, number_loss, weight=1 - alpha))
+    return tuple(terms)
 
 
-def _labels_record(labels: Store | Model, head: str, temperature: float) -> RunLabels:
+def _alpha(head: str, recipe: Recipe, *, has_hard: bool) -> float:
+    alpha = recipe.alpha_of(head)
+    if not has_hard and alpha == 0:
+        raise InvalidArgument(
+            f"alpha: uses hard labels alone, got 0 for head {head!r}, which has none; expected above 0. Name a column "
+            "of hard labels, or choose another alpha"
+        )
+    return alpha if has_hard else 1.0
+
+
+def _token_terms(
+    model: Model, head: str, spec: LossSpec, soft: SoftTargets, temperature: float, alpha: float
+) -> tuple[Term, ...]:
+    terms = [soft_token_term(model, head, loss, soft, temperature=temperature, weight=alpha) for loss in spec.losses]
+    return (*terms, hard_token_term(model, weight=1 - alpha)) if alpha < 1 else tuple(terms)
+
+
+def _samples(teacher: Store | Model, heads: Mapping[str, OutputHead], prepared: Prepared) -> dict[str, SoftLabels]:
+    """Return the soft labels of one row of each head."""
+    if isinstance(teacher, Store):
+        return {name: teacher.read([0], name) for name in heads}
+    rows = prepared.train[:1]
+    batch = Batch(epoch=0, step=0, rows=rows, inputs=prepared.source.inputs(rows))
+    predictions = LivePredictions(teacher)
+    return {name: predictions.labels(name, batch) for name in heads}
+
+
+def _temperature(teacher: Store | Model, head: str, sample: SoftLabels, recipe: Recipe) -> float:
+    """Return the temperature of the losses of a head: that of the recipe, or the highest of the labels."""
+    stored = (1.0,) if isinstance(teacher, Model) else teacher.heads[head].temperatures
+    temperature = recipe.temperature_of(head) or max(stored)
+    if not isinstance(teacher, Model) and hasattr(sample, "temperature_index"):
+        sample.temperature_index(temperature)  # raises if the labels hold nothing at this temperature
+    return temperature
+
+
+def _labels_record(labels: Store | Model) -> RunLabels:
     """Return where the soft labels came from."""
     if isinstance(labels, Model):
-        return RunLabels(
-            head=head, temperature=temperature, snapshot=None, teacher_spec=labels.spec, teacher_digest=labels.digest
-        )
+        return RunLabels(snapshot=None, teacher_spec=labels.spec, teacher_digest=labels.digest)
     return RunLabels(
-        head=head,
-        temperature=temperature,
         snapshot=labels.snapshot.digest,
+        store=str(labels.storage),
         teacher_spec=labels.descriptor.teacher.spec,
         teacher_digest=labels.descriptor.teacher.digest,
         encodings={name: stored.encoding for name, stored in labels.heads.items()},
         bytes_per_row=labels.bytes_per_row,
     )
-
-
-def _output(labels: Store | Model, head: str, source: Source) -> OutputHead:
-    """Return the head to learn, whose classes must cover those of the data."""
-    if isinstance(labels, Store):
-        labels.head_columns(head)  # raises if there is no such head
-        output = OutputHead.of_labels(labels.heads[head])
-    elif head in labels.heads:
-        output = labels.heads[head]
-    else:
-        raise InvalidArgument(f"{labels.spec}: no head {head!r}, got {', '.join(labels.heads)}; expected one of them")
-    if output.kind not in DISTRIBUTIONS:
-        raise InvalidArgument(
-            f"head {head!r}: cannot be trained on, got kind {output.kind!r}; expected {', '.join(DISTRIBUTIONS)}. "
-            "Use sl.loader and a loss of softlabels.losses"
-        )
-    if source.classes is not None and source.classes > output.classes:
-        raise InvalidArgument(
-            f"{source.spec}: more classes than the soft labels have, got {source.classes}; expected at most "
-            f"{output.classes}. The labels are of another task, or --label names another column"
-        )
-    return output
-
-
-def _highest_temperature(labels: Store | Model, head: str) -> float:
-    return 1.0 if isinstance(labels, Model) else max(labels.heads[head].temperatures)

@@ -6,7 +6,6 @@ held (``language.uses_states``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from softlabels import losses
-from softlabels.labels import SoftLabels, SparseLabels
+from softlabels.labels import SparseLabels
 from softlabels.loading import Batch
+from softlabels.losses import NO_LABEL
 from softlabels.models import Model
 from softlabels.text import next_tokens
 from softlabels.training.language import STATES
+from softlabels.training.tasks.loss_spec import WeightedLoss
 from softlabels.training.tasks.objective import Outputs, Term
+from softlabels.training.tasks.soft_targets import SoftTargets, name_of
 
 
 def hard_token_term(model: Model, *, weight: float = 1.0) -> Term:
@@ -34,33 +36,44 @@ def hard_token_term(model: Model, *, weight: float = 1.0) -> Term:
     def loss(outputs: Outputs, batch: Batch) -> Tensor:
         return _cross_entropy(model, outputs, *next_token_targets(batch))
 
-    return Term(name="cross_entropy", loss=loss, count=count_positions, weight=weight)
+    return Term(name="cross_entropy", loss=loss, count=count_next_tokens, weight=weight)
 
 
 def soft_token_term(
-    model: Model, head: str, labels: Callable[[Batch], SoftLabels], *, temperature: float, weight: float = 1.0
+    model: Model, head: str, loss: WeightedLoss, labels: SoftTargets, *, temperature: float, weight: float = 1.0
 ) -> Term:
-    """Return the KL divergence from soft labels of the next token.
+    """Return a loss against soft labels of the next token.
 
     Args:
         model: The model that is trained.
         head: Head that is trained.
+        loss: The loss.
         labels: Returns the soft labels of a batch.
-        temperature: Temperature of the KL.
-        weight: Factor of the term.
+        temperature: Temperature of losses that have one.
+        weight: Factor of the term, beside that of the loss.
     """
+    options: dict[str, Any] = dict(loss.options)
+    if loss.loss.temperature:
+        options["temperature"] = temperature
 
-    def loss(outputs: Outputs, batch: Batch) -> Tensor:
-        counts = next_token_targets(batch)[1]
-        if STATES not in outputs:
-            return losses.kl(outputs[head], labels(batch), temperature=temperature, mask=counts)
+    def value(outputs: Outputs, batch: Batch) -> Tensor:
+        following, counts = next_token_targets(batch)
         module: Any = model.module
-        return losses.linear_kl(
-            outputs[STATES], module.output_weight, labels(batch), bias=module.output_bias, temperature=temperature,
-            mask=counts,
-        )  # fmt: skip
+        if STATES in outputs and loss.loss.name == "kl":
+            weights = {"bias": module.output_bias, "temperature": temperature, "mask": counts}
+            return losses.linear_kl(outputs[STATES], module.output_weight, labels(batch), **weights)
+        logits = module.project(outputs[STATES]) if STATES in outputs else outputs[head]
+        more = (following.masked_fill(~counts, NO_LABEL),) if loss.loss.hard else ()
+        result: Tensor = loss.loss.function(logits, labels(batch), *more, mask=counts, **options)
+        return result
 
-    return Term(name=f"kl at T = {temperature:g}", loss=loss, count=count_positions, weight=weight)
+    return Term(
+        name=name_of(loss, temperature),
+        loss=value,
+        count=count_next_tokens,
+        weight=weight * loss.weight,
+        is_soft=True,
+    )
 
 
 def next_token_targets(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -75,7 +88,16 @@ def next_token_targets(batch: Batch) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(following), torch.from_numpy(counts)
 
 
-def count_positions(batch: Batch) -> int:
+def next_token_mask(batch: Batch) -> Tensor:
+    """Return which positions of a batch count, (N,) bool.
+
+    Args:
+        batch: Batch of ragged token ids.
+    """
+    return next_token_targets(batch)[1]
+
+
+def count_next_tokens(batch: Batch) -> int:
     """Return the number of positions of a batch whose next token counts.
 
     Args:
