@@ -75,11 +75,11 @@ class MixedPrecision:
             state: What ``state`` returned.
         """
         if state:
-            whole = {
+            values = {
                 name: int(value) if name.startswith(("growth_i", "_growth_t")) else value
                 for name, value in state.items()
             }
-            self.scaler.load_state_dict(whole)
+            self.scaler.load_state_dict(values)
 
 
 class WeightAverage:
