@@ -9,19 +9,23 @@ units since is topped up in the same way.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from softlabels.errors import StoreConflict
-from softlabels.sharing.lock import lock_key, read_lock, write_lock
+from softlabels.sharing.lock import check_lock, lock_key, read_lock, write_lock
 from softlabels.sharing.receivers import Receiver, copy_file, open_receiver
+from softlabels.sharing.selection import KeyNames, Selection
+from softlabels.sharing.subset import SubsetCopier
 from softlabels.sharing.units import TransferProgress, UnitCopier
 from softlabels.store import Store, open_store
 from softlabels.store.format import paths
 from softlabels.store.format.descriptor import Descriptor, find_descriptor, read_descriptor
 from softlabels.store.format.limits import MAX_DESCRIPTOR_BYTES, MAX_SNAPSHOT_BYTES
+from softlabels.store.storage.hf_storage import HfStorage
 from softlabels.store.storage.read_errors import SEAL
 from softlabels.store.storage.registry import open_storage
 from softlabels.store.storage.storage import TEMPORARY, Location, Storage
@@ -66,8 +70,15 @@ def push(
     digest: str | None = None,
     workers: int = DEFAULT_WORKERS,
     progress: TransferProgress | None = None,
+    rows: str | None = None,
+    keys: KeyNames | None = None,
+    heads: Iterable[str] | None = None,
+    views: Iterable[int] | None = None,
+    top: int | None = None,
 ) -> Transfer:
-    """Copy a sealed store to another location.
+    """Copy a sealed store, or a part of it, to another location.
+
+    A part is a store of its own, with a digest of its own and the digest of the snapshot that it was taken from.
 
     Args:
         store: Location of the store.
@@ -75,9 +86,16 @@ def push(
             interrupted copy of the store.
         digest: Digest that the snapshot must have; by default any.
         workers: Units that are copied at the same time.
-        progress: Called with bytes done and bytes in all.
+        progress: Called with bytes (rows of a part) done and in all.
+        rows: Range of row numbers to copy, such as ``0:1000``; by default all.
+        keys: Keys or ids of the rows to copy, or a file with one a line; by default all.
+        heads: Names of the heads to copy; by default all.
+        views: Numbers of the views to copy; by default all.
+        top: Number of likeliest classes of each row to copy, from labels in the encodings topk and dense; by default
+            those of the store.
 
     Raises:
+        InvalidArgument: The part is empty, or the store lacks what was named.
         StoreNotFound: There is no sealed store.
         StoreCorrupt: A file is not what was sealed, or there is no snapshot with that digest; names the file.
         StoreConflict: The target holds another store, or something else.
@@ -88,7 +106,8 @@ def push(
         >>> push("labels", "s3://team/labels")  # doctest: +SKIP
         Transfer(source='labels', target='s3://team/labels', ...)
     """
-    return _copy(open_store(store, digest=digest), open_storage(to), workers, progress)
+    selection = Selection.of(rows=rows, keys=keys, heads=heads, views=views, top=top)
+    return _transfer(open_store(store, digest=digest), open_storage(to), selection, workers, progress)
 
 
 def pull(
@@ -98,6 +117,11 @@ def pull(
     digest: str | None = None,
     workers: int = DEFAULT_WORKERS,
     progress: TransferProgress | None = None,
+    rows: str | None = None,
+    keys: KeyNames | None = None,
+    heads: Iterable[str] | None = None,
+    views: Iterable[int] | None = None,
+    top: int | None = None,
     lock: str | os.PathLike[str] | None = None,
     update: bool = False,
 ) -> Transfer:
@@ -108,7 +132,12 @@ def pull(
         store: Location of the copy.
         digest: Digest that the snapshot must have; by default the one that ``lock`` pins, or else any.
         workers: Units that are copied at the same time.
-        progress: Called with bytes done and bytes in all.
+        progress: Called with bytes (rows of a part) done and in all.
+        rows: Rows to copy; this and the next four as for `push`.
+        keys: Keys of the rows to copy.
+        heads: Names of the heads to copy.
+        views: Numbers of the views to copy.
+        top: Number of likeliest classes of each row to copy.
         lock: Path of a lock file that pins the copy; by default none.
         update: If True, accept a newer snapshot than the one that is pinned, and pin it.
 
@@ -120,7 +149,8 @@ def pull(
     target = open_storage(store)
     path = None if lock is None else Path(lock)
     pinned = None if path is None else read_lock(path).get(lock_key(target, path))
-    if pinned is not None and not update:
+    selection = Selection.of(rows=rows, keys=keys, heads=heads, views=views, top=top)
+    if pinned is not None and selection is None and not update:
         if digest not in {None, pinned.digest}:
             raise StoreConflict(
                 f"{path}: pins another snapshot of {target}, got digest {digest}; expected {pinned.digest}. Accept a "
@@ -128,15 +158,42 @@ def pull(
             )
         digest = pinned.digest
     origin = open_store(source, digest=digest)
-    if pinned is not None and origin.snapshot.number < pinned.snapshot:
+    if pinned is not None and selection is None and origin.snapshot.number < pinned.snapshot:
         raise StoreConflict(
             f"{origin.storage}: the snapshot is older than the one that {path} pins, got number "
             f"{origin.snapshot.number}; expected {pinned.snapshot} or later. Was the source rolled back?"
         )
-    outcome = _copy(origin, target, workers, progress)
+    outcome = _transfer(origin, target, selection, workers, progress)
     if path is not None:
-        write_lock(path, open_store(target, snapshot=origin.snapshot.number), outcome.source)
+        copy = open_store(target, digest=outcome.digest)
+        if pinned is not None and not update and copy.snapshot.digest != pinned.digest:
+            check_lock(copy, path)
+        write_lock(path, copy, outcome.source)
     return outcome
+
+
+def _transfer(
+    source: Store, to: Storage, selection: Selection | None, workers: int, progress: TransferProgress | None
+) -> Transfer:
+    """Copy a store, or the selected part of it."""
+    if selection is None:
+        return _copy(source, to, workers, progress)
+    if not isinstance(to, HfStorage):
+        return _copy_part(source, to, selection, workers, progress)
+    with tempfile.TemporaryDirectory(prefix="softlabels-") as folder:
+        copied = _copy_part(source, open_storage(folder), selection, workers, progress)
+        return replace(_copy(open_store(folder), to, workers, None), source=copied.source)
+
+
+def _copy_part(
+    source: Store, to: Storage, selection: Selection, workers: int, progress: TransferProgress | None
+) -> Transfer:
+    copier = SubsetCopier(source, to, selection, progress)
+    copied = copier.copy_all(workers)
+    return Transfer(
+        source=source.storage.origin, target=to.origin, digest=copied.snapshot.digest, rows=copied.rows,
+        units=copied.units, new_units=copier.units, bytes=copier.bytes,
+    )  # fmt: skip
 
 
 def _copy(source: Store, to: Storage, workers: int, progress: TransferProgress | None) -> Transfer:

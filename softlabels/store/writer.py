@@ -239,12 +239,15 @@ class UnitWriter:
         *,
         extras: Mapping[str, NDArray[Any]] | None = None,
         fidelity: Mapping[str, Fidelity] | None = None,
+        reproducible: bool = False,
     ) -> bool:
         """Make the unit durable and visible; False where another writer has committed it first.
 
         Args:
             extras: arrays that sealing needs (sums for the tail prior, dense rows), kept beside the shard.
             fidelity: by head, of a few rows; kept in the record.
+            reproducible: If True, name the attempt by the bytes of shard and extras, so that equal rows give an equal
+                record; otherwise by a random number.
 
         Raises:
             StoreError: Rows are missing, or readers would refuse the record; nothing was committed.
@@ -265,7 +268,10 @@ class UnitWriter:
                 f"{self._storage}: the store was removed while it was being written, got no {paths.DESCRIPTOR}; "
                 "nothing was committed. Run the same command again to make it anew"
             )
+        extras_file = array_file.to_bytes(extras) if extras else None
         attempt = uuid.uuid4().hex
+        if reproducible:
+            attempt = blake3(f"{self._sink.digest} {extras_file[1] if extras_file else ''}".encode()).hexdigest()[:32]
         self._file.publish(paths.shard_path(self.unit, attempt, descriptor.shard_format))
         record = Record(
             unit=self.unit,
@@ -276,7 +282,7 @@ class UnitWriter:
             chunks=tuple(chunks),
             footer=footer,
             keys=self._keys.hexdigest(),
-            extras=self._write_extras(attempt, extras),
+            extras=self._write_extras(attempt, extras_file),
             fidelity=dict(fidelity or {}),
             descriptor=descriptor.digest,
             teacher=descriptor.teacher.digest or "",
@@ -292,10 +298,11 @@ class UnitWriter:
             ) from None
         return self._storage.put_if_absent(paths.record_path(self.unit), data)
 
-    def _write_extras(self, attempt: str, extras: Mapping[str, NDArray[Any]] | None) -> tuple[int, str] | None:
-        if not extras:
+    def _write_extras(self, attempt: str, extras: tuple[bytes, str] | None) -> tuple[int, str] | None:
+        """Store the extras of an attempt, given with their hash; returns their size and hash."""
+        if extras is None:
             return None
-        data, digest = array_file.to_bytes(extras)
+        data, digest = extras
         self._storage.put_if_absent(paths.extras_path(self.unit, attempt), data)
         return len(data), digest
 

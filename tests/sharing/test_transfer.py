@@ -1,6 +1,7 @@
 """Push and pull: equal stores, only what is missing, and never a copy that looks complete when it is not."""
 
 import json
+import re
 import shutil
 import uuid
 from pathlib import Path
@@ -13,7 +14,7 @@ import softlabels as sl
 from softlabels.errors import SoftLabelsError, StoreConflict, StoreCorrupt, StoreNotFound
 from softlabels.store.storage.posix import PosixStorage
 from softlabels_cli.main import cli
-from tests.store.storage.object_store_server import BUCKET, s3_server, use_server
+from tests.store.storage.object_store_server import BUCKET, FaultProxy, s3_server, use_server
 
 
 def files(folder):
@@ -140,3 +141,25 @@ def test_a_store_goes_to_a_bucket_and_back(sealed, tmp_path, monkeypatch):
         assert sl.verify(url, deep=True).ok
         sl.pull(url, tmp_path / "back")
     assert files(tmp_path / "back") == files(sealed)
+
+
+def test_a_top_up_asks_a_bucket_for_new_units_only(tmp_path, monkeypatch):
+    """One listing of records, and of the 40 units that are there no request at all."""
+    pytest.importorskip("obstore", reason="object stores need the extra remote")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    heads = {"logits": sl.Head(classes=5, encoding="dense:f32")}
+    logits = np.random.default_rng(0).normal(size=(84, 5)).astype(np.float32)
+    url = f"s3://{BUCKET}/{uuid.uuid4().hex}/labels"
+    with s3_server() as server, FaultProxy(server).running() as proxy, use_server(proxy.port):
+        for stop, units in ((80, 40), (84, 2)):
+            with sl.create(tmp_path / "grows", heads=heads, unit_rows=2) as writer:
+                writer.append(list(range(stop)), {"logits": logits[:stop]})
+            proxy.requests.clear()
+            assert sl.push(tmp_path / "grows", url).new_units == units
+        named = [path for _, path in proxy.requests if re.search(r"/0000\d{4}[.-]", path) and "/snapshots/" not in path]
+        assert {re.search(r"/(0000\d{4})[.-]", path)[1] for path in named if "/probe/" not in path} == {
+            "00000040",
+            "00000041",
+        }
+        assert len(proxy.requests) < 40
+        assert sl.open(url).rows == 84

@@ -32,7 +32,7 @@ from softlabels.store.format.limits import (
     MAX_UNITS,
     decoded_bytes,
 )
-from softlabels.store.format.provenance import DataRecord, TeacherRecord
+from softlabels.store.format.provenance import DataRecord, SubsetRecord, TeacherRecord
 from softlabels.store.format.token_inputs import INPUTS, TokenInputs
 from softlabels.store.storage.read_errors import DESCRIPTOR, read_errors
 from softlabels.store.storage.registry import open_storage
@@ -48,6 +48,7 @@ DEFAULT_UNIT_ROWS = 16_384
 """Rows of a chunk and of a unit if rows are small; else as many as have the target's bytes."""
 
 CODEBOOK = "codebook"
+SUBSET_OF = "subset_of"
 KNOWN = (CODEBOOK, INPUTS)
 """Features a store may require."""
 
@@ -73,6 +74,7 @@ class Descriptor:
         codec: Compression of the arrays: ``zstd`` (smaller) or ``lz4`` (faster to read).
         seed: Seed of every random draw, taken modulo 2^64.
         inputs: Token ids that the store holds beside the labels; None if it holds labels alone.
+        subset_of: Snapshot of which the store is a part; None if it was labelled as a whole.
 
     Raises:
         InvalidArgument: A value out of range, or a product of values that readers would refuse.
@@ -97,6 +99,7 @@ class Descriptor:
     codec: str = "zstd"
     seed: int = 0
     inputs: TokenInputs | None = None
+    subset_of: SubsetRecord | None = None
     document: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
     """The document that was read, with keys of later versions."""
 
@@ -250,7 +253,11 @@ class Descriptor:
             "data": self.data.to_json(),
             "seed": self.seed,
         }
-        return document if self.inputs is None else document | {INPUTS: self.inputs.to_json()}
+        if self.inputs is not None:
+            document[INPUTS] = self.inputs.to_json()
+        if self.subset_of is not None:
+            document[SUBSET_OF] = self.subset_of.to_json()
+        return document
 
     @property
     def work(self) -> dict[str, Any]:
@@ -299,6 +306,7 @@ def parse_descriptor(data: bytes) -> Descriptor:
         codec=shard.text("codec"),
         seed=fields.integer("seed", -(2**63), 2**64 - 1),
         inputs=TokenInputs.from_fields(fields.object(INPUTS)) if INPUTS in requires else None,
+        subset_of=None if fields.get(SUBSET_OF) is None else SubsetRecord.from_fields(fields.object(SUBSET_OF)),
         document=value,
     )
 

@@ -164,7 +164,57 @@ def _shortened(digest: str, identity: str) -> str:
     return f"digest {digest[:SHOWN_DIGITS]}{identity.removeprefix(digest)}"
 
 
-def _to_json(record: TeacherRecord | DataRecord, always: tuple[str, ...]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class SubsetRecord:
+    """The snapshot that a store was copied from, and the part of it that was copied.
+
+    Attributes:
+        snapshot: Digest of the snapshot.
+        rows: First row, and row behind the last one (None: the end); None for all rows.
+        keys: BLAKE3 of the sorted keys; None for all keys.
+        heads: Names of the heads; None for all.
+        views: Numbers of the views; None for all.
+        top: Number of likeliest classes of each row; None for those of the snapshot.
+
+    Example:
+        >>> SubsetRecord(snapshot="0" * 64, top=8).to_json()["top"]
+        8
+    """
+
+    snapshot: str
+    rows: tuple[int, int | None] | None = None
+    keys: str | None = None
+    heads: tuple[str, ...] | None = None
+    views: tuple[int, ...] | None = None
+    top: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as the descriptor holds it."""
+        return _to_json(self, always=("snapshot",))
+
+    @classmethod
+    def from_fields(cls, value: Fields) -> Self:
+        """Return the record in an untrusted document.
+
+        Raises:
+            ValueError: A field is missing or of another type.
+        """
+        rows = None
+        if value.get("rows") is not None:
+            start, stop = (*_numbers(value, "rows", 2), None, None)[:2]
+            rows = (start or 0, stop)
+        views = None if value.get("views") is None else tuple(one or 0 for one in _numbers(value, "views", MAX_NAMES))
+        return cls(
+            snapshot=value.hash("snapshot"),
+            rows=rows,
+            keys=value.optional_hash("keys"),
+            heads=None if value.get("heads") is None else value.texts("heads", MAX_NAMES),
+            views=views,
+            top=_count(value, "top"),
+        )
+
+
+def _to_json(record: TeacherRecord | DataRecord | SubsetRecord, always: tuple[str, ...]) -> dict[str, Any]:
     defaults = {field.name: field.default for field in fields(record)}
     values = {name: getattr(record, name) for name in defaults}
     return {
@@ -198,3 +248,9 @@ def _shape(value: Fields) -> tuple[int | None, ...] | None:
         return None
     axes = value.items("shape", MAX_AXES)
     return tuple(None if axis is None else check_integer(value.path("shape"), axis, 0, MAX_COUNT) for axis in axes)
+
+
+def _numbers(value: Fields, name: str, limit: int) -> tuple[int | None, ...]:
+    """Return a list of numbers, which may be null."""
+    items = value.items(name, limit)
+    return tuple(None if item is None else check_integer(value.path(name), item, 0, MAX_COUNT) for item in items)

@@ -73,6 +73,7 @@ def merge(
         data=DataRecord.union(
             [store.descriptor.data for store in stores], fingerprint=_fingerprint(donors, rows), rows=len(rows)
         ),
+        subset_of=None,
         document=None,
     )  # fmt: skip
     writer = create_or_open(out, descriptor, stores[0].codebooks(), stores[0].tokenizer_document())

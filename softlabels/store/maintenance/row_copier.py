@@ -106,18 +106,39 @@ class RowCopier:
             for head in store.heads:
                 if evidence.wants_sums(head) and (prior := store.prior(head)) is not None:
                     labels = store.decode(ragged.take(columns, schema, copied), head)
-                    evidence.add_sums(head, _spread(cast("SparseLabels", labels), prior))  # only those have a tail
-                if (probe := store.probe(head)) is not None:
-                    own = self._row[numbers[copied]]
-                    dense = np.isin(own, probe.rows)
-                    if dense.any():
-                        index = np.searchsorted(probe.rows, own[dense])
-                        where = None if probe.positions is None else probe.positions[index]
-                        evidence.add_dense(head, rows[copied[dense]], probe.logits[index], where)
+                    evidence.add_sums(head, spread_tail(cast("SparseLabels", labels), prior))  # only those have a tail
+                add_dense_rows(store, head, evidence, self._row[numbers[copied]], rows[copied])
 
 
-def _spread(labels: SparseLabels, prior: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return (2, T, C) sums of rows without statistics: their unlisted mass is spread as their store's prior."""
+def add_dense_rows(
+    store: Store, head: str, statistics: UnitStatistics, rows: NDArray[np.int64], unit_rows: NDArray[np.int64]
+) -> None:
+    """Add the rows that a store keeps dense to the statistics of a unit that they are copied to.
+
+    Args:
+        store: Store that rows are copied from.
+        head: Name of the head.
+        statistics: Statistics of the unit.
+        rows: Number of each row in the store, (n,).
+        unit_rows: Number of each row in the unit, (n,).
+    """
+    probe = store.probe(head)
+    if probe is None:
+        return
+    is_dense = np.isin(rows, probe.rows)
+    if is_dense.any():
+        index = np.searchsorted(probe.rows, rows[is_dense])
+        positions = None if probe.positions is None else probe.positions[index]
+        statistics.add_dense(head, unit_rows[is_dense], probe.logits[index], positions)
+
+
+def spread_tail(labels: SparseLabels, prior: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return (2, T, C) sums of rows without statistics: their unlisted mass is spread as their store's prior.
+
+    Args:
+        labels: Labels of the rows.
+        prior: Tail prior of their store, (T, C).
+    """
     row, place = np.nonzero(np.isfinite(labels.values))
     seen = exposure(labels.log_tail, row, labels.ids[row, place], labels.classes)
     return sums_of(prior, seen, np.exp(labels.log_tail.astype(np.float64)).sum(axis=0))
