@@ -90,6 +90,12 @@ class UnreadableRow(InvalidData):
         return error
 
 
+class TooManyBadRows(InvalidData):
+    """More rows than ``--skip-bad`` allows cannot be labelled; names them and the reasons."""
+
+    exit_code = 3
+
+
 class KeyMissing(InvalidData):
     """Labels and inputs do not cover the same rows; names a few keys."""
 

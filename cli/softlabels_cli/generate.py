@@ -83,6 +83,12 @@ if TYPE_CHECKING:
     metavar="N",
     help="Processes of the engines local and ray. [local: 1; ray: one per GPU or node]",
 )
+@click.option(
+    "--skip-bad",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Leave up to N rows without labels that cannot be read or that the teacher fails on.",
+)
 @click.option("--dry-run", is_flag=True, help="Time one batch and print the cost; write nothing.")
 @click.option("--gate/--no-gate", default=True, help="Check the outputs for some rows, first and during the run.")
 @click.option("--extra-classes", is_flag=True, help="The teacher may know classes the hard labels do not show.")
@@ -187,6 +193,8 @@ def _print(result: Generated, out: str, reuse: tuple[str, ...]) -> None:
         note("Every unit is there already.")
     if result.reused_rows:
         note(f"{count(result.reused_rows, 'row')} copied from {', '.join(map(str, reuse))}.")
+    if result.skipped_rows:
+        note(f"{count(result.skipped_rows, 'row')} without labels; softlabels inspect {out} names them.")
     if result.missing_units:
         note(
             f"Not sealed: {count(result.missing_units, 'unit')} claimed by another process. The last one to finish "

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 MAX_NAMES = 8
 """Names of columns or classes that a line shows."""
 
+MAX_SKIPPED = 4
+"""Skipped rows that a line names; --json lists all."""
+
 
 @click.command("inspect", epilog="Example:  softlabels inspect labels --json")
 @store_argument()
@@ -38,6 +41,10 @@ def command(*, store: str, digest: str | None, as_json: bool) -> None:
 def _lines(store: StoreDescription) -> Iterator[tuple[str, str]]:
     """Yield a name and a value for each line."""
     yield "rows", f"{store.rows:,} in {count(store.units, 'unit')}"
+    if store.skipped:
+        named = "; ".join(f"row {entry.row}: {entry.reason}" for entry in store.skipped[:MAX_SKIPPED])
+        more = "; ..." if len(store.skipped) > MAX_SKIPPED else ""
+        yield "skipped", f"{count(len(store.skipped), 'row')} without labels: {named}{more}"
     yield "size", f"{format_bytes(store.bytes)}, {store.bytes_per_row:.1f} bytes per row"
     if store.snapshot is None:
         yield "snapshot", f"not sealed: {count(store.missing_units, 'unit')} missing"

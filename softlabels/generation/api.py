@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
@@ -16,6 +17,7 @@ import numpy as np
 from softlabels.encodings import Codebook
 from softlabels.errors import InvalidArgument, InvalidData, StoreConflict
 from softlabels.generation.background_writer import BackgroundWriter
+from softlabels.generation.bad_rows import FAILURES, usable_rows
 from softlabels.generation.batches import batches_of
 from softlabels.generation.engine import ProgressReport, Work
 from softlabels.generation.engines import engine_of
@@ -55,6 +57,9 @@ DataLike: TypeAlias = Any
 MAX_COVERS = 16
 """Parts of a teacher that a store lists."""
 
+MAX_TRIED = 32
+"""First rows that are tried until one can be labelled, where bad rows may be skipped."""
+
 DEFAULTS = Settings()
 
 LOGGER = logging.getLogger(__name__)
@@ -78,6 +83,7 @@ def generate(
     teacher_version: str | None = DEFAULTS.teacher_version,
     engine: str | None = DEFAULTS.engine,
     processes: int | None = DEFAULTS.processes,
+    skip_bad: int | None = DEFAULTS.skip_bad,
     text: TextOptions | None = None,
     chosen: bool = DEFAULTS.chosen,
     written_by: str | None = DEFAULTS.written_by,
@@ -108,6 +114,8 @@ def generate(
         engine: Name of the engine that runs the teacher; None: ``torchrun`` where a launcher started several
             processes, else ``local``.
         processes: Processes of the engines local and ray; None: 1, and with ray one per GPU or node.
+        skip_bad: Rows that may be left without labels because they cannot be read or the teacher fails on them; None:
+            such a row is an error.
         text: Options of text, such as ``TextOptions(pack=256)``; None: the defaults, if the teacher has a tokenizer.
         chosen: If True, store the log-probability of the text's own next token too, as head ``chosen``.
         written_by: Digest or name of the model that wrote the text; None if unknown.
@@ -121,6 +129,8 @@ def generate(
         InvalidArgument: A specification or setting is invalid.
         InvalidData: The data has no rows.
         InvalidLogits: An output is NaN, infinite or of another shape; units that were committed are kept.
+        UnreadableRow: A row of the data cannot be read.
+        TooManyBadRows: More rows cannot be labelled than ``skip_bad`` allows; units that were committed are kept.
         ModelFailed: The code of the teacher raised an error.
         TeacherRejected: The outputs cannot be labels.
         WorkerDied: Worker processes end again and again before they have committed a unit.
@@ -146,6 +156,7 @@ def generate(
         teacher_version=teacher_version,
         engine=engine,
         processes=processes,
+        skip_bad=skip_bad,
         chosen=chosen,
         written_by=written_by,
     )
@@ -183,6 +194,8 @@ def estimate(
     plan, model, settings = _prepare(data, teacher, settings, text)
     descriptor, codebooks = describe_store(plan, model, settings, {})
     rows = np.arange(min(settings.batch_size, len(plan)), dtype=np.int64)
+    if settings.skip_bad is not None:
+        rows = usable_rows(plan, model, rows)
     model.predict_sliced(plan.inputs(rows))  # the first pass allocates and compiles
     began = time.perf_counter()
     inputs = plan.inputs(rows)
@@ -260,15 +273,32 @@ def _prepare(
     source, teacher = open_data(data, teacher, text=text)
     if len(source) == 0:
         raise InvalidData(f"{source.spec}: no rows, so there is nothing to label")
-    model = as_model(teacher, sample=source.inputs(np.zeros(1, np.int64))).to(settings.device or rank.device())
+    tries = 1 if settings.skip_bad is None else MAX_TRIED
+    model = _load(source, teacher, tries=tries).to(settings.device or rank.device())
     check_text(source, model)
     if settings.chosen and (text_of(source) is None or model.target != "next"):
         raise InvalidArgument(f"chosen: needs a teacher that predicts the next token of a text, got {model.spec}")
     settings = replace(settings, batch_size=rows_of_batch(source, settings.batch_size))
     # The store of a run of several ranks appears when the first of them has passed the gate.
     if settings.gate and (rank.index == 0 or out is None or not store_appears(out)):
-        check_teacher(model, source, extra_classes=settings.extra_classes, batch_size=settings.batch_size)
+        check_teacher(
+            model,
+            source,
+            extra_classes=settings.extra_classes,
+            batch_size=settings.batch_size,
+            usable=None if settings.skip_bad is None else partial(usable_rows, RowPlan(source), model),
+        )
     return RowPlan(source), model, settings
+
+
+def _load(source: Source, teacher: ModelLike, *, tries: int, row: int = 0) -> Model:
+    """Return the teacher, run on the first row that can be labelled if it is code of the user."""
+    try:
+        return as_model(teacher, sample=source.inputs(np.array([row], np.int64)))
+    except FAILURES:
+        if row + 1 >= min(tries, len(source)):
+            raise
+    return _load(source, teacher, tries=tries, row=row + 1)
 
 
 def describe_store(
@@ -368,10 +398,12 @@ def _summary(store: StoreWriter, *, new_units: int, seconds: float) -> Generated
         seal(store.storage)
         sealed = open_store(store.storage)
         rows, size, snapshot, fidelities = sealed.rows, sealed.bytes, sealed.snapshot.digest, sealed.snapshot.fidelity
+        skipped = sealed.snapshot.skipped
     else:
         records = [store.record(unit) for unit in store.committed_units()]
         rows, size = sum(record.rows for record in records), sum(record.size for record in records)
         snapshot, fidelities = None, {}
+        skipped = sum(len(record.skipped) for record in records)
     return Generated(
         rows=rows,
         units=descriptor.units,
@@ -385,6 +417,7 @@ def _summary(store: StoreWriter, *, new_units: int, seconds: float) -> Generated
         encodings=encodings,
         fidelity=next(iter(fidelities.values()), None),
         fidelities=dict(fidelities),
+        skipped_rows=skipped,
     )
 
 

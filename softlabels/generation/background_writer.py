@@ -18,6 +18,7 @@ from softlabels.generation.batches import Batch
 from softlabels.generation.output_monitor import OutputMonitor
 from softlabels.generation.unit_builder import UnitBuilder
 from softlabels.store import RowCopier, StoreWriter
+from softlabels.store.format.skipped_rows import SkippedRow
 
 LOGGER = logging.getLogger(__name__)
 
@@ -107,9 +108,7 @@ class BackgroundWriter:
         with UnitBuilder(self._store, first.unit, self._copier) as builder:
             batch: Batch | None = first
             while batch is not None and not self._abandoned.is_set():
-                if self._monitor is not None:
-                    self._monitor.check(batch)
-                builder.append(batch.keys, batch.views, batch.outputs, batch.copied, batch.tokens)
+                self._append(builder, batch)
                 if batch.last:
                     if builder.commit():
                         self._committed.append(batch.unit)
@@ -117,3 +116,13 @@ class BackgroundWriter:
                     return True
                 batch = self._queue.get()
         return False
+
+    def _append(self, builder: UnitBuilder, batch: Batch) -> None:
+        """Append the rows of a batch to its unit, or to what the unit skips."""
+        if len(batch.rows):
+            if self._monitor is not None:
+                self._monitor.check(batch)
+            numbers = batch.rows - builder.first_row
+            builder.append(batch.keys, batch.views, batch.outputs, batch.copied, batch.tokens, numbers)
+        for bad in batch.skipped:
+            builder.skip(SkippedRow(bad.row - builder.first_row, bad.key, bad.reason))

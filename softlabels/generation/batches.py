@@ -6,11 +6,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabels.errors import UnreadableRow
 from softlabels.generation.outputs import HeadOutput, of_predictions
 from softlabels.generation.row_plan import RowPlan
 from softlabels.sources import Ragged
@@ -18,6 +19,20 @@ from softlabels.store import Descriptor, RowCopier, StoreWriter
 
 PREFETCHED = 2
 """Batches of inputs that are read ahead of the teacher."""
+
+
+class BadRow(NamedTuple):
+    """A row that cannot be labelled.
+
+    Attributes:
+        row: Number of the row in the store.
+        key: Key of the row, 32 hexadecimal digits.
+        reason: Why it cannot be labelled.
+    """
+
+    row: int
+    key: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +49,7 @@ class Batch:
             teacher labels all.
         outputs: By head the outputs of the rows that the teacher labels; empty before it has run.
         tokens: Token rows that the teacher labels, for a store that holds them; None for other stores.
+        skipped: Rows that were taken out of the batch because they cannot be labelled, with the reason.
     """
 
     unit: int
@@ -44,11 +60,26 @@ class Batch:
     copied: NDArray[np.int64] | None = None
     outputs: Mapping[str, HeadOutput] = field(default_factory=dict)
     tokens: Ragged | None = None
+    skipped: tuple[BadRow, ...] = ()
 
     @property
     def to_label(self) -> NDArray[np.int64]:
         """Return the rows that the teacher labels."""
         return self.rows if self.copied is None else self.rows[self.copied < 0]
+
+    def select(self, selected: NDArray[np.bool_]) -> Batch:
+        """Return the batch with some of its rows, before the teacher has labelled it.
+
+        Args:
+            selected: True for each row to keep, (B,).
+        """
+        return replace(
+            self,
+            rows=self.rows[selected],
+            keys=self.keys[selected],
+            views=self.views[selected],
+            copied=None if self.copied is None else self.copied[selected],
+        )
 
     def labelled(self, predictions: Mapping[str, Any], inputs: Any, descriptor: Descriptor) -> Batch:
         """Return the batch with the outputs of the teacher, and with its tokens if the store holds them.
@@ -92,6 +123,8 @@ def batches_of(
 def prefetch_inputs(plan: RowPlan, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Any]]:
     """Yield each batch with its inputs, which a thread reads while the teacher runs; None if all rows are copied.
 
+    In place of inputs that cannot be read, the error is yielded.
+
     Args:
         plan: Rows of the store.
         batches: Batches in order.
@@ -107,4 +140,7 @@ def prefetch_inputs(plan: RowPlan, batches: Iterator[Batch]) -> Iterator[tuple[B
 
 
 def _resolved(batch: Batch, inputs: Future[Any] | None) -> tuple[Batch, Any]:
-    return batch, None if inputs is None else inputs.result()
+    if inputs is None:
+        return batch, None
+    error = inputs.exception()
+    return batch, error if isinstance(error, UnreadableRow) else inputs.result()

@@ -8,6 +8,8 @@ It costs about two batches. ``output_monitor`` checks later batches.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,7 +34,14 @@ MAX_BATCH_DIFFERENCE = 5e-2
 """Relative difference of a row in two batches. Batch statistics differ by far more, kernels for other sizes by less."""
 
 
-def check_teacher(teacher: Model, source: Source, *, extra_classes: bool = False, batch_size: int = ROWS) -> None:
+def check_teacher(
+    teacher: Model,
+    source: Source,
+    *,
+    extra_classes: bool = False,
+    batch_size: int = ROWS,
+    usable: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None,
+) -> None:
     """Raise unless the teacher's outputs for a sample of the data look like labels.
 
     Args:
@@ -40,6 +49,7 @@ def check_teacher(teacher: Model, source: Source, *, extra_classes: bool = False
         source: The data.
         extra_classes: If True, the teacher may know classes that the hard labels do not show.
         batch_size: Most rows to predict at a time.
+        usable: Function that returns those of some rows that can be labelled; None if every row must be.
 
     Raises:
         InvalidArgument: The class count is not that of the hard labels.
@@ -49,7 +59,7 @@ def check_teacher(teacher: Model, source: Source, *, extra_classes: bool = False
     """
     _check_classes(teacher, source, extra_classes=extra_classes)
     count = min(ROWS, batch_size, len(source))
-    rows = np.unique(np.linspace(0, len(source) - 1, num=count).astype(np.int64))
+    rows = _sample_rows(source, count) if usable is None else _usable_rows(source, count, usable)
     first = predict_samples(teacher, source, rows)
     for sample in first.values():
         _check_finite(sample, rows)
@@ -60,6 +70,30 @@ def check_teacher(teacher: Model, source: Source, *, extra_classes: bool = False
     for name, sample in first.items():
         _check_repeatable(sample, again[name])
         _check_batch(_only(sample, few), alone[name])
+
+
+def _sample_rows(source: Source, count: int) -> NDArray[np.int64]:
+    return np.unique(np.linspace(0, len(source) - 1, num=count).astype(np.int64))
+
+
+def _usable_rows(
+    source: Source, count: int, usable: Callable[[NDArray[np.int64]], NDArray[np.int64]]
+) -> NDArray[np.int64]:
+    """Return about as many rows that can be labelled, from the first candidates that hold so many."""
+    candidates = _sample_rows(source, min(ROWS, len(source)))
+    rows = candidates[:0]
+    # Strides, so that the first candidates are spread over the data too.
+    strides = max(1, len(candidates) // count)
+    for offset in range(strides):
+        rows = np.union1d(rows, usable(candidates[offset::strides]))[:count]
+        if len(rows) == count:
+            break
+    if not len(rows):
+        raise TeacherRejected(
+            f"teacher: none of {len(candidates)} rows tried of {source.spec} can be labelled; expected most of them. "
+            "Run without --skip-bad to see the error"
+        )
+    return rows
 
 
 def predict_samples(teacher: Model, source: Source, rows: NDArray[np.int64]) -> dict[str, OutputSample]:

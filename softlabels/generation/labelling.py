@@ -15,9 +15,9 @@ from bisect import bisect_left
 from collections.abc import Iterator
 
 from softlabels.generation.background_writer import BackgroundWriter
+from softlabels.generation.bad_rows import BatchLabeller
 from softlabels.generation.batches import batches_of, prefetch_inputs
 from softlabels.generation.engine import Work
-from softlabels.generation.length_groups import predict_rows
 from softlabels.generation.output_monitor import OutputMonitor
 from softlabels.generation.ranks import Rank
 from softlabels.generation.tally import Report, UnitProgress
@@ -44,6 +44,7 @@ def label_missing(work: Work, report: Report) -> None:
     Raises:
         InvalidLogits: An output cannot be stored; units that were committed are kept.
         TeacherRejected: A later batch cannot be labels.
+        TooManyBadRows: More rows cannot be labelled than may be skipped.
         StoreError: The store cannot be written.
         KeyboardInterrupt: A signal arrived; the unit in progress was dropped, and units that were committed are kept.
     """
@@ -122,17 +123,18 @@ def _label(work: Work, units: ClaimedUnits, monitor: OutputMonitor | None, repor
     """Label units and wait until they are committed."""
     store = work.store
     done: dict[int, UnitProgress] = {}
+    labeller = BatchLabeller(work)
     with BackgroundWriter(store, work.copier, monitor) as writer:
         batches = batches_of(work.plan, store, units, work.settings.batch_size, work.copier)
         for batch, inputs in prefetch_inputs(work.plan, batches):
-            if inputs is not None:
-                predictions = predict_rows(work.teacher, inputs)
-                batch = batch.labelled(predictions, inputs, store.descriptor)  # noqa: PLW2901  the same rows
-            writer.put(batch)
             before = done.get(batch.unit, UnitProgress(batch.unit, 0))
+            skipped = before.skipped
+            for labelled in labeller.label(batch, inputs):
+                writer.put(labelled)
+                skipped += labelled.skipped
             copied_rows = len(batch.rows) - len(batch.to_label)
             done[batch.unit] = before._replace(
-                rows=before.rows + len(batch.rows), copied_rows=before.copied_rows + copied_rows
+                rows=before.rows + len(batch.rows), copied_rows=before.copied_rows + copied_rows, skipped=skipped
             )
             report(done[batch.unit])
             _report_committed(writer, done, report)

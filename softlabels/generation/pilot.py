@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from softlabels import planning
 from softlabels.encodings.codebook import pilot_rows
 from softlabels.errors import InvalidArgument
+from softlabels.generation.bad_rows import usable_rows
 from softlabels.generation.outputs import HeadOutput, of_predictions
 from softlabels.generation.row_plan import RowPlan
 from softlabels.generation.settings import Codec, Settings, ShardFormat
@@ -111,7 +112,10 @@ class TeacherPilot:
         wanted_rows = max(planning.FEWEST, count // ROW_POSITIONS) if head.ragged else count
         rows = np.unique(np.linspace(0, len(self._plan) - 1, num=min(wanted_rows, len(self._plan))).astype(np.int64))
         for start in range(0, len(rows), self._settings.batch_size):
-            inputs = self._plan.inputs(rows[start : start + self._settings.batch_size])
+            batch = rows[start : start + self._settings.batch_size]
+            if self._settings.skip_bad is not None:
+                batch = usable_rows(self._plan, self._teacher, batch)
+            inputs = self._plan.inputs(batch)
             yield of_predictions(self._teacher.predict_sliced(inputs), {name: head}, inputs)[name]
 
 

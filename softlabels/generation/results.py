@@ -25,6 +25,7 @@ class Generated:
         reused_rows: Rows that this run copied from other stores.
         fidelity: Fidelity of the first head that is a distribution; None while units are missing.
         fidelities: Fidelity by head; empty while units are missing.
+        skipped_rows: Rows of the store without labels, which ``rows`` does not count.
     """
 
     rows: int
@@ -40,6 +41,7 @@ class Generated:
     reused_rows: int = 0
     fidelity: Mapping[str, Any] | None = None
     fidelities: Mapping[str, Any] = field(default_factory=dict)
+    skipped_rows: int = 0
 
     def to_json(self) -> dict[str, object]:
         """Return the result as ``generate --json`` prints it."""

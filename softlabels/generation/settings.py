@@ -36,6 +36,8 @@ class Settings:
         engine: Name of the engine that runs the teacher (see softlabels.generation.engines); None: ``torchrun`` where
             a launcher started several processes, else ``local``.
         processes: Processes of the engines local and ray; None: 1, and with ray one per GPU or node.
+        skip_bad: Rows that may be left without labels because they cannot be read or the teacher fails on them; None:
+            such a row is an error.
         chosen: If True, store the log-probability of the text's own next token too, as head ``chosen``.
         written_by: Digest or name of the model that wrote the text; None if unknown.
 
@@ -56,6 +58,7 @@ class Settings:
     teacher_version: str | None = None
     engine: str | None = None
     processes: int | None = None
+    skip_bad: int | None = None
     chosen: bool = False
     written_by: str | None = None
 
@@ -64,6 +67,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidArgument(f"{name}: too small, got {value}; expected 1 or more")
+        if self.skip_bad is not None and self.skip_bad < 0:
+            raise InvalidArgument(f"skip_bad: too small, got {self.skip_bad}; expected 0 or more")
         for name, choices in (("shard_format", ShardFormat), ("codec", Codec)):
             if getattr(self, name) not in get_args(choices):
                 raise InvalidArgument(

@@ -74,12 +74,15 @@ def check_resumed(store: StoreWriter, plan: RowPlan, teacher: Model, *, rows: in
     count = min(UNITS, ROWS, rows, len(units))
     numbers, batches = [], []
     for index in np.unique(np.linspace(0, len(units) - 1, num=count).astype(int)) if units else []:
-        reader = UnitReader(store.storage, store.descriptor, store.record(units[index]))
+        record = store.record(units[index])
+        if not record.rows:
+            continue
+        reader = UnitReader(store.storage, store.descriptor, record)
         columns = reader.read_chunk(0)
         spread = np.linspace(0, len(columns["key"]) - 1, num=min(ROWS, rows) // count)
         picked = np.unique(spread.astype(np.int64))
         batches.append(ragged.take(columns, store.descriptor.columns(), picked))
-        numbers.append(store.descriptor.unit_range(units[index]).start + picked)
+        numbers.append(store.descriptor.unit_range(units[index]).start + record.row_numbers[picked])
     if batches:
         _compare(str(store.storage), store, ragged.join(batches), plan, np.concatenate(numbers), teacher)
 

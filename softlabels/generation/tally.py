@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from softlabels.generation.bad_rows import check_bad_rows
+from softlabels.generation.batches import BadRow
 from softlabels.generation.engine import Labelled, ProgressReport, Work
 
 
@@ -15,12 +17,14 @@ class UnitProgress(NamedTuple):
         unit: Number of the unit.
         rows: Rows of the unit that are done.
         copied_rows: Rows among them that were copied from other stores.
+        skipped: Rows of the unit that cannot be labelled.
         committed: True if the reporting process has committed the unit.
     """
 
     unit: int
     rows: int
     copied_rows: int = 0
+    skipped: tuple[BadRow, ...] = ()
     committed: bool = False
 
 
@@ -46,16 +50,25 @@ class Tally:
         self._rows: dict[int, int] = {}
         self._copied_rows: dict[int, int] = {}
         self._committed: set[int] = set()
+        self._skipped: dict[int, tuple[BadRow, ...]] = {}
+        self._skip_bad = work.settings.skip_bad
         self._show()
 
     def add(self, report: UnitProgress) -> None:
-        """Count a report."""
+        """Count a report.
+
+        Raises:
+            TooManyBadRows: All processes together skipped more rows than may be skipped.
+        """
         if report.committed:
             self._committed.add(report.unit)
             return
         self._done += report.rows - self._rows.get(report.unit, 0)
         self._rows[report.unit] = report.rows
         self._copied_rows[report.unit] = report.copied_rows
+        if report.skipped:
+            self._skipped[report.unit] = report.skipped
+            check_bad_rows((bad for skipped in self._skipped.values() for bad in skipped), self._skip_bad)
         self._show()
 
     @property

@@ -26,6 +26,7 @@ from softlabels.models.sliced_logits import SlicedLogits
 from softlabels.sources import Ragged
 from softlabels.store import RowCopier, StoreWriter, UnitStatistics
 from softlabels.store.format.descriptor import LENGTH, OWN_COLUMNS
+from softlabels.store.format.skipped_rows import SkippedRow
 from softlabels.store.format.token_inputs import IDS, MARKS
 from softlabels.store.format.token_inputs import LENGTH as LENGTHS
 
@@ -44,6 +45,8 @@ class UnitBuilder:
         copier: Stores that rows are copied from; None if all rows are encoded.
 
     Attributes:
+        unit: Number of the unit.
+        first_row: Number in the store of the first row of the unit, as if every unit were full.
         rows: Rows appended.
 
     Raises:
@@ -56,8 +59,9 @@ class UnitBuilder:
         self._schema = store.descriptor.columns()
         self._copier = copier
         self._statistics = UnitStatistics(store.descriptor, unit)
-        self._first = unit * store.descriptor.unit_rows
+        self.first_row = unit * store.descriptor.unit_rows
         self._writer = store.begin(unit)
+        self._skipped: list[SkippedRow] = []
         self.unit = unit
         self.rows = 0
 
@@ -74,6 +78,7 @@ class UnitBuilder:
         outputs: Outputs,
         copied: NDArray[np.int64] | None = None,
         tokens: Ragged | None = None,
+        numbers: NDArray[np.int64] | None = None,
     ) -> None:
         """Append rows.
 
@@ -83,18 +88,23 @@ class UnitBuilder:
             outputs: By head the outputs of the rows that are not copied, in row order; empty if all are copied.
             copied: Row of the copier for each row, (B,), -1 for a row in ``outputs``; None if none is copied.
             tokens: Token rows of the rows that are not copied, for a store that holds them.
+            numbers: Numbers of the rows within the unit, (B,), ascending; None: they follow the rows before. Only a
+                unit with skipped rows needs them.
 
         Raises:
             InvalidLogits: An output cannot be stored; no row was appended.
             InvalidArgument: The columns are not those of the store.
         """
         rows = np.arange(self.rows, self.rows + len(keys), dtype=np.int64)
+        numbers = rows if numbers is None else numbers
         is_copied = np.zeros(len(keys), bool) if copied is None else copied >= 0
         encoded_rows, copied_rows = np.flatnonzero(~is_copied), np.flatnonzero(is_copied)
         encoded: dict[str, Encoded] = {}
         batches: list[Columns] = []
         if len(encoded_rows):
-            encoded = {head: self._encode(head, outputs[head], rows[encoded_rows]) for head in self._descriptor.heads}
+            encoded = {
+                head: self._encode(head, outputs[head], numbers[encoded_rows]) for head in self._descriptor.heads
+            }
             batches.append(self._token_columns(tokens) | self._columns(encoded, outputs))
         if copied is not None and len(copied_rows):
             batches.append(self._copy(copied[copied_rows]))
@@ -105,10 +115,18 @@ class UnitBuilder:
         self._writer.append({"key": keys, "view": views, **columns})
         # Statistics come after the rows, so that a batch that was refused leaves no trace in them.
         for head, arrays in encoded.items():
-            self._add_statistics(head, arrays, outputs[head], rows[encoded_rows])
+            self._add_statistics(head, arrays, outputs[head], rows[encoded_rows], numbers[encoded_rows])
         if self._copier is not None and copied is not None and len(copied_rows):
             self._copier.add_evidence(self._statistics, copied[copied_rows], batches[-1], rows[copied_rows])
         self.rows += len(keys)
+
+    def skip(self, row: SkippedRow) -> None:
+        """Leave a row of the unit without labels.
+
+        Args:
+            row: The row, numbered within the unit.
+        """
+        self._skipped.append(row)
 
     def commit(self) -> bool:
         """Make the unit durable and visible; return False if another writer committed it first.
@@ -116,13 +134,16 @@ class UnitBuilder:
         Raises:
             StoreError: Rows are missing or the disk failed; nothing was committed.
         """
-        return self._writer.commit(extras=self._statistics.extras(), fidelity=self._statistics.fidelity())
+        return self._writer.commit(
+            extras=self._statistics.extras(), fidelity=self._statistics.fidelity(), skipped=sorted(self._skipped)
+        )
 
-    def _encode(self, head: str, output: HeadOutput, rows: NDArray[np.int64]) -> Encoded:
-        numbers, positions = self._first + rows, None
+    def _encode(self, head: str, output: HeadOutput, numbers: NDArray[np.int64]) -> Encoded:
+        count = len(numbers)
+        numbers, positions = self.first_row + numbers, None
         if output.lengths is not None:
             numbers = np.repeat(numbers, output.lengths)
-            positions = ranges(np.zeros(len(rows), np.int64), output.lengths)
+            positions = ranges(np.zeros(count, np.int64), output.lengths)
         words = rng.words(self._descriptor.seed, numbers, positions, stream=rng.DRAW_STREAM)
 
         def encode(values: Tensor, selected: slice) -> Encoded:
@@ -168,21 +189,26 @@ class UnitBuilder:
         columns = self._copier.columns(numbers, list(self._schema))
         return {name: array for name, array in columns.items() if name not in OWN_COLUMNS}
 
-    def _add_statistics(self, head: str, encoded: Encoded, output: HeadOutput, rows: NDArray[np.int64]) -> None:
-        """Add the sums, dense rows and fidelity of rows that were encoded; of a ragged row those of one position."""
+    def _add_statistics(
+        self, head: str, encoded: Encoded, output: HeadOutput, rows: NDArray[np.int64], numbers: NDArray[np.int64]
+    ) -> None:
+        """Add the sums, dense rows and fidelity of rows that were encoded; of a ragged row those of one position.
+
+        What is chosen follows from the numbers of rows, and what is stored names the places of rows in the shard.
+        """
         if isinstance(output.values, ListedLogits):
             return  # the classes that are not listed are unknown, so nothing can be measured
         if encoded.residual is not None:
             self._statistics.add_sums(head, encoded.residual)
         items, positions, has_any = np.arange(len(rows)), None, np.ones(len(rows), bool)
         if output.lengths is not None:
-            positions, has_any = self._statistics.positions(rows, output.lengths), output.lengths > 0
+            positions, has_any = self._statistics.positions(numbers, output.lengths), output.lengths > 0
             items = np.cumsum(output.lengths) - output.lengths + positions
-        dense = np.flatnonzero(self._statistics.wants_dense(head, rows) & has_any)
+        dense = np.flatnonzero(self._statistics.wants_dense(head, numbers) & has_any)
         if len(dense):
             of_rows = None if positions is None else positions[dense]
             self._statistics.add_dense(head, rows[dense], _to_numpy(output.values[items[dense]]), of_rows)
-        measured = items[self._statistics.wants_measured(rows) & has_any]
+        measured = items[self._statistics.wants_measured(numbers) & has_any]
         kind = self._descriptor.heads[head]
         if len(measured) and kind.kind in DISTRIBUTIONS:
             codebook = self._store.codebooks.get(head)

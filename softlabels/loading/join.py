@@ -72,18 +72,26 @@ def join(store: Store, source: Source, rows: Rows, *, missing: Missing = "error"
         views: ``all`` views of an example, or ``draw`` one in each epoch.
 
     Raises:
-        KeyMissing: Rows without a label; counts them and names the first.
+        KeyMissing: Rows without a label, other than those that were skipped when the labels were made; counts them and
+            names the first.
     """
     index = key_index(store)
     first, count = index.find(source.keys()[rows])
     unlabelled = np.flatnonzero(count == 0)
-    if len(unlabelled) and missing == "error":
+    if len(unlabelled) and missing == "error" and not _were_skipped(store, source, rows[unlabelled]):
         raise KeyMissing(_describe_missing(store, source, rows, unlabelled))
     labelled = count > 0
     first, count = first[labelled], count[labelled]
     store_rows = index.rows[ranges(first, count)]
     unused = store.rows - len(np.unique(store_rows))
     return Join(rows[labelled], store_rows, count, rows[unlabelled], unused, draw=views == "draw")
+
+
+def _were_skipped(store: Store, source: Source, rows: Rows) -> bool:
+    """Return True if the store was made without all of these data rows, and says so."""
+    skipped = {entry.key for entry in store.skipped()}
+    keys = source.keys()
+    return bool(skipped) and all(keys[row].tobytes().hex() in skipped for row in rows)
 
 
 def by_view(store: Store) -> Join:

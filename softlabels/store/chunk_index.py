@@ -14,10 +14,11 @@ class ChunkIndex:
     Chunks are numbered through all units. A lookup is a binary search: about 0.1 µs a row among 100,000 chunks.
 
     Args:
-        unit_rows: Rows of each unit, (units,).
+        unit_rows: Rows of each unit, (units,); 0 for a unit without labels.
         chunk_rows: Rows of a chunk; the last one of a unit may have fewer.
 
     Attributes:
+        unit_rows: Rows of each unit, (units,).
         first_chunks: Number of the first chunk of each unit, and at the end the number of chunks, (units + 1,).
 
     Example:
@@ -33,7 +34,7 @@ class ChunkIndex:
     def __init__(self, unit_rows: NDArray[np.integer], chunk_rows: int) -> None:
         counts = np.asarray(unit_rows, np.int64)
         self.first_chunks: NDArray[np.int64] = np.concatenate([[0], np.cumsum(-(-counts // chunk_rows))])
-        self._unit_rows = counts
+        self.unit_rows = counts
         self._chunk_rows = chunk_rows
 
     def __len__(self) -> int:
@@ -43,8 +44,9 @@ class ChunkIndex:
     def sizes(self) -> NDArray[np.int64]:
         """Rows of each chunk, (chunks,)."""
         sizes = np.full(len(self), self._chunk_rows, np.int64)
-        full = np.diff(self.first_chunks) * self._chunk_rows
-        sizes[self.first_chunks[1:] - 1] -= full - self._unit_rows
+        counts = np.diff(self.first_chunks)
+        filled = counts > 0  # a unit whose rows were all skipped has no chunk
+        sizes[self.first_chunks[1:][filled] - 1] -= (counts * self._chunk_rows - self.unit_rows)[filled]
         return sizes
 
     @cached_property

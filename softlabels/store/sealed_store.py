@@ -27,6 +27,7 @@ from softlabels.store.format.codebooks import read_codebook
 from softlabels.store.format.descriptor import LENGTH, Descriptor, open_with_descriptor
 from softlabels.store.format.limits import MAX_CHUNKS
 from softlabels.store.format.record import read_record
+from softlabels.store.format.skipped_rows import SkippedRow
 from softlabels.store.format.snapshot import Snapshot, read_prior, read_probe, read_snapshot, read_table
 from softlabels.store.format.token_inputs import IDS, MARKS, TokenInputs
 from softlabels.store.format.token_inputs import LENGTH as INPUT_LENGTH
@@ -129,7 +130,8 @@ class Store:
         table = read_table(storage, snapshot, ["rows", "record"])
         self._records = table["record"]  # bytes in one array: as strings they would take twice the memory
         counts = table["rows"]
-        if (counts < 1).any() or (counts > descriptor.unit_rows).any() or counts.sum() != snapshot.rows:
+        fewest = 0 if snapshot.skipped else 1
+        if (counts < fewest).any() or (counts > descriptor.unit_rows).any() or counts.sum() != snapshot.rows:
             raise StoreCorrupt(f"{storage}: the table of units does not add up to {snapshot.rows} rows; {SEAL}")
         if (chunks := int((-(-counts // descriptor.chunk_rows)).sum())) > MAX_CHUNKS:
             raise StoreCorrupt(f"{storage}: {chunks:,} chunks, where at most {MAX_CHUNKS:,} are allowed; {FETCH}")
@@ -168,6 +170,29 @@ class Store:
     def bytes_per_row(self) -> float:
         """Bytes of all shards by rows."""
         return self.bytes / self.rows
+
+    def skipped(self) -> list[SkippedRow]:
+        """Return the rows without labels, with their numbers in the data that was labelled.
+
+        Only records of units that lack rows are read.
+
+        Raises:
+            StoreCorrupt: A record is damaged, or the snapshot counts other rows.
+        """
+        if not self.snapshot.skipped:
+            return []
+        full = np.full(self.units, self.descriptor.unit_rows)
+        full[-1] = len(self.descriptor.unit_range(self.units - 1))
+        skipped = [
+            entry._replace(row=unit * self.descriptor.unit_rows + entry.row)
+            for unit in np.flatnonzero(full > self.chunk_index.unit_rows).tolist()
+            for entry in self._reader(unit).record.skipped
+        ]
+        if len(skipped) != self.snapshot.skipped:
+            raise StoreCorrupt(
+                f"{self.storage}: {len(skipped):,} rows are skipped, not {self.snapshot.skipped:,}; {SEAL}"
+            )
+        return skipped
 
     @property
     def heads(self) -> dict[str, Head]:

@@ -68,6 +68,10 @@ def _seal_once(storage: Storage, descriptor: Descriptor) -> Snapshot | None:
     records = [read_record(storage, unit, descriptor) for unit in range(count)]
     for record in records:
         _check_shard_size(storage, descriptor, record)
+    skipped = sum(len(record.skipped) for record in records)
+    if not any(record.rows for record in records):
+        raise StoreIncomplete(f"{storage}: got no row with labels, all {skipped:,} were skipped; expected some. "
+                              f"The first reason: {records[0].skipped[0].reason}")  # fmt: skip
     listed = unit_table.to_bytes(records)
     if last is not None and _is_restored(storage, descriptor, last, records, listed):
         return last
@@ -75,7 +79,7 @@ def _seal_once(storage: Storage, descriptor: Descriptor) -> Snapshot | None:
     priors, probe, fidelity = aggregate(storage, descriptor, records)
     body = {
         "format": "softlabels-snapshot",
-        "version": 1,
+        "version": 2 if skipped else 1,
         "number": number,
         "previous": None if last is None else last.digest,
         "descriptor": descriptor.digest,
@@ -86,7 +90,7 @@ def _seal_once(storage: Storage, descriptor: Descriptor) -> Snapshot | None:
         "prior": _put(storage, number, priors, paths.prior_path),
         "probe": _put(storage, number, probe, paths.probe_path),
         "fidelity": fidelity,
-    }
+    } | ({"skipped": skipped} if skipped else {})
     storage.put_if_absent(paths.table_path(number, str(body["table"])), listed)
     document = canonical_json.to_bytes(body | {"digest": canonical_json.digest(body)})
     return read_snapshot(storage, number) if storage.put_if_absent(paths.snapshot_path(number), document) else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +29,7 @@ from softlabels.store.format.difference import difference
 from softlabels.store.format.identity import named_descriptors
 from softlabels.store.format.limits import MAX_CHUNK_BYTES, decoded_bytes
 from softlabels.store.format.record import Record, parse_record, read_record
+from softlabels.store.format.skipped_rows import SkippedRow
 from softlabels.store.format.tokenizer_file import write_tokenizer
 from softlabels.store.shards.hashed_file import HashedFile
 from softlabels.store.shards.shard import open_writer
@@ -240,6 +241,7 @@ class UnitWriter:
         extras: Mapping[str, NDArray[Any]] | None = None,
         fidelity: Mapping[str, Fidelity] | None = None,
         reproducible: bool = False,
+        skipped: Sequence[SkippedRow] = (),
     ) -> bool:
         """Make the unit durable and visible; False where another writer has committed it first.
 
@@ -248,6 +250,7 @@ class UnitWriter:
             fidelity: by head, of a few rows; kept in the record.
             reproducible: If True, name the attempt by the bytes of shard and extras, so that equal rows give an equal
                 record; otherwise by a random number.
+            skipped: Rows of the unit that have no labels, ascending; those of the others stay.
 
         Raises:
             StoreError: Rows are missing, or readers would refuse the record; nothing was committed.
@@ -255,10 +258,9 @@ class UnitWriter:
             StorageUnknown: It is unknown if the unit was committed.
         """
         descriptor = self._descriptor
-        if self._rows != self._most and not (descriptor.grows and self._rows):
-            raise StoreError(
-                f"unit {self.unit} has {self._most} rows, but {self._rows} were given; nothing was committed"
-            )
+        total = self._rows + len(skipped)
+        if total != self._most and not (descriptor.grows and self._rows):
+            raise StoreError(f"unit {self.unit} has {self._most} rows, but {total} were given; nothing was committed")
         if self._rows_waiting:
             self._flush(self._rows_waiting)
         chunks = self._shard.finish()
@@ -284,6 +286,7 @@ class UnitWriter:
             keys=self._keys.hexdigest(),
             extras=self._write_extras(attempt, extras_file),
             fidelity=dict(fidelity or {}),
+            skipped=tuple(skipped),
             descriptor=descriptor.digest,
             teacher=descriptor.teacher.digest or "",
             software=f"softlabels {__version__}",

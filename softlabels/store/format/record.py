@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from softlabels.errors import StoreCorrupt
 from softlabels.fidelity import Fidelity
-from softlabels.store.format import canonical_json, paths
+from softlabels.store.format import canonical_json, paths, skipped_rows
 from softlabels.store.format.descriptor import Descriptor
 from softlabels.store.format.fields import Fields
 from softlabels.store.format.limits import (
@@ -20,6 +23,7 @@ from softlabels.store.format.limits import (
     MAX_UNIT_CHUNKS,
 )
 from softlabels.store.format.paths import ATTEMPT
+from softlabels.store.format.skipped_rows import SkippedRow
 from softlabels.store.storage.read_errors import REPAIR, read_errors
 from softlabels.store.storage.storage import Storage
 
@@ -47,7 +51,7 @@ class Record:
 
     Attributes:
         unit: Number of the unit.
-        rows: Rows of the unit.
+        rows: Rows of the unit that have labels.
         attempt: 32 hexadecimal digits, part of the names of shard and extras.
         size: Bytes of the shard.
         blake3: BLAKE3 of the shard.
@@ -59,6 +63,7 @@ class Record:
         teacher: Digest of the teacher.
         software: Name and version of the writer.
         fidelity: Fidelity of a few rows, by head; absent for heads that are not distributions.
+        skipped: Rows of the unit without labels, ascending.
         digest: BLAKE3 of the record without this field: the identity of the commit.
     """
 
@@ -75,13 +80,19 @@ class Record:
     teacher: str
     software: str
     fidelity: Mapping[str, Fidelity] = field(default_factory=dict)
+    skipped: tuple[SkippedRow, ...] = ()
     digest: str = field(default="")
+
+    @property
+    def row_numbers(self) -> NDArray[np.int64]:
+        """Return the number within the unit of each row that has labels, (rows,)."""
+        return np.delete(np.arange(self.rows + len(self.skipped)), [entry.row for entry in self.skipped])
 
     def to_json(self) -> dict[str, Any]:
         """Return the document in the record's file, digest included."""
         body: dict[str, Any] = {
             "format": "softlabels-record",
-            "version": 1,
+            "version": 2 if self.skipped else 1,
             "unit": self.unit,
             "rows": self.rows,
             "attempt": self.attempt,
@@ -98,6 +109,8 @@ class Record:
         # Very many heads and temperatures would not fit into a record, so it goes without their fidelity.
         if fidelity and len(canonical_json.to_bytes(fidelity)) <= MAX_FIDELITY_BYTES:
             body["fidelity"] = fidelity
+        if self.skipped:
+            body["skipped"] = skipped_rows.to_json(self.skipped)
         return canonical_json.sign(body)
 
 
@@ -108,14 +121,15 @@ def parse_record(data: bytes, unit: int, descriptor: Descriptor) -> Record:
         ValueError: The bytes are not the record of this unit of this store; says why.
     """
     value = canonical_json.parse_signed(data, MAX_RECORD_BYTES)
-    if value.get("format") != "softlabels-record" or value.get("version") != 1:
+    if value.get("format") != "softlabels-record" or value.get("version") not in {1, 2}:
         raise ValueError(f"its format is {value.get('format')!r}, version {value.get('version')!r}")
     fields = Fields(value)
+    lacks_rows = value["version"] == 2
     shard = fields.object("shard")
     chunks = fields.items("chunks", MAX_UNIT_CHUNKS)
     record = Record(
         unit=fields.integer("unit", 0, 2**31),
-        rows=fields.integer("rows", 1, descriptor.unit_rows),
+        rows=fields.integer("rows", 0 if lacks_rows else 1, descriptor.unit_rows),
         attempt=fields.text("attempt"),
         size=shard.integer("size", 1, MAX_SHARD_BYTES),
         blake3=shard.hash("blake3"),
@@ -127,6 +141,7 @@ def parse_record(data: bytes, unit: int, descriptor: Descriptor) -> Record:
         teacher=fields.text("teacher"),
         software=fields.text("software"),
         fidelity={} if fields.get("fidelity") is None else _fidelity(fields.object("fidelity"), descriptor),
+        skipped=skipped_rows.from_fields(fields.object("skipped"), descriptor.unit_rows) if lacks_rows else (),
         digest=value["digest"],
     )
     _check_geometry(record, unit, descriptor)
@@ -137,9 +152,7 @@ def _check_geometry(record: Record, unit: int, descriptor: Descriptor) -> None:
     """Raise ValueError unless the record is of this unit of this store and its ranges tile the shard."""
     if record.descriptor != descriptor.digest:
         raise ValueError("it belongs to another store (digest of the descriptor)")
-    expected = record.rows if descriptor.grows else len(descriptor.unit_range(unit))
-    if record.unit != unit or record.rows != expected:
-        raise ValueError(f"it describes unit {record.unit} with {record.rows} rows, not unit {unit} of {expected}")
+    _check_rows(record, unit, descriptor)
     if not ATTEMPT.fullmatch(record.attempt):
         raise ValueError(f"the attempt {record.attempt[:64]!r} cannot name a shard")
     if [chunk.rows for chunk in record.chunks] != descriptor.chunk_sizes(record.rows):
@@ -153,6 +166,18 @@ def _check_geometry(record: Record, unit: int, descriptor: Descriptor) -> None:
         end += extent.size
     if end != record.size:
         raise ValueError(f"its byte ranges end at {end:,}, its shard at {record.size:,}")
+
+
+def _check_rows(record: Record, unit: int, descriptor: Descriptor) -> None:
+    """Raise ValueError unless the record is of this unit and accounts for all of its rows."""
+    if descriptor.grows and record.skipped:
+        raise ValueError("it skips rows, which no store that grows does")
+    expected = record.rows if descriptor.grows else len(descriptor.unit_range(unit))
+    total = record.rows + len(record.skipped)
+    if record.unit != unit or total != expected:
+        raise ValueError(f"it describes unit {record.unit} with {total} rows, not unit {unit} of {expected}")
+    if record.skipped and record.skipped[-1].row >= expected:
+        raise ValueError(f"it skips row {record.skipped[-1].row} of a unit of {expected}")
 
 
 def _fidelity(fields: Fields, descriptor: Descriptor) -> dict[str, Fidelity]:

@@ -42,6 +42,7 @@ class Snapshot:
         prior: BLAKE3 of the file of tail priors; None where no head has a tail.
         probe: BLAKE3 of the file of dense rows; None where there is none.
         fidelity: by head, how close the labels are to the probe.
+        skipped: Rows without labels, which `rows` does not count.
     """
 
     number: int
@@ -55,6 +56,7 @@ class Snapshot:
     prior: str | None
     probe: str | None
     fidelity: Mapping[str, Any]
+    skipped: int = 0
 
 
 def read_snapshot(storage: Storage, number: int) -> Snapshot:
@@ -71,7 +73,7 @@ def read_snapshot(storage: Storage, number: int) -> Snapshot:
 
 def _parse(data: bytes, number: int) -> Snapshot:
     value = canonical_json.parse_signed(data, MAX_SNAPSHOT_BYTES)
-    if value.get("format") != "softlabels-snapshot" or value.get("version") != 1:
+    if value.get("format") != "softlabels-snapshot" or value.get("version") not in {1, 2}:
         raise ValueError(f"its format is {value.get('format')!r}, version {value.get('version')!r}")
     fields = Fields(value)
     if fields.get("number") != number:
@@ -80,18 +82,20 @@ def _parse(data: bytes, number: int) -> Snapshot:
     for head in fidelity:
         _check_fidelity(fidelity.object(head))
     units = fields.integer("units", 1, MAX_UNITS)
+    lacks_rows = value["version"] == 2
     return Snapshot(
         number=number,
         digest=value["digest"],
         previous=fields.optional_hash("previous"),
         descriptor=fields.hash("descriptor"),
-        rows=fields.integer("rows", units, MAX_ROWS),
+        rows=fields.integer("rows", 1 if lacks_rows else units, MAX_ROWS),
         units=units,
         bytes=fields.integer("bytes", 1, MAX_UNITS * MAX_SHARD_BYTES),
         table=fields.hash("table"),
         prior=fields.optional_hash("prior"),
         probe=fields.optional_hash("probe"),
         fidelity=value["fidelity"],
+        skipped=fields.integer("skipped", 1, MAX_ROWS) if lacks_rows else 0,
     )
 
 

@@ -17,8 +17,10 @@ from softlabels.store.format import paths
 from softlabels.store.format.descriptor import Descriptor, open_with_descriptor
 from softlabels.store.format.provenance import DataRecord, TeacherRecord
 from softlabels.store.format.record import read_record
+from softlabels.store.format.skipped_rows import SkippedRow
 from softlabels.store.format.snapshot import Snapshot, read_snapshot, read_table
 from softlabels.store.format.token_inputs import TokenInputs
+from softlabels.store.sealed_store import Store
 from softlabels.store.storage.storage import Location, Storage
 
 SCHEMA_VERSION = 1
@@ -77,6 +79,7 @@ class StoreDescription:
         grows: True if rows are appended.
         heads: Heads by name.
         inputs: Token ids that the store holds; None if it holds labels alone.
+        skipped: Rows without labels, with their numbers in the data; `rows` does not count them.
     """
 
     rows: int
@@ -98,6 +101,7 @@ class StoreDescription:
     grows: bool
     heads: Mapping[str, HeadDescription]
     inputs: TokenInputs | None = None
+    skipped: tuple[SkippedRow, ...] = ()
 
     @property
     def bytes_per_row(self) -> float:
@@ -133,6 +137,7 @@ class StoreDescription:
             "snapshots": self.snapshots,
             "quarantined": self.quarantined,
             "software": list(self.software),
+            "skipped": [entry._asdict() for entry in self.skipped],
             "heads": {name: head.to_json() for name, head in self.heads.items()},
             "inputs": None if self.inputs is None else self.inputs.to_json(),
         }
@@ -156,7 +161,7 @@ def describe_store(location: Location) -> StoreDescription:
     numbers = paths.snapshot_numbers(storage)
     snapshot = read_snapshot(storage, numbers[-1]) if numbers else None
     units = list(paths.committed_units(storage))
-    rows, sizes = _rows_and_sizes(storage, descriptor, snapshot, units)
+    rows, sizes, skipped = _figures(storage, descriptor, snapshot, units)
     fidelity = {} if snapshot is None else snapshot.fidelity
     return StoreDescription(
         rows=int(rows.sum()),
@@ -180,20 +185,25 @@ def describe_store(location: Location) -> StoreDescription:
             name: HeadDescription(head=head, fidelity=fidelity.get(name)) for name, head in descriptor.heads.items()
         },
         inputs=descriptor.inputs,
+        skipped=skipped,
     )
 
 
-def _rows_and_sizes(
+def _figures(
     storage: Storage, descriptor: Descriptor, snapshot: Snapshot | None, units: list[int]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the rows and the shard's bytes of each committed unit, from the snapshot if it names all of them."""
+) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[SkippedRow, ...]]:
+    """Return rows and shard's bytes of each committed unit, from the snapshot if it names all, and the skipped rows."""
     if snapshot is not None and snapshot.units == len(units):
         table = read_table(storage, snapshot, ["unit", "rows", "size"])
         if np.array_equal(table["unit"], units):
-            return table["rows"], table["size"]
+            skipped = Store(storage, descriptor, snapshot).skipped() if snapshot.skipped else []
+            return table["rows"], table["size"], tuple(skipped)
     records = [read_record(storage, unit, descriptor) for unit in units]
     rows = np.array([record.rows for record in records], np.int64)
-    return rows, np.array([record.size for record in records], np.int64)
+    sizes = np.array([record.size for record in records], np.int64)
+    first = {record.unit: record.unit * descriptor.unit_rows for record in records}
+    lacking = (entry._replace(row=first[one.unit] + entry.row) for one in records for entry in one.skipped)
+    return rows, sizes, tuple(lacking)
 
 
 def _quantiles(sizes: NDArray[np.int64]) -> tuple[int, int, int]:

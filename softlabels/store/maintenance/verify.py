@@ -209,7 +209,7 @@ def _sealed_records(storage: Storage, descriptor: Descriptor, problems: list[Pro
             problems.append(Problem(None, storage.locate(name), str(refusal), fix))
         return None
     try:
-        Store(storage, descriptor, snapshot)
+        Store(storage, descriptor, snapshot).skipped()
         table = read_table(storage, snapshot, ["unit", "record"])
         if (table["unit"] != np.arange(snapshot.units)).any():
             raise StoreCorrupt("its table does not list the units in order")

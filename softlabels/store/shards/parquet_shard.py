@@ -101,6 +101,8 @@ class ParquetWriter:
 
     def _read_back(self) -> None:
         """Raise ValueError unless the shard holds what was given."""
+        if not self._chunks:  # of a unit whose rows were all skipped
+            return
         end = self._chunks[-1].offset + self._chunks[-1].size
         footer = Footer(
             self._sink.read(end, self._sink.size - end), self._columns, tuple(self._chunks), self._descriptor.codec

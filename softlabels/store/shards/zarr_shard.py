@@ -71,7 +71,7 @@ class ZarrWriter:
     def finish(self) -> list[Range]:
         """See ShardWriter.finish."""
         for name in self._columns.keys() - self._room.keys():
-            self._room[name] = max(1, *(len(columns[name]) for columns in self._held))
+            self._room[name] = max([1, *(len(columns[name]) for columns in self._held)])
         for columns in self._held:
             self._write(columns)
         count = sum(chunk.rows for chunk in self._chunks)
