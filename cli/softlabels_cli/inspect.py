@@ -41,10 +41,7 @@ def command(*, store: str, digest: str | None, as_json: bool) -> None:
 def _lines(store: StoreDescription) -> Iterator[tuple[str, str]]:
     """Yield a name and a value for each line."""
     yield "rows", f"{store.rows:,} in {count(store.units, 'unit')}"
-    if store.skipped:
-        named = "; ".join(f"row {entry.row}: {entry.reason}" for entry in store.skipped[:MAX_SKIPPED])
-        more = "; ..." if len(store.skipped) > MAX_SKIPPED else ""
-        yield "skipped", f"{count(len(store.skipped), 'row')} without labels: {named}{more}"
+    yield from _skipped_lines(store)
     yield "size", f"{format_bytes(store.bytes)}, {store.bytes_per_row:.1f} bytes per row"
     if store.snapshot is None:
         yield "snapshot", f"not sealed: {count(store.missing_units, 'unit')} missing"
@@ -76,6 +73,13 @@ def _lines(store: StoreDescription) -> Iterator[tuple[str, str]]:
             yield from (("", line) for line in fidelity_lines(described.fidelity))
         if described.warning:
             yield "", f"Warning: {described.warning}"
+
+
+def _skipped_lines(store: StoreDescription) -> Iterator[tuple[str, str]]:
+    if store.skipped:
+        named = "; ".join(f"row {entry.row}: {entry.reason}" for entry in store.skipped[:MAX_SKIPPED])
+        more = "; ..." if len(store.skipped) > MAX_SKIPPED else ""
+        yield "skipped", f"{count(len(store.skipped), 'row')} without labels: {named}{more}"
 
 
 def _teacher_lines(teacher: TeacherRecord) -> Iterator[tuple[str, str]]:
