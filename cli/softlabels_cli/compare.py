@@ -1,17 +1,22 @@
-"""``softlabels compare``: quality kept, parameters, FLOPs, latency and size of models, side by side."""
+"""``softlabels compare``: quality by head, parameters, FLOPs, latency, memory and size of models, side by side."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from softlabels_cli.options import chosen_data, data_options, json_option, quiet_option
+from softlabels_cli.options import chosen_data, data_options, json_option, preprocessing_options, quiet_option
 from softlabels_cli.output import format_bytes, format_table, note, print_json, printable
 from softlabels_cli.text_options import chosen_text, text_options
 
 if TYPE_CHECKING:
     from softlabels.training import ComparedModel
+    from softlabels.training.quality import HeadQuality
+
+BUSY = 0.5
+"""Load average per core from which a note says that figures of time are of a busy machine."""
 
 
 @click.command(
@@ -22,6 +27,11 @@ if TYPE_CHECKING:
 @click.option("--data", required=True, metavar="DATA", help="Labelled data.")
 @click.option("--split", help="Split to measure on. [test, or the rows that the runs held out]")
 @click.option("--each", "ungrouped", is_flag=True, help="One row a run, also where runs differ only in their seed.")
+@click.option("--memory", is_flag=True, help="Start each model in a process of its own; measure time and memory.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path), help="Draw quality against latency to a .svg, .png or .pdf file."
+)
+@preprocessing_options
 @text_options
 @data_options
 @json_option
@@ -32,62 +42,142 @@ def command(
     data: str,
     split: str | None,
     ungrouped: bool,
+    memory: bool,
+    plot: Path | None,
+    kinds: tuple[str, ...],
     as_json: bool,
     quiet: bool,
+    **preprocessing: str | None,
 ) -> None:
     """Measure MODELs on the same rows, and compare them with the first.
 
     Measured are the rows of the split test. Without splits, these are the rows that the runs held out. Runs that differ
     only in their seed are one row: the mean, and the standard deviation behind ±.
     """
+    from softlabels.models import PreprocessingOptions
+    from softlabels.models.declared import parse_kinds
+    from softlabels.planning.plot import check_target
     from softlabels.training import compare
+    from softlabels.training.comparison_plot import draw_comparison
 
-    rows = compare(list(models), data, split=split, group_seeds=not ungrouped, text=chosen_text(), **chosen_data())
-    for row in rows:
-        if row.trained_share > 0:
-            note(f"Warning: about {row.trained_share:.0%} of the training rows of {printable(row.name)} are measured.")
+    if plot is not None:
+        check_target(plot)
+    rows = compare(
+        list(models),
+        data,
+        split=split,
+        group_seeds=not ungrouped,
+        memory=memory,
+        heads=parse_kinds(kinds),
+        preprocessing=PreprocessingOptions(**preprocessing),
+        text=chosen_text(),
+        **chosen_data(),
+    )
+    if plot is not None:
+        draw_comparison(rows, plot)
+    _print_notes(rows)
     if as_json:
         print_json({"rows": [row.to_json() for row in rows]})
         return
-    header = [
-        "model",
-        "runs",
-        rows[0].metric,
-        *(["bits/byte", "KL", "agreement"] if rows[0].text is not None else ["kept"]),
-        "parameters",
-        "FLOPs",
-        "latency",
-        "file",
-        "labels/row",
-        "trained on",
-    ]
     note(f"Measured on {rows[0].measured_rows:,} rows: {printable(rows[0].measured_on)}.")
-    click.echo(format_table(header, [[printable(cell) for cell in _cells(row)] for row in rows]))
+    click.echo(_table([_quality(row, rows[0]) for row in rows]))
+    click.echo()
+    click.echo(_table([_cost(row) for row in rows]))
 
 
-def _cells(row: ComparedModel) -> list[str]:
-    label_bytes = f"{row.label_bytes_per_row:.1f} B" if row.label_bytes_per_row is not None else "-"
-    return [
-        row.name,
-        str(row.runs),
-        *_quality(row),
-        f"{row.parameters:,}",
-        f"{row.flops:,}",
-        f"{row.latency_ms:.3f} ms",
-        format_bytes(row.bytes),
-        label_bytes,
-        _trained_on(row),
-    ]
+def _print_notes(rows: list[ComparedModel]) -> None:
+    """Print warnings about rows that were trained on and about a busy machine, and what labels saved."""
+    import os
+
+    for row in rows:
+        name = printable(row.name)
+        if row.trained_share > 0:
+            note(f"Warning: about {row.trained_share:.0%} of the training rows of {name} are measured.")
+        if row.teacher_flops and row.teacher_flops_live and row.teacher_flops_live > row.teacher_flops:
+            note(
+                f"{name}: the teacher ran once over the training rows, {row.teacher_flops:.1e} FLOPs in place of "
+                f"{row.teacher_flops_live:.1e} beside the training."
+            )
+    load = max(row.load_average for row in rows)
+    if load > BUSY * (os.cpu_count() or 1):
+        note(f"Other processes ran: load average {load:.1f} on {os.cpu_count()} cores. Times may be too long.")
 
 
-def _quality(row: ComparedModel) -> list[str]:
-    """Return the cells of the metric: perplexity and what goes with it, or accuracy and the share of the first."""
+def _table(rows: list[dict[str, str]]) -> str:
+    """Return a table; a column that no row fills is left out."""
+    names = [name for name in rows[0] if any(row[name] != "-" for row in rows)]
+    return format_table(names, [[printable(row[name]) for name in names] for row in rows])
+
+
+def _quality(row: ComparedModel, first: ComparedModel) -> dict[str, str]:
+    """Return the cells of the quality by name of the column."""
+    cells = {"model": row.name, "runs": str(row.runs)}
     if row.text is not None:
         spread = f" ± {row.spread:.2f}" if row.spread is not None else ""
-        text = row.text
-        return [f"{row.value:.2f}{spread}", f"{text.bits_per_byte:.3f}", f"{text.kl:.3f}", f"{text.agreement:.1%}"]
-    spread = f" ± {row.spread:.2%}" if row.spread is not None else ""
-    return [f"{row.value:.2%}{spread}", f"{row.retention:.1%}" if row.retention is not None else "-"]
+        cells |= {
+            row.metric: f"{row.value:.2f}{spread}",
+            "bits/byte": f"{row.text.bits_per_byte:.3f}",
+            "KL": f"{row.text.kl:.3f}",
+            "agreement": f"{row.text.agreement:.1%}",
+        }
+    single = len(first.heads) == len(row.heads) == 1
+    names = list(row.heads) if single else list(dict.fromkeys(first.heads))
+    for name in names:
+        reference = next(iter(first.heads.values())) if single else first.heads[name]
+        prefix = "" if single else f"{name} "
+        cells |= _head_cells(prefix, reference, row.heads.get(name))
+    return cells | {"labels/row": _label_bytes(row), "trained on": _trained_on(row)}
+
+
+def _head_cells(prefix: str, reference: HeadQuality, quality: HeadQuality | None) -> dict[str, str]:
+    """Return the cells of one head; dashes if the model does not have it."""
+    metric = "error" if reference.unit and reference.metric == "mean absolute error" else reference.metric
+    title = f"{prefix}{metric}" + (f", {reference.unit}" if reference.unit else "")
+    names = (title, f"{prefix}kept", f"{prefix}top-5", f"{prefix}F1", f"{prefix}KL", f"{prefix}agreement")
+    if quality is None:
+        return dict.fromkeys(names, "-")
+    is_share = reference.kind in {"classes", "pixels", "tokens"}
+    values = (
+        _with_spread(quality, is_share=is_share),
+        _share(quality.retention),
+        _share(quality.top5),
+        _share(quality.f1),
+        "-" if quality.kl is None else f"{quality.kl:.3f}",
+        _share(quality.agreement if quality.agreement is not None else quality.retrieval),
+    )
+    return dict(zip(names, values, strict=True))
+
+
+def _with_spread(quality: HeadQuality, *, is_share: bool) -> str:
+    form = ".2%" if is_share else ".3f"
+    spread = "" if quality.spread is None else f" ± {quality.spread:{form}}"
+    return f"{quality.value:{form}}{spread}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _cost(row: ComparedModel) -> dict[str, str]:
+    """Return the cells of the cost by name of the column."""
+    start = row.start
+    return {
+        "model": row.name,
+        "parameters": f"{row.parameters:,}",
+        "FLOPs": "-" if row.flops is None else f"{row.flops:,}",
+        "latency": f"{row.latency_ms:.3f} ms",
+        "p99": f"{row.latency_p99_ms:.3f} ms",
+        "rows/s": f"{row.rows_per_second:,.0f}",
+        "file": format_bytes(row.bytes),
+        "start": "-" if start is None else f"{start.init_s:.2f} s",
+        "first": "-" if start is None else f"{start.first_ms:.1f} ms",
+        "resident": "-" if start is None else format_bytes(start.resident_bytes),
+        "peak": "-" if start is None else format_bytes(start.peak_bytes),
+    }
+
+
+def _label_bytes(row: ComparedModel) -> str:
+    return f"{row.label_bytes_per_row:.1f} B" if row.label_bytes_per_row is not None else "-"
 
 
 def _trained_on(row: ComparedModel) -> str:

@@ -1,25 +1,30 @@
-"""Models side by side: quality retained, parameters, FLOPs, latency, size, bytes of labels."""
+"""Models side by side: quality by head, parameters, FLOPs, latency, memory, size, bytes of labels."""
 
 from __future__ import annotations
 
+import os
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument, InvalidData
-from softlabels.models import Model, ModelLike, as_model, measure
+from softlabels.labels import HeadKind
+from softlabels.models import Model, ModelLike, OutputHead, PreprocessingOptions, as_model
+from softlabels.models.cost import StartCost, measure, measure_start
 from softlabels.models.run_record import RunRecord
+from softlabels.models.spec import kind_of
 from softlabels.sources import Source
 from softlabels.sources.request import DataOptions
 from softlabels.store.format import canonical_json
 from softlabels.text.options import TextOptions
-from softlabels.training.evaluation import accuracy, class_head
 from softlabels.training.inputs import DataLike, open_data
 from softlabels.training.language_comparison import ComparedText, compare_text, language_models, mean_of, open_text
+from softlabels.training.quality import HeadQuality, evaluate
+from softlabels.training.quality import mean_of as mean_of_heads
 from softlabels.training.splits import TEST, TRAIN, hashed_keys, held_out_rows, trained_share
 
 
@@ -29,14 +34,17 @@ class ComparedModel:
 
     Attributes:
         name: MODEL specification, or the common part of those of a group.
-        metric: Name of the measure in ``value``.
+        metric: Name of the measure in ``value``: the main one of the first head.
         value: Mean over the runs.
         spread: Standard deviation over the runs; None for one run.
         runs: Number of runs.
-        retention: Value divided by that of the first row; None if that is 0.
+        retention: Share of the first row's value that is retained, for errors the inverse; None if the divisor is 0.
         parameters: Number of trainable values.
-        flops: Floating-point operations of one forward pass.
+        flops: Floating-point operations of one forward pass; None if unknown.
         latency_ms: Median time of a forward pass at batch 1 on one CPU thread, in milliseconds.
+        latency_p95_ms: Time that 95 % of the passes take at most.
+        latency_p99_ms: Time that 99 % of the passes take at most.
+        rows_per_second: Rows per second in batches of 64, on all threads.
         bytes: Size of the weights file in bytes.
         label_bytes_per_row: Size of the labels it was trained from, in bytes per row; None without labels.
         trained_on: ``hard labels``, ``live teacher`` or the encoding of the soft labels; None for models without a run.
@@ -45,6 +53,12 @@ class ComparedModel:
         measured_rows: Number of these rows.
         trained_share: Estimated share of the model's training rows that are among them; more than 0 is too optimistic.
         text: Quality on text of a model that predicts the next token; None for other models.
+        heads: Quality of each head; empty for models of text.
+        start: Time and memory of loading in a process of its own; None if it was not measured.
+        load_average: Processes that ran on the machine, on average over the minute before the latency was measured.
+        teacher_flops: Operations of the teacher for the labels it was trained from, which were computed once; None if
+            the first model is not that teacher.
+        teacher_flops_live: Operations of the teacher if it had run beside the training, once a row and epoch.
     """
 
     name: str
@@ -54,8 +68,11 @@ class ComparedModel:
     runs: int
     retention: float | None
     parameters: int
-    flops: int
+    flops: int | None
     latency_ms: float
+    latency_p95_ms: float
+    latency_p99_ms: float
+    rows_per_second: float
     bytes: int
     label_bytes_per_row: float | None
     trained_on: str | None
@@ -64,6 +81,11 @@ class ComparedModel:
     measured_rows: int
     trained_share: float
     text: ComparedText | None = None
+    heads: Mapping[str, HeadQuality] = field(default_factory=dict)
+    start: StartCost | None = None
+    load_average: float = 0.0
+    teacher_flops: int | None = None
+    teacher_flops_live: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as ``compare --json`` prints it."""
@@ -89,16 +111,22 @@ def compare(
     *,
     split: str | None = None,
     group_seeds: bool = True,
+    memory: bool = False,
+    heads: Mapping[str, OutputHead | HeadKind] | None = None,
+    preprocessing: PreprocessingOptions | None = None,
     text: TextOptions | None = None,
     **columns: Unpack[DataOptions],
 ) -> list[ComparedModel]:
-    """Measure models on the same labelled rows.
+    """Measure models on the same rows, head by head.
 
     Args:
         models: MODEL specifications, or anything ``as_model`` takes. The others are compared with the first.
         data: Labelled data.
         split: Name of the split to measure on; None: the rows that the runs held out.
         group_seeds: If True, runs that differ in their seed alone are one row.
+        memory: If True, load each model in a process of its own to measure its start and memory.
+        heads: Kinds of the outputs of exported files; see ``softlabels.models.as_model``.
+        preprocessing: Preprocessing of images before exported files; None: what the models say.
         text: Options of text, for models that predict the next token; None: rows as the first model was trained on.
         columns: Roles of the columns of ``data``; see ``softlabels.sources.open_source``.
 
@@ -125,19 +153,63 @@ def compare(
         )
     source = open_data(data, **columns, text=text)
     sample = source.inputs(np.zeros(1, np.int64))
-    compared = [as_model(model, sample=sample).to("cpu") for model in models]
+    compared = [_loaded(model, sample, heads, preprocessing) for model in models]
     measured = rows_to_measure(source, [model.run for model in compared if model.run is not None], split)
-    groups: dict[str, list[Model]] = {}
+    qualities = evaluate(compared, [_with_classes_of(model, source) for model in compared], measured.rows)
+    groups: dict[str, list[int]] = {}
     for index, model in enumerate(compared):
-        _check_classes(model, _with_classes_of(model, source))
-        name = _name_without_seed(model) if group_seeds else None
-        groups.setdefault(name or str(index), []).append(model)
-    values = {
-        name: [accuracy(m, _with_classes_of(m, source), measured.rows) for m in group] for name, group in groups.items()
-    }
-    reference = statistics.mean(next(iter(values.values())))
-    hashed = hashed_keys(source)[measured.rows]
-    return [_row(group, values[name], reference, sample, measured, hashed) for name, group in groups.items()]
+        groups.setdefault((_name_without_seed(model) if group_seeds else None) or str(index), []).append(index)
+    hashed, teacher = hashed_keys(source)[measured.rows], compared[0]
+    rows: list[ComparedModel] = []
+    for indices in groups.values():
+        group = [compared[index] for index in indices]
+        by_head = mean_of_heads([qualities[index] for index in indices])
+        main = next(iter(by_head.values()))
+        row = _row(group, [next(iter(qualities[index].values())).value for index in indices], sample, measured, hashed)
+        spent = _teacher_flops(group[0], teacher, rows[0].flops if rows else row.flops)
+        rows.append(
+            replace(
+                row,
+                metric=main.metric,
+                retention=main.retention,
+                heads=by_head,
+                start=_start(group[0], sample) if memory else None,
+                teacher_flops=spent[0],
+                teacher_flops_live=spent[1],
+            )
+        )
+    return rows
+
+
+def _loaded(
+    model: ModelLike,
+    sample: Any,
+    heads: Mapping[str, OutputHead | HeadKind] | None,
+    preprocessing: PreprocessingOptions | None,
+) -> Model:
+    """Return a model on the CPU; heads and preprocessing are for those that do not say them."""
+    declares = isinstance(model, str) and kind_of(model).declares
+    if not declares:
+        return as_model(model, sample=sample).to("cpu")
+    return as_model(model, sample=sample, heads=heads, preprocessing=preprocessing).to("cpu")
+
+
+def _start(model: Model, sample: Any) -> StartCost | None:
+    """Return the cost of starting a model; None for code of the user and for inputs that are no array."""
+    if model.user_code or not isinstance(sample, np.ndarray):
+        return None
+    return measure_start(model.spec, sample)
+
+
+def _teacher_flops(student: Model, teacher: Model, flops: int | None) -> tuple[int | None, int | None]:
+    """Return the operations of the teacher for the labels of a student: computed once, and beside each epoch."""
+    run = student.run
+    if run is None or run.labels is None or run.metrics is None or flops is None:
+        return None, None
+    batch_size = run.recipe.get("batch_size")
+    if run.labels.teacher_digest != teacher.digest or not isinstance(batch_size, int):
+        return None, None
+    return flops * run.data.held_out.trained_rows, flops * run.metrics.steps * batch_size
 
 
 def _compare_languages(
@@ -153,8 +225,10 @@ def _compare_languages(
     rows = []
     for indices in groups.values():
         values = [figures[index].perplexity for index in indices]
-        row = _row([models[index] for index in indices], values, figures[0].perplexity, sample, measured, hashed)
-        rows.append(replace(row, metric="perplexity", text=mean_of([figures[index] for index in indices])))
+        row = _row([models[index] for index in indices], values, sample, measured, hashed)
+        reference, text = figures[0].perplexity, mean_of([figures[index] for index in indices])
+        retention = row.value / reference if reference else None
+        rows.append(replace(row, metric="perplexity", retention=retention, text=text))
     return rows
 
 
@@ -199,44 +273,38 @@ def _with_classes_of(model: Model, source: Source) -> Source:
     return source.with_class_names(model.run.data.class_names)
 
 
-def _check_classes(model: Model, source: Source) -> None:
-    classes = model.heads[class_head(model)].classes
-    if source.classes is not None and classes < source.classes:
-        raise InvalidArgument(
-            f"{model.spec}: fewer classes than the data shows, got {classes}; expected at least the {source.classes} "
-            f"of {source.spec}. The model is of another task"
-        )
-
-
 def _row(
     group: list[Model],
     values: list[float],
-    reference: float,
     sample: Any,
     measured: MeasuredRows,
     hashed: NDArray[np.uint64],
 ) -> ComparedModel:
-    first = group[0]
+    first, load_average = group[0], os.getloadavg()[0]
     cost = measure(first, sample)
     labels = first.run.labels if first.run is not None else None
     hard_labels = first.run.recipe.get("hard_labels") if first.run is not None else None
     value = statistics.mean(values)
     return ComparedModel(
         name=_common_name([model.spec for model in group]),
-        metric="accuracy",
+        metric="",
         value=value,
         spread=statistics.stdev(values) if len(values) > 1 else None,
         runs=len(values),
-        retention=value / reference if reference else None,
+        retention=None,
         parameters=cost.parameters,
         flops=cost.flops,
         latency_ms=cost.latency_ms,
+        latency_p95_ms=cost.latency_p95_ms,
+        latency_p99_ms=cost.latency_p99_ms,
+        rows_per_second=cost.rows_per_second,
         bytes=cost.bytes,
         label_bytes_per_row=None if labels is None else labels.bytes_per_row,
         trained_on=_trained_on(first),
         hard_labels=hard_labels if isinstance(hard_labels, int) else None,
         measured_on=measured.name,
         measured_rows=len(measured.rows),
+        load_average=load_average,
         trained_share=max(trained_share(m.run.data.held_out, hashed) if m.run is not None else 0.0 for m in group),
     )
 

@@ -242,7 +242,7 @@ def test_the_learning_rate_rises_and_falls():
 
 def test_comparing_needs_labels_and_models_of_the_task(trained, digits, digits_path, tmp_path):
     pq.write_table(pq.read_table(digits_path).drop_columns(["label"]), tmp_path / "bare.parquet")
-    with pytest.raises(InvalidData, match="no hard labels to measure with"):
+    with pytest.raises(InvalidData, match="no hard labels to measure run:"):
         compare([f"run:{trained / 'teacher'}"], open_source(tmp_path / "bare.parquet"))
     with pytest.raises(InvalidArgument, match="expected at least one"):
         compare([], digits)
