@@ -93,6 +93,12 @@ if TYPE_CHECKING:
 @click.option("--gate/--no-gate", default=True, help="Check the outputs for some rows, first and during the run.")
 @click.option("--extra-classes", is_flag=True, help="The teacher may know classes the hard labels do not show.")
 @click.option("--chosen", is_flag=True, help="Also store the log-probability of the text's own next token.")
+@click.option(
+    "--hidden",
+    metavar="LAYERS",
+    callback=lambda context, parameter, value: parse_layers(value),
+    help="Also store the states of these layers of a language model, e.g. 6,-1 (0: the embedding, -1: the last).",
+)
 @click.option("--written-by", metavar="NAME", help="Digest or name of the model that wrote the text.")
 @preprocessing_options
 @text_options
@@ -175,6 +181,27 @@ def parse_encodings(values: Sequence[str]) -> dict[str, str] | None:
             raise click.UsageError(f"--encoding {subject}: got {encodings[name]!r} and {spec!r}; expected one")
         encodings[name] = spec
     return encodings or None
+
+
+def parse_layers(value: str | None) -> tuple[int, ...]:
+    """Return the layers of --hidden.
+
+    Args:
+        value: Numbers separated by commas; None: no layers.
+
+    Raises:
+        BadParameter: An entry is not a whole number.
+
+    Example:
+        >>> parse_layers("6,-1")
+        (6, -1)
+    """
+    if value is None:
+        return ()
+    try:
+        return tuple(int(entry) for entry in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"got {value!r}; expected numbers of layers, such as 6,-1") from None
 
 
 def _print_estimate(estimate: Estimate) -> None:

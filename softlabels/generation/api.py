@@ -33,6 +33,7 @@ from softlabels.generation.stored_rows import check_copied, check_resumed
 from softlabels.generation.text_data import CHOSEN, CHOSEN_HEAD, check_text, open_data, rows_of_batch, text_of
 from softlabels.labels import DISTRIBUTIONS, Head
 from softlabels.models import Model, ModelLike, as_model
+from softlabels.models.hidden_states import with_hidden_states
 from softlabels.planning import Sample
 from softlabels.planning.container import USUAL_POSITIONS
 from softlabels.sources import Source
@@ -86,6 +87,7 @@ def generate(
     skip_bad: int | None = DEFAULTS.skip_bad,
     text: TextOptions | None = None,
     chosen: bool = DEFAULTS.chosen,
+    hidden: Sequence[int] = DEFAULTS.hidden,
     written_by: str | None = DEFAULTS.written_by,
     reuse: Sequence[Location] = (),
     progress: ProgressReport | None = None,
@@ -118,6 +120,7 @@ def generate(
             such a row is an error.
         text: Options of text, such as ``TextOptions(pack=256)``; None: the defaults, if the teacher has a tokenizer.
         chosen: If True, store the log-probability of the text's own next token too, as head ``chosen``.
+        hidden: Layers whose states are stored too, as heads ``hidden_K``; negative ones count from the last.
         written_by: Digest or name of the model that wrote the text; None if unknown.
         reuse: Sealed stores of the same teacher with the same heads; rows they hold are copied.
         progress: Callback that receives the rows done and the rows of the store.
@@ -158,6 +161,7 @@ def generate(
         processes=processes,
         skip_bad=skip_bad,
         chosen=chosen,
+        hidden=tuple(hidden),
         written_by=written_by,
     )
     open_storage(out).check_writable()
@@ -276,6 +280,8 @@ def _prepare(
     tries = 1 if settings.skip_bad is None else MAX_TRIED
     model = _load(source, teacher, tries=tries).to(settings.device or rank.device())
     check_text(source, model)
+    if settings.hidden:
+        model = with_hidden_states(model, settings.hidden)
     if settings.chosen and (text_of(source) is None or model.target != "next"):
         raise InvalidArgument(f"chosen: needs a teacher that predicts the next token of a text, got {model.spec}")
     settings = replace(settings, batch_size=rows_of_batch(source, settings.batch_size))

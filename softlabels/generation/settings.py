@@ -39,6 +39,7 @@ class Settings:
         skip_bad: Rows that may be left without labels because they cannot be read or the teacher fails on them; None:
             such a row is an error.
         chosen: If True, store the log-probability of the text's own next token too, as head ``chosen``.
+        hidden: Layers whose states are stored too, as heads ``hidden_K``; negative ones count from the last.
         written_by: Digest or name of the model that wrote the text; None if unknown.
 
     Raises:
@@ -60,6 +61,7 @@ class Settings:
     processes: int | None = None
     skip_bad: int | None = None
     chosen: bool = False
+    hidden: tuple[int, ...] = ()
     written_by: str | None = None
 
     def __post_init__(self) -> None:

@@ -162,14 +162,18 @@ class Model:
             listed: Any = self.module
             return {name: listed.listed_logits(inputs)}
         small = positions is None or 4 * positions * head.classes <= max_bytes
-        if small or self.user_code or len(self.heads) > 1 or not is_sliceable(self.module):
+        together = getattr(self.module, "states_and_outputs", None)
+        slices_all = len(self.heads) == 1 or together is not None
+        if small or self.user_code or not slices_all or not is_sliceable(self.module):
             return dict(self.predict(inputs))
         tensors = map_arrays(inputs, lambda array: to_device(array, self.device, copy=False))
         with torch.inference_mode(), evaluating(self.module):
-            states = self.module.states(tensors)
+            states, others = (self.module.states(tensors), {}) if together is None else together(tensors)
         if len(states) != positions:
             raise InvalidLogits(f"{self.spec}: got states of {len(states)} positions; expected {positions}")
-        return {name: SlicedLogits(states, self.module.project, classes=head.classes)}
+        heads = {other: self.heads[other] for other in others}
+        check_outputs(others, heads, rows=count_rows(inputs)[0], positions=positions, spec=self.spec)
+        return {name: SlicedLogits(states, self.module.project, classes=head.classes)} | others
 
     @property
     def listed(self) -> int | None:

@@ -7,7 +7,7 @@ by positions that restart, from which transformers builds the mask of the archit
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -66,6 +66,16 @@ class TransformersNetwork(nn.Module):
         config = self.network.config
         limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
         return int(limit) if limit else None
+
+    @property
+    def layers_count(self) -> int:
+        """Return the number of blocks."""
+        return int(self.network.config.num_hidden_layers)
+
+    @property
+    def width(self) -> int:
+        """Return the width of the states."""
+        return int(self.network.config.hidden_size)
 
     def padded(self, tokens: Ragged) -> PaddedTokens:
         """Return the rows padded on the right, once their ids and lengths are sure to be valid.
@@ -134,9 +144,19 @@ class CausalLM(TransformersNetwork):
         Args:
             tokens: Token ids of B rows, with marks.
         """
+        return self.layer_states(tokens, ())[0]
+
+    def layer_states(self, tokens: Ragged, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """Return the logits of the labelled positions, (P, C), and the states of some layers, (P, width) each.
+
+        Args:
+            tokens: Token ids of B rows, with marks.
+            layers: Numbers of layers: 0 is the embedding, the last one the final state.
+        """
         arguments, padded = self.arguments(tokens)
-        logits: Tensor = self.network(**arguments).logits
-        return logits.flatten(0, 1)[padded.labelled]
+        output = self.network(**arguments, output_hidden_states=bool(layers))
+        states = [output.hidden_states[layer].flatten(0, 1)[padded.labelled] for layer in layers]
+        return output.logits.flatten(0, 1)[padded.labelled], states
 
     def _check_packing(self) -> None:
         """Raise InvalidArgument if a document's outputs depend on the document before it."""
@@ -180,9 +200,19 @@ class SlicedCausalLM(CausalLM):
         Args:
             tokens: Token ids of B rows, with marks.
         """
+        return self.layer_states(tokens, ())[0]
+
+    def layer_states(self, tokens: Ragged, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """Return the final states of the labelled positions, (P, width), and those of some layers.
+
+        Args:
+            tokens: Token ids of B rows, with marks.
+            layers: Numbers of layers: 0 is the embedding, the last one the final state.
+        """
         arguments, padded = self.arguments(tokens)
-        states: Tensor = self.network.base_model(**arguments).last_hidden_state
-        return states.flatten(0, 1)[padded.labelled]
+        output = self.network.base_model(**arguments, output_hidden_states=bool(layers))
+        states = [output.hidden_states[layer].flatten(0, 1)[padded.labelled] for layer in layers]
+        return output.last_hidden_state.flatten(0, 1)[padded.labelled], states
 
     def project(self, states: Tensor) -> Tensor:
         """Return logits, (P, C).
@@ -215,9 +245,18 @@ class TokenClassifier(TransformersNetwork):
         Args:
             tokens: Token ids of B rows; packed rows are refused.
         """
+        return self.layer_states(tokens, ())[0]
+
+    def layer_states(self, tokens: Ragged, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """Return the logits of all tokens, (N, C), and the states of some layers, (N, width) each.
+
+        Args:
+            tokens: Token ids of B rows; packed rows are refused.
+            layers: Numbers of layers: 0 is the embedding, the last one the final state.
+        """
         padded = self.padded(tokens)
-        logits: Tensor = self.network(**mask_arguments(padded, self.network)).logits
-        return logits[padded.valid]
+        output = self.network(**mask_arguments(padded, self.network), output_hidden_states=bool(layers))
+        return output.logits[padded.valid], [output.hidden_states[layer][padded.valid] for layer in layers]
 
 
 class SequenceClassifier(TransformersNetwork):

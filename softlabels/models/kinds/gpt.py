@@ -12,7 +12,7 @@ of all positions at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -153,20 +153,59 @@ class GPT(nn.Module):
         padded = pad(tokens.values, tokens.lengths, tokens.marks)
         return self.padded_states(padded).flatten(0, 1)[padded.labelled]
 
+    @property
+    def layers_count(self) -> int:
+        """Return the number of blocks."""
+        return len(self.blocks)
+
+    @property
+    def width(self) -> int:
+        """Return the width of the states."""
+        return int(self.embedding.embedding_dim)
+
+    def layer_states(self, tokens: Ragged, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """Return the final states of the labelled positions, (P, width), and those of some layers.
+
+        Args:
+            tokens: Token ids of B rows, with marks.
+            layers: Numbers of layers: 0 is the embedding, the last one the final state.
+        """
+        padded = pad(tokens.values, tokens.lengths, tokens.marks)
+        states = {
+            number: state.flatten(0, 1)[padded.labelled]
+            for number, state in enumerate(self.all_states(padded))
+            if number in layers or number == self.layers_count
+        }
+        return states[self.layers_count], [states[layer] for layer in layers]
+
     def padded_states(self, padded: PaddedTokens) -> Tensor:
         """Return the final states of all positions, (B, L, width).
 
         Args:
             padded: Rows padded on the right.
         """
+        final: Tensor | None = None
+        for state in self.all_states(padded):
+            final = state
+        if final is None:
+            raise ValueError("a network without layers")
+        return final
+
+    def all_states(self, padded: PaddedTokens) -> Iterator[Tensor]:
+        """Yield the states of all positions, (B, L, width): the embedding, each block, the last of them normalised.
+
+        Args:
+            padded: Rows padded on the right.
+        """
         x = self.embedding(padded.ids)
+        yield x
         rotary = self.rotary(padded.positions)
         # Padding on the right is invisible to earlier positions, so only packed rows need a mask.
         bias = padded.attention_bias(x.dtype) if padded.packed else None
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x, rotary, bias)
-        states: Tensor = self.norm(x)
-        return states
+            yield x
+        yield self.norm(self.blocks[-1](x, rotary, bias))
 
     def project(self, states: Tensor) -> Tensor:
         """Return logits, (P, V).

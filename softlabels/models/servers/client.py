@@ -6,6 +6,7 @@ answer.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -55,6 +56,7 @@ class Client:
             ) from None
         self.url = url
         self._deadline = deadline
+        self._connections = connections
         self._key = os.environ.get(KEY_VARIABLE, "")
         self._http = httpx.Client(
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
@@ -62,6 +64,10 @@ class Client:
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         )
         weakref.finalize(self, self._http.close)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The key does not travel: the other process reads its own environment.
+        return functools.partial(Client, self.url, deadline=self._deadline, connections=self._connections), ()
 
     def get(self, path: str) -> Any | None:
         """Return the JSON value at a path; None if there is none.

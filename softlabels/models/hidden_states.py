@@ -1,0 +1,124 @@
+"""Hidden states of chosen layers as outputs beside the logits, one vector per labelled position.
+
+Layers are numbered as transformers numbers them: 0 is the embedding, layer k the output of block k, and the last one
+the normalised state that the output layer sees. Draft models (arXiv 2401.15077) and feature losses learn from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from softlabels.errors import InvalidArgument
+from softlabels.models.heads import OutputHead
+from softlabels.models.model import Model, is_sliceable
+from softlabels.models.user_code import CodeIdentity
+from softlabels.sources import Ragged
+
+PREFIX = "hidden_"
+"""Head of layer k is ``hidden_k``."""
+
+
+class HiddenStates(nn.Module):
+    """A language model that also returns the states of some layers.
+
+    Args:
+        network: Network with ``layer_states``.
+        layers: Number of the layer of each head, by the name of the head.
+        main: Name of the head of the network itself.
+    """
+
+    def __init__(self, network: nn.Module, layers: Mapping[str, int], main: str) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.layers = dict(layers)
+        self.main = main
+        self.predicts_next: bool = getattr(network, "predicts_next", True)
+        self.max_positions: int | None = getattr(network, "max_positions", None)
+        if is_sliceable(network):
+            self.project = network.project
+            self.states_and_outputs = self._states_and_outputs
+
+    def states(self, tokens: Ragged) -> Tensor:
+        """Return the final states of the labelled positions, (P, width).
+
+        Args:
+            tokens: Token ids of B rows, with marks.
+        """
+        states: Tensor = self.network.states(tokens)
+        return states
+
+    def _states_and_outputs(self, tokens: Ragged) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the final states of the labelled positions, (P, width), and the other outputs by head."""
+        final, states = self.network.layer_states(tokens, list(self.layers.values()))
+        return final, dict(zip(self.layers, states, strict=True))
+
+    def forward(self, tokens: Ragged) -> dict[str, Tensor]:
+        """Return the outputs by head.
+
+        Args:
+            tokens: Token ids of B rows, with marks.
+        """
+        final, outputs = self._states_and_outputs(tokens)
+        return {self.main: self.network.project(final) if is_sliceable(self.network) else final} | outputs
+
+
+def with_hidden_states(model: Model, layers: Sequence[int]) -> Model:
+    """Return a model that also predicts the states of some layers, as heads ``hidden_K`` of kind ``embedding``.
+
+    The digest of the model is unchanged: the same weights compute the same logits.
+
+    Args:
+        model: A language model or token classifier of the kinds gpt, run and hf.
+        layers: Numbers of layers; negative ones count from the last.
+
+    Raises:
+        InvalidArgument: The model does not show its layers, or has no such layer.
+
+    Example:
+        >>> from softlabels import models
+        >>> heads = {"logits": OutputHead(classes=9, kind="tokens", shape=(None,))}
+        >>> model = models.build("gpt:layers=2,width=16,heads=2", input_shape=(), heads=heads)
+        >>> list(with_hidden_states(model, [1, -1]).heads)
+        ['logits', 'hidden_1', 'hidden_2']
+    """
+    network: Any = model.module
+    if model.user_code or not callable(getattr(network, "layer_states", None)):
+        raise InvalidArgument(
+            f"hidden: {model.spec} does not show its layers, got {type(network).__name__}; expected a language model "
+            "or token classifier of hf:PATH, or a run of gpt. A Python teacher may return any head itself"
+        )
+    count = int(network.layers_count)
+    numbers = [check_layer(layer, count) for layer in layers]
+    repeated = next((number for number in numbers if numbers.count(number) > 1), None)
+    if repeated is not None:
+        raise InvalidArgument(f"hidden: layer {repeated} is named twice; expected each layer once")
+    names = {f"{PREFIX}{number}": number for number in numbers}
+    head = OutputHead(classes=int(network.width), kind="embedding", shape=(None,))
+    main = next(iter(model.heads))
+    return replace(
+        model,
+        module=HiddenStates(network, names, main),
+        heads={**model.heads, **dict.fromkeys(names, head)},
+        identity=CodeIdentity(model.digest, model.digest_covers),
+    )
+
+
+def check_layer(layer: int, count: int) -> int:
+    """Return the number of a layer, counted from 0.
+
+    Args:
+        layer: Number of the layer; a negative one counts from the last.
+        count: Number of blocks of the network.
+
+    Raises:
+        InvalidArgument: There is no such layer.
+    """
+    number = layer + count + 1 if layer < 0 else layer
+    if not 0 <= number <= count:
+        raise InvalidArgument(f"hidden: no such layer, got {layer}; expected 0 (the embedding) to {count}, or -1 to "
+                              f"{-count - 1}")  # fmt: skip
+    return number
