@@ -96,7 +96,7 @@ if TYPE_CHECKING:
 @click.option(
     "--hidden",
     metavar="LAYERS",
-    callback=lambda context, parameter, value: parse_layers(value),
+    callback=lambda _context, _parameter, value: parse_layers(value),
     help="Also store the states of these layers of a language model, e.g. 6,-1 (0: the embedding, -1: the last).",
 )
 @click.option("--written-by", metavar="NAME", help="Digest or name of the model that wrote the text.")

@@ -38,6 +38,7 @@ class HiddenStates(nn.Module):
         self.main = main
         self.predicts_next: bool = getattr(network, "predicts_next", True)
         self.max_positions: int | None = getattr(network, "max_positions", None)
+        self.placed: bool = getattr(network, "placed", False)
         if is_sliceable(network):
             self.project = network.project
             self.states_and_outputs = self._states_and_outputs

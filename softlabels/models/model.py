@@ -108,6 +108,13 @@ class Model:
         Raises:
             InvalidArgument: The device does not exist or has too little memory.
         """
+        if getattr(self.module, "placed", False):
+            if device is not None:
+                raise InvalidArgument(
+                    f"{self.spec}: its layers have devices already, got device {str(device)!r}; expected none. Leave "
+                    "out --device, or device_map"
+                )
+            return self
         has_parameters = next(self.module.parameters(), None) is not None
         if device is None and not (has_parameters and torch.cuda.is_available()):
             return self
@@ -173,7 +180,7 @@ class Model:
             raise InvalidLogits(f"{self.spec}: got states of {len(states)} positions; expected {positions}")
         heads = {other: self.heads[other] for other in others}
         check_outputs(others, heads, rows=count_rows(inputs)[0], positions=positions, spec=self.spec)
-        return {name: SlicedLogits(states, self.module.project, classes=head.classes)} | others
+        return {name: SlicedLogits(states, self.module.project, classes=head.classes), **others}
 
     @property
     def listed(self) -> int | None:

@@ -68,6 +68,11 @@ class TransformersNetwork(nn.Module):
         return int(limit) if limit else None
 
     @property
+    def placed(self) -> bool:
+        """Return whether transformers placed the layers on devices, so that the network must not be moved."""
+        return getattr(self.network, "hf_device_map", None) is not None
+
+    @property
     def layers_count(self) -> int:
         """Return the number of blocks."""
         return int(self.network.config.num_hidden_layers)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -24,6 +23,8 @@ from softlabels.labels import DenseLabels, SoftLabels, SparseLabels
 from softlabels.loading import Batch
 from softlabels.models import DEFAULT_HEAD, Model, OutputHead
 from softlabels.models.model import is_sliceable
+from softlabels.models.spec import parse
+from softlabels.models.transformers_source import locate
 from softlabels.sources import Ragged, Source
 from softlabels.sources.store_tokens import StoreTokens
 from softlabels.sources.text_source import TextSource
@@ -110,9 +111,12 @@ def check_student(student: object, source: Source) -> None:
     Raises:
         InvalidArgument: The tokenizers differ; says in which respect.
     """
-    kind, _, folder = str(student).partition(":")
+    kind = str(student).partition(":")[0]
     tokenizer = tokenizer_of(source)
-    if not isinstance(student, str) or kind != "hf" or tokenizer is None or not Path(folder, TOKENIZER_FILE).exists():
+    if not isinstance(student, str) or kind != "hf" or tokenizer is None:
+        return
+    folder = locate(parse(student), pinned=True).folder
+    if not (folder / TOKENIZER_FILE).exists():
         return
     difference = tokenizer.difference(load_tokenizer(folder))
     if difference is not None:

@@ -221,7 +221,7 @@ def test_models_that_cannot_be_used_are_refused(directories, tmp_path, change, p
 
 
 def test_a_missing_or_damaged_directory_is_named(tmp_path):
-    with pytest.raises(DataNotFound, match="must be downloaded first"):
+    with pytest.raises(DataNotFound, match="no such directory, and no revision of a model of a hub"):
         models.load("hf:organisation/name")
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InvalidData, match="damaged"):

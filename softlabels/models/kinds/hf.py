@@ -1,4 +1,4 @@
-"""``hf:PATH``: a model in a directory that transformers saved.
+"""``hf:PATH``: a model in a directory that transformers saved, or of a hub.
 
 The class of ``config.json`` decides the head: a causal language model predicts ``tokens``, a masked one or a token
 classifier has one output per token, a sequence classifier ``classes`` per row, and a model without an output layer a
@@ -22,7 +22,7 @@ from softlabels.errors import DataNotFound, InvalidArgument, InvalidData, SoftLa
 from softlabels.models import transformers_vision as vision
 from softlabels.models.heads import DEFAULT_HEAD, OutputHead
 from softlabels.models.kind import Kind, ModelSpec
-from softlabels.models.model import Model, as_tensor
+from softlabels.models.model import CPU, Model, as_tensor
 from softlabels.models.preprocessing import Preprocessing
 from softlabels.models.transformers_networks import (
     CausalLM,
@@ -33,10 +33,11 @@ from softlabels.models.transformers_networks import (
     TransformersNetwork,
     changes_logits,
 )
+from softlabels.models.transformers_source import TransformersSource, locate
 from softlabels.text import load_tokenizer
 from softlabels.text.tokenizer_files import FILE as TOKENIZER_FILE
 
-FORM = "hf:PATH"
+FORM = "hf:PATH or hf:OWNER/NAME@COMMIT"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "pytorch_model.pt")
 EMBEDDING_HEAD = "embedding"
 NOT_IDENTITY = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
@@ -44,8 +45,9 @@ MAX_CONFIG_BYTES = 2**24
 
 
 def load(spec: ModelSpec, sample: Any) -> Model:
-    """Return the model of a directory."""
-    folder = Path(spec.text)
+    """Return the model of a directory, or of a hub."""
+    source = locate(spec)
+    folder = source.folder
     config = read_config(folder)
     if not any(folder.glob("*.safetensors")):
         pickled = [name for name in PICKLED if (folder / name).exists()]
@@ -56,26 +58,34 @@ def load(spec: ModelSpec, sample: Any) -> Model:
                 ".save_pretrained(DIR)"
             )
         raise DataNotFound(f"{folder}: there are no weights; expected *.safetensors. Download the model again")
-    network = _pretrained(folder, config)
+    network = _pretrained(folder, config, source.arguments())
     if vision.is_image_class(type(network)):
-        return _load_images(spec, network, sample)
+        return _load_images(spec, source, network, sample)
     if spec.declared:
         raise InvalidArgument(f"{spec}: not a model of images; leave out heads and preprocessing")
     module = wrap(network, _pooling(folder))
     heads = heads_of(module)
     return Model(
-        spec=str(spec),
+        spec=source.spec,
         module=module.eval(),
         heads=heads,
         input_shape=(),
-        config=config_of(network, heads, module),
+        config=config_of(network, heads, module) | _quantization(source),
+        device=network.get_input_embeddings().weight.device if "device_map" in source.options else CPU,
         tokenizer=load_tokenizer(folder) if (folder / TOKENIZER_FILE).exists() else None,
     )
 
 
-def _load_images(spec: ModelSpec, network: Any, sample: Any) -> Model:
+def _quantization(source: TransformersSource) -> dict[str, str]:
+    """Return the quantisation as a part of the configuration, which the digest covers; empty without any."""
+    return {name: value for name, value in source.options.items() if name == "quantization"}
+
+
+def _load_images(spec: ModelSpec, source: TransformersSource, network: Any, sample: Any) -> Model:
     """Return a model of images, whose head depends on the size of its inputs."""
-    folder = Path(spec.text)
+    folder = source.folder
+    if "device_map" in source.options:
+        raise InvalidArgument(f"{spec}: device_map is for language models; expected --device. Leave it out")
     recorded = vision.read_preprocessing(folder)
     preprocessing = spec.declared.preprocessing_over(recorded)
     if preprocessing is None:
@@ -95,11 +105,11 @@ def _load_images(spec: ModelSpec, network: Any, sample: Any) -> Model:
     heads = vision.heads_of(module, as_tensor(sample[:1]))
     _check_kinds(spec, heads)
     return Model(
-        spec=str(spec),
+        spec=source.spec,
         module=module,
         heads=heads,
         input_shape=shape,
-        config=_image_config(module, heads, shape),
+        config=_image_config(module, heads, shape) | _quantization(source),
         preprocessing=preprocessing,
     )
 
@@ -126,19 +136,22 @@ def _image_config(
 def _needs_sample(text: str) -> bool:
     """Return whether a directory holds a model of images; False if it cannot be read, which loading reports."""
     try:
-        return vision.is_image_class(_class_of(read_config(Path(text))))
+        return vision.is_image_class(_class_of(read_config(locate(ModelSpec(KIND.name, text=text)).folder)))
     except SoftLabelsError:
         return False
 
 
 def build(spec: ModelSpec, input_shape: tuple[int, ...], heads: Mapping[str, OutputHead]) -> nn.Module:
     """Return a network to train: the weights of the directory if it has any, else initial ones for its config.json."""
-    folder = Path(spec.text)
+    source = locate(spec, pinned=True)
+    folder = source.folder
     config = read_config(folder)
+    if {"device_map", "quantization"} & set(source.options):
+        raise InvalidArgument(f"MODEL {str(spec)!r}: device_map and quantization are for teachers. Leave them out")
     pretrained = any(folder.glob("*.safetensors")) and torch.empty(0).device.type != "meta"
-    network = _pretrained(folder, config) if pretrained else _initial(folder, config, heads)
+    network = _pretrained(folder, config, source.arguments()) if pretrained else _initial(folder, config, heads)
     if vision.is_image_class(type(network)):
-        return _image_student(spec, network, input_shape, heads)
+        return _image_student(spec, folder, network, input_shape, heads)
     module = wrap(network, _pooling(folder))
     produced = next(iter(heads_of(module).values()))
     required = next(iter(heads.values()))
@@ -152,12 +165,12 @@ def build(spec: ModelSpec, input_shape: tuple[int, ...], heads: Mapping[str, Out
 
 
 def _image_student(
-    spec: ModelSpec, network: Any, input_shape: tuple[int, ...], heads: Mapping[str, OutputHead]
+    spec: ModelSpec, folder: Path, network: Any, input_shape: tuple[int, ...], heads: Mapping[str, OutputHead]
 ) -> nn.Module:
     """Return a network of images to train, whose only head is the one to learn."""
     name, required = next(iter(heads.items()))
     _, kind = vision.task_of(type(network))
-    module = vision.ImageNetwork(network, vision.read_preprocessing(Path(spec.text)), input_shape, required)
+    module = vision.ImageNetwork(network, vision.read_preprocessing(folder), input_shape, required)
     with torch.inference_mode():
         device = next(network.parameters()).device
         channels = tuple(module.eval()(torch.zeros(1, *input_shape, device=device)).shape)[-1]
@@ -184,8 +197,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise DataNotFound(
-            f"hf:{folder}: there is no {path}; expected a directory that transformers saved. Models of a hub must be "
-            "downloaded first"
+            f"hf:{folder}: there is no {path}; expected a directory that transformers saved, or "
+            "hf:OWNER/NAME@COMMIT of a hub"
         )
     try:
         with path.open("rb") as file:
@@ -322,7 +335,7 @@ def _restored_image_network(network: Any, config: Mapping[str, Any]) -> vision.I
     return module
 
 
-def _pretrained(folder: Path, config: Mapping[str, Any]) -> Any:
+def _pretrained(folder: Path, config: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
     """Return the model with its weights; raise if weights are missing."""
     with quiet(), transformers_errors(folder):
         network, report = _class_of(config).from_pretrained(
@@ -331,7 +344,7 @@ def _pretrained(folder: Path, config: Mapping[str, Any]) -> Any:
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
-            dtype="auto",
+            **arguments,
         )
     missing = sorted(report["missing_keys"])
     if missing:
