@@ -42,12 +42,13 @@ def teach(inputs):
 '''
 
 
-def start(place, digits_path, *options, rank=None):
+def start(place, digits_path, *options, rank=None, environment=None):
     """A process; ``rank`` is a pair of RANK and WORLD_SIZE as torchrun sets them."""
     return WarmPython(
         "-m", "softlabels_cli", "generate", digits_path, "--teacher", "python:counted:teach", "--out", "labels",
         "--unit-rows", UNIT_ROWS, "--batch-size", BATCH, "--no-gate", "--json", *options, cwd=place,
-        environment={} if rank is None else {"RANK": str(rank[0]), "WORLD_SIZE": str(rank[1])},
+        environment=(environment or {})
+        | ({} if rank is None else {"RANK": str(rank[0]), "WORLD_SIZE": str(rank[1])}),
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ def engines() -> Mapping[str, Engine]:
 
     Example:
         >>> list(engines())
-        ['local', 'torchrun']
+        ['local', 'ray', 'torchrun']
     """
     names = sorted(entry.name for entry in pkgutil.iter_modules(__path__))
     modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
