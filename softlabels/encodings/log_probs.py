@@ -12,7 +12,6 @@ Arrays here are padded, (B, K); ``pad`` and ``unpad`` convert from and to the ra
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +55,7 @@ class LogProbs:
     @property
     def steps_per_nat(self) -> int:
         """Steps per nat of the ``d`` ways; 0 for others."""
-        match = re.fullmatch(r"d([0-9]+)", self.name)
-        return int(match[1]) if match else 0
+        return int(self.name[1:]) if self.name.startswith("d") else 0
 
     @property
     def tail_dtype(self) -> str:

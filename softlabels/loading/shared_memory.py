@@ -33,9 +33,10 @@ def as_tensor(value: Any) -> torch.Tensor:
     """Return a tensor over the memory of an array if that can be written to, else over a copy."""
     import torch
 
-    if isinstance(value, torch.Tensor):
-        return value
-    return torch.from_numpy(value if value.flags.writeable else value.copy())
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value if value.flags.writeable else value.copy())
+    tensor: torch.Tensor = value
+    return tensor
 
 
 def shared(build: Callable[[Callable[[Any], Any]], Structure]) -> Structure:

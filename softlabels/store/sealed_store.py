@@ -34,7 +34,7 @@ from softlabels.store.format.token_inputs import LENGTH as INPUT_LENGTH
 from softlabels.store.format.tokenizer_file import TokenizerDocument, read_tokenizer
 from softlabels.store.storage.read_errors import FETCH, SEAL, read_errors
 from softlabels.store.storage.storage import Location, Storage
-from softlabels.store.unit_reader import UnitReader, head_arrays, native
+from softlabels.store.unit_reader import UnitReader, native
 
 log = logging.getLogger("softlabels")
 
@@ -138,6 +138,7 @@ class Store:
         self.chunk_index = ChunkIndex(counts, descriptor.chunk_rows)
         self._readers: OrderedDict[int, UnitReader] = OrderedDict()
         self._encodings: dict[str, Encoding] = {}
+        self._short_names: dict[str, dict[str, str]] = {}
         self._checked: dict[tuple[str, ...] | None, NDArray[np.bool_]] = {}
         self._priors: dict[str, NDArray[np.float32]] | None = None
         self._codebooks: dict[str, Codebook | None] = {}
@@ -302,7 +303,10 @@ class Store:
         Raises:
             InvalidArgument: rows too many and too uneven to be padded to the longest in memory.
         """
-        arrays = {name: native(array) for name, array in head_arrays(columns, head).items()}
+        if head not in self._short_names:
+            self._short_names[head] = {name: name.removeprefix(f"{head}/") for name in self.head_columns(head)}
+        short_names = self._short_names[head]
+        arrays = {short_names[name]: native(array) for name, array in columns.items() if name in short_names}
         lengths = arrays.pop(LENGTH, None)
         try:
             labels = self.encoding(head).decode(arrays, self.descriptor.heads[head], self.prior(head), widen=widen)

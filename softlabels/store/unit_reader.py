@@ -155,5 +155,7 @@ def head_arrays(columns: Mapping[str, NDArray[Any]], head: str) -> dict[str, NDA
 
 
 def native(array: NDArray[Any]) -> NDArray[Any]:
-    """An array in this machine's byte order, as torch needs it."""
+    """Return an array in this machine's byte order and in C order, as torch needs it; the same one if it is so."""
+    if array.dtype.isnative and array.flags.c_contiguous:
+        return array
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))

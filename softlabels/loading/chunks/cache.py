@@ -22,7 +22,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import suppress
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,7 @@ class ChunkCache:
         self._pins = np.zeros(slots, np.int64)
         self._last_use = np.zeros(slots, np.int64)
         self._clock = 0
+        self._shift_of: Indices | None = None  # see ``shifts``, of every chunk, once all of them are held for good
         self._loads: dict[int, Future[None]] = {}
         self._released: SimpleQueue[Indices] = SimpleQueue()
         self._max_chunk_bytes = self.chunk_bytes
@@ -175,6 +176,8 @@ class ChunkCache:
         """
         if not len(rows):
             return empty_rows(self.schema)
+        if self._shift_of is not None:  # nothing is evicted any more, so no lease is needed
+            return self.copy_rows(rows + self._shift_of[np.searchsorted(self._first_rows, rows, side="right") - 1])
         chunks, index = self.chunks_of(rows)
         if len(chunks) <= self._arena.slots:
             with suppress(NoRoom):
@@ -213,10 +216,10 @@ class ChunkCache:
 
     def _unpin(self) -> None:
         """Apply releases. They are queued, because a finalizer must not wait for a lock that its thread may hold."""
-        with suppress(Empty):
-            while True:
-                self._pins[self._released.get_nowait()] -= 1
-        self._loads = {slot: future for slot, future in self._loads.items() if not future.done()}
+        while not self._released.empty():
+            self._pins[self._released.get_nowait()] -= 1
+        if self._loads:
+            self._loads = {slot: future for slot, future in self._loads.items() if not future.done()}
 
     def _assign(self, chunks: Indices) -> Indices | None:
         """Return a slot for each chunk, evicting the least recently used; None if too many are pinned."""
@@ -291,6 +294,9 @@ class ChunkCache:
             self._reserve(slot, columns)
             self._arena.fill(slot, columns)
         self._held[slot] = True
+        if len(self._held) == self.store.chunks and self._held.all():
+            chunks = np.arange(self.store.chunks)
+            self._shift_of = self.shifts(chunks, self._slot_of[chunks])
 
     def _reserve(self, slot: int, columns: Mapping[str, NDArray[Any]]) -> None:
         while True:
