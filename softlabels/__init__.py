@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from softlabels.store import describe_store as inspect
     from softlabels.store import merge, repair, seal, verify
     from softlabels.store import open_store as open  # noqa: A004  sl.open is the verb of the design
-    from softlabels.training import compare, train_student, train_teacher
+    from softlabels.training import compare, export_model, train_student, train_teacher
 
 _HOME = {
     "DenseLabels": "softlabels.labels",
@@ -42,6 +42,7 @@ _HOME = {
     "compare": "softlabels.training",
     "content_keys": "softlabels.sources",
     "create": "softlabels.generation",
+    "export_model": "softlabels.training",
     "gc": "softlabels.store:collect_garbage",
     "generate": "softlabels.generation",
     "inspect": "softlabels.store:describe_store",
@@ -72,6 +73,7 @@ __all__ = [
     "content_keys",
     "create",
     "errors",
+    "export_model",
     "gc",
     "generate",
     "inspect",

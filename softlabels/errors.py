@@ -120,6 +120,12 @@ class TeacherRejected(SoftLabelsError):
     exit_code = FOUND_BAD
 
 
+class ExportRejected(SoftLabelsError):
+    """An exported model differs from the model by more than the tolerance; nothing was written."""
+
+    exit_code = FOUND_BAD
+
+
 class TeacherUnavailable(SoftLabelsError, ConnectionError):
     """The server that runs a teacher cannot be reached, or answers with errors; committed units are kept."""
 

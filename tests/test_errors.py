@@ -18,7 +18,7 @@ CODES = {
     },
     errors.FOUND_BAD: {
         errors.InvalidData, errors.InvalidLogits, errors.TeacherRejected, errors.StoreCorrupt, errors.StoreIncomplete,
-        errors.RunCorrupt,
+        errors.RunCorrupt, errors.ExportRejected,
     },
     errors.UNKNOWN: {errors.StorageUnknown},
 }  # fmt: skip

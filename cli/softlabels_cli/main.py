@@ -31,6 +31,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "generate": "Run a teacher over DATA once and store its soft labels.",
         "train-student": "Train a model on the soft labels of STORE.",
         "compare": "Measure models on the same rows, side by side.",
+        "export-model": "Write a model as an ONNX file or a torch program.",
     },
     "A store": {
         "inspect": "Print rows, size, teacher, data, heads and fidelity.",

@@ -35,7 +35,7 @@ class OnnxFile:
         input_spec: Its only input.
         outputs: What the file shows of each output, by name.
         digest: BLAKE3 of the file and of its external weights, hexadecimal.
-        parameters: Number of values in its weights.
+        parameters: Number of trainable values that ``export-model`` wrote, else of values in its weights.
         bytes: Size of the file and of its external weights in bytes.
         metadata: Heads and preprocessing that ``export-model`` wrote; empty for other files.
     """
@@ -96,6 +96,7 @@ def read_onnx(path: Path) -> OnnxFile:
             f"onnx:{path}: has {len(inputs)} inputs, got {names}; expected one. Export the network with one input, or "
             "wrap it as python:MODULE:NAME"
         )
+    metadata = _metadata(path, model)
     contents = [path.read_bytes(), *(file.read_bytes() for file in external)]
     hasher = blake3(b"softlabels onnx 1\0")
     for content in contents:
@@ -106,9 +107,9 @@ def read_onnx(path: Path) -> OnnxFile:
         input_spec=_input_spec(path, inputs[0]),
         outputs={value.name: _output_spec(value.name, graph, _default_axis(model)) for value in graph.output},
         digest=str(hasher.hexdigest()),
-        parameters=sum(math.prod(tensor.dims) for tensor in graph.initializer),
+        parameters=metadata.get("parameters") or sum(math.prod(tensor.dims) for tensor in graph.initializer),
         bytes=sum(len(content) for content in contents),
-        metadata=_metadata(path, model),
+        metadata=metadata,
     )
 
 
@@ -222,6 +223,8 @@ def _metadata(path: Path, model: Any) -> Mapping[str, Any]:
         return {}
     try:
         value = json.loads(text)
+        if not isinstance(value.get("parameters", 0), int):
+            raise TypeError("parameters is no number")
         return {"heads": dict(value["heads"]), "preprocessing": value["preprocessing"], **value}
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path, f"metadata {error!r}") from None
