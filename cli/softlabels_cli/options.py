@@ -145,27 +145,6 @@ teacher_options = group_of(
 )
 """The teacher that labels."""
 
-training_options = group_of(
-    click.option("--steps", type=click.IntRange(min=1), help="Optimiser steps (instead of --epochs)."),
-    click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="Passes over the rows. [20]"),
-    click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Rows per step."),
-    click.option(
-        "--lr", type=click.FloatRange(min=0, min_open=True), default=1e-3, show_default=True, help="Peak learning rate."
-    ),
-    click.option(
-        "--weight-decay", type=click.FloatRange(min=0), default=0.01, show_default=True, help="Weight decay of AdamW."
-    ),
-    click.option("--seed", type=int, default=0, show_default=True, help="Seed of weights, dropout and order."),
-    device_option,
-    click.option(
-        "--hard-labels",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Use the hard labels of N training rows only, chosen by the seed and balanced over classes.",
-    ),
-)
-"""The recipe of a training run."""
-
 preprocessing_options = group_of(
     click.option("--mean", metavar="M,M,M", help="Mean of each channel after scaling, or imagenet. [the model's own]"),
     click.option("--std", metavar="S,S,S", help="Deviation of each channel after scaling, or imagenet. [likewise]"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,18 @@ from softlabels_cli.options import (
     json_option,
     quiet_option,
     store_argument,
-    training_options,
 )
 from softlabels_cli.output import note, print_json, printable
 from softlabels_cli.progress import Progress
 from softlabels_cli.text_options import chosen_text, text_options
+from softlabels_cli.training_options import (
+    config_options,
+    print_explained,
+    recipe_of,
+    resolved,
+    soft_options,
+    training_options,
+)
 
 if TYPE_CHECKING:
     from softlabels.models import Model
@@ -34,17 +42,17 @@ if TYPE_CHECKING:
     epilog="Example:  softlabels train-student labels --student mlp:width=64 --data digits --out student",
 )
 @store_argument()
-@click.option("--student", required=True, metavar="MODEL", help="mlp:width=64  gpt:layers=2  python:MODULE:NAME")
+@click.option("--student", required=True, metavar="MODEL", help="mlp:width=64  run:DIR  python:MODULE:NAME")
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="RUN", help="Directory of the run.")
 @click.option("--data", metavar="DATA", help="Inputs of the labels. [the tokens in a store of text, or digits]")
-@click.option("--temperature", type=float, help="Temperature of the loss. [the highest in the store]")
-@click.option("--alpha", type=click.FloatRange(0, 1), default=0.9, show_default=True, help="Weight of the soft labels.")
+@soft_options
 @digest_option
 @training_options
 @text_options
 @data_options
 @json_option
 @quiet_option
+@config_options
 def command(
     *,
     store: str,
@@ -54,14 +62,18 @@ def command(
     digest: str | None,
     as_json: bool,
     quiet: bool,
-    **recipe: Any,
+    explain: str | None,
+    **options: Any,
 ) -> None:
     """Train MODEL on the soft labels of STORE and the inputs of DATA; the teacher is not needed.
 
     Inputs are matched with labels by their content, in any order. Rows of the split train are trained on; the others
-    measure the result. The same command again resumes an interrupted run and does not change a finished one. A file
+    measure the result. All heads of STORE are learned that the student has. The same command again resumes an
+    interrupted run and does not change a finished one. torchrun starts it on several processes. A file
     softlabels.lock in the current directory that names STORE must pin its digest.
     """
+    if print_explained(explain):
+        return
 
     def train(progress: Callable[..., None]) -> Model:
         from softlabels.sharing import LOCK_NAME, check_lock
@@ -73,7 +85,9 @@ def command(
         check_lock(labels, Path(LOCK_NAME))
         source = open_data(data, labels, **chosen_data(), text=text_of_store(labels))
         note_data(source, quiet=quiet)
-        return train_student(labels, source, student, out, progress=progress, **recipe)
+        announce = announcer(out, quiet=quiet, digest=labels.snapshot.digest)
+        recipe = recipe_of(options)
+        return train_student(labels, source, student, out, progress=progress, announce=announce, **recipe)
 
     run_training("train-student", out, train, as_json=as_json, quiet=quiet)
 
@@ -91,6 +105,32 @@ def text_of_store(labels: Store) -> TextOptions | None:
     return replace(text, tokenizer=Tokenizer.from_bytes(document))
 
 
+def announcer(out: Path, *, quiet: bool, digest: str | None = None) -> Callable[[str], None]:
+    """Return a function that shows the losses before the first step and writes the recipe of the command beside them.
+
+    Args:
+        out: Run directory.
+        quiet: If True, nothing is shown.
+        digest: Digest of the labels.
+    """
+    recipe = resolved(**({} if digest is None else {"digest": digest}))
+
+    def announce(line: str) -> None:
+        from softlabels.models.run_files import write_file
+        from softlabels.training.run_claim import RECIPE_FILE
+
+        write_file(out, RECIPE_FILE, recipe.encode())
+        if not quiet:
+            note(printable(line))
+
+    return announce
+
+
+def is_first_process() -> bool:
+    """Return whether this is the process of a run that reports, of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def run_training(
     name: str, out: Path, train: Callable[[Callable[..., None]], Model], *, as_json: bool, quiet: bool
 ) -> None:
@@ -100,7 +140,7 @@ def run_training(
             import softlabels.training  # noqa: F401  imports of libraries swallow exceptions of signal handlers
         try:
             interruption.deliver("")
-            with Progress(name, unit="steps", quiet=quiet) as progress:
+            with Progress(name, unit="steps", quiet=quiet or not is_first_process()) as progress:
                 model = train(progress.update)
         except BaseException as error:
             # An interrupted import of a library may end in any error.
@@ -109,7 +149,8 @@ def run_training(
             message = str(error) if isinstance(error, KeyboardInterrupt) else ""
             raise KeyboardInterrupt(message or _remaining(out)) from None
         interruption.deliver(f"Interrupted; the run in {out} has finished.")
-    report(out, model, as_json=as_json)
+    if is_first_process():
+        report(out, model, as_json=as_json)
 
 
 def _remaining(out: Path) -> str:
@@ -135,6 +176,8 @@ def report(out: Path, model: Model, *, as_json: bool) -> None:
         measured += f" (split {', '.join(held_out.splits)})" if held_out.splits else ""
     if metrics.perplexity is not None:
         measured = f", perplexity {metrics.perplexity:.2f} on {metrics.held_out_rows:,} held-out rows"
+    for name, figure in metrics.figures.items():
+        measured += f", {name} {figure:.4g}" if "." in name else ""
     for name, value, form in (
         ("bits per byte", metrics.bits_per_byte, ".3f"),
         ("KL to the labels", metrics.kl, ".3f"),
@@ -151,5 +194,5 @@ def note_data(source: Source, *, quiet: bool) -> None:
     """Print which columns, dtype, shape, classes and splits are used; train-teacher shares this."""
     from softlabels.sources import describe_source
 
-    if not quiet:
+    if not quiet and is_first_process():
         note(printable(str(describe_source(source)), lines=True))

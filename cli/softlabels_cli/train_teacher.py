@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from softlabels_cli.options import chosen_data, data_options, json_option, quiet_option, training_options
+from softlabels_cli.options import chosen_data, data_options, json_option, quiet_option
 from softlabels_cli.text_options import chosen_text, text_options
-from softlabels_cli.train_student import note_data, run_training
+from softlabels_cli.train_student import announcer, note_data, run_training
+from softlabels_cli.training_options import config_options, print_explained, recipe_of, training_options
 
 if TYPE_CHECKING:
     from softlabels.models import Model
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 @data_options
 @json_option
 @quiet_option
+@config_options
 def command(
     *,
     data: str,
@@ -35,13 +37,16 @@ def command(
     out: Path,
     as_json: bool,
     quiet: bool,
-    **recipe: Any,
+    explain: str | None,
+    **options: Any,
 ) -> None:
     """Train MODEL on the hard labels of DATA, or on the next tokens of text.
 
     Rows of the split train are trained on; the others measure the result. Without a split column, a tenth of the rows
     is held out. The same command again resumes an interrupted run and does not change a finished one.
     """
+    if print_explained(explain):
+        return
 
     def train(progress: Callable[..., None]) -> Model:
         from softlabels.training import train_teacher
@@ -49,6 +54,7 @@ def command(
 
         source = open_data(data, **chosen_data(), text=chosen_text())
         note_data(source, quiet=quiet)
-        return train_teacher(source, model, out, progress=progress, **recipe)
+        announce = announcer(out, quiet=quiet)
+        return train_teacher(source, model, out, progress=progress, announce=announce, **recipe_of(options))
 
     run_training("train-teacher", out, train, as_json=as_json, quiet=quiet)

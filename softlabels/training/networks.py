@@ -57,6 +57,7 @@ def new_model(
         DataNotFound: There is no such run.
         RunCorrupt: The run is damaged.
     """
+    heads = dict(sorted(heads.items()))  # as run.json lists them, from which the network is built again
     if isinstance(student, str) and kind_of(student).name == "run":
         return _continued(student, prepared, heads)
     model = _fresh(student, prepared, heads, recipe)
