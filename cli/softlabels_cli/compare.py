@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from softlabels_cli.options import chosen_data, data_options, json_option, preprocessing_options, quiet_option
-from softlabels_cli.output import format_bytes, format_table, note, print_json, printable
+from softlabels_cli.output import format_blocks, format_bytes, line_width, note, print_json, printable, wrap
 from softlabels_cli.text_options import chosen_text, text_options
 
 if TYPE_CHECKING:
@@ -17,6 +17,19 @@ if TYPE_CHECKING:
 
 BUSY = 0.5
 """Load average per core from which a note says that figures of time are of a busy machine."""
+
+COLUMNS = {
+    "kept": "share of the first model's quality",
+    "KL": "nats from the first model's predictions",
+    "agreement": "rows whose likeliest class is the first model's",
+    "labels/row": "stored labels that it was trained from",
+    "FLOPs": "operations of one forward pass",
+    "latency": "median time of one example on one CPU thread",
+    "p99": "99th percentile of that time",
+    "start": "time to import and load it",
+    "resident": "memory once it is loaded",
+}
+"""Columns whose names do not say it all, with what they mean."""
 
 
 @click.command(
@@ -80,9 +93,10 @@ def command(
         print_json({"rows": [row.to_json() for row in rows]})
         return
     note(f"Measured on {rows[0].measured_rows:,} rows: {printable(rows[0].measured_on)}.")
-    click.echo(_table([_quality(row, rows[0]) for row in rows]))
-    click.echo()
-    click.echo(_table([_cost(row) for row in rows]))
+    tables = [_table([_quality(row, rows[0]) for row in rows]), _table([_cost(row) for row in rows])]
+    click.echo("\n\n".join(tables))
+    shown = [name for name in COLUMNS if any(name in table for table in tables)]
+    note(wrap("; ".join(f"{name}: {COLUMNS[name]}" for name in shown)))
 
 
 def _print_notes(rows: list[ComparedModel]) -> None:
@@ -106,7 +120,7 @@ def _print_notes(rows: list[ComparedModel]) -> None:
 def _table(rows: list[dict[str, str]]) -> str:
     """Return a table; a column that no row fills is left out."""
     names = [name for name in rows[0] if any(row[name] != "-" for row in rows)]
-    return format_table(names, [[printable(row[name]) for name in names] for row in rows])
+    return format_blocks(names, [[printable(row[name]) for name in names] for row in rows], width=line_width())
 
 
 def _quality(row: ComparedModel, first: ComparedModel) -> dict[str, str]:

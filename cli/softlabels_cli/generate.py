@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +15,7 @@ from softlabels_cli.options import (
     declare,
     device_option,
     json_option,
+    layout_options,
     out_option,
     preprocessing_options,
     quiet_option,
@@ -47,22 +48,7 @@ if TYPE_CHECKING:
     "embedding and pixels dense:f16]",
 )
 @temperature_option
-@click.option(
-    "--format",
-    "shard_format",
-    type=click.Choice(["zarr", "parquet"]),
-    default="zarr",
-    show_default=True,
-    help="zarr: arrays in a zip; parquet: lists for Polars, DuckDB, viewers and the hub.",
-)
-@click.option(
-    "--codec",
-    type=click.Choice(["zstd", "lz4"]),
-    default="zstd",
-    show_default=True,
-    help="zstd: smaller shards; lz4: faster to read.",
-)
-@click.option("--unit-rows", type=click.IntRange(min=1), help="Rows committed at a time. [from the size of a row]")
+@layout_options
 @click.option(
     "--reuse",
     multiple=True,
@@ -155,7 +141,7 @@ def command(
     if as_json:
         print_json(result.to_json())
     else:
-        _print(result, out, reuse)
+        _print(result, out, reuse, options["encoding"] or {})
 
 
 def parse_encodings(values: Sequence[str]) -> dict[str, str] | None:
@@ -212,7 +198,7 @@ def _print_estimate(estimate: Estimate) -> None:
     )
 
 
-def _print(result: Generated, out: str, reuse: tuple[str, ...]) -> None:
+def _print(result: Generated, out: str, reuse: tuple[str, ...], goals: Mapping[str, str]) -> None:
     """Print the outcome for people."""
     from softlabels.fidelity import Fidelity
 
@@ -236,5 +222,28 @@ def _print(result: Generated, out: str, reuse: tuple[str, ...]) -> None:
         prefix = f"{name}: " if len(result.encodings) > 1 else ""
         for line in fidelity_lines(fidelity):
             click.echo(prefix + line)
-        if (warning := Fidelity.from_json(fidelity).warning) is not None:
+        reached = _print_outcome(result, name, goals.get(name, goals.get("*")), prefix)
+        if not reached and (warning := Fidelity.from_json(fidelity).warning) is not None:
             note(f"Warning: {prefix}{warning}.")
+
+
+def _print_outcome(result: Generated, name: str, goal: str | None, prefix: str) -> bool:
+    """Print what the labels of a head reached of their goal; return True if they reached it."""
+    from softlabels.planning import is_target, outcome
+
+    if not is_target(goal) or (len(result.encodings) > 1 and "kl" not in goal.partition("=")[0]):
+        return False  # bytes are those of all heads together
+    reached = outcome(
+        goal,
+        result.encodings[name],
+        fidelity=result.fidelities[name],
+        size=result.bytes,
+        bytes_per_row=result.bytes_per_row,
+    )
+    if reached is None:
+        return False
+    if reached.reached:
+        click.echo(f"{prefix}{reached.text}")
+    else:
+        note(f"Warning: {prefix}{reached.text}. The sample was kinder than the data: name a stricter goal.")
+    return reached.reached

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from softlabels_cli.options import digest_option, json_option, store_argument
-from softlabels_cli.output import count, fidelity_lines, format_bytes, print_json, printable
+from softlabels_cli.output import count, fidelity_lines, format_bytes, line_width, print_json, printable, wrap
 
 if TYPE_CHECKING:
     from softlabels.store import DataRecord, StoreDescription, TeacherRecord
 
+INDENT = 12
+"""Characters before a value."""
 MAX_NAMES = 8
 """Names of columns or classes that a line shows."""
 
@@ -35,7 +37,13 @@ def command(*, store: str, digest: str | None, as_json: bool) -> None:
         print_json(description.to_json())
         return
     for name, value in _lines(description):
-        click.echo(printable(f"{name:<12}{value}".rstrip()))
+        click.echo(_line(name, printable(value)))
+
+
+def _line(name: str, value: str) -> str:
+    """Return a name and its value, in several lines if the terminal is narrow."""
+    text = f"{name:<{INDENT}}{value}".rstrip()
+    return text if line_width() is None else wrap(text, " " * INDENT)
 
 
 def _lines(store: StoreDescription) -> Iterator[tuple[str, str]]:

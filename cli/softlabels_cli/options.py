@@ -91,6 +91,27 @@ batch_size_option = click.option(
 )
 device_option = click.option("--device", metavar="DEVICE", help="cpu, cuda, ... [an accelerator if there is one]")
 digest_option = click.option("--digest", metavar="HEX", help="Fail unless the snapshot of STORE has this digest.")
+shard_format_option = click.option(
+    "--format",
+    "shard_format",
+    type=click.Choice(["zarr", "parquet"]),
+    default="zarr",
+    show_default=True,
+    help="zarr: arrays in a zip; parquet: lists for Polars, DuckDB, viewers and the hub.",
+)
+codec_option = click.option(
+    "--codec",
+    type=click.Choice(["zstd", "lz4"]),
+    default="zstd",
+    show_default=True,
+    help="zstd: smaller shards; lz4: faster to read.",
+)
+unit_rows_option = click.option(
+    "--unit-rows", type=click.IntRange(min=1), help="Rows committed at a time. [from the size of a row]"
+)
+layout_options = group_of(shard_format_option, codec_option, unit_rows_option)
+"""The layout of a store."""
+
 temperature_option = click.option(
     "--temperature",
     "temperatures",

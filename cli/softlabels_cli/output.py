@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ import click
 
 SCHEMA_VERSION = 1
 """Version of every JSON document; it changes if a key is removed or changes its meaning."""
+
+MAX_WIDTH = 120
+"""Characters of a line of prose without a terminal."""
 
 
 def print_json(value: Mapping[str, object]) -> None:
@@ -66,7 +70,7 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, width:
     """
     table = [list(header), *[list(row) for row in rows]]
     shown = len(header)
-    while width is not None and shown > 2 and _table_width(table, shown) > width:
+    while width is not None and shown > 2 and _table_width([row[:shown] for row in table]) > width:
         shown -= 1
     table = [row[:shown] for row in table]
     header = header[:shown]
@@ -79,6 +83,31 @@ def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, width:
     return "\n".join(lines)
 
 
+def format_blocks(header: Sequence[str], rows: Sequence[Sequence[str]], *, width: int | None = None) -> str:
+    """Return a table as blocks one below the other if not all columns fit into a line.
+
+    Args:
+        header: Names of the columns; each block begins with the first one.
+        rows: Cells as text.
+        width: Characters of a line; None: no limit.
+    """
+    table = [list(header), *[list(row) for row in rows]]
+    blocks, start = [], 1
+    while start < len(header):
+        stop = start + 1
+        while stop < len(header) and (width is None or _table_width(_columns(table, start, stop + 1)) <= width):
+            stop += 1
+        block = _columns(table, start, stop)
+        blocks.append(format_table(block[0], block[1:]))
+        start = stop
+    return "\n\n".join(blocks)
+
+
+def _columns(table: Sequence[Sequence[str]], start: int, stop: int) -> list[list[str]]:
+    """Return the first column and a range of the others."""
+    return [[row[0], *row[start:stop]] for row in table]
+
+
 def line_width() -> int | None:
     """Return the characters of a line: COLUMNS, or the width of the terminal; None if stdout is no terminal."""
     columns = os.environ.get("COLUMNS", "")
@@ -87,8 +116,19 @@ def line_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def _table_width(table: Sequence[Sequence[str]], columns: int) -> int:
-    return sum(max(len(row[i]) for row in table) + 2 for i in range(columns)) - 2
+def wrap(text: str, indent: str = "") -> str:
+    """Return text in lines of the terminal's width; words such as digests stay in one line.
+
+    Args:
+        text: Text without line breaks.
+        indent: Beginning of the lines after the first.
+    """
+    width = line_width() or MAX_WIDTH
+    return textwrap.fill(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _table_width(table: Sequence[Sequence[str]]) -> int:
+    return sum(max(map(len, column)) + 2 for column in zip(*table, strict=True)) - 2
 
 
 def fidelity_lines(fidelity: Mapping[str, Any]) -> list[str]:

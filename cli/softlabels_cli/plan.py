@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from softlabels_cli.options import (
     batch_size_option,
@@ -13,15 +16,29 @@ from softlabels_cli.options import (
     data_options,
     device_option,
     json_option,
+    layout_options,
     quiet_option,
     temperature_option,
 )
-from softlabels_cli.output import format_bytes, format_table, line_width, note, print_json
+from softlabels_cli.output import format_bytes, format_table, line_width, note, print_json, wrap
 from softlabels_cli.progress import Progress
 from softlabels_cli.text_options import chosen_text, text_options
 
 if TYPE_CHECKING:
-    from softlabels.planning import Plan, Sample
+    from softlabels.generation.settings import Codec, ShardFormat
+    from softlabels.planning import Plan, Recommendation
+
+
+COLUMNS = {
+    "bytes/row": "labels, key and container, compressed",
+    "KL": "nats from the teacher to the labels at the first temperature, - if labels are right on average instead",
+    "total": "bytes of the dataset",
+    "error": "sum of the squared differences of the probabilities",
+    "mass": "probability of the listed classes",
+    "ids": "classes listed per row",
+    "top-1 kept": "rows whose likeliest class is the teacher's",
+}
+"""Columns of the table, with what they mean."""
 
 
 @click.command(
@@ -39,6 +56,7 @@ if TYPE_CHECKING:
 )
 @click.option("--rows", type=click.IntRange(min=1), help="Size of the dataset to plan for. [that of STORE or DATA]")
 @temperature_option
+@layout_options
 @click.option("--budget", metavar="SIZE", help="Recommend the most faithful labels within SIZE, such as 50GB.")
 @click.option(
     "--max-kl",
@@ -66,6 +84,9 @@ def command(
     sampled: int,
     rows: int | None,
     temperatures: tuple[float, ...],
+    shard_format: ShardFormat,
+    codec: Codec,
+    unit_rows: int | None,
     budget: str | None,
     max_kl: float | None,
     plot: Path | None,
@@ -77,40 +98,47 @@ def command(
 ) -> None:
     """Measure bytes and fidelity of every encoding on a sample.
 
-    The sample is the dense rows of STORE, or predictions of the teacher for rows of DATA. Bytes include keys and
-    containers. With --budget or --max-kl, one encoding is recommended.
+    The sample is the dense rows of STORE, or predictions of the teacher for rows of DATA. One encoding is recommended:
+    the default, or the best for --budget or --max-kl. STORE decides on --temperature, and on --format, --codec and
+    --unit-rows unless they are named.
     """
     from softlabels import generation, planning
     from softlabels.generation.text_data import open_data
     from softlabels.planning.plot import check_target, draw
 
-    target = _target(budget, max_kl)
+    goal = _goal(budget, max_kl)
     if plot is not None:
         check_target(plot)
+    layout: dict[str, Any] = {"shard_format": shard_format, "codec": codec, "unit_rows": unit_rows}
     if teacher is None:
-        sample = planning.sample_of_store(source, head)
+        sample = replace(planning.sample_of_store(source, head), **{key: layout[key] for key in _named(layout)})
     else:
-        settings = generation.Settings(temperatures=temperatures, batch_size=batch_size, device=device)
+        settings = generation.Settings(temperatures=temperatures, batch_size=batch_size, device=device, **layout)
         data, model = open_data(source, teacher, text=chosen_text(), **chosen_data())
         sample = generation.sample(data, teacher=model, settings=settings, head=head, rows=sampled)
     sample = sample.for_rows(rows)
     with Progress("plan", unit="encodings", quiet=quiet) as progress:
         plan = planning.plan(sample, progress=progress.update)
-    recommended = None if target is None else planning.resolve(target, sample)
+    recommended = planning.recommend(sample, goal)
     if plot is not None:
         draw(plan, plot)
     if as_json:
         document = {"rows": [row.to_json() for row in plan.rows], "sampled": plan.sampled, "entropy": plan.entropy}
-        print_json(document | {"recommended": recommended})
+        print_json(document | {"recommended": recommended.row.encoding, "goal": goal, "reason": recommended.reason})
         return
     _print(plan, show_all=show_all)
-    if recommended is not None and target is not None:
-        _print_recommended(sample, recommended, target)
-    elif not show_all:
-        note("Encodings that another one beats are left out; --all shows them.")
+    _print_recommended(recommended)
+    if not show_all:
+        note("Encodings that another one beats in bytes and KL are left out; --all shows them.")
 
 
-def _target(budget: str | None, max_kl: float | None) -> str | None:
+def _named(options: Mapping[str, object]) -> list[str]:
+    """Return the names of those options that the command line names."""
+    context = click.get_current_context()
+    return [name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+
+
+def _goal(budget: str | None, max_kl: float | None) -> str | None:
     if budget is not None and max_kl is not None:
         raise click.UsageError("--budget and --max-kl each recommend one encoding; give one of them")
     if budget is not None:
@@ -122,7 +150,6 @@ def _target(budget: str | None, max_kl: float | None) -> str | None:
 
 
 def _print(plan: Plan, *, show_all: bool) -> None:
-    header = ("encoding", "bytes/row", "KL", "total", "error", "mass", "ids", "top-1 kept")
     lines = [
         (
             row.encoding + (" (this store)" if row.current else ""),
@@ -137,20 +164,27 @@ def _print(plan: Plan, *, show_all: bool) -> None:
         for row in plan.rows
         if row.front or row.current or show_all
     ]
-    table = format_table(header, lines, width=line_width())
+    table = format_table(("encoding", *COLUMNS), lines, width=line_width())
     click.echo(table)
-    click.echo(f"\nmeasured on {plan.sampled:,} rows; mean entropy of the teacher {plan.entropy:.2f} nats")
-    hidden = [name for name in header if name not in table.splitlines()[0]]
+    shown = [name for name in COLUMNS if name in table.splitlines()[0]]
+    click.echo()
+    click.echo(wrap("; ".join(f"{name}: {COLUMNS[name]}" for name in shown)))
+    click.echo(wrap(f"measured on {plan.sampled:,} rows; mean entropy of the teacher {plan.entropy:.2f} nats"))
+    hidden = [name for name in COLUMNS if name not in shown]
     if hidden:
         note(f"Columns left out for the width of the terminal: {', '.join(hidden)}; --json has all of them.")
 
 
-def _print_recommended(sample: Sample, recommended: str, target: str) -> None:
-    from softlabels.planning.table import measure_row
-
-    row, _ = measure_row(sample, recommended)
+def _print_recommended(recommended: Recommendation) -> None:
+    row = recommended.row
     distance = f"error {row.error:.1e}, right on average" if row.kl is None else f"KL {row.kl:.2g} nats"
+    if row.kl is not None and recommended.goal is not None:
+        distance += f", at most {row.kl_bound:.2g} with 95 % confidence"
     click.echo(
-        f"recommended: --encoding {recommended} ({row.bytes_per_row:.1f} bytes per row, "
-        f"{format_bytes(row.bytes_total)} in all, {distance}); generate --encoding {target} finds it by itself"
+        wrap(
+            f"recommended: --encoding {row.encoding} ({row.bytes_per_row:.1f} bytes per row, "
+            f"{format_bytes(row.bytes_total)} in all, {distance}); {recommended.reason}"
+        )
     )
+    if recommended.goal is None:
+        click.echo(wrap("With --max-kl NATS or --budget SIZE, the best encoding for that goal is recommended."))

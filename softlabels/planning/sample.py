@@ -29,6 +29,8 @@ FOLDS = 4
 FEWEST = 16
 """Least rows that anything is measured on."""
 PILOT_BLOCK = 512
+BLOCKS = 8
+"""Groups of rows of a fold; the spread of their means gives the standard error of the KL."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,7 @@ class Tried:
         total_bytes: Bytes of all shards of the dataset: labels, keys and containers.
         ids: Classes listed per item.
         fidelity: Fidelity of the labels.
+        kl_error: Standard error of the KL at the first temperature, in nats; 0 for unbiased labels.
     """
 
     encoding: str
@@ -48,6 +51,7 @@ class Tried:
     total_bytes: float
     ids: float
     fidelity: Fidelity
+    kl_error: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,12 +134,13 @@ class Sample:
         columns = encoding.columns(head)
         labels = {name: np.concatenate([fold.arrays[name] for fold in encoded]) for name in columns}
         ids = labels["ids"].size if "ids" in columns else self.logits.size
-        fidelity = combine(
-            [
-                measure(self.logits[rows], encoding.decode(fold.arrays, head, prior), temperatures)
-                for fold, rows, prior in zip(encoded, folds, priors, strict=True)
-            ]
-        )
+        blocks = [
+            measure(self.logits[rows[block]], labels_of_fold.take(block), temperatures)
+            for fold, rows, prior in zip(encoded, folds, priors, strict=True)
+            for labels_of_fold in [encoding.decode(fold.arrays, head, prior)]
+            for block in np.array_split(np.arange(len(rows)), min(BLOCKS, len(rows)))
+        ]
+        fidelity = combine(blocks)
         size = label_bytes(head, labels, len(self.logits), codec=self.codec, shard_format=self.shard_format)
         per_item = size / len(self.logits)
         return Tried(
@@ -144,6 +149,7 @@ class Sample:
             total_bytes=per_item * self.items + KEY_BYTES * self.rows + self._container_bytes(head),
             ids=ids / len(self.logits),
             fidelity=fidelity,
+            kl_error=_standard_error(blocks, fidelity),
         )
 
     def _container_bytes(self, head: Head) -> int:
@@ -201,6 +207,16 @@ class Sample:
             probability, exposure = np.sum(sums, axis=0)
             sums.append(sums_of(self.prior, exposure, probability.sum(axis=1)))
         return tail_prior(sums, self.classes)
+
+
+def _standard_error(blocks: Sequence[Fidelity], mean: Fidelity) -> float:
+    """Return the standard error of the first KL, from its means over groups of rows."""
+    name = next(iter(mean.kl), None)
+    if name is None or len(blocks) < 2:
+        return 0.0
+    weights = np.array([block.rows for block in blocks]) / mean.rows
+    spread = np.array([block.kl[name] for block in blocks]) - mean.kl[name]
+    return float(np.sqrt((weights * spread**2).sum() / (len(blocks) - 1)))
 
 
 def sample_of_store(path: Location, head: str | None = None) -> Sample:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -15,6 +16,8 @@ MAX_PRIORS = 64
 MANY_CLASSES = 512
 """From this number of classes on, tails are long enough for a codebook."""
 DRAWS = (12, 25, 50, 100)
+CONFIDENCE = 1.645
+"""Standard errors above the mean of a sample that a mean exceeds in 5 % of the cases."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,7 @@ class PlanRow:
         error: Sum of (p^ - p)^2; of unbiased labels the noise of their gradient.
         ids: Mean number of classes listed.
         unbiased: If True, labels are right on average in every context.
+        kl_error: Standard error of the KL over the sample, in nats; 0 for unbiased labels.
         front: If True, no other encoding of its family (exact, unbiased) keeps more in as many bytes.
         current: If True, it is the encoding of the store that the sample comes from.
     """
@@ -44,13 +48,19 @@ class PlanRow:
     error: float
     ids: float
     unbiased: bool
+    kl_error: float = 0.0
     front: bool = False
     current: bool = False
 
     @property
     def distance(self) -> float:
-        """Return the figure to minimise: the KL, or of unbiased labels the error."""
+        """The figure to minimise: the KL, or of unbiased labels the error."""
         return self.error if self.kl is None else self.kl
+
+    @property
+    def kl_bound(self) -> float:
+        """KL that all rows of the dataset stay within with 95 % confidence; infinite for unbiased labels."""
+        return math.inf if self.kl is None else self.kl + CONFIDENCE * self.kl_error
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as ``plan --json`` prints it."""
@@ -147,6 +157,7 @@ def measure_row(sample: Sample, spec: str) -> tuple[PlanRow, float]:
         mass=tried.fidelity.mass,
         error=tried.fidelity.error,
         ids=tried.ids,
+        kl_error=tried.kl_error,
         unbiased=kl is None,
         current=sample.encoding == tried.encoding,
     )

@@ -121,7 +121,7 @@ def load_checkpoint(file: tuple[str, bytes] | None, state: TrainingState, *, fol
                 f"expected {identity[:16]}. Name another directory with --out, or delete the file"
             )
         state.load(header, tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
         older = [entry for entry in older_checkpoints(folder) if entry != name]
         advice = f"resume from {older[-1]}" if older else "train from the start"
         raise RunCorrupt(
@@ -151,7 +151,7 @@ def saved_step(folder: Path) -> int:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, MAX_HEADER_BYTES)))
         return int(json.loads(header["__metadata__"][METADATA])["step"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return 0
 
 

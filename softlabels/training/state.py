@@ -70,7 +70,9 @@ class TrainingState:
 
         Raises:
             KeyError: A tensor or number is missing.
-            RuntimeError: A tensor has another shape.
+            RuntimeError: A tensor of the network has another shape.
+            OverflowError: A number is infinite.
+            ValueError: Another tensor has another shape, or the step is no number from 1.
         """
         groups: dict[str, dict[str, Tensor]] = {}
         for path, value in tensors.items():
@@ -85,6 +87,8 @@ class TrainingState:
         for path, value in groups.get("optimizer", {}).items():
             key, _, name = path.partition("/")
             parameter = parameters[name]
+            if value.shape != (() if key == ON_CPU else parameter.shape):
+                raise ValueError(f"{path} has shape {tuple(value.shape)}")
             self.optimizer.state[parameter][key] = value if key == ON_CPU else value.to(parameter.device)
         if self.average is not None:
             for name, value in self.average.tensors.items():
@@ -92,7 +96,9 @@ class TrainingState:
         best = {name: value.to(self._device(name)) for name, value in groups.get("best", {}).items()}
         self.stopping.load(numbers["stopping"], best)
         self.precision.load(numbers["scaler"])
-        self.step, self.seconds = int(numbers["step"]), float(numbers["seconds"])
+        if type(numbers["step"]) is not int or numbers["step"] < 1:
+            raise ValueError(f"its step is {numbers['step']!r:.40}")
+        self.step, self.seconds = numbers["step"], float(numbers["seconds"])
 
     def _device(self, name: str) -> torch.device:
         return state_of(self.module)[name].device

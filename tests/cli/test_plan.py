@@ -1,6 +1,7 @@
 """``plan``, and ``generate`` that finds the encoding itself: what was promised is what the store has."""
 
 import json
+import re
 
 import pytest
 
@@ -38,6 +39,32 @@ def test_a_store_and_its_teacher_plan_alike(folder, digits_path):
         assert of_probe[name]["bytes_total"] == pytest.approx(of_probe[name]["bytes_per_row"] * 1797, rel=0.01)
 
 
+def test_without_a_goal_the_default_is_recommended_with_its_reason(folder):
+    shown = call("plan", "labels", cwd=folder)
+    assert "recommended: --encoding dense:f16 (" in shown
+    assert "the default up to 64 classes" in shown
+    assert "--max-kl NATS or --budget SIZE" in shown
+    document = planned(folder, "labels")
+    assert (document["recommended"], document["goal"]) == ("dense:f16", None)
+    assert planned(folder, "labels", "--max-kl", 0.01)["goal"] == "auto:max-kl=0.01"
+
+
+def test_the_layout_is_that_of_the_store_unless_another_is_named(folder):
+    def totals(*options):
+        return {row["encoding"]: row["bytes_total"] for row in planned(folder, "labels", *options)["rows"]}
+
+    own, parquet, small = totals(), totals("--format", "parquet"), totals("--unit-rows", 100)
+    assert totals("--format", "zarr", "--codec", "zstd") == own
+    assert parquet["topk:4:f16"] != own["topk:4:f16"]
+    assert small["topk:4:f16"] > 1.2 * own["topk:4:f16"], "eighteen containers in place of one"
+
+
+def test_the_columns_are_explained(folder):
+    shown = " ".join(call("plan", "labels", cwd=folder).split())
+    for words in ("bytes/row: labels, key and container", "KL: nats", "mass: probability of the listed classes"):
+        assert words in shown
+
+
 def test_the_table_shows_the_front_the_store_and_a_picture(folder):
     shown = call("plan", "labels", "--plot", "plan.svg", "--max-kl", "0.01", cwd=folder)
     assert "topk:4:f16 (this store)" in shown
@@ -65,9 +92,11 @@ def test_wrong_usage_says_what_to_do(folder, arguments, problem):
 def test_a_kl_that_was_asked_for_is_kept_and_goes_on(folder, digits_path):
     command = ("generate", digits_path, "--teacher", "run:teacher", "--encoding", "auto:max-kl=0.02", "--unit-rows",
                500, "--out", "close")  # fmt: skip
-    call(*command, cwd=folder)
+    shown = call(*command, cwd=folder)
     store = sl.open(folder / "close")
-    assert store.snapshot.fidelity["logits"]["kl"]["1"] <= 0.02 * 1.25, "a sample of the rows is not all of them"
+    assert store.snapshot.fidelity["logits"]["units"]["kl"]["1"] <= 0.02
+    words = r"goal auto:max-kl=0\.02: \S+ was chosen and has KL 0\.0\d+ nats on [0-9,]+ rows, within 0\.02"
+    assert re.search(words, shown)
     settings = generation.Settings(unit_rows=500)  # the share of footers depends on the size of units
     sample = generation.sample(digits_path, teacher=f"run:{folder / 'teacher'}", settings=settings)
     assert store.heads["logits"].encoding == planning.resolve("auto:max-kl=0.02", sample)

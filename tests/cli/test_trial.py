@@ -176,12 +176,19 @@ def test_a_snapshot_can_be_pinned(place):
 
 
 @pytest.mark.parametrize("columns", [60, 80])
-def test_the_plan_fits_into_the_terminal(place, monkeypatch, columns):
+def test_plan_inspect_and_compare_fit_into_the_terminal(place, monkeypatch, columns):
     call("generate", "digits", *TEACH, "--out", "labels", "--encoding", "topk:4")
     monkeypatch.setenv("COLUMNS", str(columns))
-    table = call("plan", "labels", "-q").split("\n\n")[0]
-    assert max(map(len, table.splitlines())) <= columns
-    assert table.splitlines()[0].split()[:4] == ["encoding", "bytes/row", "KL", "total"]
+    plan = call("plan", "labels", "-q")
+    assert plan.splitlines()[0].split()[:4] == ["encoding", "bytes/row", "KL", "total"]
+    inspect = re.sub(r"[0-9a-f]{64},?", "DIGEST", call("inspect", "labels"))
+    call("train-teacher", "digits", "--model", "mlp:width=4,depth=1", "--steps", 2, "--out", "teacher", "-q")
+    compare = call("compare", "run:teacher", "run:teacher", "--data", "digits", "--each", "-q")
+    assert [line.split()[0] for line in compare.splitlines() if line].count("model") >= 2
+    for words in ("accuracy", "parameters", "latency", "trained on"):
+        assert words in compare
+    for text in (plan, inspect, compare):
+        assert max(map(len, text.splitlines())) <= columns, text
 
 
 @pytest.mark.parametrize("target", ["nowhere/plan.svg", "plan.gif", "folder.svg"])
