@@ -19,7 +19,18 @@ from typing import Any
 from tqdm import tqdm
 
 from tests.corpus import forging
-from tests.reliability import interleavings, kills, mutants, planted, power_cuts, repairs, system_calls
+from tests.reliability import (
+    interleavings,
+    kills,
+    mutants,
+    orphans,
+    planted,
+    power_cuts,
+    repairs,
+    runs,
+    signals,
+    system_calls,
+)
 from tests.store import limit_cases
 
 ROOT = Path(__file__).parents[2]
@@ -97,6 +108,51 @@ def repairing(scale: float) -> Section:
         ("stores that did not become complete and sealed again", str(result.unsound)),
     ]
     return "Repair", lines, not result.violations
+
+
+def signalling(scale: float) -> Section:
+    """Signals at random moments."""
+    count = max(2, int(125 * scale))
+    result = signals.run(count, progress=bar("signals", count))
+    lines = [
+        ("SIGINT and SIGTERM at a random moment of generate or train-student", f"{result.sent:,}"),
+        ("processes that exited with 130", f"{result.ended:,}"),
+        ("that had finished, or not begun", f"{result.finished + result.early:,}"),
+        ("that went on as if nothing had happened", str(result.lost)),
+        ("that had not ended after a minute", str(result.hung)),
+        ("that ended with another code", str(result.failed)),
+        ("interrupted commands run again, of them not finished", f"{result.resumed:,}, {result.unsound}"),
+        ("seconds from the signal to the end, median", f"{statistics.median(result.seconds):.1f}"),
+        ("the same, longest", f"{max(result.seconds):.1f}"),
+    ]
+    return "Signals", lines, not result.violations
+
+
+def orphaned(scale: float) -> Section:
+    """Processes of a parent that is killed."""
+    count = max(len(orphans.KINDS), int(25 * scale))
+    result = orphans.run(count, progress=bar("orphans", count))
+    lines = [
+        ("parents killed: loaders, DataLoaders and generate --processes", f"{result.kills:,}"),
+        ("processes that they had", f"{result.processes:,}"),
+        ("processes still there a minute later", str(result.left)),
+    ]
+    return "Orphans", lines, not result.left
+
+
+def damaged_runs(scale: float) -> Section:
+    """Flipped bits and forgeries of runs and checkpoints."""
+    every = max(1, round(1 / scale))
+    result = runs.run(every=every, forged=int(5000 * scale), progress=bar("runs", None))
+    which = "every bit" if every == 1 else f"one bit in {every}"
+    lines = [
+        (f"bits flipped: {which} of a checkpoint, weights and the document of a run", f"{result.flips:,}"),
+        ("files with a flipped bit that were read", str(result.accepted)),
+        ("documents and tensors changed and signed again", f"{result.forged:,}"),
+        ("of them refused, read", f"{result.refused:,}, {result.forged - result.refused - result.untyped:,}"),
+        ("exceptions without a type of ours", str(result.untyped)),
+    ]
+    return "Runs and checkpoints", lines, not result.violations
 
 
 def maxima(_: float) -> Section:
@@ -184,7 +240,7 @@ def _lines(form: str, found: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-EXPERIMENTS = (random_kills, calls, cuts, races, repairing, maxima, bugs)
+EXPERIMENTS = (random_kills, calls, cuts, races, repairing, signalling, orphaned, damaged_runs, maxima, bugs)
 
 
 def page(sections: list[Section], command: str, seconds: float) -> str:

@@ -13,12 +13,14 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 PATIENCE = 60.0
 """Seconds that the processes of a killed parent have to end."""
+FEWEST = 3
+"""Processes that a parent has before it is killed: itself, and what it started."""
 MARKER = "SOFTLABELS_TEST_MARKER"
 
 PROGRAM = """
@@ -71,12 +73,18 @@ class Orphans:
     left: int = 0
 
 
-def run(kills: int, *, seed: int = 0, progress: Callable[[int], None] = lambda _: None) -> Orphans:
+def run(
+    kills: int,
+    *,
+    kinds: Sequence[str] = KINDS,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Orphans:
     """Kill so many parents at random moments."""
     rng, result = random.Random(seed), Orphans()
     for index in range(kills):
         with tempfile.TemporaryDirectory() as folder:
-            _kill_one(KINDS[index % len(KINDS)], Path(folder), rng, result)
+            _kill_one(kinds[index % len(kinds)], Path(folder), rng, result)
         progress(index + 1)
     return result
 
@@ -104,7 +112,10 @@ def _kill_one(kind: str, folder: Path, rng: random.Random, result: Orphans) -> N
     )
     if process.stdout is None or process.stdout.readline() != b"started\n":
         raise RuntimeError(f"the program did not start: {kind}")
-    time.sleep(rng.uniform(0, 6 if kind == "generate" else 2))
+    until = time.monotonic() + PATIENCE
+    while len(processes_with(marker)) < FEWEST and time.monotonic() < until:
+        time.sleep(0.02)
+    time.sleep(rng.uniform(0, 2))
     result.processes += len(processes_with(marker))
     process.kill()
     process.wait()
