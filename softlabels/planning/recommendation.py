@@ -71,7 +71,7 @@ def default_reason(classes: int, temperatures: int = 1) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a store reached of a goal.
+    """The result of a goal in a store.
 
     Attributes:
         text: Sentence with the goal, the encoding and the result.
@@ -85,7 +85,7 @@ class Outcome:
 def outcome(
     goal: str, encoding: str, *, fidelity: Mapping[str, Any] | None, size: int, bytes_per_row: float
 ) -> Outcome | None:
-    """Return what a sealed store reached of a goal; None for goals on the number of classes, which no store records.
+    """Return the result of a goal in a sealed store; None for goals on the number of classes, which no store records.
 
     Args:
         goal: Goal, such as ``auto:max-kl=0.05``.
