@@ -17,14 +17,17 @@ STAMP := $(VENV)/.installed
 # Processes that run the tests.
 JOBS ?= 2
 
+# Commit that before-after compares with.
+COMMIT ?= 96b3514
+
 # Per cent of lines and branches of softlabels/store that its tests must reach.
 COVERED ?= 100
 
-.PHONY: help demo demo-language test coverage lint benchmarks peers readers reliability structure clean
+.PHONY: help demo demo-language test coverage lint benchmarks peers readers before-after reliability structure clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(BASE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -45,7 +48,7 @@ demo-language: $(STAMP)  ## Teacher, labels, students and comparison of a small 
 	$(BIN)/softlabels demo --task language
 
 test: $(STAMP)  ## The whole test suite: linters, types, layers, docs, wheel, behaviour (eleven minutes on two cores).
-	$(BIN)/python -m pytest --numprocesses $(JOBS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 coverage: $(STAMP)  ## Branches of the store's modules that its own tests reach (three minutes).
 	$(BIN)/python -m pytest --cov=softlabels/store --cov-branch --cov-report=term-missing:skip-covered \
@@ -69,6 +72,9 @@ readers: $(STAMP)  ## Measure the loader beside a memory-mapped gather and other
 
 structure: $(STAMP)  ## Measure what docs/architecture.md reports (a few seconds).
 	$(BIN)/python benchmarks/structure.py
+
+before-after: $(STAMP)  ## Compare speeds with those of COMMIT, in turns, as a table (ten minutes; BENCHMARKS=1: an hour).
+	$(BIN)/python benchmarks/before_after.py $(COMMIT) $(if $(BENCHMARKS),--benchmarks)
 
 reliability: $(STAMP)  ## Kill, cut, race and mutate stores for half an hour; writes docs/reliability.md.
 	$(BIN)/python -m tests.reliability
