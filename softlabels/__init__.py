@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from softlabels.loading import Ensemble, Mixture
     from softlabels.loading.adapters.torch_datasets import LabelDataset
     from softlabels.loading.loader import loader
-    from softlabels.sharing import pull, push
+    from softlabels.sharing import describe, pull, push, sign
     from softlabels.sources import content_keys, open_source
     from softlabels.store import collect_garbage as gc
     from softlabels.store import describe_store as inspect
@@ -42,6 +42,7 @@ _HOME = {
     "compare": "softlabels.training",
     "content_keys": "softlabels.sources",
     "create": "softlabels.generation",
+    "describe": "softlabels.sharing",
     "export_model": "softlabels.training",
     "gc": "softlabels.store:collect_garbage",
     "generate": "softlabels.generation",
@@ -55,6 +56,7 @@ _HOME = {
     "push": "softlabels.sharing",
     "repair": "softlabels.store",
     "seal": "softlabels.store",
+    "sign": "softlabels.sharing",
     "train_student": "softlabels.training",
     "train_teacher": "softlabels.training",
     "verify": "softlabels.store",
@@ -72,6 +74,7 @@ __all__ = [
     "compare",
     "content_keys",
     "create",
+    "describe",
     "errors",
     "export_model",
     "gc",
@@ -87,6 +90,7 @@ __all__ = [
     "push",
     "repair",
     "seal",
+    "sign",
     "train_student",
     "train_teacher",
     "verify",

@@ -174,6 +174,10 @@ class StoreCorrupt(StoreError):
     exit_code = FOUND_BAD
 
 
+class SignatureInvalid(StoreCorrupt):
+    """A store is not what a key has signed: no signature, another key's, or a file that was changed."""
+
+
 class ShardMissing(StoreCorrupt, FileNotFoundError):
     """A committed shard is gone."""
 

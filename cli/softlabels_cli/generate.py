@@ -13,6 +13,7 @@ from softlabels_cli.options import (
     chosen_data,
     data_options,
     declare,
+    description_options,
     device_option,
     json_option,
     layout_options,
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
 )
 @click.option("--written-by", metavar="NAME", help="Digest or name of the model that wrote the text.")
 @preprocessing_options
+@description_options
 @text_options
 @data_options
 @json_option
@@ -100,6 +102,10 @@ def command(
     reuse: tuple[str, ...],
     distinct: bool,
     dry_run: bool,
+    license_: str | None,
+    terms: str | None,
+    data_statement: str | None,
+    contact: str | None,
     as_json: bool,
     quiet: bool,
     **options: Any,
@@ -138,6 +144,11 @@ def command(
     label = "generate" if rank.count == 1 else f"generate, rank {rank.index} of {rank.count}"
     with Progress(label, unit="rows", quiet=quiet) as progress:
         result = generation.generate(source, teacher=model, out=out, reuse=reuse, progress=progress.update, **options)
+    statements = {"license": license_, "terms": terms, "data": data_statement, "contact": contact}
+    if any(statements.values()) and not result.missing_units:
+        from softlabels.sharing import describe
+
+        describe(out, **statements)
     if as_json:
         print_json(result.to_json())
     else:

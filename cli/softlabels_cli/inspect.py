@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 INDENT = 12
 """Characters before a value."""
+NAMES = {"data": "data origin"}
+"""Names of statements that a line of the store has already."""
 MAX_NAMES = 8
 """Names of columns or classes that a line shows."""
 
@@ -61,6 +63,7 @@ def _lines(store: StoreDescription) -> Iterator[tuple[str, str]]:
     yield from _teacher_lines(store.teacher)
     yield from _data_lines(store.data)
     yield "shards", f"{store.shard_format}, {store.codec}; written by {', '.join(store.software)}"
+    yield from _statement_lines(store)
     if store.committed is not None:
         first, last = (time.isoformat(timespec="seconds") for time in store.committed)
         yield "made", f"{first} to {last}"
@@ -88,6 +91,15 @@ def _skipped_lines(store: StoreDescription) -> Iterator[tuple[str, str]]:
         named = "; ".join(f"row {entry.row}: {entry.reason}" for entry in store.skipped[:MAX_SKIPPED])
         more = "; ..." if len(store.skipped) > MAX_SKIPPED else ""
         yield "skipped", f"{count(len(store.skipped), 'row')} without labels: {named}{more}"
+
+
+def _statement_lines(store: StoreDescription) -> Iterator[tuple[str, str]]:
+    """Yield the lines of what the store was taken from, and of what its owner states."""
+    if store.subset_of is not None:
+        yield "taken from", f"snapshot {store.subset_of.snapshot}"
+    if store.description is not None:
+        for name, text in store.description.to_json().items():
+            yield NAMES.get(name, name), text
 
 
 def _teacher_lines(teacher: TeacherRecord) -> Iterator[tuple[str, str]]:

@@ -40,6 +40,8 @@ SECTIONS: dict[str, dict[str, str]] = {
         "seal": "Publish the committed units as a snapshot.",
         "merge": "Copy the rows of several stores into one.",
         "gc": "List files that nothing refers to.",
+        "describe": "State licence, terms, data and contact; write the card.",
+        "sign": "Sign the last snapshot with a key.",
         "push": "Copy a store to a directory or an object store, verified.",
         "pull": "Copy a store from a directory, an object store or a web server.",
     },

@@ -166,6 +166,14 @@ teacher_options = group_of(
 )
 """The teacher that labels."""
 
+description_options = group_of(
+    click.option("--license", "license_", metavar="TEXT", help="Licence of the labels, such as CC-BY-4.0."),
+    click.option("--terms", metavar="TEXT", help="Terms of use."),
+    click.option("--data-statement", metavar="TEXT", help="Source, consent and personal data of the inputs."),
+    click.option("--contact", metavar="TEXT", help="Address for questions and removal requests."),
+)
+"""What the owner of a store states."""
+
 preprocessing_options = group_of(
     click.option("--mean", metavar="M,M,M", help="Mean of each channel after scaling, or imagenet. [the model's own]"),
     click.option("--std", metavar="S,S,S", help="Deviation of each channel after scaling, or imagenet. [likewise]"),

@@ -17,14 +17,32 @@ from softlabels_cli.progress import Progress
     "--incremental", is_flag=True, help="Skip units that were right on this machine and have not changed since."
 )
 @digest_option
+@click.option("--public-key", "--key", "key", metavar="FILE", help="Fail unless this key has signed the last snapshot.")
+@click.option("--signature", metavar="FILE", help="Signature by model_signing. [the one in STORE]")
 @json_option
 @quiet_option
-def command(*, store: str, deep: bool, incremental: bool, digest: str | None, as_json: bool, quiet: bool) -> None:
+def command(
+    *,
+    store: str,
+    deep: bool,
+    incremental: bool,
+    digest: str | None,
+    key: str | None,
+    signature: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Check every file of STORE; exit 3 if it is damaged, incomplete or not sealed."""
     from softlabels.store import open_store, verify
 
     if digest is not None:
         open_store(store, digest=digest)
+    if signature is not None and key is None:
+        raise click.UsageError("--signature needs --public-key")
+    if key is not None:
+        from softlabels.sharing import verify_signature
+
+        verify_signature(store, key, signature=signature)
 
     with Progress("verify", unit="units", quiet=quiet) as progress:
         report = verify(store, deep=deep, incremental=incremental, progress=progress.update)

@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from softlabels.errors import StoreConflict
+from softlabels.sharing.card import CARD
+from softlabels.sharing.describing import copy_description
 from softlabels.sharing.lock import check_lock, lock_key, read_lock, write_lock
 from softlabels.sharing.receivers import Receiver, copy_file, open_receiver
 from softlabels.sharing.selection import KeyNames, Selection
+from softlabels.sharing.signing import copy_signatures
 from softlabels.sharing.subset import SubsetCopier
 from softlabels.sharing.units import TransferProgress, UnitCopier
 from softlabels.store import Store, open_store
@@ -32,7 +35,7 @@ from softlabels.store.storage.storage import TEMPORARY, Location, Storage
 
 DEFAULT_WORKERS = 8
 """Units that are copied at the same time."""
-BESIDE_A_STORE = {TEMPORARY, paths.CODEBOOKS, paths.TOKENIZERS, ".gitattributes", "README.md", "LICENSE"}
+BESIDE_A_STORE = {TEMPORARY, paths.CODEBOOKS, paths.TOKENIZERS, ".gitattributes", CARD, "LICENSE"}
 """Names that a place may have before a store is there: what is copied before the descriptor, and what the hub makes."""
 
 
@@ -203,6 +206,8 @@ def _copy(source: Store, to: Storage, workers: int, progress: TransferProgress |
     copier.copy_all(workers)
     for name, expected in _sealed_files(source):
         copy_file(source.storage, receiver, name, expected, SEAL)
+    copy_description(source, receiver)
+    copy_signatures(source, receiver)
     snapshot = source.storage.read(paths.snapshot_path(source.snapshot.number), MAX_SNAPSHOT_BYTES)
     receiver.put_if_absent(paths.snapshot_path(source.snapshot.number), snapshot)
     target = receiver.finish()

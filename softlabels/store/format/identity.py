@@ -19,7 +19,7 @@ def named_descriptors(storage: Storage) -> tuple[set[str], set[str]]:
     Documents that are damaged name nothing.
     """
     snapshots = [paths.snapshot_path(number) for number in paths.snapshot_numbers(storage)[-1:]]
-    units = list(paths.committed_units(storage))
+    units = list(paths.committed_units(storage)) if storage.lists else []
     records = [paths.record_path(unit) for unit in units[:: max(1, len(units) // SAMPLED_RECORDS)]]
     return (
         set(_digests(storage, snapshots, MAX_SNAPSHOT_BYTES)),

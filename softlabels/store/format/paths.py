@@ -17,6 +17,7 @@ RECORDS, SHARDS, EXTRAS = "records", "shards", "extras"
 SNAPSHOTS, PROBE = "snapshots", "probe"
 CODEBOOKS = "codebooks"
 TOKENIZERS = "tokenizers"
+DESCRIPTIONS = "description"
 QUARANTINE = "quarantine"
 UNITS_PER_DIRECTORY = 4096
 
@@ -71,6 +72,11 @@ def probe_path(number: int, digest: str) -> str:
     return f"{PROBE}/{number:08d}-{digest[:16]}.safetensors"
 
 
+def description_path(number: int) -> str:
+    """Return the name of description ``number`` by the owner of the store."""
+    return f"{DESCRIPTIONS}/{number:08d}.json"
+
+
 def quarantine_path(name: str) -> str:
     """Return the name that a damaged file gets."""
     return f"{QUARANTINE}/{name}"
@@ -105,6 +111,11 @@ def durable_units(storage: Storage) -> list[int]:
 def snapshot_numbers(storage: Storage) -> list[int]:
     """Return the numbers of all snapshots, ascending."""
     return sorted(_numbers(storage, SNAPSHOTS))
+
+
+def description_numbers(storage: Storage) -> list[int]:
+    """Return the numbers of all descriptions, ascending."""
+    return sorted(_numbers(storage, DESCRIPTIONS))
 
 
 def lost_snapshot(storage: Storage) -> int | None:

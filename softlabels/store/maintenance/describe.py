@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from softlabels.fidelity import Fidelity
 from softlabels.labels import Head
 from softlabels.store.format import paths
+from softlabels.store.format.description import Description, last_description
 from softlabels.store.format.descriptor import Descriptor, open_with_descriptor
-from softlabels.store.format.provenance import DataRecord, TeacherRecord
+from softlabels.store.format.provenance import DataRecord, SubsetRecord, TeacherRecord
 from softlabels.store.format.record import read_record
 from softlabels.store.format.skipped_rows import SkippedRow
 from softlabels.store.format.snapshot import Snapshot, read_snapshot, read_table
@@ -80,6 +81,8 @@ class StoreDescription:
         heads: Heads by name.
         inputs: Token ids that the store holds; None if it holds labels alone.
         skipped: Rows without labels, with their numbers in the data; `rows` does not count them.
+        subset_of: Snapshot of which the store is a part; None if it was labelled as a whole.
+        description: Statements of the owner: licence, terms, data, contact; None if there are none.
     """
 
     rows: int
@@ -102,6 +105,8 @@ class StoreDescription:
     heads: Mapping[str, HeadDescription]
     inputs: TokenInputs | None = None
     skipped: tuple[SkippedRow, ...] = ()
+    subset_of: SubsetRecord | None = None
+    description: Description | None = None
 
     @property
     def bytes_per_row(self) -> float:
@@ -140,6 +145,8 @@ class StoreDescription:
             "skipped": [entry._asdict() for entry in self.skipped],
             "heads": {name: head.to_json() for name, head in self.heads.items()},
             "inputs": None if self.inputs is None else self.inputs.to_json(),
+            "subset_of": None if self.subset_of is None else self.subset_of.to_json(),
+            "description": None if self.description is None else self.description.to_json(),
         }
 
 
@@ -160,7 +167,8 @@ def describe_store(location: Location) -> StoreDescription:
     storage, descriptor = open_with_descriptor(location)
     numbers = paths.snapshot_numbers(storage)
     snapshot = read_snapshot(storage, numbers[-1]) if numbers else None
-    units = list(paths.committed_units(storage))
+    units = _units(storage, snapshot)
+    last = last_description(storage)
     rows, sizes, skipped = _figures(storage, descriptor, snapshot, units)
     fidelity = {} if snapshot is None else snapshot.fidelity
     return StoreDescription(
@@ -186,7 +194,16 @@ def describe_store(location: Location) -> StoreDescription:
         },
         inputs=descriptor.inputs,
         skipped=skipped,
+        subset_of=descriptor.subset_of,
+        description=None if last is None else last[1],
     )
+
+
+def _units(storage: Storage, snapshot: Snapshot | None) -> list[int]:
+    """Return the committed units; from a storage that lists no files, those of the snapshot."""
+    if storage.lists:
+        return list(paths.committed_units(storage))
+    return [] if snapshot is None else list(range(snapshot.units))
 
 
 def _figures(
@@ -233,7 +250,9 @@ def _times(storage: Storage, units: list[int]) -> tuple[dt.datetime, dt.datetime
 
 
 def _quarantined(storage: Storage) -> int:
-    """Return the number of records that repair set aside."""
+    """Return the number of records that repair set aside; 0 for a storage that lists no files."""
+    if not storage.lists:
+        return 0
     records = f"{paths.QUARANTINE}/{paths.RECORDS}/"
     return sum(1 for name in storage.walk(paths.QUARANTINE) if name.startswith(records))
 

@@ -55,7 +55,7 @@ def verify(
         'complete and sealed'
     """
     storage, descriptor = open_with_descriptor(location)
-    committed = list(paths.committed_units(storage))
+    committed = _committed_units(storage)
     problems: list[Problem] = []
     rows = skipped = 0
     records = None
@@ -87,6 +87,17 @@ def verify(
         sealed=is_sealed and not any(problem.fix == "seal" for problem in problems),
         bad=tuple(problems),
     )
+
+
+def _committed_units(storage: Storage) -> list[int]:
+    """Return the committed units; from a storage that lists no files, those of the last good snapshot."""
+    if storage.lists:
+        return list(paths.committed_units(storage))
+    numbers = paths.snapshot_numbers(storage)
+    try:
+        return list(range(read_snapshot(storage, numbers[-1]).units)) if numbers else []
+    except StoreError:
+        return []
 
 
 def descriptor_problem(storage: Storage, descriptor: Descriptor) -> Problem | None:
