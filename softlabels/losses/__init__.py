@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from softlabels.losses.chosen_tokens import chosen
 from softlabels.losses.correlation import dist
 from softlabels.losses.decoupled import dkd
 from softlabels.losses.divergences import cross_entropy, jensen_shannon, kl, reverse_kl
@@ -24,6 +25,7 @@ __all__ = [
     "NO_LABEL",
     "Loss",
     "check_classes",
+    "chosen",
     "cosine",
     "cross_entropy",
     "dist",

@@ -32,6 +32,7 @@ class Loss:
         samples: True if it accepts labels that are a sample of the distribution (``sampled`` and ``threshold``).
         hard: True if it also accepts hard labels, (N,) class ids, as its third argument.
         temperature: True if it has a ``temperature`` option.
+        labels_of: Name of the head whose labels it takes; None: those of the head that it trains.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Loss:
     samples: bool
     hard: bool
     temperature: bool
+    labels_of: str | None = None
 
 
 def loss(
@@ -48,6 +50,7 @@ def loss(
     samples: bool = False,
     hard: bool = False,
     temperature: bool = True,
+    labels_of: str | None = None,
 ) -> Callable[[Function], Function]:
     """Return a decorator that registers a function as a loss; the arguments are attributes of Loss.
 
@@ -61,7 +64,7 @@ def loss(
     """
 
     def register(function: Function) -> Function:
-        _LOSSES[function.__name__] = Loss(function.__name__, function, kinds, samples, hard, temperature)
+        _LOSSES[function.__name__] = Loss(function.__name__, function, kinds, samples, hard, temperature, labels_of)
         return function
 
     return register

@@ -29,9 +29,13 @@ class HiddenStates(nn.Module):
         network: Network with ``layer_states``.
         layers: Number of the layer of each head, by the name of the head.
         main: Name of the head of the network itself.
+        widths: Width of each head; a head of another width than the states has a learned projection. None: those of
+            the states.
     """
 
-    def __init__(self, network: nn.Module, layers: Mapping[str, int], main: str) -> None:
+    def __init__(
+        self, network: nn.Module, layers: Mapping[str, int], main: str, widths: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__()
         self.network: Any = network
         self.layers = dict(layers)
@@ -42,6 +46,47 @@ class HiddenStates(nn.Module):
         if is_sliceable(network):
             self.project = network.project
             self.states_and_outputs = self._states_and_outputs
+        own_width = int(getattr(network, "width", 0))
+        other_widths = {name: width for name, width in (widths or {}).items() if width != own_width}
+        self.projections = nn.ModuleDict(
+            {name: nn.Linear(own_width, width, bias=False) for name, width in other_widths.items()}
+        )
+
+    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]  # passed on
+        """Return the state of the network and of the projections."""
+        if args or options.get("destination") is not None:
+            raise TypeError("the state of hidden states is read as a whole")
+        prefix = options.pop("prefix", "")
+        modules = {"network": self.network, "projections": self.projections}
+        return {
+            f"{prefix}{group}.{name}": value
+            for group, module in modules.items()
+            for name, value in module.state_dict(**options).items()
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: FBT001, FBT002  as torch
+        """Load a state that ``state_dict`` returned."""
+        for group, module in (("network", self.network), ("projections", self.projections)):
+            own = {name.removeprefix(f"{group}."): v for name, v in state_dict.items() if name.startswith(f"{group}.")}
+            module.load_state_dict(own, strict=strict, assign=assign)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """Return the matrix of the output layer, (C, width)."""
+        weight: Tensor = self.network.output_weight
+        return weight
+
+    @property
+    def output_bias(self) -> Tensor | None:
+        """Return the bias of the output layer, (C,)."""
+        bias: Tensor | None = self.network.output_bias
+        return bias
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """Return the layers of a network that lists them."""
+        blocks: nn.ModuleList = self.network.blocks
+        return blocks
 
     def states(self, tokens: Ragged) -> Tensor:
         """Return the final states of the labelled positions, (P, width).
@@ -55,7 +100,10 @@ class HiddenStates(nn.Module):
     def _states_and_outputs(self, tokens: Ragged) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the final states of the labelled positions, (P, width), and the other outputs by head."""
         final, states = self.network.layer_states(tokens, list(self.layers.values()))
-        return final, dict(zip(self.layers, states, strict=True))
+        return final, {
+            name: self.projections[name](state) if name in self.projections else state
+            for name, state in zip(self.layers, states, strict=True)
+        }
 
     def forward(self, tokens: Ragged) -> dict[str, Tensor]:
         """Return the outputs by head.
@@ -106,6 +154,47 @@ def with_hidden_states(model: Model, layers: Sequence[int]) -> Model:
         heads={**model.heads, **dict.fromkeys(names, head)},
         identity=CodeIdentity(model.digest, model.digest_covers),
     )
+
+
+def with_hidden_heads(network: nn.Module, heads: Mapping[str, OutputHead], spec: str) -> nn.Module:
+    """Return a network to train with a head for each hidden layer of a teacher; the network itself if there is none.
+
+    The layers of the teacher, in their order, are matched with layers of the network that are spread evenly, the last
+    with the last.
+
+    Args:
+        network: Network with ``layer_states``.
+        heads: Heads to learn, by name.
+        spec: MODEL specification that messages name.
+
+    Raises:
+        InvalidArgument: A head has another kind, or the network does not show its layers.
+    """
+    hidden, main = split_heads(heads)
+    if not hidden:
+        return network
+    if not callable(getattr(network, "layer_states", None)) or len(main) != 1:
+        raise InvalidArgument(
+            f"MODEL {spec!r}: cannot learn hidden states, got {', '.join(heads)}; expected one head of tokens and a "
+            "language model of gpt or hf"
+        )
+    count = int(network.layers_count)  # type: ignore[arg-type]  # a number, as layer_states shows
+    ordered = sorted(hidden, key=lambda name: int(name.removeprefix(PREFIX)))
+    layers = {name: -(-count * (index + 1) // len(ordered)) for index, name in enumerate(ordered)}
+    return HiddenStates(network, layers, next(iter(main)), {name: head.classes for name, head in hidden.items()})
+
+
+def split_heads(heads: Mapping[str, OutputHead]) -> tuple[dict[str, OutputHead], dict[str, OutputHead]]:
+    """Return the heads that are hidden states, and the others.
+
+    Args:
+        heads: Heads by name.
+    """
+    hidden = {
+        name: head for name, head in heads.items()
+        if head.kind == "embedding" and head.ragged and name.removeprefix(PREFIX).isdecimal()
+    }  # fmt: skip
+    return hidden, {name: head for name, head in heads.items() if name not in hidden}
 
 
 def check_layer(layer: int, count: int) -> int:

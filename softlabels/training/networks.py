@@ -14,6 +14,8 @@ from softlabels import models
 from softlabels.errors import InvalidArgument
 from softlabels.models import InputStatistics, Model, OutputHead
 from softlabels.models.building import config_of
+from softlabels.models.copied_layers import copy_layers
+from softlabels.models.hidden_states import HiddenStates
 from softlabels.models.kind import ModelSpec
 from softlabels.models.kinds import kinds
 from softlabels.models.loading import check_sample
@@ -42,7 +44,11 @@ class NewModel:
 
 
 def new_model(
-    student: str | nn.Module, prepared: Prepared, heads: Mapping[str, OutputHead], recipe: Recipe
+    student: str | nn.Module,
+    prepared: Prepared,
+    heads: Mapping[str, OutputHead],
+    recipe: Recipe,
+    init_from: str | None = None,
 ) -> NewModel:
     """Return the model to train, with those of the heads that it has.
 
@@ -51,16 +57,25 @@ def new_model(
         prepared: Data of the run.
         heads: Outputs by name.
         recipe: Options of the run; its seed decides the initial weights.
+        init_from: MODEL specification of a model whose layers the student starts with; None: none.
 
     Raises:
-        InvalidArgument: The kind cannot be trained, cannot take these inputs, or has other heads or classes.
+        InvalidArgument: The kind cannot be trained, its sizes are not those of ``init_from``, it cannot take these
+            inputs, or has other heads or classes.
         DataNotFound: There is no such run.
         RunCorrupt: The run is damaged.
     """
     heads = dict(sorted(heads.items()))  # as run.json lists them, from which the network is built again
     if isinstance(student, str) and kind_of(student).name == "run":
+        if init_from is not None:
+            raise InvalidArgument(f"init_from: {student} has weights already, got {init_from!r}; expected none")
         return _continued(student, prepared, heads)
     model = _fresh(student, prepared, heads, recipe)
+    if init_from is not None:
+        source = load_model(init_from)
+        own = model.module.network if isinstance(model.module, HiddenStates) else model.module
+        copy_layers(own, source.module, subject=f"student {student}")
+        return NewModel(model=model, start=source.digest)
     return NewModel(model=_with_own_heads(model, prepared) if model.user_code and len(heads) > 1 else model)
 
 

@@ -192,4 +192,12 @@ def language_forward(model: Model, source: Source) -> Callable[[Any], Mapping[st
     if not language.is_language(source) or not language.uses_states(model):
         return None
     module: Any = model.module
-    return lambda inputs: {language.STATES: module.states(inputs)}
+    together = getattr(module, "states_and_outputs", None)
+    if together is None:
+        return lambda inputs: {language.STATES: module.states(inputs)}
+
+    def forward(inputs: Any) -> dict[str, Tensor]:
+        states, outputs = together(inputs)
+        return {language.STATES: states, **outputs}
+
+    return forward

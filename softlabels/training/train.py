@@ -6,6 +6,7 @@ another run, or anything else, is not changed. Under ``torchrun`` the processes 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Unpack
@@ -23,10 +24,12 @@ from softlabels.training.recipe import Recipe, RecipeOptions
 from softlabels.training.session import Session
 from softlabels.training.signature import with_recipe_options
 from softlabels.training.splits import require_labels
-from softlabels.training.tasks.student import learned_heads, student_task
+from softlabels.training.tasks.student import learned_heads, student_task, warning_of
 from softlabels.training.tasks.teacher import teacher_heads, teacher_task
 from softlabels.training.trackers import Tracker
 from softlabels.training.trainer import CHECKPOINT_SECONDS, TrainingProgress
+
+LOGGER = logging.getLogger(__name__)
 
 
 @with_recipe_options
@@ -114,6 +117,7 @@ def train_student(
     out: str | Path,
     *,
     heads: Sequence[str] | None = None,
+    init_from: str | None = None,
     device: str | None = None,
     progress: TrainingProgress | None = None,
     announce: Callable[[str], None] | None = None,
@@ -133,6 +137,8 @@ def train_student(
             ``torch.nn.Module``; a copy is trained.
         out: Run directory.
         heads: Names of the heads to learn; None: all heads of the labels that the student has.
+        init_from: MODEL specification of a language model of the same sizes, every n-th of whose layers the student
+            starts with; None: initial weights.
         device: torch device; None: an accelerator if there is one.
         progress: Callback that shows how training proceeds; None: nothing is shown.
         announce: Receives one line that says what is minimised, before the first step; None: nothing is shown.
@@ -171,7 +177,12 @@ def train_student(
         # The other heads of a store of text belong to the same tokens, and only some losses use them.
         default = [DEFAULT_HEAD] if language.is_language(source) and DEFAULT_HEAD in teacher.heads else None
         language.check_student(student, source)
-        network = new_model(student, prepared, learned_heads(teacher, heads or default), recipe)
+        network = new_model(student, prepared, learned_heads(teacher, heads or default), recipe, init_from)
+        warning = warning_of(teacher, recipe, network.model.heads)
+        if warning is not None:
+            LOGGER.warning(warning)
+            if announce is not None:
+                announce(warning)
         session = Session(
             kind="student",
             prepared=prepared,

@@ -21,6 +21,7 @@ def labels_for(loss, spec):
 CASES = [
     (name, spec)
     for name in losses.names()
+    if losses.get(name).labels_of is None
     for spec in (SPECS if losses.get(name).kinds == DISTRIBUTIONS else SPECS[:1])
     if losses.get(name).samples or not spec.startswith("threshold")
 ]

@@ -102,7 +102,7 @@ def test_invalid_sizes_are_refused(spec):
 
 
 def test_other_heads_are_refused():
-    with pytest.raises(InvalidArgument, match="predicts the next token alone"):
+    with pytest.raises(InvalidArgument, match="predicts the next token, got heads logits"):
         models.build("gpt", input_shape=(), heads={"logits": OutputHead(classes=3)})
 
 

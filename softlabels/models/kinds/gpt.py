@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from softlabels.errors import InvalidArgument
 from softlabels.models.heads import OutputHead
+from softlabels.models.hidden_states import split_heads, with_hidden_heads
 from softlabels.models.kind import Kind, ModelSpec, Option
 from softlabels.sources import Ragged
 from softlabels.text.padding import PaddedTokens, pad
@@ -226,15 +227,18 @@ class GPT(nn.Module):
 
 def build(spec: ModelSpec, input_shape: tuple[int, ...], heads: Mapping[str, OutputHead]) -> nn.Module:
     """Return a freshly initialised network."""
+    hidden, others = split_heads(heads)
     ragged = [head for head in heads.values() if head.kind == "tokens" and head.ragged]
-    if len(heads) != 1 or len(ragged) != 1:
+    if len(others) != 1 or len(ragged) != 1:
         listed = ", ".join(f"{name} ({head.kind})" for name, head in heads.items())
         raise InvalidArgument(
-            f"MODEL {str(spec)!r}: predicts the next token alone, got heads {listed}; expected one head of tokens"
+            f"MODEL {str(spec)!r}: predicts the next token, got heads {listed}; expected one head of tokens, and "
+            "hidden states beside it"
         )
     width = int(spec.options["width"])
     count = int(spec.options["heads"]) or max(1, width // HEAD_WIDTH)
-    return GPT(ragged[0].classes, layers=int(spec.options["layers"]), width=width, heads=count)
+    network = GPT(ragged[0].classes, layers=int(spec.options["layers"]), width=width, heads=count)
+    return with_hidden_heads(network, heads, str(spec)) if hidden else network
 
 
 KIND = Kind(

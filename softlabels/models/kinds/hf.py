@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from softlabels.errors import DataNotFound, InvalidArgument, InvalidData, SoftLabelsError
 from softlabels.models import transformers_vision as vision
 from softlabels.models.heads import DEFAULT_HEAD, OutputHead
+from softlabels.models.hidden_states import HiddenStates, split_heads, with_hidden_heads
 from softlabels.models.kind import Kind, ModelSpec
 from softlabels.models.model import CPU, Model, as_tensor
 from softlabels.models.preprocessing import Preprocessing
@@ -149,19 +150,20 @@ def build(spec: ModelSpec, input_shape: tuple[int, ...], heads: Mapping[str, Out
     if {"device_map", "quantization"} & set(source.options):
         raise InvalidArgument(f"MODEL {str(spec)!r}: device_map and quantization are for teachers. Leave them out")
     pretrained = any(folder.glob("*.safetensors")) and torch.empty(0).device.type != "meta"
-    network = _pretrained(folder, config, source.arguments()) if pretrained else _initial(folder, config, heads)
+    main = split_heads(heads)[1]
+    network = _pretrained(folder, config, source.arguments()) if pretrained else _initial(folder, config, main)
     if vision.is_image_class(type(network)):
         return _image_student(spec, folder, network, input_shape, heads)
     module = wrap(network, _pooling(folder))
     produced = next(iter(heads_of(module).values()))
-    required = next(iter(heads.values()))
-    if len(heads) != 1 or (produced.kind, produced.classes) != (required.kind, required.classes):
+    required = next(iter(main.values()), None)
+    if required is None or len(main) != 1 or (produced.kind, produced.classes) != (required.kind, required.classes):
         listed = ", ".join(f"{name} ({head.kind}, {head.classes})" for name, head in heads.items())
         raise InvalidArgument(
             f"MODEL {str(spec)!r}: has another head, got {produced.kind} with {produced.classes} classes; expected "
             f"{listed}. Choose another model, or change its config.json"
         )
-    return module
+    return with_hidden_heads(module, heads, str(spec))
 
 
 def _image_student(
@@ -293,6 +295,8 @@ def describe(module: nn.Module, heads: Mapping[str, OutputHead]) -> dict[str, An
     """Return the configuration that ``restore`` rebuilds a trained network from."""
     if isinstance(module, vision.ImageNetwork):
         return _image_config(module, heads, module.input_shape)
+    if isinstance(module, HiddenStates):
+        module = module.network
     if not isinstance(module, TransformersNetwork):
         raise TypeError(f"not a network of transformers: {type(module).__name__}")
     return config_of(module.network, heads, module)
@@ -315,7 +319,9 @@ def restore(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Modu
             network = cls._from_config(settings, dtype=dtype)
         if config.get("modality") == "image":
             return _restored_image_network(network, config)
-        return wrap(network, (str(pooling[0]), bool(pooling[1])))
+        wrapped = wrap(network, (str(pooling[0]), bool(pooling[1])))
+        heads = {str(name): OutputHead.from_json(head) for name, head in config["heads"].items()}
+        return with_hidden_heads(wrapped, heads, KIND.name)
 
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in construct().state_dict().items()}

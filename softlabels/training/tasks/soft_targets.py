@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -123,7 +123,9 @@ def count_positions(labels: SoftLabels) -> int:
     return len(labels.values if labels.lengths is not None else labels)
 
 
-def choose_loss(text: str | None, head: str, output: OutputHead, sample: SoftLabels) -> LossSpec:
+def choose_loss(
+    text: str | None, head: str, output: OutputHead, sample: SoftLabels, available: Collection[str] = ()
+) -> LossSpec:
     """Return the losses of a head, after they were computed for one row.
 
     Args:
@@ -131,18 +133,20 @@ def choose_loss(text: str | None, head: str, output: OutputHead, sample: SoftLab
         head: Name of the head.
         output: The head.
         sample: Soft labels of one row.
+        available: Heads of the labels, for losses that take those of another head.
 
     Raises:
         InvalidArgument: A loss is unknown, or not possible from these labels; lists those that are.
     """
     spec = LossSpec.parse(text or DEFAULT_LOSSES[output.kind])
     for entry in spec.losses:
-        problem = _problem(entry, output, sample)
+        problem = _problem(entry, output, sample, available)
         if problem is not None:
             possible = [
                 name
                 for name in losses.names()
-                if name != "distillation" and _problem(WeightedLoss(loss=losses.get(name)), output, sample) is None
+                if name != "distillation"
+                and _problem(WeightedLoss(loss=losses.get(name)), output, sample, available) is None
             ]
             raise InvalidArgument(
                 f"head {head!r}: loss {entry.loss.name} is not possible, got {problem}; expected "
@@ -151,11 +155,13 @@ def choose_loss(text: str | None, head: str, output: OutputHead, sample: SoftLab
     return spec
 
 
-def _problem(entry: WeightedLoss, output: OutputHead, sample: SoftLabels) -> str | None:
+def _problem(entry: WeightedLoss, output: OutputHead, sample: SoftLabels, available: Collection[str]) -> str | None:
     """Return why a loss is not possible; None if it is."""
     loss = entry.loss
     if output.kind not in loss.kinds:
         return f"a head of {output.kind}"
+    if loss.labels_of is not None:
+        return None if loss.labels_of in available else f"labels without a head {loss.labels_of!r}"
     rows = count_positions(sample)
     shape = sample.values.shape[:-1] if isinstance(sample, DenseLabels) else (rows,)
     outputs = torch.zeros((*shape, output.classes))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from softlabels.errors import InvalidArgument
 from softlabels.labels import SoftLabels
 from softlabels.loading import Batch
+from softlabels.losses.chosen_tokens import HEAD as CHOSEN
 from softlabels.models import Model, OutputHead
 from softlabels.models.run_record import RunLabels
 from softlabels.store import Store
@@ -37,8 +38,11 @@ def student_task(teacher: Store | Model, heads: Mapping[str, OutputHead], prepar
     recipe.check_heads(heads)
     soft = soft_targets(teacher)
     hard = hard_targets(prepared, heads)
+    available = () if isinstance(teacher, Model) else tuple(teacher.heads)
     samples = _samples(teacher, heads, prepared)
-    specs = {name: choose_loss(recipe.loss_of(name), name, head, samples[name]) for name, head in heads.items()}
+    specs = {
+        name: choose_loss(recipe.loss_of(name), name, head, samples[name], available) for name, head in heads.items()
+    }
     temperatures = {name: _temperature(teacher, name, samples[name], recipe) for name in heads}
 
     def objectives(model: Model) -> list[Objective]:
@@ -46,7 +50,7 @@ def student_task(teacher: Store | Model, heads: Mapping[str, OutputHead], prepar
             Objective(
                 head=name,
                 terms=(
-                    _token_terms(model, name, specs[name], soft(name), temperatures[name], recipe.alpha_of(name))
+                    _token_terms(model, name, specs[name], soft, temperatures[name], recipe.alpha_of(name))
                     if language.is_language(prepared.source)
                     else _terms(name, specs[name], soft(name), temperatures[name], hard.get(name), recipe)
                 ),
@@ -129,9 +133,24 @@ def _alpha(head: str, recipe: Recipe, *, has_hard: bool) -> float:
 
 
 def _token_terms(
-    model: Model, head: str, spec: LossSpec, soft: SoftTargets, temperature: float, alpha: float
+    model: Model,
+    head: str,
+    spec: LossSpec,
+    soft: Callable[[str], SoftTargets],
+    temperature: float,
+    alpha: float,
 ) -> tuple[Term, ...]:
-    terms = [soft_token_term(model, head, loss, soft, temperature=temperature, weight=alpha) for loss in spec.losses]
+    """Return alpha * soft + (1 - alpha) * the next token; the soft part alone of heads that predict no token."""
+    if model.heads[head].kind != "tokens":
+        return tuple(soft_term(head, loss, soft(head), temperature=temperature) for loss in spec.losses)
+    if all(loss.loss.labels_of is not None for loss in spec.losses):
+        alpha = 1.0  # the tokens of the text are judged, not learned
+    terms = [
+        soft_token_term(
+            model, head, loss, soft(loss.loss.labels_of or head), temperature=temperature, weight=alpha
+        )
+        for loss in spec.losses
+    ]  # fmt: skip
     return (*terms, hard_token_term(model, weight=1 - alpha)) if alpha < 1 else tuple(terms)
 
 
@@ -165,4 +184,26 @@ def _labels_record(labels: Store | Model) -> RunLabels:
         teacher_digest=labels.descriptor.teacher.digest,
         encodings={name: stored.encoding for name, stored in labels.heads.items()},
         bytes_per_row=labels.bytes_per_row,
+    )
+
+
+def warning_of(labels: Store | Model, recipe: Recipe, heads: Mapping[str, OutputHead]) -> str | None:
+    """Return a warning if a loss is known to fail on these labels, in a line; None if there is nothing to say.
+
+    Args:
+        labels: Soft labels, or a live teacher.
+        recipe: Options of the run.
+        heads: Heads to learn.
+    """
+    specs = [LossSpec.parse(text) for name in heads if (text := recipe.loss_of(name)) is not None]
+    if isinstance(labels, Model) or not any(loss.loss.name == CHOSEN for spec in specs for loss in spec.losses):
+        return None
+    teacher, inputs = labels.descriptor.teacher, labels.inputs
+    writer = None if inputs is None else inputs.written_by
+    if writer is not None and writer in {teacher.digest, teacher.spec}:
+        return None
+    shown = "nobody knows who wrote the text" if writer is None else f"{writer} wrote the text"
+    return (
+        f"Warning: loss chosen is known to fail if writer and teacher differ, and {shown}, while the teacher is "
+        f"{teacher.spec}. Record the writer with generate --written-by, or use the loss kl"
     )
