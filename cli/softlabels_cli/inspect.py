@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -29,9 +30,15 @@ MAX_SKIPPED = 4
 @digest_option
 @json_option
 def command(*, store: str, digest: str | None, as_json: bool) -> None:
-    """Show rows, size, teacher, data, heads and fidelity of STORE."""
+    """Show rows, size, teacher, data, heads and fidelity of STORE.
+
+    Of a run, show the chain that made it: data, teacher, store, student, through students that became teachers.
+    """
     from softlabels.store import describe_store, open_store
 
+    if _is_run(store):
+        _print_chain(store, as_json=as_json)
+        return
     if digest is not None:
         open_store(store, digest=digest)
     description = describe_store(store)
@@ -46,6 +53,26 @@ def _line(name: str, value: str) -> str:
     """Return a name and its value, in several lines if the terminal is narrow."""
     text = f"{name:<{INDENT}}{value}".rstrip()
     return text if line_width() is None else wrap(text, " " * INDENT)
+
+
+def _is_run(path: str) -> bool:
+    return "://" not in path and (Path(path) / "run.json").exists()
+
+
+def _print_chain(path: str, *, as_json: bool) -> None:
+    from softlabels.training.provenance import chain
+
+    links = chain(path)
+    if as_json:
+        print_json({"run": path, "chain": [link.to_json() for link in links]})
+        return
+    for index, link in enumerate(links):
+        arrow = "-> " if index else "   "
+        state = {"here": "", "recorded": "", "missing": ", not here", "other": ", replaced by another"}[link.state]
+        click.echo(printable(f"{arrow}{link.kind:<8} {link.name}{state}"))
+        click.echo(printable(f"   {'':<8} digest {link.digest or 'none'}"))
+        for name, value in link.details.items():
+            click.echo(printable(f"   {'':<8} {name}: {f'{value:.4g}' if isinstance(value, float) else value}"))
 
 
 def _lines(store: StoreDescription) -> Iterator[tuple[str, str]]:

@@ -31,10 +31,11 @@ SECTIONS: dict[str, dict[str, str]] = {
         "generate": "Run a teacher over DATA once and store its soft labels.",
         "train-student": "Train a model on the soft labels of STORE.",
         "compare": "Measure models on the same rows, side by side.",
+        "plot": "Draw the curves of runs.",
         "export-model": "Write a model as an ONNX file or a torch program.",
     },
     "A store": {
-        "inspect": "Print rows, size, teacher, data, heads and fidelity.",
+        "inspect": "Print what a store holds, or the chain that made a run.",
         "verify": "Check every file against its digests.",
         "repair": "Move damaged units to quarantine, to be made again.",
         "seal": "Publish the committed units as a snapshot.",

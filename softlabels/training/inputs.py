@@ -50,7 +50,7 @@ class Prepared:
         train: Rows to train on.
         held_out: Rows to measure on.
         hard: Hard labels by row, -1 for rows without one; None without labels.
-        used: Rows whose hard labels and targets are used, (rows,) bool; None: all.
+        used: Rows whose hard labels and targets are used, (rows,) bool; those that measure the result are. None: all.
         record: Description of the data.
     """
 

@@ -184,7 +184,7 @@ def choose_hard_labels(source: Source, train: NDArray[np.int64], recipe: Recipe)
 def choose_rows(
     source: Source, train: NDArray[np.int64], hard: NDArray[np.int64] | None, recipe: Recipe
 ) -> NDArray[np.bool_]:
-    """Return the rows whose hard labels and targets are used, (rows,) bool.
+    """Return the rows whose hard labels and targets are used, (rows,) bool; rows that measure the result are.
 
     Args:
         source: The data.
@@ -192,11 +192,12 @@ def choose_rows(
         hard: Hard labels that were chosen; None without labels.
         recipe: Options of the run.
     """
+    used = np.ones(len(source), np.bool_)
     if hard is not None:
-        return np.asarray(hard >= 0)
+        used[train] = hard[train] >= 0
+        return used
     words = np.random.Philox(np.random.SeedSequence(recipe.seed % 2**64)).random_raw(len(train))
-    used = np.zeros(len(source), np.bool_)
-    used[train[np.argsort(words, kind="stable")][: recipe.hard_labels]] = True
+    used[train[np.argsort(words, kind="stable")][recipe.hard_labels :]] = False
     return used
 
 

@@ -1,0 +1,92 @@
+"""Curves of runs as a picture: loss, KL, agreement and accuracy over steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from softlabels.errors import DataNotFound, InvalidArgument
+from softlabels.planning.plot import check_target
+from softlabels.training.metrics import read_metrics
+
+HELD_OUT = "held_out."
+NOT_DRAWN = ("step", "lr")
+MAX_PANELS = 9
+
+
+def plot(runs: Sequence[str | Path], out: str | Path = "curves.svg") -> Path:
+    """Draw the metrics of runs, finished or not: one panel per figure, one colour per run, held-out rows dashed.
+
+    Args:
+        runs: Run directories.
+        out: File that ends in .svg, .png or .pdf.
+
+    Returns:
+        The file.
+
+    Raises:
+        InvalidArgument: There are no runs, the file cannot be written, or matplotlib is not installed.
+        DataNotFound: A directory has no metrics.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from softlabels.training import train_teacher
+        >>> with TemporaryDirectory() as folder:
+        ...     model = train_teacher("digits", "mlp:width=4,depth=1", f"{folder}/run", steps=4, log_every=2)
+        ...     plot([f"{folder}/run"], f"{folder}/curves.svg").name
+        'curves.svg'
+    """
+    target = check_target(out)
+    if not runs:
+        raise InvalidArgument("plot: no runs, got none; expected at least one run directory")
+    lines = {str(run): read_metrics(Path(run)) for run in runs}
+    names = _figures(lines)
+    if not names:
+        raise DataNotFound(f"plot: nothing to draw, got no line of metrics in {', '.join(lines)}; expected some")
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise InvalidArgument("plot: matplotlib is not installed. Run pip install 'softlabels[report]'") from None
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.4 * columns, 3.2 * rows), squeeze=False)
+    for axis, name in zip(axes.flat, names, strict=False):
+        for index, (run, entries) in enumerate(lines.items()):
+            for prefix, style in (("", "-"), (HELD_OUT, "--")):
+                points = [(entry["step"], entry[prefix + name]) for entry in entries if prefix + name in entry]
+                if points:
+                    label = f"{run} (held-out)" if prefix else run
+                    axis.plot(*zip(*points, strict=True), style, color=f"C{index % 10}", label=label, linewidth=1.2)
+        axis.set(title=name, xlabel="step")
+        axis.grid(visible=True, alpha=0.2)
+    for axis in axes.flat[len(names) :]:
+        axis.set_axis_off()
+    handles = {
+        label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=min(3, len(handles)), fontsize=8)
+    figure.tight_layout(rect=(0, 0.04 + 0.03 * (len(handles) // 3), 1, 1))
+    try:
+        # Without dates and random ids, so that the same metrics give the same file.
+        with mpl.rc_context({"svg.hashsalt": "softlabels"}):
+            figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None)
+    except OSError as error:
+        raise InvalidArgument(f"plot: {target} cannot be written, got {error.strerror or error}") from error
+    finally:
+        plt.close(figure)
+    return target
+
+
+def _figures(lines: dict[str, list[dict[str, float]]]) -> list[str]:
+    """Return the names of the figures of all runs, those of training and held-out rows as one."""
+    names = dict.fromkeys(
+        name.removeprefix(HELD_OUT)
+        for entries in lines.values()
+        for entry in entries
+        for name in entry
+        if name not in NOT_DRAWN
+    )
+    return list(names)[:MAX_PANELS]
