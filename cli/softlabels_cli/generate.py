@@ -87,6 +87,8 @@ if TYPE_CHECKING:
     help="Also store the states of these layers of a language model, e.g. 6,-1 (0: the embedding, -1: the last).",
 )
 @click.option("--written-by", metavar="NAME", help="Digest or name of the model that wrote the text.")
+@click.option("--views", type=click.IntRange(min=1), metavar="N", help="Label N augmented views of each image.")
+@click.option("--augment", metavar="POLICY", help="Augmentation of the views, such as randcrop,flip,color.")
 @preprocessing_options
 @description_options
 @text_options

@@ -89,6 +89,9 @@ def generate(
     chosen: bool = DEFAULTS.chosen,
     hidden: Sequence[int] = DEFAULTS.hidden,
     written_by: str | None = DEFAULTS.written_by,
+    views: int | None = DEFAULTS.views,
+    augment: str | None = DEFAULTS.augment,
+    size: int | None = None,
     reuse: Sequence[Location] = (),
     progress: ProgressReport | None = None,
 ) -> Generated:
@@ -122,6 +125,9 @@ def generate(
         chosen: If True, store the log-probability of the text's own next token too, as head ``chosen``.
         hidden: Layers whose states are stored too, as heads ``hidden_K``; negative ones count from the last.
         written_by: Digest or name of the model that wrote the text; None if unknown.
+        views: Augmented views of each image to label; None: the images as they are.
+        augment: Policy of the views, such as ``randcrop,flip,color``; see softlabels.views.parse_policy.
+        size: Height and width of images and views in pixels; None: their own size.
         reuse: Sealed stores of the same teacher with the same heads; rows they hold are copied.
         progress: Callback that receives the rows done and the rows of the store.
 
@@ -163,11 +169,13 @@ def generate(
         chosen=chosen,
         hidden=tuple(hidden),
         written_by=written_by,
+        views=views,
+        augment=augment,
     )
     open_storage(out).check_writable()
     rank = find_rank(os.environ) or ALONE
     run = engine_of(settings.engine or ("torchrun" if rank.count > 1 else "local")).run
-    plan, model, settings = _prepare(data, teacher, settings, text, rank=rank, out=out)
+    plan, model, settings = _prepare(data, teacher, settings, text, rank=rank, out=out, size=size)
     reused = [open_store(path) for path in reuse]
     store, copier = _open(out, plan, model, settings, reused)
     check_resumed(store, plan, model, rows=settings.batch_size)
@@ -272,9 +280,10 @@ def _prepare(
     *,
     rank: Rank = ALONE,
     out: Location | None = None,
+    size: int | None = None,
 ) -> tuple[RowPlan, Model, Settings]:
     """Return the rows to label, the teacher on its device once the gate has let it pass, and settings for the data."""
-    source, teacher = open_data(data, teacher, text=text)
+    source, teacher = open_data(data, teacher, text=text, size=size)
     if len(source) == 0:
         raise InvalidData(f"{source.spec}: no rows, so there is nothing to label")
     tries = 1 if settings.skip_bad is None else MAX_TRIED
@@ -294,7 +303,7 @@ def _prepare(
             batch_size=settings.batch_size,
             usable=None if settings.skip_bad is None else partial(usable_rows, RowPlan(source), model),
         )
-    return RowPlan(source), model, settings
+    return RowPlan.of(source, settings), model, settings
 
 
 def _load(source: Source, teacher: ModelLike, *, tries: int, row: int = 0) -> Model:
@@ -336,6 +345,7 @@ def describe_store(
         codec=settings.codec,
         seed=settings.seed,
         inputs=None if (text := text_of(plan.source)) is None else text.token_inputs(settings.written_by),
+        views=None if plan.replay is None else plan.replay.record,
     )
     return descriptor, planned.codebooks
 
@@ -383,7 +393,11 @@ def _open(
     existing = existing_heads(out) or (reused[0].heads if reused else {})
     descriptor, fitted = describe_store(plan, model, settings, existing)
     codebooks = fitted or (reused[0].codebooks() if reused else {})
-    copier = RowCopier(reused, dict(descriptor.heads), descriptor.teacher, descriptor.inputs) if reused else None
+    copier = (
+        RowCopier(reused, dict(descriptor.heads), descriptor.teacher, descriptor.inputs, descriptor.views)
+        if reused
+        else None
+    )
     try:
         return create_or_open(out, descriptor, codebooks, _tokenizer_document(plan.source)), copier
     except StoreConflict:

@@ -41,6 +41,8 @@ class Settings:
         chosen: If True, store the log-probability of the text's own next token too, as head ``chosen``.
         hidden: Layers whose states are stored too, as heads ``hidden_K``; negative ones count from the last.
         written_by: Digest or name of the model that wrote the text; None if unknown.
+        views: Augmented views of each image to label; None: the images as they are.
+        augment: Policy of the views; needed with ``views``.
 
     Raises:
         InvalidArgument: A value is out of range or unknown.
@@ -63,9 +65,16 @@ class Settings:
     chosen: bool = False
     hidden: tuple[int, ...] = ()
     written_by: str | None = None
+    views: int | None = None
+    augment: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "unit_rows", "processes"):
+        if (self.views is None) != (self.augment is None):
+            raise InvalidArgument(
+                f"views: need a number and a policy, got views {self.views} and augment {self.augment!r}; expected "
+                "both, such as --views 50 --augment randcrop,flip"
+            )
+        for name in ("batch_size", "unit_rows", "processes", "views"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidArgument(f"{name}: too small, got {value}; expected 1 or more")

@@ -18,6 +18,7 @@ from softlabels.loading.join import Missing, Views, aligned_rows, match
 from softlabels.loading.order.epoch import EpochPlan, Rows, label_bytes, length_column, select_columns, select_rows
 from softlabels.loading.order.steps import Span
 from softlabels.loading.state import Identity
+from softlabels.loading.view_replay import replay_of
 from softlabels.sources import Source
 from softlabels.store import Store
 
@@ -120,12 +121,13 @@ class Examples:
     ) -> None:
         stores = stores_of(store)
         first = stores[0] if stores else None
-        check = effective_check(options.check, store, inputs)
+        replay = replay_of(store, inputs)
+        check = "off" if replay is not None else effective_check(options.check, store, inputs)
         selected = rows
         if first is not None or inputs is not None:
             selected = select_rows(rows, len(inputs) if inputs is not None else stores[0].rows)
         joined = match(first, inputs, selected, missing=options.missing, views=options.views)
-        views = joined is not None and joined.has_views
+        views = replay is not None or (joined is not None and joined.has_views)
         aligned = [aligned_rows(stores[0], other) if number else None for number, other in enumerate(stores)]
         if joined is not None:
             length = len(joined)
@@ -153,7 +155,7 @@ class Examples:
         self.identity = Identity.of(store, inputs, self.plan)
         input_bytes = 0 if inputs is None else inputs.input_dtype.itemsize * math.prod(inputs.input_shape)
         self._row_bytes = input_bytes + label_bytes(stores)
-        self._collator = Collator(store, inputs, check=check, tensors=options.tensors, views=views)
+        self._collator = Collator(store, inputs, check=check, tensors=options.tensors, views=views, replay=replay)
         self.caches = open_caches(self.plan, windowed=windowed)
 
     @property

@@ -17,7 +17,7 @@ MAX_NAMED = 3
 """Missing keys that a message names."""
 
 Missing = Literal["error", "drop"]
-Views = Literal["all", "draw"]
+Views = Literal["all", "one"]
 
 
 def match(
@@ -69,7 +69,7 @@ def join(store: Store, source: Source, rows: Rows, *, missing: Missing = "error"
         source: Data, in any order, with any other columns and rows.
         rows: Data rows to find labels for, (n,).
         missing: ``error``, or ``drop`` the rows without a label.
-        views: ``all`` views of an example, or ``draw`` one in each epoch.
+        views: ``all`` views of an example, or ``one`` in each epoch.
 
     Raises:
         KeyMissing: Rows without a label, other than those that were skipped when the labels were made; counts them and
@@ -84,7 +84,7 @@ def join(store: Store, source: Source, rows: Rows, *, missing: Missing = "error"
     first, count = first[labelled], count[labelled]
     store_rows = index.rows[ranges(first, count)]
     unused = store.rows - len(np.unique(store_rows))
-    return Join(rows[labelled], store_rows, count, rows[unlabelled], unused, draw=views == "draw")
+    return Join(rows[labelled], store_rows, count, rows[unlabelled], unused, draw=views == "one")
 
 
 def _were_skipped(store: Store, source: Source, rows: Rows) -> bool:

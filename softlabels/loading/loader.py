@@ -24,7 +24,7 @@ from softlabels.loading.home import Home
 from softlabels.loading.join import Missing, Views
 from softlabels.loading.mixture import MixedDataset, Mixture
 from softlabels.loading.order.steps import Last, Span, Steps
-from softlabels.sources import as_source
+from softlabels.loading.view_replay import source_of
 from softlabels.store import Store
 
 if TYPE_CHECKING:
@@ -45,7 +45,10 @@ class Loader:
     Args:
         store: Store of the soft labels, or an Ensemble or a Mixture. None: hard labels only.
         inputs: Data to join: a path or another DATA, arrays, a table, a dataset of Hugging Face ``datasets``, or a
-            source; see ``softlabels.sources.as_source``. None: labels alone.
+            source; see ``softlabels.sources.as_source``. None: labels alone. If the store is of views, the views of
+            these images are replayed.
+        size: Height and width of images and of replayed views in pixels. None: those of the views in the store, or of
+            the images.
         batch_size: Rows of a step over all ranks. The last step of an epoch may have fewer.
         seed: Seed of the shuffle order and of the views that are drawn.
         shuffle: Shuffle the rows. If False, rows come in ascending order.
@@ -55,7 +58,7 @@ class Loader:
         check: Inputs to hash again as they pass: the first row of each batch (``sample``), ``all``, or none (``off``).
         missing: Treatment of data rows without a label: raise an ``error``, or ``drop`` them. ``items.joined`` counts
             them.
-        views: Use of several views of an example: ``all`` are rows of an epoch, or one is drawn per epoch (``draw``).
+        views: Use of several views of an example: ``all`` are rows of an epoch, or one is drawn per epoch (``one``).
         rank: Share of each batch to return, from 0.
         world_size: Number of shares.
         last: Use of rows that do not fill a batch: ``keep``, ``drop``, or fill it by ``repeat``-ing rows.
@@ -82,6 +85,7 @@ class Loader:
         store: Store | Ensemble | Mixture | None,
         *,
         inputs: Any = None,
+        size: int | None = None,
         batch_size: int = 256,
         seed: int = 0,
         shuffle: bool = True,
@@ -104,7 +108,7 @@ class Loader:
         if not 0 <= rank < world_size:
             raise InvalidArgument(f"rank: got {rank}; expected 0 to {world_size - 1} for world_size {world_size}")
         self.store = store
-        self.inputs = None if inputs is None else as_source(inputs)
+        self.inputs = None if inputs is None else source_of(inputs, None if isinstance(store, Mixture) else store, size)
         self.batch_size = batch_size
         self.rank, self.world_size = rank, world_size
         self.workers = workers

@@ -27,7 +27,7 @@ from softlabels.loading.order.epoch import Rows
 from softlabels.loading.order.interleave import BLOCK, Interleave, quotas_of
 from softlabels.loading.order.steps import Span
 from softlabels.loading.state import Identity
-from softlabels.sources import as_source
+from softlabels.loading.view_replay import source_of
 from softlabels.store import Store
 
 
@@ -112,7 +112,7 @@ class MixedDataset:
         self._parts = [
             Examples(
                 dataset.store,
-                None if dataset.inputs is None else as_source(dataset.inputs),
+                None if dataset.inputs is None else source_of(dataset.inputs, dataset.store),
                 replace(options, seed=options.seed + number, memory=memory),
                 rows=dataset.rows,
             )

@@ -53,6 +53,12 @@ class DistinctSource:
         return self._source
 
     @property
+    def size(self) -> int | None:
+        """Height and width that images are resized to, in pixels; None if they are not."""
+        size: int | None = getattr(self._source, "size", None)
+        return size
+
+    @property
     def spec(self) -> str:
         """DATA as the user typed it."""
         return self._source.spec

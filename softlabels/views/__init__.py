@@ -4,7 +4,7 @@ A policy is a list of transforms. Its parameters are random numbers that depend 
 example and the number of the view alone, so labels of a view can be used with the same pixels later, at any resolution.
 """
 
-from softlabels.views.policy import POLICY_VERSION, Policy, center_mask, center_view, parse_policy
+from softlabels.views.policy import POLICY_VERSION, Policy, center_mask, center_view, parse_policy, view_digest
 from softlabels.views.transforms import Transform
 
-__all__ = ["POLICY_VERSION", "Policy", "Transform", "center_mask", "center_view", "parse_policy"]
+__all__ = ["POLICY_VERSION", "Policy", "Transform", "center_mask", "center_view", "parse_policy", "view_digest"]

@@ -8,7 +8,7 @@ are equal on every machine, and no view depends on another.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from softlabels import rng
 from softlabels.errors import InvalidArgument, InvalidData
-from softlabels.views.transforms import TRANSFORMS, Transform, center_crop
+from softlabels.views.transforms import TRANSFORMS, Transform, as_float, center_crop, central_square, resize_mask
 
 POLICY_VERSION = 1
 """Version of the transforms' arithmetic. It changes whenever the pixels of a view change."""
@@ -48,7 +48,7 @@ class Policy:
     def spec(self) -> str:
         """Return the canonical specification, with every option."""
         return ",".join(
-            ":".join([transform.name, *(f"{name}={value:g}" for name, value in options.items())])
+            ":".join([transform.name, *(f"{name}={_text(value)}" for name, value in options.items())])
             for transform, options in self.steps
         )
 
@@ -86,15 +86,50 @@ class Policy:
         Raises:
             InvalidData: The image has another shape or dtype.
         """
-        pixels = as_pixels(image)
+        pixels = as_bytes(image)
+        for transform, options, draws in self._steps(key, view, seed):
+            pixels = transform.apply(pixels if transform.moves else as_float(pixels), size, draws, options)
+        if size is not None and pixels.shape[1:] != (size, size):
+            pixels = center_crop(pixels, size)
+        return as_image(as_float(pixels))
+
+    def mask(
+        self, mask: NDArray[np.int64], *, key: bytes, view: int, seed: int, size: int | None = None
+    ) -> NDArray[np.int64]:
+        """Return the class numbers of the pixels of one view, by nearest neighbour.
+
+        Args:
+            mask: (H, W) int64, of the size of the image, with -1 for ignored pixels.
+            key: Key of the example, 16 bytes.
+            view: Number of the view.
+            seed: Seed of the store.
+            size: Side of the view in pixels; None: the size of the image.
+
+        Returns:
+            (size, size) int64; (H, W) if ``size`` is None. Pixels from outside the image and erased ones are -1.
+
+        Example:
+            >>> mask = np.array([[0, 1], [2, 3]])
+            >>> parse_policy("flip:p=1").mask(mask, key=b"0" * 16, view=0, seed=0).tolist()
+            [[1, 0], [3, 2]]
+        """
+        classes = torch.from_numpy(np.array(mask, np.int64))[None]
+        for transform, options, draws in self._steps(key, view, seed):
+            if transform.mask is not None:
+                classes = transform.mask(classes, size, draws, options)
+        if size is not None and classes.shape[1:] != (size, size):
+            classes = resize_mask(central_square(classes), size, size)
+        return np.ascontiguousarray(classes[0].numpy())
+
+    def _steps(
+        self, key: bytes, view: int, seed: int
+    ) -> Iterator[tuple[Transform, Mapping[str, float], NDArray[np.float64]]]:
+        """Yield each transform with its options and its random numbers for a view."""
         draws = self.uniforms(np.frombuffer(key, np.uint8)[None], np.array([view]), seed)[0]
         start = 0
         for transform, options in self.steps:
-            pixels = transform.apply(pixels, size, draws[start : start + transform.draws], options)
+            yield transform, options, draws[start : start + transform.draws]
             start += transform.draws
-        if size is not None and pixels.shape[1:] != (size, size):
-            pixels = center_crop(pixels, size)
-        return as_image(pixels)
 
     def to_json(self) -> dict[str, Any]:
         """Return the policy as the descriptor of a store holds it."""
@@ -107,12 +142,22 @@ def as_pixels(image: NDArray[np.uint8]) -> torch.Tensor:
     Raises:
         InvalidData: The image has another shape or dtype.
     """
+    return as_float(as_bytes(image))
+
+
+def as_bytes(image: NDArray[np.uint8]) -> torch.Tensor:
+    """Return an (H, W, C) uint8 image as (C, H, W) uint8, over the same memory where it can be.
+
+    Raises:
+        InvalidData: The image has another shape or dtype.
+    """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in {1, 3} or 0 in image.shape:
         raise InvalidData(
             f"image: unsupported layout, got {image.dtype} of shape {image.shape}; expected uint8 of shape (H, W, C) "
             "with 1 or 3 channels. Convert the image first"
         )
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)).astype(np.float32))
+    # A copy of what is not writable, which torch warns of.
+    return torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
 
 
 def as_image(pixels: torch.Tensor) -> NDArray[np.uint8]:
@@ -132,7 +177,7 @@ def center_view(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         >>> center_view(np.zeros((4, 6, 3), np.uint8), 2).shape
         (2, 2, 3)
     """
-    return as_image(center_crop(as_pixels(image), size))
+    return as_image(center_crop(as_bytes(image), size))
 
 
 def center_mask(mask: NDArray[np.int64], size: int) -> NDArray[np.int64]:
@@ -146,25 +191,8 @@ def center_mask(mask: NDArray[np.int64], size: int) -> NDArray[np.int64]:
         >>> center_mask(np.arange(8).reshape(2, 4), 2).tolist()
         [[1, 2], [5, 6]]
     """
-    height, width = mask.shape
-    side = min(height, width)
-    y, x = (height - side) // 2, (width - side) // 2
-    places = nearest_places(side, size)
-    return np.asarray(mask[y + places[:, None], x + places[None]])
-
-
-def nearest_places(length: int, size: int) -> NDArray[np.int64]:
-    """Return the pixel that each of ``size`` pixels is taken from, by nearest neighbour at pixel centres, (size,).
-
-    Args:
-        length: Pixels of the original.
-        size: Pixels of the result.
-
-    Example:
-        >>> nearest_places(4, 2).tolist()
-        [1, 3]
-    """
-    return np.minimum((2 * np.arange(size) + 1) * length // (2 * size), length - 1)
+    square = central_square(torch.from_numpy(np.ascontiguousarray(mask))[None])
+    return resize_mask(square, size, size)[0].numpy()
 
 
 def parse_policy(spec: str) -> Policy:
@@ -214,6 +242,12 @@ def _options(transform: Transform, settings: list[str]) -> dict[str, float]:
             )
         options[name] = value
     return options
+
+
+def _text(value: float) -> str:
+    """Return the shortest text that is read as exactly this number."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def view_digest(view: NDArray[np.uint8]) -> str:

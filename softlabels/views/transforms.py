@@ -9,6 +9,7 @@ Positions and sizes are fractions of the image, so that a view has the same cont
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ class Transform:
         name: Name in a policy.
         draws: Number of uniform numbers it takes.
         apply: Function of image (C, H, W), size or None, draws (n,) and options to the new image.
+        mask: The same for class numbers, (1, H, W) int64, in which -1 is ignored; None: classes stay where they are.
+        moves: If True, ``apply`` only moves pixels, and also takes uint8.
         options: Options with their defaults.
         bounds: Lowest and highest value of each option.
     """
@@ -40,6 +43,8 @@ class Transform:
     name: str
     draws: int
     apply: Callable[[Tensor, int | None, Uniforms, Options], Tensor]
+    mask: Callable[[Tensor, int | None, Uniforms, Options], Tensor] | None = None
+    moves: bool = False
     options: Options = field(default_factory=dict)
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -63,6 +68,11 @@ def crop_box(draws: Uniforms, options: Options, aspect: float) -> tuple[float, f
     return draws[2] * (1 - height), draws[3] * (1 - width), height, width
 
 
+def as_float(image: Tensor) -> Tensor:
+    """Return an image as float32 in (C, H, W) order in memory: arithmetic depends on the layout."""
+    return image.to(torch.float32, memory_format=torch.contiguous_format).contiguous()
+
+
 def resize(image: Tensor, height: int, width: int) -> Tensor:
     """Return the image at another size, bilinear with antialiasing; unchanged where it has that size."""
     if image.shape[1:] == (height, width):
@@ -71,6 +81,27 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
         image[None], size=(height, width), mode="bilinear", antialias=True, align_corners=False
     )
     return resized[0]
+
+
+def nearest_places(length: int, size: int) -> Tensor:
+    """Return the pixel that each of ``size`` pixels is taken from, by nearest neighbour at pixel centres, (size,).
+
+    Args:
+        length: Pixels of the original.
+        size: Pixels of the result.
+
+    Example:
+        >>> nearest_places(4, 2).tolist()
+        [1, 3]
+    """
+    return ((2 * torch.arange(size) + 1) * length // (2 * size)).clamp(max=length - 1)
+
+
+def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:
+    """Return class numbers, (1, H, W), at another size, by nearest neighbour."""
+    _, own_height, own_width = mask.shape
+    rows, columns = nearest_places(own_height, height), nearest_places(own_width, width)
+    return mask[:, rows[:, None], columns[None]]
 
 
 def crop(image: Tensor, box: tuple[float, float, float, float]) -> Tensor:
@@ -83,10 +114,15 @@ def crop(image: Tensor, box: tuple[float, float, float, float]) -> Tensor:
 
 def center_crop(image: Tensor, size: int) -> Tensor:
     """Return the largest central square at ``size`` pixels."""
+    return resize(as_float(central_square(image)), size, size)
+
+
+def central_square(image: Tensor) -> Tensor:
+    """Return the largest central square of an image or a mask."""
     _, height, width = image.shape
     side = min(height, width)
     y, x = (height - side) // 2, (width - side) // 2
-    return resize(image[:, y : y + side, x : x + side], size, size)
+    return image[:, y : y + side, x : x + side]
 
 
 def luma(image: Tensor) -> Tensor:
@@ -150,10 +186,25 @@ def affine(image: Tensor, matrix: Sequence[float], fill: float = 127.5) -> Tenso
     return (shifted[0] + fill).clamp(0, 255)
 
 
+def affine_mask(mask: Tensor, matrix: Sequence[float]) -> Tensor:
+    """Return class numbers, (1, H, W), resampled as ``affine`` does, by nearest neighbour; -1 outside the image."""
+    theta = torch.tensor(matrix, dtype=torch.float32).reshape(1, 2, 3)
+    grid = torch.nn.functional.affine_grid(theta, [1, *mask.shape], align_corners=False)
+    shifted = (mask[None] + 1).float()  # zeros are filled in outside; class numbers are exact as float32
+    sampled = torch.nn.functional.grid_sample(shifted, grid, mode="nearest", align_corners=False)
+    return sampled[0].to(torch.int64) - 1
+
+
 def _random_crop(image: Tensor, size: int | None, draws: Uniforms, options: Options) -> Tensor:
     _, height, width = image.shape
     box = crop_box(draws, options, width / height)
-    return resize(crop(image, box), size or height, size or width)
+    return resize(as_float(crop(image, box)), size or height, size or width)
+
+
+def _random_crop_mask(mask: Tensor, size: int | None, draws: Uniforms, options: Options) -> Tensor:
+    _, height, width = mask.shape
+    box = crop_box(draws, options, width / height)
+    return resize_mask(crop(mask, box), size or height, size or width)
 
 
 def _flip(image: Tensor, size: int | None, draws: Uniforms, options: Options) -> Tensor:
@@ -169,6 +220,14 @@ def _color(image: Tensor, size: int | None, draws: Uniforms, options: Options) -
 
 
 def _erase(image: Tensor, size: int | None, draws: Uniforms, options: Options) -> Tensor:
+    return _erased(image, draws, options, 127.5)
+
+
+def _erase_mask(mask: Tensor, size: int | None, draws: Uniforms, options: Options) -> Tensor:
+    return _erased(mask, draws, options, -1)
+
+
+def _erased(image: Tensor, draws: Uniforms, options: Options, fill: float) -> Tensor:
     if draws[0] >= options["p"]:
         return image
     _, height, width = image.shape
@@ -179,7 +238,7 @@ def _erase(image: Tensor, size: int | None, draws: Uniforms, options: Options) -
     erased = image.clone()
     rows = slice(round(y * height), round((y + tall) * height))
     columns = slice(round(x * width), round((x + wide) * width))
-    erased[:, rows, columns] = 127.5
+    erased[:, rows, columns] = fill
     return erased
 
 
@@ -188,12 +247,23 @@ def _posterize(image: Tensor, strength: float) -> Tensor:
     return (image / step).floor() * step
 
 
-def _operations(strength: float, sign: float) -> tuple[Callable[[Tensor], Tensor], ...]:
-    """Return the operations of RandAugment at a strength from 0 to 1; ``sign`` is the direction where there are two."""
+def _matrices(strength: float, sign: float) -> tuple[tuple[float, ...], ...]:
+    """Return the affine maps of RandAugment at a strength: rotation, two shears and two shifts."""
     angle = sign * strength * math.pi / 6
     cos, sin = math.cos(angle), math.sin(angle)
-    factor = 1 + sign * 0.9 * strength
     shear, shift = sign * 0.3 * strength, sign * 0.9 * strength
+    return (
+        (cos, -sin, 0, sin, cos, 0),
+        (1, shear, 0, 0, 1, 0),
+        (1, 0, 0, shear, 1, 0),
+        (1, 0, shift, 0, 1, 0),
+        (1, 0, 0, 0, 1, shift),
+    )
+
+
+def _operations(strength: float, sign: float) -> tuple[Callable[[Tensor], Tensor], ...]:
+    """Return the operations of RandAugment at a strength from 0 to 1; ``sign`` is the direction where there are two."""
+    factor = 1 + sign * 0.9 * strength
     return (
         lambda image: image,
         lambda image: brightness(image, factor),
@@ -201,11 +271,7 @@ def _operations(strength: float, sign: float) -> tuple[Callable[[Tensor], Tensor
         lambda image: saturation(image, factor),
         lambda image: _posterize(image, strength),
         lambda image: torch.where(image >= 256 * (1 - strength), 255 - image, image),
-        lambda image: affine(image, (cos, -sin, 0, sin, cos, 0)),
-        lambda image: affine(image, (1, shear, 0, 0, 1, 0)),
-        lambda image: affine(image, (1, 0, 0, shear, 1, 0)),
-        lambda image: affine(image, (1, 0, shift, 0, 1, 0)),
-        lambda image: affine(image, (1, 0, 0, 0, 1, shift)),
+        *(functools.partial(affine, matrix=matrix) for matrix in _matrices(strength, sign)),
     )
 
 
@@ -220,25 +286,40 @@ def _rand_augment(image: Tensor, size: int | None, draws: Uniforms, options: Opt
     return image
 
 
+def _rand_augment_mask(mask: Tensor, size: int | None, draws: Uniforms, options: Options) -> Tensor:
+    for i in range(int(options["n"])):
+        sign = 1.0 if draws[2 * i] < 0.5 else -1.0
+        matrices = _matrices(options["m"] / 10, sign)
+        count = len(_operations(options["m"] / 10, sign))
+        place = int(draws[2 * i + 1] * count) - (count - len(matrices))
+        mask = mask if place < 0 else affine_mask(mask, matrices[place])
+    return mask
+
+
 TRANSFORMS: Mapping[str, Transform] = {
     transform.name: transform
     for transform in (
         Transform(
-            name="randcrop", draws=4, apply=_random_crop, options={"scale": 0.08, "ratio": 4 / 3},
+            name="randcrop", draws=4, apply=_random_crop, mask=_random_crop_mask, moves=True,
+            options={"scale": 0.08, "ratio": 4 / 3},
             bounds={"scale": (1e-3, 1.0), "ratio": (1.0, 10.0)},
         ),
-        Transform(name="flip", draws=1, apply=_flip, options={"p": 0.5}, bounds={"p": (0.0, 1.0)}),
+        Transform(
+            name="flip", draws=1, apply=_flip, mask=_flip, moves=True, options={"p": 0.5}, bounds={"p": (0.0, 1.0)},
+        ),
         Transform(
             name="color", draws=4, apply=_color,
             options={"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1},
             bounds={"brightness": (0.0, 1.0), "contrast": (0.0, 1.0), "saturation": (0.0, 1.0), "hue": (0.0, 0.5)},
         ),
         Transform(
-            name="randaugment", draws=2 * MAX_OPERATIONS, apply=_rand_augment, options={"n": 2, "m": 9},
+            name="randaugment", draws=2 * MAX_OPERATIONS, apply=_rand_augment, mask=_rand_augment_mask,
+            options={"n": 2, "m": 9},
             bounds={"n": (1, MAX_OPERATIONS), "m": (0.0, 10.0)},
         ),
         Transform(
-            name="erase", draws=5, apply=_erase, options={"p": 0.25, "low": 0.02, "high": 0.33, "ratio": 3.3},
+            name="erase", draws=5, apply=_erase, mask=_erase_mask,
+            options={"p": 0.25, "low": 0.02, "high": 0.33, "ratio": 3.3},
             bounds={"p": (0.0, 1.0), "low": (0.0, 1.0), "high": (0.0, 1.0), "ratio": (1.0, 10.0)},
         ),
     )

@@ -106,7 +106,7 @@ def test_all_views_of_an_example_are_found_and_one_is_drawn(tmp_path):
     store = write_store(tmp_path / "s", random_logits(120), keys=names, views=np.tile([0, 1, 2], 40))
     every = Loader(store, batch_size=50)
     assert sorted(row for batch in every for row in batch.rows) == list(range(120))
-    drawn = Loader(store, views="draw", batch_size=50, seed=1)
+    drawn = Loader(store, views="one", batch_size=50, seed=1)
     counts = np.zeros(120, int)
     for epoch in range(60):
         batches = list(drawn.epoch(epoch))
@@ -114,8 +114,8 @@ def test_all_views_of_an_example_are_found_and_one_is_drawn(tmp_path):
         np.testing.assert_array_equal(np.concatenate([batch.views for batch in batches]), rows % 3)
         assert sorted(rows // 3) == list(range(40)), "one of each example"
         counts[rows] += 1
-        again = [batch.rows for batch in Loader(store, views="draw", batch_size=50, seed=1, rank=0).epoch(epoch)]
+        again = [batch.rows for batch in Loader(store, views="one", batch_size=50, seed=1, rank=0).epoch(epoch)]
         np.testing.assert_array_equal(np.concatenate(again), rows)
     assert counts.min() > 5, "twenty are expected of each"
     with pytest.raises(InvalidArgument, match="Leave rows= out"):
-        Loader(store, views="draw", rows=np.arange(3))
+        Loader(store, views="one", rows=np.arange(3))

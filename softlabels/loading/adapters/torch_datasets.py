@@ -27,8 +27,8 @@ from softlabels.loading.loader import Loader
 from softlabels.loading.order.epoch import Pairs, Rows
 from softlabels.loading.order.shuffle import Order
 from softlabels.loading.order.steps import Span
+from softlabels.loading.view_replay import source_of
 from softlabels.loading.workers import preload_torch
-from softlabels.sources import as_source
 from softlabels.store import Store
 
 
@@ -42,10 +42,11 @@ class LabelDataset(Dataset[Batch]):
     Args:
         store: Store of the soft labels, or an Ensemble.
         inputs: Data to join, as in ``Loader``. None: labels alone.
+        size: Height and width of images and of replayed views in pixels, as in ``Loader``.
         rows: Row numbers to use, of the data if there is any, else of the store. None: all rows.
         check: Inputs to hash again: the first of each request (``sample``), ``all``, or none (``off``).
         missing: Treatment of data rows without a label: raise an ``error``, or ``drop`` them.
-        views: Use of several views of an example: ``all`` are examples, or one is drawn per epoch (``draw``).
+        views: Use of several views of an example: ``all`` are examples, or one is drawn per epoch (``one``).
         seed: Seed of the views that are drawn, and of ``sampler``.
         memory: Bytes of decoded chunks to hold in each process. One chunk is held in any case.
 
@@ -65,6 +66,7 @@ class LabelDataset(Dataset[Batch]):
         store: Store | Ensemble,
         *,
         inputs: Any = None,
+        size: int | None = None,
         rows: Rows | None = None,
         check: Check = "sample",
         missing: Missing = "error",
@@ -73,7 +75,7 @@ class LabelDataset(Dataset[Batch]):
         memory: int = 2**28,
     ) -> None:
         self.store = store
-        self.inputs = None if inputs is None else as_source(inputs)
+        self.inputs = None if inputs is None else source_of(inputs, store, size)
         options = ExampleOptions(
             batch_size=1,
             seed=seed,

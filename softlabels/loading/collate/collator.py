@@ -15,6 +15,7 @@ from softlabels.loading.ensemble import Ensemble, stores_of
 from softlabels.loading.order.steps import Span
 from softlabels.loading.shared_memory import as_tensor
 from softlabels.sources import Ragged, Source, input_keys, map_arrays
+from softlabels.sources.view_inputs import ViewInputs
 from softlabels.store import Store
 
 Check = Literal["sample", "all", "off"]
@@ -41,10 +42,18 @@ class Collator:
         tensors: Return torch tensors, with ids and values in the dtypes they are stored in. Otherwise return NumPy
             arrays, with int64 ids and float32 values.
         views: Include the view of each row.
+        replay: Views of the inputs, which are replayed; None: inputs are read as they are.
     """
 
     def __init__(
-        self, store: Store | Ensemble | None, inputs: Source | None, *, check: Check, tensors: bool, views: bool
+        self,
+        store: Store | Ensemble | None,
+        inputs: Source | None,
+        *,
+        check: Check,
+        tensors: bool,
+        views: bool,
+        replay: ViewInputs | None = None,
     ) -> None:
         self._store = store
         self._stores = stores_of(store)
@@ -53,6 +62,7 @@ class Collator:
         self._check = check
         self._tensors = tensors
         self._views = views
+        self._replay = replay
 
     def collate(self, span: Span, rows: RowColumns) -> Batch:
         """Return the batch of some rows of a step.
@@ -63,7 +73,7 @@ class Collator:
         inputs: Any = None
         hard: Any = None
         if self._inputs is not None:
-            inputs = map_arrays(self._inputs.inputs(rows.source_rows), _owned)
+            inputs = map_arrays(self._read(rows), _owned)
             hard = self._inputs.labels(rows.source_rows)
             self._check_alignment(inputs, rows)
             if self._tensors:
@@ -78,6 +88,14 @@ class Collator:
             views=rows.columns[0]["view"] if self._views else None,
             global_rows=span.stop - span.start,
         )
+
+    def _read(self, rows: RowColumns) -> Any:
+        """Return the inputs of rows, or their views."""
+        if self._inputs is None:
+            return None
+        if self._replay is None:
+            return self._inputs.inputs(rows.source_rows)
+        return self._replay.inputs(rows.source_rows, rows.columns[0]["view"])
 
     def _labels(self, head: str, rows: RowColumns) -> SoftLabels:
         if isinstance(self._store, Ensemble):

@@ -34,6 +34,7 @@ from softlabels.store.format.limits import (
 )
 from softlabels.store.format.provenance import DataRecord, SubsetRecord, TeacherRecord
 from softlabels.store.format.token_inputs import INPUTS, TokenInputs
+from softlabels.store.format.view_record import VIEWS, ViewRecord
 from softlabels.store.storage.read_errors import DESCRIPTOR, read_errors
 from softlabels.store.storage.registry import open_storage
 from softlabels.store.storage.storage import Location, Storage
@@ -49,7 +50,7 @@ DEFAULT_UNIT_ROWS = 16_384
 
 CODEBOOK = "codebook"
 SUBSET_OF = "subset_of"
-KNOWN = (CODEBOOK, INPUTS)
+KNOWN = (CODEBOOK, INPUTS, VIEWS)
 """Features a store may require."""
 
 LENGTH = "length"
@@ -75,6 +76,7 @@ class Descriptor:
         seed: Seed of every random draw, taken modulo 2^64.
         inputs: Token ids that the store holds beside the labels; None if it holds labels alone.
         subset_of: Snapshot of which the store is a part; None if it was labelled as a whole.
+        views: Augmentation whose views the rows are labels of; None if rows are labels of inputs as they are.
 
     Raises:
         InvalidArgument: A value out of range, or a product of values that readers would refuse.
@@ -100,6 +102,7 @@ class Descriptor:
     seed: int = 0
     inputs: TokenInputs | None = None
     subset_of: SubsetRecord | None = None
+    views: ViewRecord | None = None
     document: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
     """The document that was read, with keys of later versions."""
 
@@ -239,7 +242,11 @@ class Descriptor:
         """Return the document in ``softlabels.json``."""
         if self.document is not None:
             return dict(self.document)
-        features = {CODEBOOK: any(head.codebook for head in self.heads.values()), INPUTS: self.inputs is not None}
+        features = {
+            CODEBOOK: any(head.codebook for head in self.heads.values()),
+            INPUTS: self.inputs is not None,
+            VIEWS: self.views is not None,
+        }
         document: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
@@ -253,10 +260,8 @@ class Descriptor:
             "data": self.data.to_json(),
             "seed": self.seed,
         }
-        if self.inputs is not None:
-            document[INPUTS] = self.inputs.to_json()
-        if self.subset_of is not None:
-            document[SUBSET_OF] = self.subset_of.to_json()
+        for name, section in ((INPUTS, self.inputs), (SUBSET_OF, self.subset_of), (VIEWS, self.views)):
+            document |= {} if section is None else {name: section.to_json()}
         return document
 
     @property
@@ -266,7 +271,8 @@ class Descriptor:
         The same teacher and data may have other paths on another machine, and a later version may describe them in more
         detail. Their digests prove that they are the same.
         """
-        return self.to_json() | {"teacher": self.teacher.identity, "data": self.data.identity}
+        views = {} if self.views is None else {VIEWS: self.views.identity}
+        return self.to_json() | {"teacher": self.teacher.identity, "data": self.data.identity} | views
 
     @cached_property
     def digest(self) -> str:
@@ -307,6 +313,7 @@ def parse_descriptor(data: bytes) -> Descriptor:
         seed=fields.integer("seed", -(2**63), 2**64 - 1),
         inputs=TokenInputs.from_fields(fields.object(INPUTS)) if INPUTS in requires else None,
         subset_of=None if fields.get(SUBSET_OF) is None else SubsetRecord.from_fields(fields.object(SUBSET_OF)),
+        views=ViewRecord.from_fields(fields.object(VIEWS)) if VIEWS in requires else None,
         document=value,
     )
 

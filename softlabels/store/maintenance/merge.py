@@ -61,7 +61,7 @@ def merge(
         raise InvalidArgument(f"merging takes two stores or more, and conflicts=error or first, not {conflicts!r}")
     stores = [open_store(path) for path in paths]
     first = stores[0].descriptor
-    donors = RowCopier(stores, dict(first.heads), first.teacher, first.inputs)
+    donors = RowCopier(stores, dict(first.heads), first.teacher, first.inputs, first.views)
     rows, twice = donors.distinct()
     if conflicts == "error":
         _check_alike_labels(donors, twice)

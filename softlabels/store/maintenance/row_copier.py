@@ -16,6 +16,7 @@ from softlabels.labels import Head, SparseLabels
 from softlabels.store.format.difference import difference
 from softlabels.store.format.provenance import TeacherRecord
 from softlabels.store.format.token_inputs import TokenInputs
+from softlabels.store.format.view_record import ViewRecord, same_views
 from softlabels.store.sealed_store import Store
 from softlabels.store.unit_statistics import UnitStatistics
 
@@ -28,13 +29,19 @@ class RowCopier:
         heads: Heads that the rows must have.
         teacher: Teacher that the rows must come from.
         inputs: Token ids that the rows are to hold; None for labels alone.
+        views: Augmentation whose views the rows must be labels of; None for labels of inputs as they are.
 
     Raises:
-        StoreConflict: A store is of another teacher, or has other heads or inputs.
+        StoreConflict: A store is of another teacher, or has other heads, inputs or views.
     """
 
     def __init__(
-        self, stores: Sequence[Store], heads: dict[str, Head], teacher: TeacherRecord, inputs: TokenInputs | None = None
+        self,
+        stores: Sequence[Store],
+        heads: dict[str, Head],
+        teacher: TeacherRecord,
+        inputs: TokenInputs | None = None,
+        views: ViewRecord | None = None,
     ) -> None:
         self.stores = list(stores)
         for store in self.stores:
@@ -43,6 +50,11 @@ class RowCopier:
                 raise StoreConflict(
                     f"{store.storage}: other inputs, got {store.descriptor.inputs}; expected {inputs}. Use stores of "
                     "one tokenizer"
+                )
+            if not same_views(store.descriptor.views, views):
+                raise StoreConflict(
+                    f"{store.storage}: labels of other views, got {_policy(store.descriptor.views)}; expected "
+                    f"{_policy(views)}. Use stores of one augmentation, seed and size"
                 )
         names = [_names(store) for store in self.stores]
         joined = np.concatenate(names)
@@ -168,3 +180,10 @@ def _check_alike(store: Store, heads: dict[str, Head], teacher: TeacherRecord) -
 def _names(store: Store) -> NDArray[np.bytes_]:
     parts = [store.read_chunk(number, ["key", "view"]) for number in range(store.chunks)]
     return np.concatenate([row_names(item["key"], item["view"]) for item in parts])
+
+
+def _policy(views: ViewRecord | None) -> str:
+    """Return views in words."""
+    if views is None:
+        return "no augmentation"
+    return f"{views.count} views of {views.policy}, seed {views.seed}, size {views.size}"

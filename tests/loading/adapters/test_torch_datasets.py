@@ -98,7 +98,7 @@ def test_the_samplers_order_is_the_loaders(sealed, digits, tmp_path):
 def test_drawn_views_follow_the_epoch_in_living_workers(tmp_path):
     keys = np.repeat(id_keys(range(30)), 4, axis=0)
     store = write_store(tmp_path / "s", random_logits(120), keys=keys, views=np.tile(np.arange(4), 30))
-    dataset = LabelDataset(store, views="draw", seed=2)
+    dataset = LabelDataset(store, views="one", seed=2)
     assert len(dataset) == 30
     workers = DataLoader(
         dataset, batch_size=30, num_workers=1, multiprocessing_context="forkserver", persistent_workers=True,
@@ -106,7 +106,7 @@ def test_drawn_views_follow_the_epoch_in_living_workers(tmp_path):
     )  # fmt: skip
     for epoch in (0, 1):
         dataset.set_epoch(epoch)
-        expected = Loader(store, views="draw", seed=2, batch_size=30)
+        expected = Loader(store, views="one", seed=2, batch_size=30)
         (batch,) = workers
         assert sorted(rows_of([batch])) == sorted(rows_of(expected.epoch(epoch)))
 

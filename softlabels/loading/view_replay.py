@@ -1,0 +1,57 @@
+"""Views in the loader: the images that the labels of a store of views were made from, replayed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from softlabels.errors import InvalidArgument
+from softlabels.loading.ensemble import Ensemble, stores_of
+from softlabels.sources import Source, as_source
+from softlabels.sources.view_inputs import ViewInputs
+from softlabels.store import Store
+from softlabels.store.format.view_record import same_views
+
+
+def source_of(inputs: Any, labels: Store | Ensemble | None, size: int | None = None) -> Source:
+    """Return data as a source, with images at the size of a store's views if none is named.
+
+    Args:
+        inputs: Anything ``softlabels.sources.as_source`` takes.
+        labels: The labels, if any.
+        size: Height and width of images in pixels; None: as above.
+
+    Raises:
+        InvalidArgument: ``inputs`` holds no examples.
+        InvalidData: The data cannot be used.
+    """
+    if size is None and getattr(inputs, "size", None) is None:
+        records = [store.descriptor.views for store in stores_of(labels)]
+        size = next((record.size for record in records if record is not None), None)
+    return as_source(inputs, size=size)
+
+
+def replay_of(labels: Store | Ensemble | None, source: Source | None) -> ViewInputs | None:
+    """Return the views that the rows of a store are labels of, checked against the data; None if there are none.
+
+    Args:
+        labels: The labels, if any.
+        source: The data, if any.
+
+    Raises:
+        LabelsMisaligned: A view replays to other pixels than its labels were made from.
+        InvalidArgument: The policy is of another version, or stores of an ensemble are of different views.
+        InvalidData: The data has no images.
+    """
+    stores = stores_of(labels)
+    record = stores[0].descriptor.views if stores else None
+    for store in stores[1:]:
+        if not same_views(store.descriptor.views, record):
+            raise InvalidArgument(
+                f"stores: {store.storage} and {stores[0].storage} are labels of different views; expected one policy, "
+                "seed, size and number of views. Generate both with the same options"
+            )
+    if record is None or source is None:
+        return None
+    replay = ViewInputs(source, record)
+    replay.check()
+    return replay

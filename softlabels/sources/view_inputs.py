@@ -1,0 +1,200 @@
+"""Views of the images of a source: replayed exactly from (seed, key, view), wherever and in whatever order.
+
+Images are decoded at their own size and each is transformed by itself on one of several threads, so the pixels of a
+view do not depend on batches, threads or processes. Crops are fractions of the image, so views may be replayed at
+another size than the labels were made at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabels.errors import InvalidArgument, InvalidData, LabelsMisaligned
+from softlabels.sources.image_files import Pixels
+from softlabels.sources.pictures import is_pictures, map_images, map_masks
+from softlabels.sources.protocol import Source, Target
+from softlabels.store.format.view_record import ViewDigest, ViewRecord
+
+DIGESTS = 8
+"""Views whose pixels a store records."""
+
+
+class ViewInputs:
+    """The views of a source.
+
+    Args:
+        source: Data of images. One with a size is replayed at that size.
+        record: Policy, seed and number of views.
+
+    Attributes:
+        source: The data.
+        record: Policy, seed and number of views.
+        size: Height and width of the replayed views; None: those of the images.
+
+    Raises:
+        InvalidData: The inputs are no images, or a mixing policy lacks the examples it mixes.
+        InvalidArgument: The policy is unknown here, or of another version.
+
+    Example:
+        >>> from softlabels.sources import open_source
+        >>> record = ViewRecord(count=2, policy="flip", version=1, seed=0, size=8, examples=1797)
+        >>> ViewInputs(open_source("digits"), record).inputs(np.array([0, 0]), np.array([0, 1])).shape
+        (2, 8, 8, 1)
+    """
+
+    def __init__(self, source: Source, record: ViewRecord) -> None:
+        from softlabels.views import POLICY_VERSION, parse_policy
+
+        if not is_pictures(source):
+            raise InvalidData(
+                f"{source.spec}: views need images, got {source.input_dtype} of shape {source.input_shape}; expected "
+                "uint8 of shape (H, W), (H, W, 1) or (H, W, 3). Convert the data, or leave out --views"
+            )
+        if record.version != POLICY_VERSION:
+            raise InvalidArgument(
+                f"views: made by version {record.version} of the transforms, this softlabels has {POLICY_VERSION}; "
+                "expected the same. Install a softlabels of that version, or generate the labels again"
+            )
+        self.source = source
+        self.record = record
+        self.size: int | None = getattr(source, "size", None) or record.size
+        self._policy = parse_policy(record.policy)
+
+    def inputs(self, rows: NDArray[np.int64], views: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Return views, (n, size, size, C) uint8.
+
+        Args:
+            rows: Rows of the source, (n,).
+            views: Number of the view of each row, (n,).
+
+        Raises:
+            UnreadableRow: Images cannot be read.
+        """
+        return np.stack(self._replay(rows, views, self.size))
+
+    def target(self, name: str, rows: NDArray[np.int64], views: NDArray[np.integer]) -> NDArray[np.generic]:
+        """Return the target of the head ``name`` for views; masks are transformed as the images are.
+
+        Args:
+            name: Name of the head.
+            rows: Rows of the source, (n,).
+            views: Number of the view of each row, (n,).
+
+        Raises:
+            InvalidArgument: There is no such target, or the policy moves pixels in a way that masks cannot follow.
+        """
+        target = self.source.targets.get(name)
+        if target is None or target.kind != "pixels":
+            return self.source.target(name, rows)
+        keys = self._keys(rows)
+
+        def change(place: int, mask: NDArray[np.int64]) -> NDArray[np.int64]:
+            return self._policy.mask(
+                mask, key=keys[place].tobytes(), view=int(views[place]), seed=self.record.seed, size=self.size
+            )
+
+        return np.stack(map_masks(self.source, name, rows, change))
+
+    @property
+    def targets(self) -> dict[str, Target]:
+        """The ground truth by head that views have."""
+        return dict(self.source.targets)
+
+    def digests(self) -> tuple[ViewDigest, ...]:
+        """Return the pixels of a few views, spread over the rows, to be recorded."""
+        count = len(self.source)
+        rows = np.unique(np.linspace(0, count - 1, num=min(DIGESTS, count)).astype(np.int64))
+        views = np.arange(len(rows)) % self.record.count
+        return self._digests(rows, views)
+
+    def check(self) -> None:
+        """Raise LabelsMisaligned unless the recorded views that this data holds replay bit by bit."""
+        recorded = {bytes.fromhex(one.key): one for one in self.record.digests}
+        rows = self._rows_of(list(recorded))
+        for row, key in rows:
+            one = recorded[key]
+            (again,) = self._digests(np.array([row]), np.array([one.view]))
+            if again.digest != one.digest:
+                raise LabelsMisaligned(
+                    f"{self.source.spec}, row {row}: view {one.view} replays to other pixels than its labels were made "
+                    f"from, got digest {again.digest[:16]}; expected {one.digest[:16]}. The labels were made with "
+                    f"{self.record.software or 'unknown libraries'}, here is {software()}. Install those versions, or "
+                    "generate the labels again"
+                )
+
+    def _digests(self, rows: NDArray[np.int64], views: NDArray[np.integer]) -> tuple[ViewDigest, ...]:
+        from softlabels.views import view_digest
+
+        keys = self._keys(rows)
+        replayed = self._replay(rows, views, self.record.size)
+        return tuple(
+            ViewDigest(key=key.tobytes().hex(), view=int(view), digest=view_digest(pixels))
+            for key, view, pixels in zip(keys, views, replayed, strict=True)
+        )
+
+    def _replay(self, rows: NDArray[np.int64], views: NDArray[np.integer], size: int | None) -> list[Pixels]:
+        keys = self._keys(rows)
+
+        def change(place: int, image: Pixels) -> Pixels:
+            return self._policy.view(
+                image, key=keys[place].tobytes(), view=int(views[place]), seed=self.record.seed, size=size
+            )
+
+        return map_images(self.source, rows, change)
+
+    def _keys(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self.source.keys()[rows]
+
+    def _rows_of(self, keys: Sequence[bytes]) -> list[tuple[int, bytes]]:
+        """Return the first row of each key that the data holds."""
+        own = np.ascontiguousarray(self.source.keys()).view("S16").reshape(-1)
+        found = []
+        for key in keys:
+            places = np.flatnonzero(own == np.frombuffer(key, "S16"))
+            found += [(int(places[0]), key)] if len(places) else []
+        return found
+
+
+def record_views(source: Source, *, count: int, policy: str, seed: int) -> ViewRecord:
+    """Return the record of views that are to be labelled.
+
+    Args:
+        source: Data of images, with a size or of one size.
+        count: Views of each example.
+        policy: Specification of the policy; see ``softlabels.views.parse_policy``.
+        seed: Seed of the parameters of views.
+
+    Raises:
+        InvalidArgument: The policy or a number is invalid.
+        InvalidData: The inputs are no images.
+    """
+    from dataclasses import replace
+
+    from softlabels.views import parse_policy
+
+    parsed = parse_policy(policy)
+    record = ViewRecord(
+        count=count,
+        policy=parsed.spec,
+        version=parsed.version,
+        seed=seed,
+        size=getattr(source, "size", None),
+        examples=len(source),
+        software=software(),
+    )
+    return replace(record, digests=ViewInputs(source, record).digests())
+
+
+def software() -> str:
+    """Return the versions of the libraries that decide the pixels of a view."""
+    import torch
+
+    names = [f"torch {torch.__version__}"]
+    try:
+        import PIL
+    except ImportError:
+        return names[0]
+    return ", ".join([*names, f"Pillow {PIL.__version__}"])
