@@ -13,6 +13,7 @@ from softlabels_cli.output import count, fidelity_lines, format_bytes, line_widt
 
 if TYPE_CHECKING:
     from softlabels.store import DataRecord, StoreDescription, TeacherRecord
+    from softlabels.store.format.view_record import ViewRecord
 
 INDENT = 12
 """Characters before a value."""
@@ -103,6 +104,7 @@ def _lines(store: StoreDescription) -> Iterator[tuple[str, str]]:
         tokenizer = store.inputs.tokenizer or "unknown"
         author = "" if store.inputs.written_by is None else f"; text written by {store.inputs.written_by}"
         yield "tokens", f"ids below {store.inputs.vocabulary:,}, tokenizer {tokenizer}{author}"
+    yield from _view_lines(store.views)
     for name, described in store.heads.items():
         head = described.head
         temperatures = ", ".join(f"{temperature:g}" for temperature in head.temperatures)
@@ -127,6 +129,14 @@ def _statement_lines(store: StoreDescription) -> Iterator[tuple[str, str]]:
     if store.description is not None:
         for name, text in store.description.to_json().items():
             yield NAMES.get(name, name), text
+
+
+def _view_lines(views: ViewRecord | None) -> Iterator[tuple[str, str]]:
+    """Yield the lines of the augmentation; none for labels of inputs as they are."""
+    if views is not None:
+        size = "at their own size" if views.size is None else f"at {views.size} pixels"
+        yield "views", f"{views.count:,} of each image {size}, seed {views.seed}, version {views.version}"
+        yield from (("", step) for step in views.policy.split(","))
 
 
 def _teacher_lines(teacher: TeacherRecord) -> Iterator[tuple[str, str]]:

@@ -167,6 +167,10 @@ soft_options = group_of(
         help="Temperature of the losses. [the highest in the store]",
     ),
     _option("--alpha", metavar="[HEAD=]A", multiple=True, callback=_by_head, help="Weight of the soft labels. [0.9]"),
+    _option(
+        "--views", type=click.Choice(["one", "all"]), default="one", show_default=True,
+        help="Views of each image in an epoch, if the labels are of several.",
+    ),
     click.option("--head", "heads", metavar="NAME", multiple=True, help="Head to learn; repeatable. [all]"),
 )  # fmt: skip
 """Options of soft labels."""

@@ -30,6 +30,15 @@ def source_of(inputs: Any, labels: Store | Ensemble | None, size: int | None = N
     return as_source(inputs, size=size)
 
 
+def has_views(store: Store | None) -> bool:
+    """Return True if a store holds labels of several views of an example.
+
+    Args:
+        store: The labels, if any.
+    """
+    return store is not None and store.descriptor.views is not None and store.descriptor.views.count > 1
+
+
 def replay_of(labels: Store | Ensemble | None, source: Source | None) -> ViewInputs | None:
     """Return the views that the rows of a store are labels of, checked against the data; None if there are none.
 

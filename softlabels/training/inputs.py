@@ -95,6 +95,8 @@ def open_data(
                 f"that they were made from {named!r}; if you trust that, name it with --data"
             )
         data = BUNDLED
+    if isinstance(labels, Store) and labels.descriptor.views is not None and getattr(data, "size", None) is None:
+        options.setdefault("size", labels.descriptor.views.size)
     source = as_source(data, text=text, **options)
     names = _class_names(labels)
     return source if names is None or source.columns.label is None else source.with_class_names(names)

@@ -14,6 +14,7 @@ from softlabels.models.run_record import RecipeValue
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["float32", "bf16", "fp16"]
+Views = Literal["one", "all"]
 
 Text: TypeAlias = str | Mapping[str, str]
 """One text for all heads, or one for each head; the head ``*`` stands for all others."""
@@ -31,6 +32,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer": get_args(Optimizer),
     "schedule": get_args(Schedule),
     "precision": get_args(Precision),
+    "views": get_args(Views),
 }
 SWITCHES = ("compile", "gradient_checkpointing")
 BY_HEAD = ("loss", "weight", "temperature", "alpha")
@@ -68,6 +70,7 @@ class RecipeOptions(TypedDict, total=False):
     temperature: Number | None
     alpha: Number
     log_every: int
+    views: Views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +106,7 @@ class Recipe:
         temperature: Temperature of the losses; None: the highest the labels were captured at.
         alpha: Weight of the soft labels against the hard ones, 0 to 1. Without hard labels it is 1.
         log_every: Steps between lines of metrics.
+        views: Rows of an epoch if labels are of several views of an example: ``one`` view of each, or ``all``.
 
     Raises:
         InvalidArgument: A value is out of range.
@@ -139,6 +143,7 @@ class Recipe:
     temperature: Number | None = None
     alpha: Number = 0.9
     log_every: int = 50
+    views: Views = "one"
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:

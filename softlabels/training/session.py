@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from softlabels.errors import InvalidArgument
 from softlabels.interruption import Interruption
 from softlabels.loading import Loader
+from softlabels.loading.view_replay import has_views
 from softlabels.models import Model, load_run, write_run
 from softlabels.models.digest import state_of
 from softlabels.models.run_files import write_file
@@ -137,6 +138,7 @@ class Session:
             rows=self.task.rows,
             batch_size=self.recipe.batch_size,
             seed=self.recipe.seed,
+            views=self.recipe.views if has_views(self.task.store) else "all",
             rank=self.workers.rank,
             world_size=self.workers.world_size,
             device=str(model.device) if on_device else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from softlabels.errors import InvalidArgument
 from softlabels.loading import Loader
+from softlabels.loading.view_replay import has_views
 from softlabels.models import Model
 from softlabels.sources.store_tokens import StoreTokens
 from softlabels.store import Store
@@ -79,6 +80,7 @@ def _held_out_loader(prepared: Prepared, task: Task, workers: Workers) -> tuple[
             batch_size=BATCH_ROWS * workers.world_size,
             shuffle=False,
             missing="drop",
+            views="one" if has_views(store) else "all",
             rank=workers.rank,
             world_size=workers.world_size,
         )

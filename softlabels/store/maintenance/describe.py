@@ -21,6 +21,7 @@ from softlabels.store.format.record import read_record
 from softlabels.store.format.skipped_rows import SkippedRow
 from softlabels.store.format.snapshot import Snapshot, read_snapshot, read_table
 from softlabels.store.format.token_inputs import TokenInputs
+from softlabels.store.format.view_record import ViewRecord
 from softlabels.store.sealed_store import Store
 from softlabels.store.storage.storage import Location, Storage
 
@@ -80,6 +81,7 @@ class StoreDescription:
         grows: True if rows are appended.
         heads: Heads by name.
         inputs: Token ids that the store holds; None if it holds labels alone.
+        views: Augmentation whose views the rows are labels of; None if rows are labels of inputs as they are.
         skipped: Rows without labels, with their numbers in the data; `rows` does not count them.
         subset_of: Snapshot of which the store is a part; None if it was labelled as a whole.
         description: Statements of the owner: licence, terms, data, contact; None if there are none.
@@ -104,6 +106,7 @@ class StoreDescription:
     grows: bool
     heads: Mapping[str, HeadDescription]
     inputs: TokenInputs | None = None
+    views: ViewRecord | None = None
     skipped: tuple[SkippedRow, ...] = ()
     subset_of: SubsetRecord | None = None
     description: Description | None = None
@@ -147,6 +150,7 @@ class StoreDescription:
             "inputs": None if self.inputs is None else self.inputs.to_json(),
             "subset_of": None if self.subset_of is None else self.subset_of.to_json(),
             "description": None if self.description is None else self.description.to_json(),
+            "views": None if self.views is None else self.views.to_json(),
         }
 
 
@@ -193,6 +197,7 @@ def describe_store(location: Location) -> StoreDescription:
             name: HeadDescription(head=head, fidelity=fidelity.get(name)) for name, head in descriptor.heads.items()
         },
         inputs=descriptor.inputs,
+        views=descriptor.views,
         skipped=skipped,
         subset_of=descriptor.subset_of,
         description=None if last is None else last[1],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from softlabels.loading import Batch
 from softlabels.losses import NO_LABEL
 from softlabels.models import DEFAULT_HEAD, OutputHead
 from softlabels.sources.protocol import Target
+from softlabels.sources.view_inputs import ViewInputs
 from softlabels.training.inputs import Prepared
 from softlabels.training.language import is_language
 from softlabels.training.tasks.loss_spec import WeightedLoss
@@ -35,11 +37,13 @@ class HardTargets:
         output: The head; regression has numbers, the others have class ids.
         read: Returns the targets of some rows: class ids (n, *shape), or numbers (n, width) with NaN for none.
         used: Rows whose targets are used, a mask over all rows of the data; None: all.
+        read_views: Returns the targets of views, from rows and numbers of views; None if views do not change them.
     """
 
     output: OutputHead
     read: Callable[[NDArray[np.int64]], NDArray[np.generic]]
     used: NDArray[np.bool_] | None = None
+    read_views: Callable[[NDArray[np.int64], NDArray[np.integer]], NDArray[np.generic]] | None = None
 
     @property
     def is_regression(self) -> bool:
@@ -52,7 +56,19 @@ class HardTargets:
         Args:
             rows: Row numbers, (n,).
         """
-        values = self.read(rows)
+        return self._only_used(self.read(rows), rows)
+
+    def of_batch(self, batch: Batch) -> NDArray[np.generic]:
+        """Return the targets of the rows of a batch, or of their views.
+
+        Args:
+            batch: The batch.
+        """
+        if self.read_views is None or batch.views is None:
+            return self.values(batch.rows)
+        return self._only_used(self.read_views(batch.rows, batch.views), batch.rows)
+
+    def _only_used(self, values: NDArray[np.generic], rows: NDArray[np.int64]) -> NDArray[np.generic]:
         if self.used is None or self.used[rows].all():
             return values
         values = values.copy()
@@ -65,7 +81,7 @@ class HardTargets:
         Args:
             batch: The batch.
         """
-        return float(self.present(self.values(batch.rows)).sum())
+        return float(self.present(self.of_batch(batch)).sum())
 
     def present(self, values: NDArray[np.generic]) -> NDArray[np.bool_]:
         """Return which rows or positions have a target.
@@ -88,13 +104,13 @@ def hard_term(head: str, targets: HardTargets, loss: WeightedLoss | None, *, wei
     if loss is None:
         return Term(
             name="cross_entropy",
-            loss=lambda outputs, batch: losses.cross_entropy(outputs[head], targets.values(batch.rows)),
+            loss=lambda outputs, batch: losses.cross_entropy(outputs[head], targets.of_batch(batch)),
             count=targets.count,
             weight=weight,
         )
 
     def distance(outputs: Outputs, batch: Batch) -> Tensor:
-        values = targets.values(batch.rows)
+        values = targets.of_batch(batch)
         present = targets.present(values)
         labels = DenseLabels(np.where(present[..., None], values, 0).astype(np.float32), "regression")
         value: Tensor = loss.loss.function(outputs[head], labels, mask=torch.from_numpy(present), **loss.options)
@@ -103,12 +119,15 @@ def hard_term(head: str, targets: HardTargets, loss: WeightedLoss | None, *, wei
     return Term(name=f"{loss.loss.name} to targets", loss=distance, count=targets.count, weight=weight)
 
 
-def hard_targets(prepared: Prepared, heads: Mapping[str, OutputHead]) -> dict[str, HardTargets]:
+def hard_targets(
+    prepared: Prepared, heads: Mapping[str, OutputHead], views: ViewInputs | None = None
+) -> dict[str, HardTargets]:
     """Return the hard targets of the heads that have some among the training rows.
 
     Args:
         prepared: Data of the run.
         heads: Heads that are learned, by name.
+        views: Views of the inputs that are trained on, which masks follow; None: inputs as they are.
 
     Raises:
         InvalidArgument: A target has another kind, size or shape than its head.
@@ -121,7 +140,13 @@ def hard_targets(prepared: Prepared, heads: Mapping[str, OutputHead]) -> dict[st
         if column is None:
             continue
         _check_target(name, output, prepared.source.targets[column], prepared.source.spec)
-        hard = HardTargets(output=output, read=_reader(column, prepared), used=prepared.used)
+        moves = views is not None and prepared.source.targets[column].kind == "pixels"
+        hard = HardTargets(
+            output=output,
+            read=_reader(column, prepared),
+            used=prepared.used,
+            read_views=functools.partial(views.target, column) if views is not None and moves else None,
+        )
         if hard.present(hard.values(prepared.train)).any():
             targets[name] = hard
     return targets

@@ -90,7 +90,7 @@ def soft_term(
         options["temperature"] = temperature
 
     def value(outputs: Outputs, batch: Batch) -> Tensor:
-        more = (hard.values(batch.rows),) if loss.loss.hard and hard is not None else ()
+        more = (hard.of_batch(batch),) if loss.loss.hard and hard is not None else ()
         result: Tensor = loss.loss.function(outputs[head], labels(batch), *more, **options)
         return result
 

@@ -8,6 +8,7 @@ from softlabels.errors import InvalidArgument
 from softlabels.labels import SoftLabels
 from softlabels.loading import Batch
 from softlabels.losses.chosen_tokens import HEAD as CHOSEN
+from softlabels.loading.view_replay import replay_of
 from softlabels.models import Model, OutputHead
 from softlabels.models.run_record import RunLabels
 from softlabels.store import Store
@@ -37,8 +38,9 @@ def student_task(teacher: Store | Model, heads: Mapping[str, OutputHead], prepar
     """
     recipe.check_heads(heads)
     soft = soft_targets(teacher)
-    hard = hard_targets(prepared, heads)
     available = () if isinstance(teacher, Model) else tuple(teacher.heads)
+    views = replay_of(teacher, prepared.source) if isinstance(teacher, Store) else None
+    hard = hard_targets(prepared, heads, views)
     samples = _samples(teacher, heads, prepared)
     specs = {
         name: choose_loss(recipe.loss_of(name), name, head, samples[name], available) for name, head in heads.items()
