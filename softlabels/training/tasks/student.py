@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from softlabels.errors import InvalidArgument
 from softlabels.labels import SoftLabels
 from softlabels.loading import Batch
-from softlabels.losses.chosen_tokens import HEAD as CHOSEN
 from softlabels.loading.view_replay import replay_of
+from softlabels.losses.chosen_tokens import HEAD as CHOSEN
 from softlabels.models import Model, OutputHead
 from softlabels.models.run_record import RunLabels
 from softlabels.store import Store
