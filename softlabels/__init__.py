@@ -19,7 +19,7 @@ from softlabels.version import __version__
 if TYPE_CHECKING:
     from softlabels import errors as errors
     from softlabels import losses as losses
-    from softlabels.generation import create, generate, plan
+    from softlabels.generation import create, generate, merge, plan
     from softlabels.labels import DenseLabels, Head, SparseLabels
     from softlabels.loading import Ensemble, Mixture
     from softlabels.loading.adapters.torch_datasets import LabelDataset
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from softlabels.sources import content_keys, open_source
     from softlabels.store import collect_garbage as gc
     from softlabels.store import describe_store as inspect
-    from softlabels.store import merge, repair, seal, verify
     from softlabels.store import open_store as open  # noqa: A004  sl.open is the verb of the design
+    from softlabels.store import repair, seal, verify
     from softlabels.training import compare, export_model, train_student, train_teacher
 
 _HOME = {
@@ -48,7 +48,7 @@ _HOME = {
     "generate": "softlabels.generation",
     "inspect": "softlabels.store:describe_store",
     "loader": "softlabels.loading.loader",
-    "merge": "softlabels.store",
+    "merge": "softlabels.generation",
     "open": "softlabels.store:open_store",
     "open_source": "softlabels.sources",
     "plan": "softlabels.generation",

@@ -4,6 +4,7 @@ from softlabels.generation.api import DataLike, estimate, generate, sample
 from softlabels.generation.engines import engines
 from softlabels.generation.gate import check_teacher
 from softlabels.generation.label_writer import LabelWriter, create
+from softlabels.generation.merging import merge
 from softlabels.generation.planned import plan
 from softlabels.generation.results import Estimate, Generated
 from softlabels.generation.settings import Settings
@@ -19,6 +20,7 @@ __all__ = [
     "engines",
     "estimate",
     "generate",
+    "merge",
     "plan",
     "sample",
 ]

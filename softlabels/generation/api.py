@@ -180,7 +180,7 @@ def generate(
     store, copier = _open(out, plan, model, settings, reused)
     check_resumed(store, plan, model, rows=settings.batch_size)
     if copier is not None:
-        check_copied(store, copier, plan, model, rows=settings.batch_size)
+        check_copied(copier, plan, model, rows=settings.batch_size)
     LOGGER.info("labelling %s with %s into %s: %d rows", plan.source.spec, model.spec, out, len(plan))
     began = time.perf_counter()
     work = Work(plan=plan, teacher=model, store=store, settings=settings, copier=copier)

@@ -9,18 +9,20 @@ to pass, so a second prediction is encoded and compared in the same way.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabels import columns as ragged
+from softlabels.encodings import Codebook
 from softlabels.errors import StoreConflict
 from softlabels.generation.outputs import of_predictions
 from softlabels.generation.row_plan import RowPlan
 from softlabels.labels import DISTRIBUTIONS, DenseLabels, Head, SoftLabels, log_softmax
 from softlabels.models import Model
-from softlabels.store import RowCopier, StoreWriter
+from softlabels.store import Descriptor, RowCopier, Storage, StoreWriter
 from softlabels.store.format.descriptor import LENGTH
 from softlabels.store.unit_reader import UnitReader
 
@@ -57,6 +59,21 @@ CERTAIN = 1e-3
 Columns = Mapping[str, NDArray[Any]]
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A store whose rows are compared.
+
+    Attributes:
+        storage: Storage of the store.
+        descriptor: Its descriptor.
+        codebooks: Its codebooks by head.
+    """
+
+    storage: Storage
+    descriptor: Descriptor
+    codebooks: Mapping[str, Codebook]
+
+
 def check_resumed(store: StoreWriter, plan: RowPlan, teacher: Model, *, rows: int = ROWS) -> None:
     """Raise if rows that a store holds are not what the teacher predicts now; do nothing if it holds none.
 
@@ -84,18 +101,21 @@ def check_resumed(store: StoreWriter, plan: RowPlan, teacher: Model, *, rows: in
         batches.append(ragged.take(columns, store.descriptor.columns(), picked))
         numbers.append(store.descriptor.unit_range(units[index]).start + record.row_numbers[picked])
     if batches:
-        _compare(str(store.storage), store, ragged.join(batches), plan, np.concatenate(numbers), teacher)
+        stored = Stored(store.storage, store.descriptor, store.codebooks)
+        _compare(stored, ragged.join(batches), plan, np.concatenate(numbers), teacher)
 
 
-def check_copied(store: StoreWriter, copier: RowCopier, plan: RowPlan, teacher: Model, *, rows: int = ROWS) -> None:
+def check_copied(copier: RowCopier, plan: RowPlan, teacher: Model, *, rows: int = ROWS) -> list[int]:
     """Raise if rows that are to be copied from other stores are not what the teacher predicts now.
 
     Args:
-        store: Store that rows are copied to.
         copier: Stores that rows are copied from.
-        plan: Rows of the store.
+        plan: Rows that the teacher can predict.
         teacher: The model.
         rows: Most rows to predict at a time.
+
+    Returns:
+        Number of rows that were predicted, by store; 0 for a store with no row of ``plan``.
 
     Raises:
         StoreConflict: The labels differ.
@@ -117,13 +137,13 @@ def check_copied(store: StoreWriter, copier: RowCopier, plan: RowPlan, teacher: 
     for index, pairs in matches.items():
         if pairs:
             own_rows, copied = np.array(pairs, np.int64).T
+            store = copier.stores[index]
             columns = copier.columns(copied, list(store.descriptor.columns()))
-            _compare(str(copier.stores[index].storage), store, columns, plan, own_rows, teacher)
+            _compare(Stored(store.storage, store.descriptor, store.codebooks()), columns, plan, own_rows, teacher)
+    return [len(pairs) for pairs in matches.values()]
 
 
-def _compare(
-    name: str, store: StoreWriter, columns: Columns, plan: RowPlan, rows: NDArray[np.int64], teacher: Model
-) -> None:
+def _compare(store: Stored, columns: Columns, plan: RowPlan, rows: NDArray[np.int64], teacher: Model) -> None:
     """Raise unless stored rows are close to the teacher's predictions for the same examples."""
     heads = store.descriptor.heads
     inputs = plan.inputs(rows)
@@ -142,10 +162,10 @@ def _compare(
         if not difference <= tolerance:
             unit = "nats" if head.kind in DISTRIBUTIONS else "standard deviations"
             raise StoreConflict(
-                f"{name}: the labels are of another teacher, head {head_name!r} differs from what the teacher predicts "
-                f"now by {difference:.2g} {unit} in {len(rows)} rows; expected at most {tolerance:.2g}. Were weights, "
-                "code or data replaced under the same name? Label into another directory, and tell teachers apart with "
-                "--teacher-version"
+                f"{store.storage}: the labels are of another teacher, head {head_name!r} differs from what the teacher "
+                f"predicts now by {difference:.2g} {unit} in {len(rows)} rows; expected at most {tolerance:.2g}. Were "
+                "weights, code or data replaced under the same name? Label into another directory, and tell teachers "
+                "apart with --teacher-version"
             )
 
 
@@ -161,14 +181,14 @@ def _spread_items(rows: int, lengths: NDArray[np.int64] | None) -> NDArray[np.in
     return np.concatenate([np.empty(0, np.int64), *positions])
 
 
-def _encode(store: StoreWriter, name: str, values: Tensor) -> Columns:
+def _encode(store: Stored, name: str, values: Tensor) -> Columns:
     encoding, head = store.descriptor.encoding(name), store.descriptor.heads[name]
     numbers = np.arange(len(values), dtype=np.int64)
     arrays = encoding.encode(values, head, numbers, codebook=store.codebooks.get(name)).arrays
     return {f"{name}/{column}": array for column, array in arrays.items()}
 
 
-def _decode(store: StoreWriter, name: str, columns: Columns) -> SoftLabels:
+def _decode(store: Stored, name: str, columns: Columns) -> SoftLabels:
     """Return the labels of all items; the tail prior is not needed for the classes that are listed."""
     encoding, head = store.descriptor.encoding(name), store.descriptor.heads[name]
     arrays = {column: columns[f"{name}/{column}"] for column in encoding.columns(head)}

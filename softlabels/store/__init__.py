@@ -5,7 +5,7 @@ from softlabels.store.format.provenance import DataRecord, TeacherRecord
 from softlabels.store.format.snapshot import Snapshot
 from softlabels.store.maintenance.describe import HeadDescription, StoreDescription, describe_store
 from softlabels.store.maintenance.garbage import Garbage, OrphanedFile, collect_garbage
-from softlabels.store.maintenance.merge import merge
+from softlabels.store.maintenance.merge import Merged, merge
 from softlabels.store.maintenance.repair import repair
 from softlabels.store.maintenance.report import Problem, Report
 from softlabels.store.maintenance.row_copier import RowCopier
@@ -23,6 +23,7 @@ __all__ = [
     "Descriptor",
     "Garbage",
     "HeadDescription",
+    "Merged",
     "OrphanedFile",
     "Problem",
     "Report",

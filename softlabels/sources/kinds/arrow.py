@@ -20,6 +20,7 @@ import pyarrow.ipc
 
 from softlabels.errors import InvalidData
 from softlabels.sources.column_roles import check_unique
+from softlabels.sources.expansion import limit_of
 from softlabels.sources.kinds import arrow_probe
 from softlabels.sources.protocol import Source
 from softlabels.sources.request import DataKind, OpenRequest, reading
@@ -95,11 +96,14 @@ def _probe(path: Path, name: str, size: int) -> list[int] | None:
     """Read the file in a child process, and return the rows of its batches; None for a stream.
 
     Raises:
-        InvalidData: The child process reports damage, crashes, or takes too long.
+        InvalidData: The child process reports damage, crashes, or takes too long or too much memory.
     """
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = os.environ | {
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
     # -P: the folder of the script must not be searched for modules
-    command = [sys.executable, "-P", arrow_probe.__file__, str(path)]
+    command = [sys.executable, "-P", arrow_probe.__file__, str(path), str(limit_of(size))]
     try:
         probe = subprocess.run(
             command,
@@ -111,6 +115,11 @@ def _probe(path: Path, name: str, size: int) -> list[int] | None:
         )
     except subprocess.TimeoutExpired as error:
         raise InvalidData(f"{name}: cannot be read as Arrow IPC: reading it takes too long. Write it again") from error
+    if probe.returncode == arrow_probe.TOO_LARGE:
+        raise InvalidData(
+            f"{name}: cannot be read as Arrow IPC: a record batch takes too much memory, got more than "
+            f"{limit_of(size):,} bytes from a file of {size:,}. Is it complete? Write it again with smaller batches"
+        )
     if probe.returncode == arrow_probe.DAMAGED:
         reason = probe.stdout.decode(errors="replace").strip()
         raise InvalidData(f"{name}: cannot be read as Arrow IPC: {reason}. Is the file complete?")

@@ -1,4 +1,4 @@
-"""Rows of stores that exist, by key: what merging stores and topping one up have in common.
+"""Merging of sealed stores: the union of their rows by key and view, copied as they are.
 
 A row that another store holds is copied as it is if that store was made by the same teacher for the same heads. What
 sealing needs comes along: the donor's tail prior, weighted by the mass these rows did not list, and the dense rows of
@@ -8,7 +8,7 @@ its probe.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from blake3 import blake3
@@ -33,13 +33,38 @@ NAMED = 3
 """Conflicting rows that a message names."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """Result of a merge.
+
+    Attributes:
+        snapshot: Snapshot of the merged store.
+        shared_rows: Rows of a store that an earlier store has too; their labels were compared.
+        checked_rows: Rows that a teacher predicted again, over all stores; 0 without a teacher.
+    """
+
+    snapshot: Snapshot
+    shared_rows: int
+    checked_rows: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows of the merged store."""
+        return self.snapshot.rows
+
+    @property
+    def skipped(self) -> int:
+        """Rows that the stores skipped because they could not be read or labelled."""
+        return self.snapshot.skipped
+
+
 def merge(
     paths: Sequence[Location],
     out: Location,
     *,
     conflicts: str = "error",
     progress: Callable[[int, int], None] | None = None,
-) -> Snapshot:
+) -> Merged:
     """Write a store with the rows of several: the union by key and view, in their order. Resumes after an interruption.
 
     Args:
@@ -58,7 +83,9 @@ def merge(
         2000
     """
     if len(paths) < 2 or conflicts not in {"error", "first"}:
-        raise InvalidArgument(f"merging takes two stores or more, and conflicts=error or first, not {conflicts!r}")
+        raise InvalidArgument(
+            f"merge: needs two stores or more, and conflicts of error or first, got {len(paths)} and {conflicts!r}"
+        )
     stores = [open_store(path) for path in paths]
     first = stores[0].descriptor
     donors = RowCopier(stores, dict(first.heads), first.teacher, first.inputs, first.views)
@@ -90,7 +117,7 @@ def merge(
             open_unit.commit(extras=statistics.extras())
         if progress is not None:
             progress(min((unit + 1) * descriptor.unit_rows, len(rows)), len(rows))
-    return seal(out)
+    return Merged(snapshot=seal(out), shared_rows=len(twice) if conflicts == "error" else 0)
 
 
 def _check_alike_labels(donors: RowCopier, pairs: NDArray[np.int64]) -> None:
