@@ -23,6 +23,7 @@ from tests.reliability import (
     interleavings,
     kills,
     mutants,
+    objects,
     orphans,
     planted,
     power_cuts,
@@ -30,6 +31,7 @@ from tests.reliability import (
     runs,
     signals,
     system_calls,
+    tampering,
 )
 from tests.store import limit_cases
 
@@ -171,6 +173,41 @@ def maxima(_: float) -> Section:
     return "Memory to read the largest chunks", lines, worst < 256 * 10**6
 
 
+def object_stores(scale: float) -> Section:
+    """Object stores behind a service that fails."""
+    with objects.service() as proxy:
+        committed = objects.commits(proxy, int(10_000 * scale), progress=bar("commits", int(10_000 * scale)))
+        raced = objects.races(proxy, max(1, int(1000 * scale)), progress=bar("races", int(1000 * scale)))
+        once = objects.verbs(proxy, objects.FAULTS, progress=bar("faults of verbs", None))
+    lines = [
+        ("commits with 30 % of the responses lost", f"{committed.tried:,}"),
+        ("of them false conflicts, or other bytes", str(len(committed.wrong))),
+        ("races of 8 writers, 10 % of the responses lost", f"{raced.tried:,}"),
+        ("of them with other than one winner", str(len(raced.wrong))),
+        (
+            f"faults of the first request of a verb: {len(objects.FAULTS)} kinds, {len(objects.VERBS)} verbs",
+            f"{once.tried:,}",
+        ),
+        ("of them right in the end, or a typed error", f"{once.right:,}, {once.refused:,}"),
+        ("of them wrong data, or another exception", str(len(once.wrong))),
+    ]
+    return "Object stores", lines, not (committed.wrong or raced.wrong or once.wrong)
+
+
+def tampered(scale: float) -> Section:
+    """Tampering with pinned and signed stores."""
+    count = int(10_000 * scale)
+    with tempfile.TemporaryDirectory() as folder:
+        result = tampering.run(count, Path(folder), progress=bar("tampering", count))
+    lines = [
+        ("mutants of any file of a pinned and signed store", f"{result.tried:,}"),
+        ("of them refused", f"{result.refused:,}"),
+        ("of them accepted", str(len(result.accepted))),
+        ("of them exceptions without a type of ours", str(len(result.untyped))),
+    ]
+    return "Tampering", lines, not (result.accepted or result.untyped)
+
+
 def bugs(_: float) -> Section:
     """Planted bugs."""
     lines = []
@@ -240,7 +277,20 @@ def _lines(form: str, found: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-EXPERIMENTS = (random_kills, calls, cuts, races, repairing, signalling, orphaned, damaged_runs, maxima, bugs)
+EXPERIMENTS = (
+    random_kills,
+    calls,
+    cuts,
+    races,
+    repairing,
+    signalling,
+    orphaned,
+    damaged_runs,
+    object_stores,
+    tampered,
+    maxima,
+    bugs,
+)
 
 
 def page(sections: list[Section], command: str, seconds: float) -> str:

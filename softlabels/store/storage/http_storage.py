@@ -34,6 +34,7 @@ class HttpStorage(ReadOnly, ObjectStorage):
     """
 
     lists: ClassVar[bool] = False
+    has_versions: ClassVar[bool] = False
     _is_checked = False
     read_only_reason = "a store on a web server is read only. Name a directory or a bucket to write to"
 

@@ -13,8 +13,8 @@ Chunks are verified as they arrive and stored in a cache that is named by their 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 from softlabels.errors import StorageFailed, StorageUnsupported
 from softlabels.store.storage.object_client import ObjectClient, obstore
@@ -35,9 +35,14 @@ class ObjectStorage(RemoteStorage):
         url: URL of the prefix, such as ``s3://bucket/labels``.
         deadline: Seconds after which a verb gives up.
 
+    Attributes:
+        has_versions: True if the service gives every object an ETag.
+
     Raises:
         StorageUnsupported: The package obstore is not installed.
     """
+
+    has_versions: ClassVar[bool] = True
 
     def __init__(self, url: str, *, deadline: float = DEADLINE) -> None:
         super().__init__(url, deadline=deadline)
@@ -49,7 +54,7 @@ class ObjectStorage(RemoteStorage):
         """See `Storage.read`."""
 
         def get() -> bytes:
-            result = obstore().get(self._client.store, name)
+            result = self._checked(obstore().get(self._client.store, name))
             if result.meta["size"] > limit:
                 raise ValueError(f"{result.meta['size']:,} bytes, where at most {limit:,} are allowed")
             return of_size(bytes(result.bytes()), result.meta["size"])
@@ -61,7 +66,7 @@ class ObjectStorage(RemoteStorage):
 
         def get() -> bytes:
             options = {"range": (offset, offset + len(into))} if len(into) else {"head": True}
-            result = obstore().get(self._client.store, name, options=options)
+            result = self._checked(obstore().get(self._client.store, name, options=options))
             if result.meta["size"] != of:
                 raise ValueError(f"it has {result.meta['size']:,} bytes where {of:,} were committed")
             return of_size(bytes(result.bytes()), len(into)) if len(into) else b""
@@ -95,7 +100,7 @@ class ObjectStorage(RemoteStorage):
             names = [entry["path"] for entry in result["objects"]] + list(result["common_prefixes"])
             return sorted(name.rstrip("/").rpartition("/")[2] for name in names)
 
-        return self._client.repeat(directory, ask)
+        return self._list_twice(directory, ask)
 
     def walk(self, directory: str) -> Iterator[str]:
         """See `Storage.walk`."""
@@ -104,7 +109,7 @@ class ObjectStorage(RemoteStorage):
             pages = obstore().list(self._client.store, directory or None)
             return sorted(entry["path"] for page in pages for entry in page)
 
-        yield from self._client.repeat(directory, ask)
+        yield from self._list_twice(directory, ask)
 
     def info(self, name: str) -> FileInfo | None:
         """See `Storage.info`."""
@@ -255,8 +260,27 @@ class ObjectStorage(RemoteStorage):
         except FileNotFoundError:
             return None
 
+    def _list_twice(self, directory: str, ask: Callable[[], list[str]]) -> list[str]:
+        """Return a listing; an empty one is asked for again, because a login page passes for one."""
+        return self._client.repeat(directory, ask) or self._client.repeat(directory, ask)
+
     def _head(self, name: str) -> Any:
-        return self._client.repeat(name, lambda: obstore().head(self._client.store, name))
+        def head() -> Any:
+            meta = obstore().head(self._client.store, name)
+            self._check_version(meta)
+            return meta
+
+        return self._client.repeat(name, head)
+
+    def _checked(self, result: Any) -> Any:
+        """Return a response, once it is sure to come from an object store."""
+        self._check_version(result.meta)
+        return result
+
+    def _check_version(self, meta: Any) -> None:
+        """Raise OSError, which is repeated, for an answer without an ETag, such as the login page of a network."""
+        if self.has_versions and not meta.get("e_tag"):
+            raise OSError("an answer without an ETag, which no object store gives")
 
     def _delete(self, name: str) -> None:
         self._client.repeat(name, lambda: obstore().delete(self._client.store, name), changes=True)
@@ -264,13 +288,15 @@ class ObjectStorage(RemoteStorage):
     def _get_from(self, name: str, offset: int) -> Any:
         """Return the response with a file from an offset on."""
         options: Any = {"range": {"offset": offset}} if offset else {}
-        return self._client.repeat(name, lambda: obstore().get(self._client.store, name, options=options))
+        return self._client.repeat(
+            name, lambda: self._checked(obstore().get(self._client.store, name, options=options))
+        )
 
     def _read_back(self, name: str, data: bytes, error: Exception) -> bool | None:
         """Return True if an object holds these bytes, False if it holds others, None if there is no object."""
 
         def get() -> bool:
-            result = obstore().get(self._client.store, name)
+            result = self._checked(obstore().get(self._client.store, name))
             if result.meta["size"] != len(data):
                 return False
             return of_size(bytes(result.bytes()), len(data)) == data

@@ -4,7 +4,6 @@ import pickle
 import random
 import threading
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -105,40 +104,6 @@ def test_an_outcome_that_cannot_be_read_back_is_unknown_and_nothing_is_deleted(p
     assert not [request for request in proxy.requests if request[0] == "DELETE"]
     proxy.choose = lambda _method, _path: None
     assert storage.put_if_absent(NAME, b"ours"), "the same command again finds its own"
-
-
-def test_lost_responses_give_no_false_conflict(proxy, location):
-    """200 commits with 30 % of the responses lost: each is its writer's own."""
-    chance = random.Random(0)
-    lock = threading.Lock()
-
-    def choose(method, path):
-        with lock:
-            return Fault(lose=True) if chance.random() < 0.3 else None
-
-    proxy.choose = choose
-    storage = ObjectStorage(location, deadline=60)
-    with ThreadPoolExecutor(8) as pool:
-        won = list(pool.map(lambda i: storage.put_if_absent(f"records/00/{i:08d}.json", b"%d" % i), range(200)))
-    assert all(won)
-
-
-def test_of_eight_writers_one_wins_each_race(proxy, location):
-    """20 races behind a proxy that loses a tenth of the responses."""
-    chance, lock = random.Random(1), threading.Lock()
-
-    def choose(method, path):
-        with lock:
-            return Fault(lose=True) if chance.random() < 0.1 else None
-
-    proxy.choose = choose
-    storages = [ObjectStorage(location, deadline=60) for _ in range(8)]
-    with ThreadPoolExecutor(8) as pool:
-        for race in range(20):
-            name = f"records/01/{race:08d}.json"
-            won = list(pool.map(lambda i, name=name: storages[i].put_if_absent(name, b"%d" % i), range(8)))
-            assert won.count(True) == 1
-            assert storages[0].read(name, 10) == b"%d" % won.index(True)
 
 
 def test_a_service_that_ignores_the_condition_is_noticed(proxy, location):

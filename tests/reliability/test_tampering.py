@@ -1,0 +1,66 @@
+"""Tampering with pinned and signed stores; short version of the layer ``tampering`` of ``make reliability``."""
+
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import softlabels as sl
+from softlabels.errors import SignatureInvalid, SoftLabelsError, StoreCorrupt
+from softlabels.sharing import sign, verify_signature
+from tests.reliability import tampering
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory):
+    return tampering.Signed(tmp_path_factory.mktemp("signed"))
+
+
+def test_every_mutant_of_a_file_is_refused(signed):
+    counts, rng = tampering.Tampered(), random.Random(3)
+    while counts.tried < 150:
+        signed.try_mutant(rng, counts)
+    assert (counts.refused, counts.accepted, counts.untyped) == (150, [], [])
+
+
+def test_another_store_in_its_place_is_refused(signed, tmp_path):
+    """Signed by the same key, but with another digest; and signed by another key."""
+    with pytest.raises(StoreCorrupt, match="no snapshot has the digest"):
+        sl.open(signed.other, digest=signed.digest)
+    stranger = tampering.Signed(tmp_path)
+    with pytest.raises(SignatureInvalid, match="no signature by the key"):
+        verify_signature(stranger.root, signed.public)
+
+
+def test_a_rolled_back_snapshot_is_refused_by_a_pinned_digest(tmp_path):
+    heads = {"logits": sl.Head(classes=3, encoding="dense:f32")}
+    for stop in (4, 8):
+        with sl.create(tmp_path / "grows", heads=heads, unit_rows=4) as writer:
+            writer.append(list(range(stop)), {"logits": np.zeros((stop, 3), np.float32)})
+    digest = sl.open(tmp_path / "grows").snapshot.digest
+    for path in (tmp_path / "grows" / "snapshots").glob("00000002*"):
+        path.unlink()
+    with pytest.raises(StoreCorrupt, match="no snapshot has the digest"):
+        sl.open(tmp_path / "grows", digest=digest)
+
+
+def test_a_stripped_or_foreign_signature_is_refused(signed, tmp_path):
+    """Removed, replaced by that of another store, or by one of another key under the name of ours."""
+    shutil.copytree(signed.root, tmp_path / "store")
+    (path,) = (tmp_path / "store" / "signatures").iterdir()
+    for data in (next((signed.other / "signatures").iterdir()).read_bytes(), b"{}"):
+        path.write_bytes(data)
+        with pytest.raises(SignatureInvalid):
+            verify_signature(tmp_path / "store", signed.public)
+    (tmp_path / "stranger").mkdir()
+    stranger = tampering.Signed(tmp_path / "stranger")
+    path.write_bytes(Path(sign(tmp_path / "store", stranger.key).path).read_bytes())
+    with pytest.raises(SoftLabelsError):
+        verify_signature(tmp_path / "store", signed.public)
+    shutil.rmtree(path.parent)
+    with pytest.raises(SignatureInvalid, match="no signature"):
+        verify_signature(tmp_path / "store", signed.public)
