@@ -94,7 +94,7 @@ digest_option = click.option("--digest", metavar="HEX", help="Fail unless the sn
 shard_format_option = click.option(
     "--format",
     "shard_format",
-    type=click.Choice(["zarr", "parquet"]),
+    metavar="zarr|parquet",
     default="zarr",
     show_default=True,
     help="zarr: arrays in a zip; parquet: lists for Polars, DuckDB, viewers and the hub.",

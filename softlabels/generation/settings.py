@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from softlabels.errors import InvalidArgument
+from softlabels.store.shards.registry import names
 
-ShardFormat = Literal["zarr", "parquet"]
+ShardFormat = str
+"""Name of a shard format, one of ``softlabels.store.shards.registry.names()``."""
 Codec = Literal["zstd", "lz4"]
 
 MAX_VERSION_LENGTH = 200
@@ -80,11 +82,9 @@ class Settings:
                 raise InvalidArgument(f"{name}: too small, got {value}; expected 1 or more")
         if self.skip_bad is not None and self.skip_bad < 0:
             raise InvalidArgument(f"skip_bad: too small, got {self.skip_bad}; expected 0 or more")
-        for name, choices in (("shard_format", ShardFormat), ("codec", Codec)):
-            if getattr(self, name) not in get_args(choices):
-                raise InvalidArgument(
-                    f"{name}: unknown, got {getattr(self, name)!r}; expected {' or '.join(get_args(choices))}"
-                )
+        for name, choices in (("shard_format", names()), ("codec", get_args(Codec))):
+            if getattr(self, name) not in choices:
+                raise InvalidArgument(f"{name}: unknown, got {getattr(self, name)!r}; expected {' or '.join(choices)}")
         version = self.teacher_version
         if version is not None and not 0 < len(version) <= MAX_VERSION_LENGTH:
             raise InvalidArgument(

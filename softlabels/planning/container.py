@@ -21,7 +21,7 @@ from softlabels.store import DataRecord, Descriptor, TeacherRecord, default_geom
 from softlabels.store.format.descriptor import OWN_COLUMNS
 from softlabels.store.format.limits import MAX_UNIT_CHUNKS
 from softlabels.store.shards.hashed_file import HashedFile
-from softlabels.store.shards.shard import open_writer
+from softlabels.store.shards.registry import shard_format as format_of
 
 KEY_BYTES = 16
 """Bytes of a row's key, which no codec compresses."""
@@ -129,7 +129,7 @@ def _written_bytes(descriptor: Descriptor, chunks: Sequence[Mapping[str, NDArray
         storage.prepare()
         file = storage.create()
         sink = HashedFile(file)
-        writer = open_writer(sink, descriptor)
+        writer = format_of(descriptor.shard_format).open_writer(sink, descriptor)
         for columns in chunks:
             writer.write_chunk(columns)
         writer.finish()

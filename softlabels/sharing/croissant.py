@@ -18,6 +18,7 @@ from softlabels.store import Store
 from softlabels.store.format import paths
 from softlabels.store.format.description import Description
 from softlabels.store.format.record import read_record
+from softlabels.store.shards.registry import shard_format
 from softlabels.store.storage.storage import Storage
 
 CROISSANT = "croissant.json"
@@ -85,7 +86,7 @@ def render_croissant(store: Store, description: Description, hashes: Mapping[str
     """
     snapshot, descriptor = store.snapshot, store.descriptor
     names = sorted(hashes)
-    pattern = f"{paths.SHARDS}/*/*{paths.SUFFIX[descriptor.shard_format]}"
+    pattern = f"{paths.SHARDS}/*/*{shard_format(descriptor.shard_format).suffix}"
     document: dict[str, Any] = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",

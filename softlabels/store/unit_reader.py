@@ -19,7 +19,7 @@ from softlabels.errors import ShardMissing
 from softlabels.store.format import array_file, paths
 from softlabels.store.format.descriptor import LENGTH, Descriptor
 from softlabels.store.format.record import Range, Record
-from softlabels.store.shards.shard import ChunkReader
+from softlabels.store.shards.registry import shard_format
 from softlabels.store.storage.read_errors import REPAIR, read_errors
 from softlabels.store.storage.storage import Storage
 
@@ -51,7 +51,7 @@ class UnitReader:
         self._descriptor = descriptor
         self._columns = descriptor.columns()
         self._encodings = {name: descriptor.encoding(name) for name in descriptor.heads}
-        self._chunks = ChunkReader(descriptor, record.chunks)
+        self._chunks = shard_format(descriptor.shard_format).open_reader(descriptor, record.chunks)
         self.name = paths.shard_path(record.unit, record.attempt, descriptor.shard_format)
 
     def read_chunk(
@@ -80,8 +80,9 @@ class UnitReader:
         names = list(self._columns if columns is None else columns)
         with read_errors(self._storage.locate(self.name), REPAIR, ShardMissing, f", chunk {number}"):
             if self._chunks.needs_footer:
-                self._chunks.set_footer(self._verified(self.record.footer))
-            arrays = self._chunks.read(self._verified(self.record.chunks[number]), number, names, out)
+                self._chunks.set_footer(bytes(self._verified(self.record.footer)))
+            needed = ragged.with_counts(names, self._columns)
+            arrays = self._chunks.read(self._verified(self.record.chunks[number]), number, needed, out)
             if check:
                 self._check(arrays)
             return arrays

@@ -32,7 +32,7 @@ from softlabels.store.format.record import Record, parse_record, read_record
 from softlabels.store.format.skipped_rows import SkippedRow
 from softlabels.store.format.tokenizer_file import write_tokenizer
 from softlabels.store.shards.hashed_file import HashedFile
-from softlabels.store.shards.shard import open_writer
+from softlabels.store.shards.registry import shard_format
 from softlabels.store.storage.registry import open_storage
 from softlabels.store.storage.storage import TEMPORARY, Location, Lock, Storage, UnitLocks
 from softlabels.version import __version__
@@ -211,7 +211,7 @@ class UnitWriter:
         self._keys = blake3()
         self._file = storage.create()
         self._sink = HashedFile(self._file)
-        self._shard = open_writer(self._sink, descriptor)
+        self._shard = shard_format(descriptor.shard_format).open_writer(self._sink, descriptor)
 
     def __enter__(self) -> Self:
         return self

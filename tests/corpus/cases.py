@@ -694,7 +694,7 @@ def _(root: Path) -> Action:
     return partial(create_or_open, root, descriptor("topk-zarr", heads=heads))
 
 
-@case("mixed teachers", StoreConflict, says="labels of different teachers do not mix")
+@case("mixed teachers", StoreConflict, says="Labels of different teachers do not mix")
 def _(root: Path) -> Action:
     other = make(root.parent / "other", "topk-zarr", teacher=TeacherRecord(spec="t", digest="other"))
     return partial(sl.merge, [root, other], root.parent / "merged")

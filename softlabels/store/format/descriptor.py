@@ -35,6 +35,7 @@ from softlabels.store.format.limits import (
 from softlabels.store.format.provenance import DataRecord, SubsetRecord, TeacherRecord
 from softlabels.store.format.token_inputs import INPUTS, TokenInputs
 from softlabels.store.format.view_record import VIEWS, ViewRecord
+from softlabels.store.shards.registry import shard_format as format_of
 from softlabels.store.storage.read_errors import DESCRIPTOR, read_errors
 from softlabels.store.storage.registry import open_storage
 from softlabels.store.storage.storage import Location, Storage
@@ -110,8 +111,7 @@ class Descriptor:
         for name, value in (("rows", self.rows), ("unit_rows", self.unit_rows), ("chunk_rows", self.chunk_rows)):
             if not (name == "rows" and value is None) and (type(value) is not int or not 0 < value <= MAX_ROWS):
                 raise InvalidArgument(f"{name}: got {value!r}; expected a whole number above 0 and below 2^48")
-        if self.shard_format not in {"zarr", "parquet"}:
-            raise InvalidArgument(f"shard format: got {self.shard_format!r}; expected zarr or parquet")
+        format_of(self.shard_format)  # raises if there is none
         if self.codec not in {"zstd", "lz4"}:
             raise InvalidArgument(f"codec: got {self.codec!r}; expected zstd or lz4")
         if not 1 <= len(self.heads) <= MAX_HEADS:

@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from softlabels.columns import Column
+from softlabels.store.shards.registry import shard_format as format_of
 
 MAX_DESCRIPTOR_BYTES = 2**20
 MAX_RECORD_BYTES = 2**16
@@ -56,5 +57,5 @@ def decoded_bytes(column: Column, entries: int, shard_format: str) -> int:
         >>> decoded_bytes(Column("uint8", (10,)), 3, "zarr"), decoded_bytes(Column("uint8", (10,)), 3, "parquet")
         (120, 240)
     """
-    in_list = shard_format == "parquet" and (column.per is not None or bool(column.shape))
-    return entries * math.prod(column.shape) * (max(4, np.dtype(column.dtype).itemsize) + 4 * in_list)
+    list_bytes = format_of(shard_format).list_bytes if column.per is not None or column.shape else 0
+    return entries * math.prod(column.shape) * (max(4, np.dtype(column.dtype).itemsize) + list_bytes)

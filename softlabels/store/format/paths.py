@@ -6,13 +6,13 @@ import posixpath
 import re
 from collections.abc import Iterator
 
+from softlabels.store.shards.registry import shard_format as format_of
 from softlabels.store.storage.storage import Storage
 
 DESCRIPTOR = "softlabels.json"
 NUMBERED = re.compile(r"([0-9]{8,12})\.json")
 TABLE = re.compile(r"([0-9]{8,12})-[0-9a-f]{16}\.parquet")
 ATTEMPT = re.compile(r"[0-9a-f]{32}")
-SUFFIX = {"zarr": ".zarr.zip", "parquet": ".parquet"}
 RECORDS, SHARDS, EXTRAS = "records", "shards", "extras"
 SNAPSHOTS, PROBE = "snapshots", "probe"
 CODEBOOKS = "codebooks"
@@ -34,7 +34,7 @@ def record_path(unit: int) -> str:
 
 def shard_path(unit: int, attempt: str, shard_format: str) -> str:
     """Return the name of the shard that one attempt at ``unit`` wrote."""
-    return f"{SHARDS}/{_directory(unit)}/{unit:08d}-{attempt}{SUFFIX[shard_format]}"
+    return f"{SHARDS}/{_directory(unit)}/{unit:08d}-{attempt}{format_of(shard_format).suffix}"
 
 
 def extras_path(unit: int, attempt: str) -> str:

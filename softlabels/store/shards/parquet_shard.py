@@ -26,6 +26,7 @@ from softlabels.store.format.descriptor import Descriptor
 from softlabels.store.format.limits import MAX_CHUNK_BYTES, decoded_bytes
 from softlabels.store.format.record import Range
 from softlabels.store.shards.hashed_file import HashedFile
+from softlabels.store.shards.registry import ShardFormat
 
 MAGIC = b"PAR1"
 TRAILER = 8
@@ -331,3 +332,49 @@ def _check_pages(data: bytes, column: Column, values: int) -> None:
 
 def _hash(array: NDArray[Any]) -> str:
     return str(blake3(np.ascontiguousarray(array).view(np.uint8).data if array.size else b"").hexdigest())
+
+
+class ParquetReader:
+    """Reads one shard; see ShardReader."""
+
+    def __init__(self, descriptor: Descriptor, chunks: tuple[Range, ...]) -> None:
+        self._columns = descriptor.columns()
+        self._codec = descriptor.codec
+        self._chunks = chunks
+        self._footer: Footer | None = None
+
+    @property
+    def needs_footer(self) -> bool:
+        """See ShardReader."""
+        return self._footer is None
+
+    def set_footer(self, data: bytes) -> None:
+        """See ShardReader.set_footer.
+
+        Raises:
+            ValueError: It describes other chunks.
+        """
+        self._footer = Footer(data, self._columns, self._chunks, self._codec)
+
+    def read(
+        self, data: memoryview, number: int, names: list[str], out: ragged.Buffers | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """See ShardReader.read.
+
+        Raises:
+            ValueError: There is no footer, or the pages are not those of a store.
+        """
+        if self._footer is None:
+            raise ValueError("the footer was not read before the chunk")
+        arrays = self._footer.read_chunk(bytes(data), number, names)
+        if out is not None:
+            for name in [name for name in arrays if self._columns[name].per is None]:
+                view = out[name][: len(arrays[name])]
+                view[:] = arrays[name]
+                arrays[name] = view
+        return arrays
+
+
+FORMAT = ShardFormat(
+    suffix=".parquet", open_writer=ParquetWriter, open_reader=ParquetReader, list_bytes=2 * LEVEL_BYTES
+)

@@ -31,6 +31,7 @@ from softlabels.store.format.descriptor import VERSION, Descriptor
 from softlabels.store.format.limits import MAX_CHUNK_BYTES, decoded_bytes
 from softlabels.store.format.record import Range
 from softlabels.store.shards.hashed_file import HashedFile
+from softlabels.store.shards.registry import ShardFormat
 
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 DIRECTORY_ENTRY = struct.Struct("<4s6H3I5H2I")
@@ -109,6 +110,29 @@ class ZarrWriter:
             self._sink.write(DIRECTORY_ENTRY.pack(ENTRY_MAGIC, *fields) + name)
         count, length = len(self._entries), self._sink.size - start
         self._sink.write(DIRECTORY_END.pack(END_MAGIC, 0, 0, count, count, length, start, 0))
+
+
+class ZarrReader:
+    """Reads one shard; see ShardReader."""
+
+    needs_footer = False
+
+    def __init__(self, descriptor: Descriptor, chunks: tuple[Range, ...]) -> None:
+        self._columns = descriptor.columns()
+        self._chunk_rows = descriptor.chunk_rows
+        self._chunks = chunks
+
+    def set_footer(self, data: bytes) -> None:
+        """See ShardReader.set_footer; chunks are read without it."""
+
+    def read(
+        self, data: memoryview, number: int, names: list[str], out: ragged.Buffers | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """See ShardReader.read."""
+        return read_chunk(data, number, self._chunks[number].rows, self._columns, self._chunk_rows, names, out=out)
+
+
+FORMAT = ShardFormat(suffix=".zarr.zip", open_writer=ZarrWriter, open_reader=ZarrReader)
 
 
 def read_chunk(
