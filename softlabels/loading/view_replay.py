@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from softlabels.errors import InvalidArgument
 from softlabels.loading.ensemble import Ensemble, stores_of
+from softlabels.loading.key_index import as_names
 from softlabels.sources import Source, as_source
 from softlabels.sources.view_inputs import ViewInputs
 from softlabels.store import Store
-from softlabels.store.format.view_record import same_views
+from softlabels.store.format.view_record import ViewRecord, same_views
+from softlabels.views import parse_policy
 
 
 def source_of(inputs: Any, labels: Store | Ensemble | None, size: int | None = None) -> Source:
@@ -28,6 +33,29 @@ def source_of(inputs: Any, labels: Store | Ensemble | None, size: int | None = N
         records = [store.descriptor.views for store in stores_of(labels)]
         size = next((record.size for record in records if record is not None), None)
     return as_source(inputs, size=size)
+
+
+def _partners(store: Store, source: Source, record: ViewRecord) -> NDArray[np.int64] | None:
+    """Return the row of each example of a store, -1 for one that the data lacks; None if example i is row i.
+
+    Raises:
+        InvalidArgument: The store lacks examples that others are mixed with.
+    """
+    if not parse_policy(record.policy).mixes:
+        return None
+    if source.fingerprint == store.descriptor.data.fingerprint and len(source) == record.examples:
+        return None
+    if store.rows != record.examples * record.count:
+        raise InvalidArgument(
+            f"{store.storage}: holds {store.rows:,} of {record.examples * record.count:,} rows, so the examples that "
+            "views are mixed with are not known for other data; expected the data that the labels were made from"
+        )
+    own = as_names(source.keys())
+    order = np.argsort(own, kind="stable")
+    names = as_names(store.keys()[:: record.count])
+    places = np.minimum(np.searchsorted(own[order], names), len(own) - 1)
+    rows = order[places]
+    return np.where(own[rows] == names, rows, -1).astype(np.int64)
 
 
 def has_views(store: Store | None) -> bool:
@@ -61,6 +89,6 @@ def replay_of(labels: Store | Ensemble | None, source: Source | None) -> ViewInp
             )
     if record is None or source is None:
         return None
-    replay = ViewInputs(source, record)
+    replay = ViewInputs(source, record, _partners(stores[0], source, record))
     replay.check()
     return replay

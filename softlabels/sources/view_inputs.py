@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.errors import InvalidArgument, InvalidData, LabelsMisaligned, UnreadableRow
+from softlabels.errors import InvalidArgument, InvalidData, KeyMissing, LabelsMisaligned, UnreadableRow
 from softlabels.sources.image_files import Pixels
 from softlabels.sources.pictures import is_pictures, map_images, map_masks
 from softlabels.sources.protocol import Source, Target
@@ -30,6 +30,8 @@ class ViewInputs:
     Args:
         source: Data of images. One with a size is replayed at that size.
         record: Policy, seed and number of views.
+        partners: Row of each example of the labels, (examples,), -1 for one that the data lacks; needed if the policy
+            mixes examples. None: example i is row i.
 
     Attributes:
         source: The data.
@@ -47,7 +49,7 @@ class ViewInputs:
         (2, 8, 8, 1)
     """
 
-    def __init__(self, source: Source, record: ViewRecord) -> None:
+    def __init__(self, source: Source, record: ViewRecord, partners: NDArray[np.int64] | None = None) -> None:
         from softlabels.views import POLICY_VERSION, parse_policy
 
         if not is_pictures(source):
@@ -64,6 +66,12 @@ class ViewInputs:
         self.record = record
         self.size: int | None = getattr(source, "size", None) or record.size
         self._policy = parse_policy(record.policy)
+        self._partners = partners
+        if self._policy.mixes and partners is None and len(source) != record.examples:
+            raise InvalidData(
+                f"{source.spec}: other examples than the labels were mixed from, got {len(source):,}; expected "
+                f"{record.examples:,}. Use the data that the labels were made from"
+            )
 
     def inputs(self, rows: NDArray[np.int64], views: NDArray[np.integer]) -> NDArray[np.uint8]:
         """Return views, (n, size, size, C) uint8.
@@ -89,21 +97,42 @@ class ViewInputs:
             InvalidArgument: There is no such target, or the policy moves pixels in a way that masks cannot follow.
         """
         target = self.source.targets.get(name)
-        if target is None or target.kind != "pixels":
-            return self.source.target(name, rows)
         keys = self._keys(rows)
+        if target is None or target.kind != "pixels":
+            return self._without_mixed(self.source.target(name, rows), keys, views)
 
         def change(place: int, mask: NDArray[np.int64]) -> NDArray[np.int64]:
             return self._policy.mask(
                 mask, key=keys[place].tobytes(), view=int(views[place]), seed=self.record.seed, size=self.size
             )
 
-        return np.stack(map_masks(self.source, name, rows, change))
+        return self._without_mixed(np.stack(map_masks(self.source, name, rows, change)), keys, views)
 
     @property
     def targets(self) -> dict[str, Target]:
         """The ground truth by head that views have."""
         return dict(self.source.targets)
+
+    @property
+    def mixes(self) -> bool:
+        """True if views may be mixed with those of other examples; mixed ones have no hard targets."""
+        return self._policy.mixes
+
+    def _without_mixed(
+        self, values: NDArray[np.generic], keys: NDArray[np.uint8], views: NDArray[np.integer]
+    ) -> NDArray[np.generic]:
+        """Return targets of views, missing for those that show two examples."""
+        if self.mixes:
+            mixed = [number is not None for number in self._partner_numbers(keys, views)]
+            values = np.array(values)
+            values[np.array(mixed, bool)] = np.nan if values.dtype.kind == "f" else -1
+        return values
+
+    def _partner_numbers(self, keys: NDArray[np.uint8], views: NDArray[np.integer]) -> list[int | None]:
+        """Return the number of the example that each view is mixed with."""
+        examples, seed = self.record.examples, self.record.seed
+        pairs = zip(keys, views, strict=True)
+        return [self._policy.partner(key.tobytes(), int(view), seed, examples) for key, view in pairs]
 
     def digests(self) -> tuple[ViewDigest, ...]:
         """Return the pixels of a few views, spread over the rows, to be recorded."""
@@ -148,7 +177,36 @@ class ViewInputs:
                 image, key=keys[place].tobytes(), view=int(views[place]), seed=self.record.seed, size=size
             )
 
-        return map_images(self.source, rows, change)
+        replayed = map_images(self.source, rows, change)
+        return self._mixed(replayed, keys, views, size) if self.mixes else replayed
+
+    def _mixed(
+        self, replayed: list[Pixels], keys: NDArray[np.uint8], views: NDArray[np.integer], size: int | None
+    ) -> list[Pixels]:
+        """Return views mixed with those of their partners, which have the same number."""
+        numbers = self._partner_numbers(keys, views)
+        places = [place for place, number in enumerate(numbers) if number is not None]
+        if not places:
+            return replayed
+        partners = np.array([number for number in numbers if number is not None], np.int64)
+        rows = partners if self._partners is None else self._partners[partners]
+        if (rows < 0).any():
+            raise KeyMissing(
+                f"{self.source.spec}: lacks examples that views are mixed with, such as example "
+                f"{partners[int((rows < 0).argmax())]} of the labels; expected all of them. Use the data that the "
+                "labels were made from"
+            )
+        own, seed = self._keys(rows), self.record.seed
+
+        def change(place: int, image: Pixels) -> Pixels:
+            view = int(views[places[place]])
+            other = self._policy.view(image, key=own[place].tobytes(), view=view, seed=seed, size=size)
+            key = keys[places[place]].tobytes()
+            return self._policy.mix(replayed[places[place]], other, key=key, view=view, seed=seed)
+
+        for place, pixels in zip(places, map_images(self.source, rows, change), strict=True):
+            replayed[place] = pixels
+        return replayed
 
     def _keys(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         return self.source.keys()[rows]

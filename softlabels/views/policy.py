@@ -121,6 +121,53 @@ class Policy:
             classes = resize_mask(central_square(classes), size, size)
         return np.ascontiguousarray(classes[0].numpy())
 
+    @property
+    def mixes(self) -> bool:
+        """True if views may be mixed with those of other examples."""
+        return bool(self.steps) and self.steps[-1][0].mix is not None
+
+    def partner(self, key: bytes, view: int, seed: int, examples: int) -> int | None:
+        """Return the number of the example that a view is mixed with; None if it is not mixed.
+
+        Args:
+            key: Key of the example, 16 bytes.
+            view: Number of the view.
+            seed: Seed of the store.
+            examples: Number of examples.
+
+        Example:
+            >>> parse_policy("flip").partner(b"0" * 16, 0, 0, 10) is None
+            True
+        """
+        transform, options, draws = list(self._steps(key, view, seed))[-1]
+        if transform.mix is None or draws[0] >= options["p"]:
+            return None
+        return int(draws[1] * examples)
+
+    def mix(
+        self, image: NDArray[np.uint8], partner: NDArray[np.uint8], *, key: bytes, view: int, seed: int
+    ) -> NDArray[np.uint8]:
+        """Return a view mixed with the view of another example.
+
+        Args:
+            image: View of the example, (H, W, C) uint8.
+            partner: View of the other example, of the same shape.
+            key: Key of the example, 16 bytes.
+            view: Number of the view.
+            seed: Seed of the store.
+
+        Raises:
+            InvalidData: The views differ in shape.
+        """
+        if image.shape != partner.shape:
+            raise InvalidData(
+                f"image: views that are mixed need one size, got {image.shape} and {partner.shape}; expected --size"
+            )
+        transform, options, draws = list(self._steps(key, view, seed))[-1]
+        if transform.mix is None:
+            return image
+        return as_image(transform.mix(as_pixels(image), as_pixels(partner), draws, options))
+
     def _steps(
         self, key: bytes, view: int, seed: int
     ) -> Iterator[tuple[Transform, Mapping[str, float], NDArray[np.float64]]]:
@@ -209,7 +256,7 @@ def parse_policy(spec: str) -> Policy:
         >>> parse_policy("flip").spec
         'flip:p=0.5'
     """
-    steps = []
+    steps: list[tuple[Transform, Mapping[str, float]]] = []
     for item in spec.split(","):
         name, *settings = item.strip().split(":")
         if name not in TRANSFORMS:
@@ -219,6 +266,10 @@ def parse_policy(spec: str) -> Policy:
                 f"augmentation: unknown transform, got {name!r}; expected one of {', '.join(TRANSFORMS)}.{hint}"
             )
         transform = TRANSFORMS[name]
+        if steps and steps[-1][0].mix is not None:
+            raise InvalidArgument(
+                f"augmentation: {steps[-1][0].name} mixes finished views, got {name} behind it; expected it at the end"
+            )
         steps.append((transform, dict(transform.options) | _options(transform, settings)))
     return Policy(tuple(steps))
 

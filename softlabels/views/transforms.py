@@ -36,6 +36,8 @@ class Transform:
         apply: Function of image (C, H, W), size or None, draws (n,) and options to the new image.
         mask: The same for class numbers, (1, H, W) int64, in which -1 is ignored; None: classes stay where they are.
         moves: If True, ``apply`` only moves pixels, and also takes uint8.
+        mix: Function of a view, the view of another example, draws (n,) and options to the mixed view; None: only one
+            image takes part. The first draw decides if a view is mixed (option ``p``), the second one with which.
         options: Options with their defaults.
         bounds: Lowest and highest value of each option.
     """
@@ -45,6 +47,7 @@ class Transform:
     apply: Callable[[Tensor, int | None, Uniforms, Options], Tensor]
     mask: Callable[[Tensor, int | None, Uniforms, Options], Tensor] | None = None
     moves: bool = False
+    mix: Callable[[Tensor, Tensor, Uniforms, Options], Tensor] | None = None
     options: Options = field(default_factory=dict)
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -296,6 +299,28 @@ def _rand_augment_mask(mask: Tensor, size: int | None, draws: Uniforms, options:
     return mask
 
 
+def _unchanged(image: Tensor, size: int | None, draws: Uniforms, options: Options) -> Tensor:
+    return image
+
+
+def _mixup(image: Tensor, partner: Tensor, draws: Uniforms, options: Options) -> Tensor:
+    weight = options["low"] + (1 - options["low"]) * float(draws[2])
+    return blend(image, partner, weight)
+
+
+def _cutmix(image: Tensor, partner: Tensor, draws: Uniforms, options: Options) -> Tensor:
+    side = math.sqrt((1 - options["low"]) * float(draws[2]))
+    y, x = draws[3] * (1 - side), draws[4] * (1 - side)
+    _, height, width = image.shape
+    rows, columns = (
+        slice(round(y * height), round((y + side) * height)),
+        slice(round(x * width), round((x + side) * width)),
+    )
+    mixed = image.clone()
+    mixed[:, rows, columns] = partner[:, rows, columns]
+    return mixed
+
+
 TRANSFORMS: Mapping[str, Transform] = {
     transform.name: transform
     for transform in (
@@ -322,7 +347,16 @@ TRANSFORMS: Mapping[str, Transform] = {
             options={"p": 0.25, "low": 0.02, "high": 0.33, "ratio": 3.3},
             bounds={"p": (0.0, 1.0), "low": (0.0, 1.0), "high": (0.0, 1.0), "ratio": (1.0, 10.0)},
         ),
+        Transform(
+            name="mixup", draws=3, apply=_unchanged, mix=_mixup, options={"p": 1.0, "low": 0.5},
+            bounds={"p": (0.0, 1.0), "low": (0.0, 1.0)},
+        ),
+        Transform(
+            name="cutmix", draws=5, apply=_unchanged, mix=_cutmix, options={"p": 1.0, "low": 0.5},
+            bounds={"p": (0.0, 1.0), "low": (0.0, 1.0)},
+        ),
     )
 }  # fmt: skip
 """Transforms by name: random resized crop (Szegedy et al. 2015), horizontal flip, colour jitter, RandAugment (Cubuk et
-al. 2020, with the operations above) and random erasing (Zhong et al. 2020, with mid-gray)."""
+al. 2020, with the operations above), random erasing (Zhong et al. 2020, with mid-gray), mixup (Zhang et al. 2018) and
+CutMix (Yun et al. 2019). The share of the example in a mixed view is uniform in [low, 1]."""

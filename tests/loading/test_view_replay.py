@@ -8,13 +8,23 @@ import torch
 from PIL import Image
 
 import softlabels as sl
-from softlabels.errors import InvalidArgument, InvalidData, LabelsMisaligned, StoreConflict, StoreUnsupported
+from softlabels.errors import (
+    InvalidArgument,
+    InvalidData,
+    KeyMissing,
+    LabelsMisaligned,
+    StoreConflict,
+    StoreUnsupported,
+)
 from softlabels.sources import as_source, open_source
 from softlabels.sources.view_inputs import ViewInputs
 from softlabels.store.format import canonical_json
 from softlabels.store.format.descriptor import parse_descriptor
 
-POLICIES = ["randcrop", "flip", "color", "randaugment", "erase:p=1", "randcrop,flip,color,randaugment,erase"]
+POLICIES = [
+    "randcrop", "flip", "color", "randaugment", "erase:p=1", "mixup", "cutmix:p=0.7", "randcrop,mixup",
+    "randcrop,flip,color,randaugment,erase,cutmix",
+]  # fmt: skip
 SIZE, VIEWS, CLASSES = 12, 3, 4
 WEIGHTS = torch.randn(SIZE * SIZE * 3, CLASSES, generator=torch.Generator().manual_seed(0))
 
@@ -204,3 +214,21 @@ def test_masks_are_those_of_the_views():
     assert not np.array_equal(road[0], road[2])
     np.testing.assert_array_equal(replay.target("road", rows[1:2], views[1:2]), road[1:2])
     np.testing.assert_array_equal(replay.target("steering", rows, views), source.target("steering", rows))
+
+
+def test_mixed_views_have_no_hard_labels_and_find_their_partners_in_data_of_any_order(photos, tmp_path):
+    store = label(photos, tmp_path / "labels", "flip,cutmix:p=0.5")
+    replay = ViewInputs(open_source(photos, size=SIZE), store.descriptor.views)
+    (batch,) = sl.loader(store, inputs=photos, batch_size=100, shuffle=False)
+    plain = ViewInputs(replay.source, dataclasses.replace(store.descriptor.views, policy="flip:p=0.5"))
+    mixed = (batch.inputs != plain.inputs(batch.rows, batch.views)).any(axis=(1, 2, 3))
+    assert 0.2 < mixed.mean() < 0.8
+    assert (batch.hard[mixed] == -1).all()
+    assert (batch.hard >= 0).any()
+    files = np.array([str(path) for path in sorted(photos.rglob("*.png"), reverse=True)])
+    backwards = as_source({"image": files}, size=SIZE)
+    assert largest_difference(sl.loader(store, inputs=backwards, batch_size=4)) == (pytest.approx(0, abs=1e-5), 21)
+    with pytest.raises(KeyMissing, match="lacks examples that views are mixed with"):
+        list(sl.loader(store, inputs=as_source({"image": files[:2]}, size=SIZE)))
+    with pytest.raises(InvalidArgument, match="cutmix mixes finished views, got flip behind it"):
+        label(photos, tmp_path / "x", "cutmix,flip")

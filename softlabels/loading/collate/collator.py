@@ -15,6 +15,7 @@ from softlabels.loading.ensemble import Ensemble, stores_of
 from softlabels.loading.order.steps import Span
 from softlabels.loading.shared_memory import as_tensor
 from softlabels.sources import Ragged, Source, input_keys, map_arrays
+from softlabels.sources.single_target import LABEL_HEAD
 from softlabels.sources.view_inputs import ViewInputs
 from softlabels.store import Store
 
@@ -74,7 +75,7 @@ class Collator:
         hard: Any = None
         if self._inputs is not None:
             inputs = map_arrays(self._read(rows), _owned)
-            hard = self._inputs.labels(rows.source_rows)
+            hard = self._hard_labels(rows)
             self._check_alignment(inputs, rows)
             if self._tensors:
                 inputs, hard = map_arrays(inputs, as_tensor), None if hard is None else as_tensor(hard)
@@ -96,6 +97,13 @@ class Collator:
         if self._replay is None:
             return self._inputs.inputs(rows.source_rows)
         return self._replay.inputs(rows.source_rows, rows.columns[0]["view"])
+
+    def _hard_labels(self, rows: RowColumns) -> NDArray[np.int64] | None:
+        """Return the hard labels of rows; -1 for a view that shows two examples."""
+        hard = None if self._inputs is None else self._inputs.labels(rows.source_rows)
+        if hard is None or self._replay is None or LABEL_HEAD not in self._replay.targets:
+            return hard
+        return np.asarray(self._replay.target(LABEL_HEAD, rows.source_rows, rows.columns[0]["view"]), np.int64)
 
     def _labels(self, head: str, rows: RowColumns) -> SoftLabels:
         if isinstance(self._store, Ensemble):

@@ -140,7 +140,7 @@ def hard_targets(
         if column is None:
             continue
         _check_target(name, output, prepared.source.targets[column], prepared.source.spec)
-        moves = views is not None and prepared.source.targets[column].kind == "pixels"
+        moves = views is not None and (views.mixes or prepared.source.targets[column].kind == "pixels")
         hard = HardTargets(
             output=output,
             read=_reader(column, prepared),
