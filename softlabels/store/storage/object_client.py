@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 REQUEST_TIMEOUT = timedelta(seconds=20)
 CONNECT_TIMEOUT = timedelta(seconds=5)
+ALLOW_HTTP = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
+"""Variables that permit connections without encryption, such as to a service on this machine."""
 REFUSALS = {
     "RequestTimeTooSkewed": "Set the clock of this machine",
     "ExpiredToken": "Renew the credentials, which have expired",
@@ -144,8 +146,8 @@ class ObjectClient:
     def _connect(self) -> ObjectStore:
         retries = {"max_retries": 5, "retry_timeout": timedelta(seconds=self.deadline)}
         options: Any = {"timeout": REQUEST_TIMEOUT, "connect_timeout": CONNECT_TIMEOUT}
-        # Options that are given replace this variable of the service's own tools.
-        allowed = os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"
+        # Options that are given replace these variables of the services' own tools.
+        allowed = any(os.environ.get(name, "").lower() == "true" for name in ALLOW_HTTP)
         options["allow_http"] = allowed or self.location.lower().startswith("http:")
         try:
             return obstore().store.from_url(self.location, client_options=options, retry_config=retries)  # type: ignore[no-any-return]

@@ -12,6 +12,7 @@ Chunks are verified as they arrive and stored in a cache that is named by their 
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -241,7 +242,7 @@ class ObjectStorage(RemoteStorage):
             The version of the object that was stored; None if another version than ``replace`` is there.
         """
         exceptions = obstore().exceptions
-        mode: Any = "overwrite" if replace is None else {"e_tag": replace}
+        mode: Any = "overwrite" if replace is None else json.loads(replace)
         try:
             result = self._client.repeat(
                 name,
@@ -251,12 +252,12 @@ class ObjectStorage(RemoteStorage):
             )
         except (exceptions.PreconditionError, exceptions.AlreadyExistsError):
             return None
-        return str(result["e_tag"])
+        return _version(result)
 
     def version(self, name: str) -> str | None:
         """Return the version of an object as `put` takes it; None if there is no object."""
         try:
-            return str(self._head(name)["e_tag"])
+            return _version(self._head(name))
         except FileNotFoundError:
             return None
 
@@ -307,3 +308,8 @@ class ObjectStorage(RemoteStorage):
             return None
         except StorageFailed:
             raise self._client.unknown(name, error) from None
+
+
+def _version(meta: Any) -> str:
+    """Return what identifies the state of an object: S3 and Azure compare ETags, Google Cloud Storage generations."""
+    return json.dumps({name: meta[name] for name in ("e_tag", "version") if meta.get(name) is not None})
