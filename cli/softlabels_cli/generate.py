@@ -231,6 +231,9 @@ def _print(result: Generated, out: str, reuse: tuple[str, ...], goals: Mapping[s
         f"{format_bytes(result.bytes)} ({result.bytes_per_row:.1f} bytes per row, {result.encoding}); "
         f"{count(result.new_units, 'unit')} made now in {format_seconds(result.seconds)}"
     )
+    for name, head in result.heads.items():
+        size = f"{head['classes']:,} {'numbers' if head['kind'] in {'regression', 'embedding'} else 'classes'}"
+        click.echo(printable(f"head {name}: {head['kind']}, {size}, {head['encoding']}"))
     for name, fidelity in result.fidelities.items():
         prefix = f"{name}: " if len(result.encodings) > 1 else ""
         for line in fidelity_lines(fidelity):

@@ -435,6 +435,10 @@ def _summary(store: StoreWriter, *, new_units: int, seconds: float) -> Generated
         snapshot=snapshot,
         encoding=encoding_text(encodings),
         encodings=encodings,
+        heads={
+            name: {"kind": head.kind, "classes": head.classes, "encoding": head.encoding}
+            for name, head in descriptor.heads.items()
+        },
         fidelity=next(iter(fidelities.values()), None),
         fidelities=dict(fidelities),
         skipped_rows=skipped,

@@ -22,6 +22,7 @@ class Generated:
         snapshot: Digest of the sealed snapshot; None while units are missing.
         encoding: Encoding of the labels; of several heads ``HEAD=SPEC`` each, separated by spaces.
         encodings: Encoding by head.
+        heads: Kind, classes and encoding of each head.
         reused_rows: Rows that this run copied from other stores.
         fidelity: Fidelity of the first head that is a distribution; None while units are missing.
         fidelities: Fidelity by head; empty while units are missing.
@@ -38,6 +39,7 @@ class Generated:
     snapshot: str | None
     encoding: str
     encodings: Mapping[str, str]
+    heads: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reused_rows: int = 0
     fidelity: Mapping[str, Any] | None = None
     fidelities: Mapping[str, Any] = field(default_factory=dict)

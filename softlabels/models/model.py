@@ -22,7 +22,7 @@ from softlabels.labels import HeadKind
 from softlabels.models.digest import digest_of, tensors_of
 from softlabels.models.failures import user_errors
 from softlabels.models.heads import OutputHead
-from softlabels.models.outputs import check_outputs, name_outputs
+from softlabels.models.outputs import check_inferable, check_outputs, name_outputs
 from softlabels.models.preprocessing import Preprocessing
 from softlabels.models.run_record import RunRecord
 from softlabels.models.sliced_logits import SlicedLogits
@@ -203,7 +203,7 @@ class Model:
             kinds: Kinds of the heads to use; None or empty: all outputs, whose kinds are inferred from their shapes.
 
         Raises:
-            InvalidLogits: An output does not have a row per input, or its layout cannot be inferred.
+            InvalidLogits: An output does not have a row per input, or its layout or kind cannot be inferred.
             ModelFailed: The code of the user raised an error.
         """
         rows, positions = count_rows(inputs)
@@ -215,6 +215,8 @@ class Model:
                     f"{self.spec}: head {missing!r} is missing, got {', '.join(outputs)}; expected the declared heads"
                 )
             outputs = {name: outputs[name] for name in kinds}
+        else:
+            check_inferable({name: tuple(output.shape) for name, output in outputs.items()}, spec=self.spec)
         heads = {}
         for name, output in outputs.items():
             shape = tuple(output.shape)

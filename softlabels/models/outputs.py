@@ -152,6 +152,34 @@ def _as_tensor(value: object, name: str, spec: str, *, copy: bool) -> Tensor:
     return tensor
 
 
+def check_inferable(shapes: Mapping[str, tuple[int, ...]], *, spec: str) -> None:
+    """Raise if the kind of an output is a guess: one of several that is not named as logits.
+
+    A single output is taken for logits. Beside others, features and class logits have the same shape, and labels of the
+    wrong kind would be trained on without an error.
+
+    Args:
+        shapes: Shapes of the outputs for one batch, by head.
+        spec: MODEL specification that messages name.
+
+    Raises:
+        InvalidLogits: The kind of an output must be declared.
+
+    Example:
+        >>> check_inferable({"logits": (8, 10), "aux_logits": (8, 10)}, spec="teacher")
+    """
+    unclear = [name for name in shapes if name != DEFAULT_HEAD and not name.endswith(DEFAULT_HEAD)]
+    if len(shapes) < 2 or not unclear:
+        return
+    got = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    kinds = " ".join(f"--head {name}={'embedding' if name in unclear else 'classes'}" for name in shapes)
+    raise InvalidLogits(
+        f"{spec}: head {unclear[0]!r} has no declared kind, and its shape does not show it, got {got}; expected a "
+        f"declaration, such as {kinds}, or an attribute `heads` of the model. Outputs that are not declared are not "
+        "stored"
+    )
+
+
 def check_outputs(
     outputs: Mapping[str, Tensor], heads: Mapping[str, OutputHead], *, rows: int, positions: int | None, spec: str
 ) -> None:

@@ -19,6 +19,7 @@ from tests.cli.calls import call
 TEACHER = """
 import numpy as np, torch
 from pathlib import Path
+from softlabels.models import OutputHead
 
 weights = torch.from_numpy(np.load(Path(__file__).parent / "weights.npy"))
 
@@ -27,6 +28,17 @@ def logits(inputs):
 
 def several(inputs):
     return {"logits": logits(inputs), "speed": inputs.float().flatten(1)[:, 10:12], "scene": inputs.float().flatten(1)}
+
+def features(inputs):
+    return {"logits": logits(inputs), "feat": inputs.float().flatten(1)}
+
+def two(inputs):
+    return {"logits": logits(inputs), "aux_logits": logits(inputs)}
+
+several.heads = {
+    "logits": OutputHead(classes=10), "speed": OutputHead(classes=2, kind="regression"),
+    "scene": OutputHead(classes=64, kind="embedding"),
+}
 
 def array(inputs):
     return logits(inputs).numpy()
@@ -103,12 +115,29 @@ def test_teachers_may_return_what_networks_return(place, name):
 def test_each_head_has_its_encoding(place):
     arguments = ("generate", "digits", "--teacher", "python:trial_teacher:several", "--out", "labels", "-q", "--json")
     result = json.loads(call(*arguments, "--encoding", "logits=topk:3", "--encoding", "scene=dense:q8"))
-    assert result["encodings"] == {"logits": "topk:3:f16", "speed": "dense:f16", "scene": "dense:q8"}
+    assert result["encodings"] == {"logits": "topk:3:f16", "speed": "dense:f32", "scene": "dense:q8"}
+    shown = call(*arguments[:-1], "--encoding", "logits=topk:3", "--encoding", "scene=dense:q8")
+    for line in ("head logits: classes, 10 classes, topk:3:f16", "head speed: regression, 2 numbers, dense:f32"):
+        assert line in shown
     assert set(sl.open("labels").heads) == {"logits", "speed", "scene"}
     errors = call(*arguments[:-2], "--encoding", "depth=topk:3", code=2)
     assert "no such head, got 'depth'; the teacher has logits (classes)" in errors
     errors = call(*arguments[:-2], "--encoding", "topk:3", "--encoding", "topk:4", code=2)
     assert "--encoding without a head" in errors
+
+
+def test_an_output_of_unclear_kind_must_be_declared(place):
+    arguments = ("generate", "digits", "--teacher", "python:trial_teacher:features", "--out", "labels", "-q")
+    message = call(*arguments, code=3)
+    assert "head 'feat' has no declared kind" in message
+    assert "--head logits=classes --head feat=embedding" in message
+    assert not (place / "labels").exists()
+    both = call(*arguments, "--head", "logits=classes", "--head", "feat=embedding")
+    assert "head feat: embedding, 64 numbers, dense:f16" in both
+    alone = call(*arguments[:-2], "alone", "-q", "--head", "logits=classes")
+    assert "feat" not in alone
+    two = call("generate", "digits", "--teacher", "python:trial_teacher:two", "--out", "two", "-q")
+    assert "head aux_logits: classes, 10 classes, dense:f16" in two
 
 
 def test_encodings_are_read_by_head():

@@ -36,7 +36,7 @@ class WithLogits:
 
 class Named(NamedTuple):
     logits: object
-    boxes: object
+    box_logits: object
 
 
 def model_output(logits):
@@ -77,11 +77,11 @@ def test_a_mapping_names_the_heads():
     model = as_model(lambda x: Named(x, x.reshape(-1, 1, 3).repeat(1, 5, 1)), sample=SAMPLE)
     assert model.heads == {
         "logits": OutputHead(classes=3),
-        "boxes": OutputHead(classes=3, kind="tokens", shape=(5,)),
+        "box_logits": OutputHead(classes=3, kind="tokens", shape=(5,)),
     }
     assert {name: tuple(output.shape) for name, output in model.predict(SAMPLE).items()} == {
         "logits": (4, 3),
-        "boxes": (4, 5, 3),
+        "box_logits": (4, 5, 3),
     }
 
 
