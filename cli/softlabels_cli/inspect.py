@@ -35,13 +35,12 @@ def command(*, store: str, digest: str | None, as_json: bool) -> None:
 
     Of a run, show the chain that made it: data, teacher, store, student, through students that became teachers.
     """
-    from softlabels.store import describe_store, open_store
+    from softlabels.store import check_digest, describe_store
 
     if _is_run(store):
         _print_chain(store, as_json=as_json)
         return
-    if digest is not None:
-        open_store(store, digest=digest)
+    check_digest(store, digest)
     description = describe_store(store)
     if as_json:
         print_json(description.to_json())

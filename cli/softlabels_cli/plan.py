@@ -15,6 +15,7 @@ from softlabels_cli.options import (
     chosen_data,
     data_options,
     device_option,
+    digest_option,
     json_option,
     layout_options,
     quiet_option,
@@ -54,6 +55,7 @@ COLUMNS = {
 @click.option(
     "--sample", "sampled", type=click.IntRange(min=16), default=1024, show_default=True, help="Rows of the sample."
 )
+@digest_option
 @click.option("--rows", type=click.IntRange(min=1), help="Size of the dataset to plan for. [that of STORE or DATA]")
 @temperature_option
 @layout_options
@@ -81,6 +83,7 @@ def command(
     source: str,
     teacher: str | None,
     head: str | None,
+    digest: str | None,
     sampled: int,
     rows: int | None,
     temperatures: tuple[float, ...],
@@ -111,8 +114,12 @@ def command(
         check_target(plot)
     layout: dict[str, Any] = {"shard_format": shard_format, "codec": codec, "unit_rows": unit_rows}
     if teacher is None:
-        sample = replace(planning.sample_of_store(source, head), **{key: layout[key] for key in _named(layout)})
+        sample = replace(
+            planning.sample_of_store(source, head, digest=digest), **{key: layout[key] for key in _named(layout)}
+        )
     else:
+        if digest is not None:
+            raise click.UsageError("--digest is for a STORE, got DATA with --teacher")
         settings = generation.Settings(temperatures=temperatures, batch_size=batch_size, device=device, **layout)
         data, model = open_data(source, teacher, text=chosen_text(), **chosen_data())
         sample = generation.sample(data, teacher=model, settings=settings, head=head, rows=sampled)

@@ -33,10 +33,9 @@ def command(
     quiet: bool,
 ) -> None:
     """Check every file of STORE; exit 3 if it is damaged, incomplete or not sealed."""
-    from softlabels.store import open_store, verify
+    from softlabels.store import check_digest, verify
 
-    if digest is not None:
-        open_store(store, digest=digest)
+    check_digest(store, digest)
     if signature is not None and key is None:
         raise click.UsageError("--signature needs --public-key")
     if key is not None:

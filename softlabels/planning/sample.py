@@ -219,18 +219,19 @@ def _standard_error(blocks: Sequence[Fidelity], mean: Fidelity) -> float:
     return float(np.sqrt((weights * spread**2).sum() / (len(blocks) - 1)))
 
 
-def sample_of_store(path: Location, head: str | None = None) -> Sample:
+def sample_of_store(path: Location, head: str | None = None, *, digest: str | None = None) -> Sample:
     """Return the probe of a sealed store.
 
     Args:
         path: Directory of the store.
         head: Name of the head; None: the first distribution.
+        digest: Digest that the snapshot must have; None: the last snapshot.
 
     Raises:
         InvalidArgument: There is no such head, it has no probe, or it is no distribution.
         StoreNotFound: There is no sealed store.
     """
-    store = open_store(path)
+    store = open_store(path, digest=digest)
     usable = [name for name, kind in store.heads.items() if kind.kind in DISTRIBUTIONS and not kind.position_shape]
     name = head if head is not None else next(iter(usable), next(iter(store.heads)))
     names = store.head_columns(name)

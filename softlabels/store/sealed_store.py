@@ -80,6 +80,29 @@ def open_store(location: Location, *, snapshot: int | None = None, digest: str |
     return Store(storage, descriptor, selected)
 
 
+def check_digest(location: Location, digest: str | None) -> None:
+    """Raise unless the last snapshot of a store has a digest; do nothing for None.
+
+    Args:
+        location: Location of the store.
+        digest: Digest of the snapshot.
+
+    Raises:
+        StoreCorrupt: The last snapshot has another digest, or the store is damaged.
+        StoreNotFound: There is no store, or it was never sealed.
+        InvalidArgument: The digest is not one.
+    """
+    if digest is None:
+        return
+    selected = open_store(location, digest=digest).snapshot
+    last = open_store(location).snapshot
+    if last.digest != digest:
+        raise StoreCorrupt(
+            f"{location}: the last snapshot has another digest, got {last.digest} of snapshot {last.number}; expected "
+            f"{digest}, which is snapshot {selected.number}. Pin the last one, or fetch the store again"
+        )
+
+
 def _select(storage: Storage, numbers: list[int], digest: str | None) -> Snapshot:
     """Return the last snapshot, or the one with a digest."""
     if not numbers:

@@ -199,6 +199,9 @@ def test_a_snapshot_can_be_pinned(place):
     wrong = digest[::-1]
     assert wrong in call("verify", "labels", "--digest", wrong, code=3)
     assert wrong in call("inspect", "labels", "--digest", wrong, code=3)
+    assert "recommended" in call("plan", "labels", "--digest", digest, "-q")
+    assert wrong in call("plan", "labels", "--digest", wrong, code=3)
+    assert "is for a STORE" in call("plan", "digits", *TEACH, "--digest", digest, code=2)
     errors = call("train-student", "labels", "--student", "mlp", "--out", "run", "--digest", wrong, code=3)
     assert wrong in errors
     assert not (place / "run").exists()

@@ -21,6 +21,8 @@ from softlabels_cli.demo import TEACHER as DEMO_TEACHER
 from tests.cli.calls import call
 
 PAGES = ["README.md", "docs/quickstart.md", "docs/stores.md", "docs/guides/share.md", "docs/guides/vision.md"]
+FILE = re.compile(r"# (\w+\.py)\n")
+"""First line of a block that a reader saves as a file."""
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 TEACHER = '''"""A teacher of the reader's own."""
 
@@ -57,7 +59,8 @@ def folder(tmp_path, monkeypatch, digits_path):
     write_photos(table, tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    return tmp_path
+    yield tmp_path
+    sys.modules.pop("my_teacher", None)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -76,6 +79,9 @@ def test_the_code_of_a_page_runs(page, root, folder, request):
                     subprocess.run([program, *arguments], cwd=folder, check=True, capture_output=True)
                     continue
                 call(*arguments)
+        elif file := FILE.match(code):
+            (folder / file[1]).write_text(code)
+            sys.modules.pop(file[1].removesuffix(".py"), None)
         elif language == "python":
             exec(compile(code, page, "exec"), namespace)  # noqa: S102  our own page
 

@@ -9,6 +9,7 @@ import pytest
 import softlabels as sl
 from softlabels.errors import InvalidArgument, StoreCorrupt, StoreNotFound
 from softlabels.labels import Head
+from softlabels.store import check_digest
 from softlabels.store.format import paths
 
 HEADS = {"logits": Head(encoding="topk:2", classes=5)}
@@ -70,10 +71,23 @@ def test_a_lost_snapshot_is_named_and_sealing_makes_it_anew(root, caplog):
     with caplog.at_level(logging.WARNING, logger="softlabels"):
         assert sl.open(root).rows == 4
     assert "snapshot 2 is missing, so snapshot 1 with 4 rows is read. Run softlabels seal" in caplog.text
+    report = sl.verify(root)
+    assert "the last snapshot is missing" in report.bad[0].problem
+    assert not report.ok
+    assert report.advice == f"Run softlabels seal {root}."
     assert sl.seal(root) == last, "the same bytes, so the same digest"
     caplog.clear()
     assert sl.open(root).rows == 8
     assert caplog.text == ""
+
+
+def test_a_pin_on_an_older_snapshot_reads_that_one_and_does_not_pass_for_the_last(root):
+    first, last = (sl.open(root, snapshot=number).snapshot.digest for number in (1, 2))
+    check_digest(root, None)
+    check_digest(root, last)
+    assert sl.open(root, digest=first).rows == 4
+    with pytest.raises(StoreCorrupt, match=f"got {last} of snapshot 2; expected {first}, which is snapshot 1"):
+        check_digest(root, first)
 
 
 def test_a_store_that_was_never_sealed_is_not_found(tmp_path):

@@ -203,6 +203,11 @@ def _store_problems(storage: Storage, descriptor: Descriptor) -> list[Problem]:
 def _sealed_records(storage: Storage, descriptor: Descriptor, problems: list[Problem]) -> NDArray[np.bytes_] | None:
     """Return the digests of the records that the last snapshot names; None without one, or if it is damaged."""
     numbers = paths.snapshot_numbers(storage)
+    if (lost := paths.lost_snapshot(storage)) is not None:
+        name = storage.locate(paths.snapshot_path(lost))
+        problems.append(
+            Problem(None, name, "the last snapshot is missing: lost, or its sealing was interrupted", "seal")
+        )
     if not numbers:
         return None
     try:
