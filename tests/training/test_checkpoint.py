@@ -74,3 +74,23 @@ def test_a_checkpoint_larger_than_the_network_is_not_read(tmp_path):
         file.truncate(2**36)
     with pytest.raises(RunCorrupt, match="cannot be read"):
         read_checkpoint(tmp_path, state, identity=IDENTITY)
+
+
+def test_the_scaler_of_fp16_comes_back():
+    """With torch's scaler for the CPU, because none of the machines that test has a GPU."""
+    first, other = (MixedPrecision(Recipe(), torch.device("cpu")) for _ in range(2))
+    first.scaler = torch.amp.GradScaler("cpu", init_scale=512.0, growth_interval=7)
+    other.scaler = torch.amp.GradScaler("cpu")
+    assert first.state() != other.state()
+    other.load(first.state())
+    assert other.state() == first.state()
+    assert other.scaler.get_growth_interval() == 7
+
+
+def test_a_network_of_another_shape_is_refused(tmp_path):
+    with torch.random.fork_rng():
+        write_checkpoint(tmp_path, trained(0), identity=IDENTITY)
+        state = trained(0)
+        state.module[2] = torch.nn.Linear(2, 3)
+        with pytest.raises(RunCorrupt, match="size mismatch"):
+            read_checkpoint(tmp_path, state, identity=IDENTITY)

@@ -84,7 +84,7 @@ def test_losses_of_a_recipe_are_those_that_were_committed(name, tmp_path):
     lines = short_run(name, tmp_path)
     if header == f"# {environment()}":
         assert lines == expected
-    losses, golden = ([float(line.split()[1]) for line in each] for each in (lines, expected))
+    losses, golden = ([float(line.split()[1]) for line in entries] for entries in (lines, expected))
     assert losses == pytest.approx(golden, rel=1e-3)
 
 

@@ -157,11 +157,11 @@ def test_the_average_of_the_weights_is_the_result(folder, tmp_path):
 @pytest.mark.parametrize("options", [{"optimizer": "sgd", "lr": 0.1}, {"precision": "bf16"}, {"schedule": "constant"}])
 def test_optimisers_and_precisions_learn_and_resume(folder, tmp_path, options):
     options = {"steps": 60, "accumulation": 1, "ema": None, "checkpoint_seconds": 60.0, **options}
-    whole = killed.train(folder, tmp_path / "a", killed.Dropping(0), **options)
+    uninterrupted = killed.train(folder, tmp_path / "a", killed.Dropping(0), **options)
     stopped(folder, tmp_path / "b", 30, **(options | {"checkpoint_seconds": 0.0}))
     killed.train(folder, tmp_path / "b", killed.Dropping(0), **options)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
-    assert whole.run.metrics.agreement > 0.7
+    assert uninterrupted.run.metrics.agreement > 0.7
 
 
 def test_shares_of_a_step_are_the_step(data, tmp_path):
