@@ -36,11 +36,13 @@ class Column:
         shape: Shape of one entry.
         per: Column that counts how many entries of this one belong to each of its own; None: one entry per row. That
             column may be ragged itself: entries per position, positions per row.
+        packed: Compressed to the entropy of its bytes, by a Huffman code, whatever the store's codec is.
     """
 
     dtype: str
     shape: tuple[int, ...] = ()
     per: str | None = None
+    packed: bool = False
 
     @property
     def entry_bytes(self) -> int:

@@ -35,7 +35,7 @@ class Fidelity:
 
     Attributes:
         rows: Number of rows (of ragged ones, positions) measured.
-        kl: KL(p || p^) in nats by temperature, ``{"1": 0.02}``; empty for unbiased labels, whose KL is infinite.
+        kl: KL(p || p^) in nats by temperature, ``{"1": 0.02}``; empty for draws, whose KL may be infinite.
         mass: Probability that the teacher gives the listed classes, at the first temperature.
         top1: Share of rows whose likeliest class is the teacher's.
         entropy: Entropy of the teacher in nats, at the first temperature.
@@ -112,7 +112,7 @@ def measure(logits: NDArray[np.float32], labels: SoftLabels, temperatures: Seque
     else:
         labels = replace(labels, values=labels.values.reshape(-1, classes))
     flat = logits.reshape(-1, classes)
-    is_sample = isinstance(labels, SparseLabels) and labels.unbiased
+    is_sample = isinstance(labels, SparseLabels) and labels.is_sample
     step = max(1, BLOCK // classes)
     blocks = []
     for start in range(0, len(flat), step):

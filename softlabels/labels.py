@@ -192,6 +192,8 @@ class SparseLabels:
         unbiased: True if the labels are a sample, which has no tail.
         lengths: (B,) positions of each row, N in all; None unless rows are ragged.
         prior_index: (B,) index of each row's tail prior among M; None if there is one for all rows.
+        drawn: True if the listed probabilities are counts of draws. Their mean is right, but a row may leave no mass to
+            the tail where the teacher has some, so KL(p || p^) may be infinite.
     """
 
     classes: int
@@ -204,9 +206,15 @@ class SparseLabels:
     unbiased: bool = False
     lengths: NDArray[np.integer] | None = None
     prior_index: NDArray[np.integer] | None = None
+    drawn: bool = False
 
     def __len__(self) -> int:
         return len(self.ids if self.lengths is None else self.lengths)
+
+    @property
+    def is_sample(self) -> bool:
+        """True if probabilities are draws, right on average; figures of a row, such as its KL, are not."""
+        return self.unbiased or self.drawn
 
     def temperature_index(self, temperature: float) -> int:
         """Return the index of ``temperature`` among the captured ones, up to rounding.

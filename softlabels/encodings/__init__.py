@@ -8,6 +8,7 @@ from __future__ import annotations
 from softlabels.columns import Arrays, Column
 from softlabels.encodings.adaptive import Adaptive
 from softlabels.encodings.codebook import Codebook
+from softlabels.encodings.counts import Counts
 from softlabels.encodings.dense import Dense
 from softlabels.encodings.encoding import Encoded, Encoding, row_bytes
 from softlabels.encodings.registry import MANY_CLASSES, default, parse
@@ -21,6 +22,7 @@ __all__ = [
     "Arrays",
     "Codebook",
     "Column",
+    "Counts",
     "Dense",
     "Encoded",
     "Encoding",

@@ -11,6 +11,7 @@ in the descriptor, so every engine and every resume uses the same.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.encodings.listed import Listed
+from softlabels.encodings.encoding import Encoding
 from softlabels.errors import InvalidArgument
 from softlabels.labels import Head
 
@@ -85,13 +86,65 @@ class Codebook:
         cost = masses.log_tail.exp()[:, None] * torch.log1p(-listed.clamp(max=1 - 1e-7)) - explained
         return to_numpy(cost.argmin(dim=1)).astype(np.uint8)
 
+    def nearest(self, listing: Listing, temperature: float) -> NDArray[np.uint8]:
+        """Return the index of the prior of least cross-entropy with each row's whole distribution, (B,)."""
+        import torch
+
+        from softlabels.encodings.logits import to_numpy
+
+        masses = listing.masses(temperature)
+        log = self._log_by_class.to(masses.weights.device)
+        is_listed = ~listing.logits.isneginf()
+        p = listing.log_probs(temperature)[is_listed].exp()
+        ends = is_listed.sum(dim=1).cumsum(dim=0)
+        starts = torch.cat([ends.new_zeros(1), ends[:-1]])
+        listed = torch.nn.functional.embedding_bag(
+            listing.ids[is_listed], log, starts, mode="sum", per_sample_weights=p
+        )
+        return to_numpy((listed + (masses.weights @ log) * masses.scale[:, None]).argmax(dim=1)).astype(np.uint8)
+
+    def nearest_to(self, weights: Tensor) -> NDArray[np.uint8]:
+        """Return the index of the prior of least cross-entropy with (B, C) weights, whatever they sum to, (B,)."""
+        from softlabels.encodings.logits import to_numpy
+
+        return to_numpy((weights @ self._log_by_class.to(weights.device)).argmax(dim=1)).astype(np.uint8)
+
+    @cached_property
+    def ranks(self) -> NDArray[np.uint32]:
+        """Rank of each class in the order of each prior at the first temperature, (M, C); see classes_by_rank."""
+        by_rank = classes_by_rank(self.priors)
+        ranks = np.empty_like(by_rank)
+        np.put_along_axis(ranks, by_rank, np.arange(by_rank.shape[1], dtype=np.uint32)[None], axis=1)
+        return ranks
+
+
+_BY_RANK: dict[int, tuple[weakref.ref[NDArray[np.float32]], NDArray[np.uint32]]] = {}
+"""Classes by rank of the codebooks in use; an entry goes with its codebook."""
+
+
+def classes_by_rank(priors: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Return the classes of each codeword from the likeliest on, equal ones by ascending id, (M, C).
+
+    Sorting takes some seconds for a large vocabulary, so the result is kept as long as the array is.
+
+    Args:
+        priors: (1, M, C) float32, the priors of a codebook.
+    """
+    known = _BY_RANK.get(id(priors))
+    if known is not None and known[0]() is priors:
+        return known[1]
+    by_rank = np.stack([np.argsort(-prior, kind="stable") for prior in priors[0]]).astype(np.uint32)
+    number = id(priors)
+    _BY_RANK[number] = (weakref.ref(priors, lambda _: _BY_RANK.pop(number, None)), by_rank)
+    return by_rank
+
 
 def pilot_rows(head: Head) -> int:
     """Return the number of rows that a codebook of this head is fitted to, if there are so many."""
     return min(MAX_PILOT_ROWS, MAX_PILOT_BYTES // (2 * head.classes * len(head.temperatures)))
 
 
-def fit(encoding: Listed, head: Head, pilot: Iterable[Tensor], *, seed: int = 0) -> Codebook:
+def fit(encoding: Encoding, head: Head, pilot: Iterable[Tensor], *, seed: int = 0) -> Codebook:
     """Fit a codebook to a pilot.
 
     Example:
@@ -119,9 +172,9 @@ def fit(encoding: Listed, head: Head, pilot: Iterable[Tensor], *, seed: int = 0)
     by_temperature: list[list[Tensor]] = [[] for _ in head.temperatures]
     priors, rows, limit = encoding.priors, 0, pilot_rows(head)
     for logits in pilot:
-        listing = encoding.listing(logits, head, np.arange(rows, rows + len(logits)))
-        for residuals, temperature in zip(by_temperature, head.temperatures, strict=True):
-            residuals.append(listing.unlisted_probabilities(temperature)[: max(0, limit - rows)].half().cpu())
+        distributions = encoding.pilot_distributions(logits, head, np.arange(rows, rows + len(logits)))
+        for residuals, distribution in zip(by_temperature, distributions, strict=True):
+            residuals.append(distribution[: max(0, limit - rows)].half().cpu())
         rows += len(by_temperature[0][-1])
         if rows >= limit:
             break

@@ -9,6 +9,7 @@ included them would leave no codes for the others.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -87,6 +88,10 @@ class Dense(Encoding):
         if self.dtype == "bf16":
             return {"values_bf16": Column("uint16", shape)}
         return {"values": Column({"f32": "float32", "f16": "float16"}[self.dtype], shape)}
+
+    def entries(self, arrays: Arrays, head: Head) -> int:
+        """See Encoding.entries: every class."""
+        return len(next(iter(arrays.values()))) * math.prod(head.position_shape) * head.classes
 
     def encode_block(self, block: Block) -> Encoded:
         """See Encoding.encode_block.

@@ -112,6 +112,15 @@ class Encoding(ABC):
         """Return an estimate of the entries per row of ragged columns, for sizing units."""
         return 1.0
 
+    def entries(self, arrays: Arrays, head: Head) -> int:
+        """Return the number of classes that rows list, all of them together.
+
+        Args:
+            arrays: Columns of the rows.
+            head: Head that the columns belong to.
+        """
+        return int(arrays["ids"].size)
+
     def encode(
         self,
         logits: Tensor,
@@ -161,6 +170,19 @@ class Encoding(ABC):
     @abstractmethod
     def encode_block(self, block: Block) -> Encoded:
         """Encode some rows; arguments and errors as for ``encode``."""
+
+    def pilot_distributions(self, logits: Tensor, head: Head, rows: NDArray[np.int64]) -> list[Tensor]:
+        """Return what a codebook of this encoding is fitted to, (B, C) for each temperature of the head.
+
+        Args:
+            logits: (B, C) logits of a pilot.
+            head: Head of the logits.
+            rows: (B,) numbers of the pilot's rows, for messages.
+
+        Raises:
+            InvalidLogits: See ``encode``.
+        """
+        raise NotImplementedError(f"{self.spec}: has no codebook")
 
     @abstractmethod
     def decode(

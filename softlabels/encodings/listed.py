@@ -72,6 +72,11 @@ class Listed(Encoding):
 
         return self.choose(checked_float(logits, head, rows))
 
+    def pilot_distributions(self, logits: Tensor, head: Head, rows: NDArray[np.int64]) -> list[Tensor]:
+        """See Encoding.pilot_distributions: the probabilities of the classes that rows do not list."""
+        listing = self.listing(logits, head, rows)
+        return [listing.unlisted_probabilities(temperature) for temperature in head.temperatures]
+
     @abstractmethod
     def choose(self, values: Tensor) -> Listing:
         """Return the listed classes of (B, C) float32 logits."""

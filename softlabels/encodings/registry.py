@@ -7,6 +7,7 @@ and parses to the encoding. A new encoding is one file and its class in FAMILIES
 from __future__ import annotations
 
 from softlabels.encodings.adaptive import Adaptive
+from softlabels.encodings.counts import Counts
 from softlabels.encodings.dense import Dense
 from softlabels.encodings.encoding import Encoding
 from softlabels.encodings.sampled import Sampled
@@ -14,7 +15,7 @@ from softlabels.encodings.threshold import Threshold
 from softlabels.encodings.topk import TopK
 from softlabels.errors import InvalidArgument
 
-FAMILIES: tuple[type[Encoding], ...] = (Dense, TopK, Adaptive, Sampled, Threshold)
+FAMILIES: tuple[type[Encoding], ...] = (Dense, TopK, Adaptive, Sampled, Threshold, Counts)
 """Every encoding, in the order in which messages list them."""
 
 MAX_DENSE_CLASSES = 64

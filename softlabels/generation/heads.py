@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from softlabels import encodings, planning
-from softlabels.encodings import Adaptive, Codebook, TopK, codebook
+from softlabels.encodings import Codebook, codebook
 from softlabels.encodings.codebook import MAX_CODEBOOK_BYTES
 from softlabels.errors import InvalidArgument
 from softlabels.generation.pilot import Pilot
@@ -200,7 +200,7 @@ def _with_codebook(
 ) -> tuple[Head, Codebook | None]:
     """Return a head with the codebook that its encoding needs, and that codebook if it is new."""
     encoding = encodings.parse(head.encoding, classes=head.classes)
-    if not isinstance(encoding, TopK | Adaptive) or encoding.priors == 1:
+    if encoding.priors == 1:
         return head, None
     size = 4 * encoding.priors * head.classes * len(head.temperatures)
     if size > MAX_CODEBOOK_BYTES:

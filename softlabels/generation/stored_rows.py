@@ -189,10 +189,11 @@ def _encode(store: Stored, name: str, values: Tensor) -> Columns:
 
 
 def _decode(store: Stored, name: str, columns: Columns) -> SoftLabels:
-    """Return the labels of all items; the tail prior is not needed for the classes that are listed."""
+    """Return the labels of all items; a tail prior is not needed for the classes that are listed, a codebook may be."""
     encoding, head = store.descriptor.encoding(name), store.descriptor.heads[name]
     arrays = {column: columns[f"{name}/{column}"] for column in encoding.columns(head)}
-    return encoding.decode(arrays, head)
+    codebook = store.codebooks.get(name)
+    return encoding.decode(arrays, head, None if codebook is None else codebook.priors)
 
 
 def _difference(labels: SoftLabels, values: NDArray[np.float32], head: Head) -> float:

@@ -129,6 +129,7 @@ def map_labels(labels: SoftLabels, change: Callable[[Any], Any], *, with_prior: 
         unbiased=labels.unbiased,
         lengths=lengths,
         prior_index=None if labels.prior_index is None else change(labels.prior_index),
+        drawn=labels.drawn,
     )
 
 

@@ -180,11 +180,11 @@ def reduce(losses: Tensor, weights: Tensor) -> Tensor:
 
 
 def refuse_samples(loss: str, labels: SoftLabels) -> None:
-    """Raise InvalidArgument for unbiased labels."""
-    if isinstance(labels, SparseLabels) and labels.unbiased:
+    """Raise InvalidArgument for labels that are a sample."""
+    if isinstance(labels, SparseLabels) and labels.is_sample:
         raise InvalidArgument(
-            f"{loss} of a sample is not that of the distribution, not even on average. With sampled or threshold "
-            "labels use losses.kl or losses.cross_entropy"
+            f"{loss} of a sample is not that of the distribution, not even on average. With sampled, threshold "
+            "or counts labels use losses.kl or losses.cross_entropy"
         )
 
 

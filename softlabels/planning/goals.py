@@ -15,13 +15,14 @@ from operator import attrgetter
 from typing import TypeGuard
 
 from softlabels import encodings
+from softlabels.encodings import counts
 from softlabels.errors import InvalidArgument
-from softlabels.planning.sample import Sample
+from softlabels.planning.sample import FOLDS, Sample
 from softlabels.planning.table import PlanRow, measure_row, plan, priors_for
 
 FORMS = (
     "auto:max-kl=NATS, auto:budget=SIZE (such as 50GB), adaptive:kl=NATS, adaptive:bytes=N (both may be followed by "
-    "the options of adaptive, :d4:64), threshold:ids=N, threshold:bytes=N"
+    "the options of adaptive, :d4:64), threshold:ids=N, threshold:bytes=N, counts:ids=N, counts:bytes=N"
 )
 KL_GOALS = ("auto:max-kl", "adaptive:kl")
 """Goals for the KL."""
@@ -69,7 +70,7 @@ def resolve(spec: str, sample: Sample) -> str:
         return _closest_kl(
             sample, limit, default if options is None else [options], only_adaptive=name != "auto:max-kl"
         )
-    if name in {"adaptive:bytes", "threshold:bytes", "threshold:ids"}:
+    if name in {"adaptive:bytes", "threshold:bytes", "threshold:ids", "counts:bytes", "counts:ids"}:
         limit = _positive(spec, value)
         family, _, bounded = name.partition(":")
         if bounded == "bytes" and limit <= sample.key_bytes:
@@ -121,10 +122,11 @@ def _within(sample: Sample, budget: int) -> str:
     unbiased = sample.classes >= encodings.MANY_CLASSES
     bound = _with_margin(budget, keys)
     fitting = [row for row in table.rows if row.bytes_total <= bound]
-    family = "threshold" if unbiased else "adaptive"
-    tuned = _bisect(sample, family, lambda row: row.bytes_total <= bound, larger_fits=True)
-    if tuned is not None:
-        fitting.append(tuned)
+    families = ["threshold", *(["counts"] if priors_for(sample) > 1 else [])] if unbiased else ["adaptive"]
+    for family in families:
+        tuned = _bisect(sample, family, lambda row: row.bytes_total <= bound, larger_fits=True)
+        if tuned is not None:
+            fitting.append(tuned)
     fitting = [row for row in fitting if row.unbiased == unbiased] or fitting
     if not fitting:
         least = min(table.rows, key=lambda row: row.bytes_total)
@@ -159,7 +161,7 @@ def _bisect(
 
     Args:
         sample: Dense logits of some rows.
-        family: ``adaptive`` or ``threshold``; both list fewer classes for a larger parameter.
+        family: ``adaptive``, ``threshold`` or ``counts``; all list fewer classes for a larger parameter.
         fits: Returns whether a row is within the target.
         options: Options of adaptive after the parameter: how log-probabilities are stored, and tail priors.
         larger_fits: If True, the target bounds the size, so larger parameters fit; else it bounds the KL.
@@ -180,8 +182,20 @@ def _bisect(
 
 def _row(sample: Sample, family: str, value: float, options: str) -> PlanRow:
     """Return the encoding of a family with a parameter, measured."""
-    spec = f"adaptive:{value:.3g}:{options}" if family == "adaptive" else f"threshold:{value:.3g}"
-    return measure_row(sample, spec)[0]
+    specs = {
+        "adaptive": f"adaptive:{value:.3g}:{options}",
+        "threshold": f"threshold:{value:.3g}",
+        "counts": _counts_spec(sample, weight=value),
+    }
+    return measure_row(sample, specs[family])[0]
+
+
+def _counts_spec(sample: Sample, *, weight: float) -> str:
+    """Return the encoding ``counts`` whose draws weigh about ``weight``, with as many codewords as can be fitted."""
+    draws = min(counts.MAX_DRAWS, max(1, round(1 / weight)))
+    fitted = max(2, min(counts.USUAL_PRIORS, len(sample.logits) * (FOLDS - 1) // FOLDS // 4))
+    priors = fitted if sample.codebook is None else sample.codebook.priors.shape[1]
+    return f"counts:{draws}:{counts.Counts.usual_floor(draws):g}:{priors}"
 
 
 def _with_margin(limit: float, keys: float) -> float:

@@ -133,7 +133,7 @@ class Sample:
         encoded, priors = self._encode(encoding, head, folds)
         columns = encoding.columns(head)
         labels = {name: np.concatenate([fold.arrays[name] for fold in encoded]) for name in columns}
-        ids = labels["ids"].size if "ids" in columns else self.logits.size
+        ids = encoding.entries(labels, head)
         blocks = [
             measure(self.logits[rows[block]], labels_of_fold.take(block), temperatures)
             for fold, rows, prior in zip(encoded, folds, priors, strict=True)
@@ -187,7 +187,7 @@ class Sample:
         """Return the store's codebook, or one fitted to the other folds; None if the encoding has none."""
         import torch
 
-        if encoding.priors == 1 or not isinstance(encoding, encodings.TopK | encodings.Adaptive):
+        if encoding.priors == 1:
             return None
         if self.codebook is not None and self.codebook.priors.shape[1] == encoding.priors:
             return self.codebook

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from softlabels.encodings import Counts
 from softlabels.planning.sample import Sample
 
 LISTED = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -18,6 +19,8 @@ MANY_CLASSES = 512
 DRAWS = (12, 25, 50, 100)
 CONFIDENCE = 1.645
 """Standard errors above the mean of a sample that a mean exceeds in 5 % of the cases."""
+COUNTS = (5, 8, 12, 20, 30, 50, 100)
+"""Draws of ``counts``, with the floor that goes with them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +30,15 @@ class PlanRow:
     Attributes:
         encoding: Canonical specification.
         bytes_per_row: Bytes of labels, key and container per row, compressed; of tokens per position.
-        kl: KL(p || p^) in nats at the first temperature; None for unbiased labels, whose KL is infinite.
+        kl: KL(p || p^) in nats at the first temperature; None for draws, whose KL is infinite.
         top1: Share of rows whose likeliest class is kept.
         bytes_total: Bytes of the whole dataset.
         mass: Probability of the listed classes.
-        error: Sum of (p^ - p)^2; of unbiased labels the noise of their gradient.
+        error: Sum of (p^ - p)^2; of draws the noise of their gradient.
         ids: Mean number of classes listed.
-        unbiased: If True, labels are right on average in every context.
-        kl_error: Standard error of the KL over the sample, in nats; 0 for unbiased labels.
+        unbiased: If True, labels are draws, right on average in every context: all classes of ``threshold`` and
+            ``sampled``, those above the floor of ``counts``.
+        kl_error: Standard error of the KL over the sample, in nats; 0 for draws.
         front: If True, no other encoding of its family (exact, unbiased) keeps more in as many bytes.
         current: If True, it is the encoding of the store that the sample comes from.
     """
@@ -54,7 +58,7 @@ class PlanRow:
 
     @property
     def distance(self) -> float:
-        """The figure to minimise: the KL, or of unbiased labels the error."""
+        """The figure to minimise: the KL, or of draws the error."""
         return self.error if self.kl is None else self.kl
 
     @property
@@ -122,6 +126,7 @@ def candidates(classes: int, priors: int = 1) -> list[str]:
         specs += [f"adaptive:{least:g}:d4:{priors}" for least in LEAST if priors > 1]
         specs += [f"threshold:{tau:g}" for tau in LEAST]
         specs += [f"sampled:{draws}" for draws in DRAWS]
+        specs += [f"counts:{draws}:{Counts.usual_floor(draws):g}:{priors}" for draws in COUNTS if priors > 1]
     return specs
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels import columns as ragged
-from softlabels.columns import COUNT, Column
+from softlabels.columns import Column
 from softlabels.errors import ShardMissing
 from softlabels.store.format import array_file, paths
 from softlabels.store.format.descriptor import LENGTH, Descriptor
@@ -124,16 +124,17 @@ class UnitReader:
 
 def _blocks(arrays: ragged.Rows, schema: Mapping[str, Column]) -> Iterator[tuple[int, int]]:
     """Yield ranges of rows to check together: checking widens values, and pads rows to the longest of them."""
-    counts = arrays.get(COUNT)
+    counting = dict.fromkeys(column.per for column in schema.values() if column.per is not None)
     plain = [name for name, column in schema.items() if column.per is None]
     rows = len(arrays[plain[0]])
-    if counts is None:
+    if not counting:
         step = max(1, CHECKED_VALUES // sum(math.prod(schema[name].shape) for name in plain))
         yield from ((start, min(start + step, rows)) for start in range(0, rows, step))
         return
     start = 0
     while start < rows:
-        longest = np.maximum.accumulate(counts[start : start + CHECKED_VALUES].astype(np.int64))
+        counts = sum(arrays[name][start : start + CHECKED_VALUES].astype(np.int64) for name in counting)
+        longest = np.maximum.accumulate(counts)
         fits = int((longest * np.arange(1, len(longest) + 1) <= CHECKED_VALUES).sum())
         yield start, start + max(1, fits)
         start += max(1, fits)

@@ -95,7 +95,7 @@ class FigureSums:
 
     def _compared(self, output: Tensor, labels: SoftLabels, name: str, mask: Tensor | None) -> NDArray[np.float64]:
         """Return the sums of KL and agreement, (2, 2); zeros for samples, which do not tell them."""
-        if isinstance(labels, SparseLabels) and labels.unbiased:
+        if isinstance(labels, SparseLabels) and labels.is_sample:
             return np.zeros((2, 2))
         logits = output.flatten(0, -2)
         temperature = self._task.temperatures.get(name, 1.0)

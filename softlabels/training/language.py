@@ -264,7 +264,7 @@ class _Sums:
 
 
 def _is_sample(labels: SoftLabels) -> bool:
-    return isinstance(labels, SparseLabels) and labels.unbiased
+    return isinstance(labels, SparseLabels) and labels.is_sample
 
 
 def likeliest(labels: SoftLabels) -> Tensor:

@@ -15,7 +15,8 @@ from softlabels.labels import Head, SparseLabels
 LISTED = ["topk:1:f16", "topk:3:q8", "topk:3:d16", "adaptive:0.01:f16", "adaptive:0.01:q8", "adaptive:1:d2",
           "adaptive:2e-05:d4", "topk:2:d4:3", "adaptive:0.1:f16:3"]  # fmt: skip
 SAMPLED = ["sampled:5", "sampled:5:0.5", "sampled:5:4", "threshold:0.9", "threshold:0.1", "threshold:0.001"]
-SPECS = ["dense:f32", "dense:bf16", "dense:q8", *LISTED, *SAMPLED]
+COUNTS = ["counts:9:0.01:3", "counts:9:0:3", "counts:255:0.001:3"]
+SPECS = ["dense:f32", "dense:bf16", "dense:q8", *LISTED, *SAMPLED, *COUNTS]
 MASK = float(np.finfo(np.float32).min)
 """What many models add where a class is ruled out."""
 
@@ -30,7 +31,8 @@ def book(encoding, temperatures, classes):
 def labels_of(spec, logits, temperatures=(1.0,)):
     """Encode, check as readers do, decode."""
     encoding = encodings.parse(spec, classes=logits.shape[1])
-    temperatures_used = temperatures if encoding.has_tail else temperatures[:1]
+    one = not encoding.has_tail or spec in COUNTS
+    temperatures_used = temperatures[:1] if one else temperatures
     codebook = book(encoding, temperatures_used, logits.shape[1])
     digest = None if codebook is None else "0" * 64
     head = Head(encoding=encoding.spec, classes=logits.shape[1], temperatures=temperatures_used, codebook=digest)

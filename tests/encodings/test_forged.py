@@ -14,15 +14,20 @@ CLASSES = 7
 SPECS = ["dense:f32", "dense:f16", "dense:bf16", "dense:q8", "topk:3:f16", "topk:7:f16", "topk:3:q8", "topk:7:q8",
          "topk:3:d4", "topk:7:d2", "topk:3:f16:4", "topk:3:d4:4", "adaptive:0.05:f16", "adaptive:0.05:q8:4",
          "adaptive:2e-05:d4", "sampled:5", "sampled:5:0.5", "sampled:300", "threshold:0.2",
-         "threshold:0.05:3"]  # fmt: skip
+         "threshold:0.05:3", "counts:5:0.1:4", "counts:5:0:4"]  # fmt: skip
 
 
 def encoded(spec, seed=0, rows=3):
     encoding = encodings.parse(spec, classes=CLASSES)
-    temperatures = (1.0, 3.0) if encoding.has_tail else (1.0,)
+    temperatures = (1.0, 3.0) if encoding.has_tail and not spec.startswith("counts") else (1.0,)
     digest, book = None, None
     if encoding.priors > 1:
-        priors = np.random.default_rng(1).dirichlet(np.ones(CLASSES), (2, encoding.priors)).astype(np.float32) + 1e-6
+        priors = (
+            np.random.default_rng(1)
+            .dirichlet(np.ones(CLASSES), (len(temperatures), encoding.priors))
+            .astype(np.float32)
+            + 1e-6
+        )
         digest, book = "0" * 64, Codebook(priors / priors.sum(axis=-1, keepdims=True))
     head = Head(encoding=encoding.spec, classes=CLASSES, temperatures=temperatures, codebook=digest)
     logits = 2 * torch.randn(rows, CLASSES, generator=torch.Generator().manual_seed(seed))
@@ -39,7 +44,7 @@ def mutate(arrays, rng):
         if not len(array):
             continue
         place = rng.integers(len(array))
-        if name in {"count", "listed"}:
+        if name in {"count", "listed", "near", "far"}:
             other = rng.integers(len(array))
             moved = min(int(array[place]), int(rng.integers(0, 4)))
             array[place] -= moved
@@ -99,6 +104,10 @@ def test_a_log_tail_mass_that_rounding_lifted_to_0_leaves_the_listed_classes_a_l
         ("topk:3:f16", lambda a: a["tail"].__setitem__(0, 0.011), "NaN or above 1"),
         ("topk:3:f16:4", lambda a: a["prior"].__setitem__(0, 4), "tail prior 4, but there are 4"),
         ("sampled:5:0.5", lambda a: a["weights"].__setitem__(0, 1000), "not finite, or out of range"),
+        ("counts:5:0.1:4", lambda a: a["prior"].__setitem__(0, 4), "codeword 4, but there are 4"),
+        ("counts:5:0.1:4", lambda a: a["near_gaps"].__setitem__(0, 7), "a near class of rank"),
+        ("counts:5:0.1:4", lambda a: a["near_draws"].__setitem__(0, 5), "does not hold 5 draws or fewer"),
+        ("counts:5:0:4", lambda a: a["near_draws"].__setitem__(0, 1 + a["near_draws"][0]), "does not hold 5 draws"),
         ("threshold:0.2", lambda a: a["codes"].__setitem__(slice(None), 0), "do not sum to 1"),
     ],
 )

@@ -104,7 +104,8 @@ def test_labels_are_those_of_one_row_at_a_time(tmp_path, tokenizer, data, teache
 
 
 @pytest.mark.parametrize(
-    "encoding", ["dense:f16", "topk:5", "threshold:0.05", "sampled:8", "adaptive:0.01", "topk:4:f16:2"]
+    "encoding",
+    ["dense:f16", "topk:5", "threshold:0.05", "sampled:8", "adaptive:0.01", "topk:4:f16:2", "counts:9:0.02:2"],
 )
 def test_logits_in_slices_give_the_same_labels(tmp_path, tokenizer, data, teacher, monkeypatch, encoding):
     text = TextOptions(tokenizer=tokenizer, pack=40)

@@ -10,7 +10,7 @@ from softlabels.labels import DenseLabels, Head, SparseLabels
 
 TEMPERATURES = (1.0, 3.0)
 EXACT = ("dense:f32", "topk:5:f16", "topk:5:q8", "adaptive:0.05:d4", "topk:3:f16:4", "adaptive:0.08:d16:4")
-UNBIASED = ("sampled:6", "sampled:6:0.7", "threshold:0.2")
+UNBIASED = ("sampled:6", "sampled:6:0.7", "threshold:0.2", "counts:9:0:4", "counts:9:0.1:4")
 ROWS = 6
 
 
@@ -26,7 +26,8 @@ def make_labels(seed, classes, spec, tail="calibrated", *, scale=2.0, ruled_out=
     others = scale * torch.randn(64, classes, generator=generator)
     student = 2 * torch.randn(ROWS, classes, generator=generator, dtype=torch.float64)
     encoding = encodings.parse(spec, classes=classes)
-    temperatures = TEMPERATURES if encoding.has_tail or spec.startswith("dense") else TEMPERATURES[:1]
+    at_several = (encoding.has_tail and not spec.startswith("counts")) or spec.startswith("dense")
+    temperatures = TEMPERATURES if at_several else TEMPERATURES[:1]
     digest = "0" * 64 if encoding.priors > 1 else None
     head = Head(encoding=encoding.spec, classes=classes, temperatures=temperatures, tail=tail, codebook=digest)
     book = codebook.fit(encoding, head, [others]) if encoding.priors > 1 else None

@@ -37,7 +37,7 @@ def read_store(root):
     """Columns of all rows of the last snapshot, by name, and the descriptor; ragged ones flat."""
     descriptor, identity = load(root / "softlabels.json")
     assert (descriptor["format"], descriptor["version"]) == ("softlabels", 1)
-    assert set(descriptor["requires"]) <= {"codebook"}
+    assert set(descriptor["requires"]) <= {"codebook", "packed"}
     snapshot, _ = load(max((root / "snapshots").glob("*.json")))
     assert snapshot["descriptor"] == identity
     table_path = root / "snapshots" / f"{snapshot['number']:08d}-{snapshot['table'][:16]}.parquet"
@@ -68,12 +68,14 @@ def read_store(root):
     return {name: np.concatenate([item[name] for item in parts]) for name in parts[0]}, descriptor
 
 
-def listed(columns, kind, name, index=0):
+def listed(columns, kind, name, index=0, codes=None):
     """Section 5: ids and probabilities of each item's listed classes at a temperature of the head."""
     family, *options = kind["encoding"].split(":")
     get = {column.partition("/")[2]: array for column, array in columns.items() if column.startswith(f"{name}/")}
     temperature = kind["temperatures"][index]
     result, offset, at_code = [], 0, 0
+    if family == "counts":
+        return list(counted(get, codes, int(options[0])))
     for item in range(len(get["tail"] if family in {"topk", "adaptive"} else get["count"])):
         if family == "topk":
             ids, section = get["ids"][item], lambda column, item=item: get[column][item]
@@ -96,6 +98,20 @@ def listed(columns, kind, name, index=0):
             p *= -np.expm1(float(get["tail"][item, index])) / p.sum()
         result.append((ids.astype(int), p))
     return result
+
+
+def counted(get, codes, draws):
+    """Section 5, ``counts``: ranks under the codeword, from the most draws on."""
+    order, near, far = np.argsort(-codes[0], axis=1, kind="stable"), 0, 0
+    for item, code in enumerate(get["prior"]):
+        a, b = slice(near, near + int(get["near"][item])), slice(far, far + int(get["far"][item]))
+        near, far = a.stop, b.stop
+        ranks = np.cumsum(get["near_gaps"][a].astype(int) + 1) - 1
+        ranks = np.append(ranks, 256 * (1 + np.cumsum(get["far_blocks"][b].astype(int))) + get["far_offsets"][b])
+        n = np.append(get["near_draws"][a], get["far_draws"][b]).astype(int) + 1
+        most = np.argsort(-n, kind="stable")
+        first = order[code][:1]
+        yield (order[code][ranks[most]], n[most] / draws) if len(n) else (first, codes[0, code, first])
 
 
 def log_probs(retained, section, get, item):

@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 
 import softlabels as sl
+from softlabels.encodings import Codebook
 from softlabels.errors import SoftLabelsError
 from softlabels.labels import Head
 from softlabels.store import Descriptor, create_or_open
+from softlabels.store.format.codebooks import digest_of
 from softlabels.store.format.limits import MAX_CHUNK_BYTES, decoded_bytes
 from tests.corpus import forging
 
@@ -66,6 +68,18 @@ def _listed(encoding: str, counts: np.ndarray, lengths: np.ndarray | None = None
     return Head(encoding=encoding, classes=classes, kind="tokens", shape=(None,)), len(lengths), columns
 
 
+BOOK = Codebook(np.full((1, 2, 300), 1 / 300, np.float32))
+
+
+def _counts(rows: int, entries: int) -> tuple[Head, int, Columns]:
+    """Rows of near entries alone, each of one draw."""
+    gaps = np.zeros(rows * entries, np.uint8)
+    columns: Columns = {"prior": np.zeros(rows, np.uint8), "near": np.full(rows, entries, np.uint8),
+                        "near_gaps": gaps, "near_draws": gaps, "far": np.zeros(rows, np.uint8),
+                        "far_blocks": gaps[:0], "far_offsets": gaps[:0], "far_draws": gaps[:0]}  # fmt: skip
+    return Head(encoding="counts:255:0.01:2", classes=300, codebook=digest_of(BOOK)), rows, columns
+
+
 def _uneven(items: int, widest: int = 65_535) -> np.ndarray:
     return np.where(np.arange(items) == 0, widest, 1)
 
@@ -86,6 +100,8 @@ CHUNKS: dict[str, Case] = {
     "adaptive, wide rows": lambda n: _listed("adaptive:0.1:f16", np.full(n, 65_535)),
     "adaptive, one wide row": lambda n: _listed("adaptive:0.1:f16", _uneven(n)),
     "adaptive, one long row": lambda n: _listed("adaptive:0.1:f16", np.ones(n, np.int64), np.array([n])),
+    "counts, empty rows": lambda n: _counts(n, 0),
+    "counts, full rows": lambda n: _counts(n, 255),
     "threshold, one long row": lambda n: _listed("threshold:0.05", np.ones(n, np.int64), np.array([n])),
     "threshold, one wide row": lambda n: _listed("threshold:2e-05", _uneven(n, 50_000)),
 }
@@ -115,7 +131,8 @@ def make_chunk(case: str, shard_format: str, root: Path) -> float:
     """Write a store of one chunk as large as the format allows; returns its share of MAX_CHUNK_BYTES."""
     two, four = (_size(*_columns(case, shard_format, n)) for n in (2, 4))
     descriptor, columns = _columns(case, shard_format, (MAX_CHUNK_BYTES - two) // ((four - two) // 2) + 2)
-    store = create_or_open(root, descriptor)
+    with_codebook = descriptor.heads["logits"].codebook is not None
+    store = create_or_open(root, descriptor, {"logits": BOOK} if with_codebook else None)
     with store.begin(0) as writer:
         writer.append(columns)
         assert writer.commit()

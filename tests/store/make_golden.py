@@ -24,6 +24,8 @@ def main() -> None:
     adaptive = sl.Head(classes=CLASSES, kind="tokens", encoding="adaptive:0.02:d4:3", shape=(None,),
                        temperatures=(1.0, 2.0))  # fmt: skip
     threshold = sl.Head(classes=CLASSES, encoding="threshold:0.05", temperatures=(2.0,))
+    counts = sl.Head(classes=CLASSES, kind="tokens", encoding="counts:20:0.02:3", shape=(None,))
+    unbiased = sl.Head(classes=CLASSES, encoding="counts:30:0:2")
     for name, head, values in (
         ("topk-zarr", topk, logits),
         ("topk-parquet", topk, logits),
@@ -35,6 +37,9 @@ def main() -> None:
         ("adaptive-parquet", adaptive, tokens),
         ("threshold-zarr", threshold, logits),
         ("threshold-parquet", threshold, logits),
+        ("counts-zarr", counts, tokens),
+        ("counts-parquet", counts, tokens),
+        ("unbiased-zarr", unbiased, logits),
     ):
         form = name.split("-")[1]
         if (GOLDEN / name).exists():

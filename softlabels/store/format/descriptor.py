@@ -51,7 +51,8 @@ DEFAULT_UNIT_ROWS = 16_384
 
 CODEBOOK = "codebook"
 SUBSET_OF = "subset_of"
-KNOWN = (CODEBOOK, INPUTS, VIEWS)
+PACKED = "packed"
+KNOWN = (CODEBOOK, INPUTS, VIEWS, PACKED)
 """Features a store may require."""
 
 LENGTH = "length"
@@ -246,6 +247,7 @@ class Descriptor:
             CODEBOOK: any(head.codebook for head in self.heads.values()),
             INPUTS: self.inputs is not None,
             VIEWS: self.views is not None,
+            PACKED: any(column.packed for column in self.columns().values()),
         }
         document: dict[str, Any] = {
             "format": FORMAT,

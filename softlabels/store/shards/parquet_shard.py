@@ -33,6 +33,8 @@ TRAILER = 8
 """Bytes behind the footer's struct: its length and the magic."""
 CODECS = {"zstd": ("zstd", 1), "lz4": ("lz4", None)}
 """Compressors a store may use, with the level."""
+PACKED_LEVEL = 15
+"""Level of packed columns in a store of zstd."""
 CODEC_NUMBERS = {"zstd": 6, "lz4": 7}
 PLAIN, RLE, BYTE_STREAM_SPLIT = 0, 3, 9
 DATA_PAGE = 0
@@ -66,7 +68,12 @@ class ParquetWriter:
             self._schema,
             version="2.6",
             compression=codec,
-            compression_level=level,
+            compression_level=level
+            if level is None
+            else {
+                _leaf(name, self._columns): PACKED_LEVEL if column.packed else level
+                for name, column in self._columns.items()
+            },
             use_dictionary=False,
             write_statistics=False,
             write_page_checksum=True,

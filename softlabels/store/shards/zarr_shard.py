@@ -43,6 +43,8 @@ CRC_BYTES = 4
 BLOSC_HEADER = 16
 CODECS = {"zstd": 1, "lz4": 5}
 """Compressors a store may use, with the level."""
+PACKED = ("zstd", 8)
+"""Compressor and level of packed columns, without a shuffle."""
 LEAST_SAVED = 16
 """An array of which compression saves less than one part in so many is kept as it is: decoding it would cost more."""
 
@@ -85,7 +87,7 @@ class ZarrWriter:
         for name, column in self._columns.items():
             full = np.zeros((self._room[name], *column.shape), np.dtype(column.dtype).newbyteorder("<"))
             full[: len(columns[name])] = columns[name]
-            encoded = encode_array(full, self._descriptor.codec)
+            encoded = encode_array(full, self._descriptor.codec, packed=column.packed)
             if not np.array_equal(decode_array(encoded, column, len(full)).view(np.uint8), full.view(np.uint8)):
                 raise StoreError(
                     f"column {name!r} does not survive compression, so memory or a library is at fault; nothing was "
@@ -200,10 +202,17 @@ def _member(view: memoryview) -> tuple[bytes, memoryview, memoryview]:
     return bytes(view[LOCAL_HEADER.size : body]), view[body:end], view[end:]
 
 
-def encode_array(array: NDArray[Any], codec: str) -> bytes:
-    """Return one Zarr chunk: little-endian bytes, blosc, crc32c."""
+def encode_array(array: NDArray[Any], codec: str, *, packed: bool = False) -> bytes:
+    """Return one Zarr chunk: little-endian bytes, blosc, crc32c.
+
+    Args:
+        array: (n, *shape) entries of a column.
+        codec: Compressor of the store.
+        packed: True for a packed column, which has the compressor PACKED.
+    """
     size = array.dtype.itemsize
-    body = blosc.compress(array, codec.encode(), CODECS[codec], _shuffle(codec, size), 0, typesize=size)
+    name, level, shuffle = _compressor(codec, size, packed=packed)
+    body = blosc.compress(array, name.encode(), level, shuffle, 0, typesize=size)
     if len(body) > array.nbytes - array.nbytes // LEAST_SAVED:
         body = blosc.compress(array, codec.encode(), 0, blosc.NOSHUFFLE, 0, typesize=size)
     return bytes(body) + struct.pack("<I", google_crc32c.value(bytes(body)))
@@ -275,7 +284,7 @@ def metadata(descriptor: Descriptor, count: int, room: Mapping[str, int]) -> dic
             "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [room[name], *column.shape]}},
             "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
             "fill_value": 0,
-            "codecs": _codecs(descriptor.codec, np.dtype(column.dtype).itemsize),
+            "codecs": _codecs(descriptor.codec, np.dtype(column.dtype).itemsize, packed=column.packed),
             "attributes": {} if column.per is None else {"per": column.per, "chunk_rows": descriptor.chunk_rows},
         }
     return documents
@@ -285,20 +294,29 @@ def _group(attributes: dict[str, Any]) -> dict[str, Any]:
     return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
 
 
-def _shuffle(codec: str, item_size: int) -> int:
-    """Return the shuffle of a codec: bit planes for lz4 and single bytes, byte planes for zstd."""
-    return int(blosc.SHUFFLE if codec == "zstd" and item_size > 1 else blosc.BITSHUFFLE)
+def _compressor(codec: str, item_size: int, *, packed: bool) -> tuple[str, int, int]:
+    """Return compressor, level and shuffle of a column.
+
+    lz4 takes bit planes; zstd takes byte planes, or bit planes of single bytes. Bytes of a packed column are symbols of
+    a Huffman code, which a shuffle would break.
+    """
+    if packed:
+        return *PACKED, int(blosc.SHUFFLE if item_size > 1 else blosc.NOSHUFFLE)
+    shuffle = blosc.SHUFFLE if codec == "zstd" and item_size > 1 else blosc.BITSHUFFLE
+    return codec, CODECS[codec], int(shuffle)
 
 
-def _codecs(codec: str, item_size: int) -> list[dict[str, Any]]:
+def _codecs(codec: str, item_size: int, *, packed: bool) -> list[dict[str, Any]]:
+    name, level, shuffle = _compressor(codec, item_size, packed=packed)
+    names = {int(blosc.NOSHUFFLE): "noshuffle", int(blosc.SHUFFLE): "shuffle", int(blosc.BITSHUFFLE): "bitshuffle"}
     return [
         {"name": "bytes", "configuration": {"endian": "little"}},
         {
             "name": "blosc",
             "configuration": {
-                "cname": codec,
-                "clevel": CODECS[codec],
-                "shuffle": "shuffle" if _shuffle(codec, item_size) == blosc.SHUFFLE else "bitshuffle",
+                "cname": name,
+                "clevel": level,
+                "shuffle": names[shuffle],
                 "typesize": item_size,
                 "blocksize": 0,
             },

@@ -1,0 +1,308 @@
+"""``counts:N``: N systematic draws per row, stored as counts under the ranks of the row's codeword.
+
+Each class of probability ``floor`` or more is drawn floor or ceil of N p times, so that its count over N is p on
+average. Classes below the floor are left to the tail prior of the row's codeword. With a floor of 0 the labels are
+unbiased; with a floor the draws go where the probability is, and rare classes follow the context (docs/fidelity.md,
+section 10).
+
+A class id takes two bytes in a vocabulary. Its rank in the order of the row's codeword takes few bits, since the
+codeword knows which classes are likely here. Ranks are stored ascending as gaps of single bytes, which a Huffman code
+(zstd) packs near their entropy; ``near`` entries have ranks below 256, ``far`` ones a gap of blocks of 256 ranks and an
+offset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabels.columns import Arrays, Column
+from softlabels.encodings.codebook import classes_by_rank
+from softlabels.encodings.encoding import Block, Encoded, Encoding, id_dtype
+from softlabels.encodings.log_probs import padded_width
+from softlabels.encodings.options import integer, probability, require_count
+from softlabels.encodings.samples import require_one_temperature
+from softlabels.labels import Head, SparseLabels
+from softlabels.rng import uniforms
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from softlabels.encodings.codebook import Codebook
+
+PRIOR = "prior"
+MAX_DRAWS = 255
+"""Upper bound of the draws per row: a count, and the number of entries, is one byte."""
+MAX_PRIORS = 256
+USUAL_PRIORS = 64
+NEAR = 256
+"""Ranks below this are near; those above are in blocks of so many."""
+WIDE_CLASSES = NEAR + 256 * NEAR
+"""Number of classes above which a block's gap does not fit one byte."""
+
+
+@dataclass(frozen=True)
+class Counts(Encoding):
+    """Counts of systematic draws.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> from softlabels import encodings
+        >>> from softlabels.encodings import codebook
+        >>> from softlabels.labels import Head
+        >>> encoding = encodings.parse("counts:20:0.01:2", classes=50)
+        >>> head = Head(encoding=encoding.spec, classes=50)
+        >>> logits = 3 * torch.randn(100, 50, generator=torch.Generator().manual_seed(0))
+        >>> book = codebook.fit(encoding, head, [logits])
+        >>> arrays = encoding.encode(logits, head, np.arange(100), codebook=book).arrays
+        >>> np.exp(encoding.decode(arrays, head, book.priors).log_probs()).sum(axis=1).round(3).min()
+        np.float32(1.0)
+
+    Attributes:
+        draws: Number of draws per row, N; those that fall below the floor are not made.
+        floor: Probability below which a class is left to the codeword's prior; 0: none, and labels are unbiased.
+        priors: Number of codewords M.
+    """
+
+    name: ClassVar[str] = "counts"
+    form: ClassVar[str] = "counts:N[:FLOOR[:M]] (N: draws; FLOOR: least probability drawn; M: number of codewords)"
+
+    draws: int
+    floor: float = 0.0
+    priors: int = USUAL_PRIORS
+
+    @classmethod
+    def from_options(cls, options: list[str], classes: int) -> Self:
+        """See Encoding.from_options."""
+        require_count(options, 1, 3)
+        draws = integer(options[0], 1, MAX_DRAWS)
+        floor = cls.usual_floor(draws)
+        if len(options) > 1:
+            floor = 0.0 if options[1] == "0" else probability(options[1])
+        if floor == 1:
+            raise ValueError("got a floor of 1; expected a smaller one")
+        return cls(draws, floor, integer(options[2], 2, MAX_PRIORS) if len(options) > 2 else USUAL_PRIORS)
+
+    @staticmethod
+    def usual_floor(draws: int) -> float:
+        """Return the default floor, a tenth of the weight of a draw."""
+        return float(f"{0.1 / draws:.3g}")
+
+    @property
+    def spec(self) -> str:
+        """Canonical specification."""
+        return f"counts:{self.draws}:{self.floor:g}:{self.priors}"
+
+    @property
+    def has_tail(self) -> bool:
+        """True if classes below the floor are left to the prior."""
+        return self.floor > 0
+
+    def columns(self, head: Head) -> dict[str, Column]:
+        """Return the row's codeword, and for near and far entries their number, ranks and draws less one."""
+        require_one_temperature(self.spec, head)
+        blocks = "uint8" if head.classes <= WIDE_CLASSES else "uint16" if head.classes <= WIDE_CLASSES**2 else "uint32"
+        return {
+            PRIOR: Column("uint8", packed=True),
+            "near": Column("uint8", packed=True),
+            "near_gaps": Column("uint8", per="near", packed=True),
+            "near_draws": Column("uint8", per="near", packed=True),
+            "far": Column("uint8", packed=True),
+            "far_blocks": Column(blocks, per="far", packed=True),
+            "far_offsets": Column("uint8", per="far", packed=True),
+            "far_draws": Column("uint8", per="far", packed=True),
+        }
+
+    def typical_entries(self, head: Head) -> float:
+        """Return an estimate of the entries per row, near ones and far ones each."""
+        return min(head.classes, max(1.0, 0.2 * self.draws))
+
+    def entries(self, arrays: Arrays, head: Head) -> int:
+        """See Encoding.entries."""
+        return int(arrays["near_gaps"].size + arrays["far_offsets"].size)
+
+    def pilot_distributions(self, logits: Tensor, head: Head, rows: NDArray[np.int64]) -> list[Tensor]:
+        """See Encoding.pilot_distributions: the whole distribution, which orders the classes and models the tail."""
+        from softlabels.encodings.logits import checked_float
+
+        values = checked_float(logits, head, rows)
+        return [(values / temperature).softmax(dim=-1) for temperature in head.temperatures]
+
+    def encode_block(self, block: Block) -> Encoded:
+        """See Encoding.encode_block."""
+        if block.codebook is None:
+            raise ValueError(f"{self.spec}: needs a codebook")
+        u = uniforms(block.words, np.zeros(1, np.int64))
+        draws = (self._draw_above_floor if self.floor else self._draw_all)(block, block.codebook, u)
+        ranks = block.codebook.ranks[draws.prior[draws.row], draws.ids].astype(np.int64)
+        order = np.argsort(draws.row * block.head.classes + ranks)
+        ranked = _ranked(draws.row[order], ranks[order], draws.counts[order], rows=len(draws.prior))
+        arrays: Arrays = {PRIOR: draws.prior, **ranked}
+        return Encoded({name: arrays[name].astype(column.dtype) for name, column in self.columns(block.head).items()})
+
+    def _draw_above_floor(self, block: Block, codebook: Codebook, u: NDArray[np.float64]) -> _Draws:
+        """Draw from the classes of probability ``floor`` or more, likeliest first."""
+        from softlabels.encodings.listing import at_least
+        from softlabels.encodings.logits import to_numpy
+
+        temperature = block.head.temperatures[0]
+        listing = at_least(block.values, self.floor, temperature=temperature, argmax=False)
+        prior = codebook.nearest(listing, temperature)
+        p = np.exp(to_numpy(listing.log_probs(temperature)).astype(np.float64))
+        # Rounding may take the sum of a row that lists all of its probability above 1.
+        crossed = np.floor(np.minimum(self.draws * np.cumsum(p, axis=1), self.draws) + u[:, None])
+        drawn = np.diff(np.minimum(crossed, self.draws), axis=1, prepend=0).astype(np.int64)
+        row, column = np.nonzero(drawn)
+        return _Draws(prior, row, to_numpy(listing.ids)[row, column], drawn[row, column])
+
+    def _draw_all(self, block: Block, codebook: Codebook, u: NDArray[np.float64]) -> _Draws:
+        """Draw from all classes, in the order of their ids."""
+        import torch
+
+        from softlabels.encodings.listing import relative
+        from softlabels.encodings.logits import to_numpy
+        from softlabels.encodings.systematic import crossings, cumulate
+
+        values, temperature = block.values, block.head.temperatures[0]
+        weights = relative(values, values.amax(dim=-1, keepdim=True), temperature).exp_()
+        prior = codebook.nearest_to(weights)
+        cumulated = cumulate(weights)
+        steps = (torch.arange(1, self.draws + 1) - torch.from_numpy(u)[:, None]).to(values.device) / self.draws
+        ids = to_numpy(crossings(cumulated, steps * cumulated.total))
+        # Equal draws are neighbours: the first of each run stands for all.
+        row, column = np.nonzero(np.diff(ids, axis=1, prepend=-1))
+        places = row * self.draws + column
+        return _Draws(prior, row, ids[row, column], np.diff(places, append=ids.size))
+
+    def decode(
+        self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None, *, widen: bool = True
+    ) -> SparseLabels:
+        """See Encoding.decode.
+
+        A row without draws, which a flat distribution has, lists the likeliest class of its codeword with its prior.
+        """
+        if prior is None:
+            raise ValueError(f"{self.spec}: ids are ranks under a codeword, and there is no codebook")
+        codewords, near, far = arrays[PRIOR], arrays["near"].astype(np.int64), arrays["far"].astype(np.int64)
+        width = padded_width(near + far)
+        column = np.arange(width)
+        is_near = column < near[:, None]
+        is_far = (column < (near + far)[:, None]) & ~is_near
+        classes = classes_by_rank(prior)
+        ids = np.zeros(is_near.shape, id_dtype(head.classes))
+        counts = np.zeros(is_near.shape, np.uint8)
+        for is_entry, number, ranks, less_one in (
+            (is_near, near, _near_ranks(arrays), arrays["near_draws"]),
+            (is_far, far, _far_ranks(arrays), arrays["far_draws"]),
+        ):
+            ids[is_entry] = classes.take(np.repeat(codewords.astype(np.int64) * head.classes, number) + ranks)
+            counts[is_entry] = less_one + np.uint8(1)
+        order = np.argsort(~counts, axis=1, kind="stable")
+        ids, counts = np.take_along_axis(ids, order, axis=1), np.take_along_axis(counts, order, axis=1)
+        drawn = counts.sum(axis=1, dtype=np.int64)
+        values, log_tail = self._log_weights[counts], self._log_weights[np.maximum(self.draws - drawn, 0)][:, None]
+        is_empty = np.flatnonzero(drawn == 0)
+        if len(is_empty):
+            likeliest = classes.reshape(-1, head.classes)[codewords[is_empty], 0]
+            p = prior[0, codewords[is_empty], likeliest]
+            ids[is_empty, 0], values[is_empty, 0], log_tail[is_empty, 0] = likeliest, np.log(p), np.log1p(-p)
+        unbiased = self.floor == 0
+        return SparseLabels(
+            classes=head.classes,
+            ids=ids.astype(np.int64) if widen else ids,
+            values=values,
+            temperatures=head.temperatures,
+            log_tail=np.full_like(log_tail, -np.inf) if unbiased else log_tail,
+            tail=head.tail,
+            prior=None if unbiased else prior,
+            unbiased=unbiased,
+            drawn=not unbiased,
+            prior_index=None if unbiased else codewords,
+        )
+
+    @property
+    def _log_weights(self) -> NDArray[np.float32]:
+        """Return the log of n / N for n = 0 to N, (N + 1,)."""
+        with np.errstate(divide="ignore"):
+            return np.log(np.arange(self.draws + 1) / self.draws).astype(np.float32)
+
+    def check(self, arrays: Arrays, head: Head) -> None:
+        """See Encoding.check."""
+        near, far = arrays["near"].astype(np.int64), arrays["far"].astype(np.int64)
+        padded_width(near + far)
+        if arrays[PRIOR].size and int(arrays[PRIOR].max()) >= self.priors:
+            raise ValueError(f"codeword {int(arrays[PRIOR].max())}, but there are {self.priors}")
+        near_ranks, far_ranks = _near_ranks(arrays), _far_ranks(arrays)
+        if near_ranks.size and int(near_ranks.max()) >= min(NEAR, head.classes):
+            raise ValueError(f"a near class of rank {int(near_ranks.max())}")
+        if far_ranks.size and int(far_ranks.max()) >= head.classes:
+            raise ValueError(f"a class of rank {int(far_ranks.max())}, but there are {head.classes} classes")
+        is_same_row = np.diff(np.repeat(np.arange(len(far)), far)) == 0
+        if (np.diff(far_ranks)[is_same_row] <= 0).any():
+            raise ValueError("far classes of a row that do not ascend by rank")
+        drawn = _sums(arrays["near_draws"], near) + _sums(arrays["far_draws"], far) + near + far
+        if (drawn > self.draws).any() or (not self.floor and (drawn < self.draws).any()):
+            raise ValueError(f"a row that does not hold {self.draws} draws" + (" or fewer" if self.floor else ""))
+
+
+class _Draws(NamedTuple):
+    """Draws of a batch: the codeword of each row, and row, class and number of draws of each class drawn."""
+
+    prior: NDArray[np.uint8]
+    row: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+
+def _ranked(
+    row: NDArray[np.int64], ranks: NDArray[np.int64], counts: NDArray[np.int64], *, rows: int
+) -> dict[str, NDArray[np.int64]]:
+    """Return the columns of entries in the order of rows and, within a row, of ranks."""
+    is_near = ranks < NEAR
+    blocks, offsets = np.divmod(ranks[~is_near] - NEAR, NEAR)
+    return {
+        "near": np.bincount(row[is_near], minlength=rows),
+        "near_gaps": _gaps(ranks[is_near], row[is_near], before=-1) - 1,
+        "near_draws": counts[is_near] - 1,
+        "far": np.bincount(row[~is_near], minlength=rows),
+        "far_blocks": _gaps(blocks, row[~is_near], before=0),
+        "far_offsets": offsets,
+        "far_draws": counts[~is_near] - 1,
+    }
+
+
+def _gaps(values: NDArray[np.int64], row: NDArray[np.int64], *, before: int) -> NDArray[np.int64]:
+    """Return the differences of values to those before them in their row; the first of a row to ``before``."""
+    gaps = np.diff(values, prepend=before)
+    is_first = np.diff(row, prepend=-1) != 0
+    gaps[is_first] = values[is_first] - before
+    return gaps
+
+
+def _cumulated(gaps: NDArray[np.integer], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the sums of gaps from the first of each row on: the inverse of ``_gaps`` with ``before`` 0."""
+    sums = np.cumsum(gaps, dtype=np.int64)
+    ends = np.cumsum(counts)
+    at_start = np.concatenate([[0], sums])[ends - counts]
+    return np.asarray(sums - np.repeat(at_start, counts))
+
+
+def _near_ranks(arrays: Arrays) -> NDArray[np.int64]:
+    """Return the ranks of the near entries, (n,)."""
+    return np.asarray(_cumulated(arrays["near_gaps"] + np.uint16(1), arrays["near"].astype(np.int64)) - 1)
+
+
+def _far_ranks(arrays: Arrays) -> NDArray[np.int64]:
+    """Return the ranks of the far entries, (n,)."""
+    blocks = _cumulated(arrays["far_blocks"], arrays["far"].astype(np.int64))
+    ranks: NDArray[np.int64] = NEAR * (1 + blocks) + arrays["far_offsets"]
+    return ranks
+
+
+def _sums(values: NDArray[np.integer], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the sum of the entries of each row, (B,)."""
+    sums = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
+    return np.asarray(np.diff(sums[np.concatenate([[0], np.cumsum(counts)])]))
