@@ -19,6 +19,7 @@ from PIL import Image
 
 from softlabels_cli.demo import TEACHER as DEMO_TEACHER
 from tests.cli.calls import call
+from tests.warm import run
 
 PAGES = ["README.md", "docs/quickstart.md", "docs/stores.md", "docs/guides/share.md", "docs/guides/vision.md"]
 FILE = re.compile(r"# (\w+\.py)\n")
@@ -91,3 +92,31 @@ def test_the_targets_that_readme_names_exist(root):
     targets = re.findall(r"^make (\w+)", (root / "README.md").read_text(), re.MULTILINE)
     assert targets
     assert [target for target in targets if f"\n{target}: " not in makefile] == []
+
+
+PACKAGES = ("softlabels.models.kinds", "softlabels.sources.kinds", "softlabels.losses", "softlabels.store.shards")
+RUN_PARTS = """
+import importlib, pathlib, re, sys
+from tests.project.test_documents import BLOCK, PACKAGES
+for name in PACKAGES:
+    importlib.import_module(name).__path__.append(str(pathlib.Path("parts", *name.split(".")).absolute()))
+from softlabels.models.kinds import kinds
+from softlabels.sources.kinds import data_kinds
+from softlabels.store.shards.registry import names
+for listed in (kinds, data_kinds, names):
+    listed.cache_clear()  # a server of test processes has listed them without these parts
+importlib.import_module("softlabels.losses.brier")
+exec(BLOCK.findall(pathlib.Path(sys.argv[1]).read_text())[-1][1])
+"""
+
+
+def test_a_part_of_each_kind_is_one_file(root, tmp_path):
+    """The blocks of docs/contributing.md that begin with a path are put there, and its last block uses all of them."""
+    page = root / "docs" / "contributing.md"
+    for _, code in BLOCK.findall(page.read_text()):
+        path = tmp_path / "parts" / code.partition("\n")[0].removeprefix("# ")
+        if path.suffix == ".py":
+            path.parent.mkdir(parents=True)
+            path.write_text(code)
+    run("-c", RUN_PARTS, page, cwd=tmp_path)
+    assert sorted((tmp_path / "labels" / "shards").rglob("*.plain"))
