@@ -118,9 +118,14 @@ def sign_files(key: EllipticCurvePrivateKey, name: str, files: Mapping[str, byte
     payload = json.dumps(statement, indent=2).encode()
     public = PublicKey(key.public_key())
     signature = key.sign(_authenticated(payload), _cryptography().ec.ECDSA(_hash_of(public.key)))
+    return _to_bytes(payload, signature, public.hint)
+
+
+def _to_bytes(payload: bytes, signature: bytes, hint: str | None) -> bytes:
+    """Return the bundle as it is written here, which has one spelling."""
     bundle = {
         "mediaType": MEDIA_TYPE,
-        "verificationMaterial": {"publicKey": {"hint": public.hint}, "tlogEntries": []},
+        "verificationMaterial": {"publicKey": {"hint": hint}, "tlogEntries": []},
         "dsseEnvelope": {
             "payload": base64.b64encode(payload).decode(),
             "payloadType": PAYLOAD_TYPE,
@@ -130,19 +135,20 @@ def sign_files(key: EllipticCurvePrivateKey, name: str, files: Mapping[str, byte
     return json.dumps(bundle, separators=(",", ":")).encode()
 
 
-def signed_files(data: bytes, key: PublicKey, place: str) -> dict[str, bytes]:
+def signed_files(data: bytes, key: PublicKey, place: str, *, is_foreign: bool = False) -> dict[str, bytes]:
     """Return the SHA-256 of each file that a bundle signs, by its name.
 
     Args:
         data: Bytes of the bundle.
         key: Key that must have signed it.
         place: Location of the bundle, for messages.
+        is_foreign: If True, the bundle may be spelled in another way than `sign_files` does, and have more fields.
 
     Raises:
         SignatureInvalid: The bundle is damaged, of another key, or of another format.
     """
     try:
-        return _signed_files(data, key)
+        return _signed_files(data, key, is_foreign=is_foreign)
     except (ValueError, RecursionError) as error:
         raise SignatureInvalid(
             f"{place}: the signature is not valid, got {error}; expected one of the key {key.hint}. Do not use the "
@@ -150,7 +156,7 @@ def signed_files(data: bytes, key: PublicKey, place: str) -> dict[str, bytes]:
         ) from None
 
 
-def _signed_files(data: bytes, key: PublicKey) -> dict[str, bytes]:
+def _signed_files(data: bytes, key: PublicKey, *, is_foreign: bool) -> dict[str, bytes]:
     bundle = _json(data)
     if bundle.text("mediaType") != MEDIA_TYPE:
         raise ValueError(f"the media type {bundle.text('mediaType')!r:.80}")
@@ -173,6 +179,8 @@ def _signed_files(data: bytes, key: PublicKey) -> dict[str, bytes]:
         key.key.verify(signature, _authenticated(payload), cryptography.ec.ECDSA(_hash_of(key.key)))
     except cryptography.InvalidSignature:
         raise ValueError("a signature that does not belong to its content") from None
+    if not is_foreign and data != _to_bytes(payload, signature, hint):
+        raise ValueError("a bundle in another spelling than softlabels sign writes")
     return _resources(_json(payload))
 
 

@@ -107,7 +107,8 @@ def verify_signature(
     storage = store.storage
     name = signature_name(store.snapshot.number, public)
     place = storage.locate(name) if signature is None else str(signature)
-    files = signed_files(_bundle(storage, name, public) if signature is None else _read(signature), public, place)
+    data = _bundle(storage, name, public) if signature is None else _read(signature)
+    files = signed_files(data, public, place, is_foreign=signature is not None)
     for required in signed_names(store):
         if required not in files:
             raise SignatureInvalid(

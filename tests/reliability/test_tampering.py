@@ -10,6 +10,7 @@ import pytest
 import softlabels as sl
 from softlabels.errors import SignatureInvalid, SoftLabelsError, StoreCorrupt
 from softlabels.sharing import sign, verify_signature
+from softlabels.store.format import canonical_json
 from tests.reliability import tampering
 
 pytestmark = pytest.mark.slow
@@ -25,6 +26,33 @@ def test_every_mutant_of_a_file_is_refused(signed):
     while counts.tried < 150:
         signed.try_mutant(rng, counts)
     assert (counts.refused, counts.accepted, counts.untyped) == (150, [], [])
+
+
+@pytest.mark.parametrize("name", ["records/00/00000001.json", "snapshots/00000001.json"])
+@pytest.mark.parametrize("version", [[], {}, None, True, "1", 3])
+def test_a_version_of_another_type_is_a_typed_error(signed, name, version):
+    """Forged with the digest that goes with it."""
+    value = canonical_json.parse(signed.good[name], 2**20) | {"version": version}
+    value = canonical_json.sign({key: item for key, item in value.items() if key != "digest"})
+    path = signed.root / name
+    path.write_bytes(canonical_json.to_bytes(value))
+    try:
+        assert not signed.passes_digest()
+        assert not signed.passes_key()
+    finally:
+        path.write_bytes(signed.good[name])
+
+
+def test_a_signature_spelled_in_another_way_is_refused(signed):
+    """Fields that the key does not cover cannot be changed either."""
+    (path,) = (signed.root / "signatures").iterdir()
+    data = path.read_bytes()
+    try:
+        for other in (data + b"\n", data.replace(b'"keyid":""', b'"keyid":"x"'), data.replace(b"[]", b"[1]")):
+            path.write_bytes(other)
+            assert not signed.passes_key()
+    finally:
+        path.write_bytes(data)
 
 
 def test_another_store_in_its_place_is_refused(signed, tmp_path):

@@ -121,7 +121,7 @@ def parse_record(data: bytes, unit: int, descriptor: Descriptor) -> Record:
         ValueError: The bytes are not the record of this unit of this store; says why.
     """
     value = canonical_json.parse_signed(data, MAX_RECORD_BYTES)
-    if value.get("format") != "softlabels-record" or value.get("version") not in {1, 2}:
+    if value.get("format") != "softlabels-record" or value.get("version") not in (1, 2):
         raise ValueError(f"its format is {value.get('format')!r}, version {value.get('version')!r}")
     fields = Fields(value)
     lacks_rows = value["version"] == 2

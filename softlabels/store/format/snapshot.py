@@ -73,7 +73,7 @@ def read_snapshot(storage: Storage, number: int) -> Snapshot:
 
 def _parse(data: bytes, number: int) -> Snapshot:
     value = canonical_json.parse_signed(data, MAX_SNAPSHOT_BYTES)
-    if value.get("format") != "softlabels-snapshot" or value.get("version") not in {1, 2}:
+    if value.get("format") != "softlabels-snapshot" or value.get("version") not in (1, 2):
         raise ValueError(f"its format is {value.get('format')!r}, version {value.get('version')!r}")
     fields = Fields(value)
     if fields.get("number") != number:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -89,12 +89,14 @@ class FaultProxy:
         upstream: Port of the real server.
         choose: Maps method and path to a fault, or None to forward the request.
         requests: Methods and paths that were received.
+        conditions: Held while a conditional request is carried out.
     """
 
     upstream: int
     choose: Callable[[str, str], Fault | None] = lambda _method, _path: None
     requests: list[tuple[str, str]] = field(default_factory=list)
     port: int = 0
+    conditions: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
     def running(self) -> Iterator[FaultProxy]:
@@ -141,9 +143,13 @@ def _handler(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:  # noqa: C901  
                 and not (fault.ignore_condition and name.lower() == "if-none-match")
             }
             connection = http.client.HTTPConnection("127.0.0.1", proxy.upstream, timeout=30)
-            connection.request(self.command, self.path, body, headers)
-            response = connection.getresponse()
-            answer = response.read()
+            # Moto looks for the object and stores it in two steps, which a real service does in one.
+            is_conditional = any(name.lower() == "if-none-match" for name in headers)
+            with proxy.conditions if is_conditional else nullcontext():
+                connection.request(self.command, self.path, body, headers)
+                response = connection.getresponse()
+                answer = response.read()
+            connection.close()
             if fault.lose:
                 self._drop()
                 return
