@@ -121,12 +121,41 @@ def measure(logits: NDArray[np.float32], labels: SoftLabels, temperatures: Seque
     return combine(blocks)
 
 
+class FidelityMean:
+    """The mean over the rows of measurements that come one by one."""
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._sums = dict.fromkeys(MEANS, 0.0)
+        self._kl: dict[str, float] = {}
+
+    def add(self, figure: Fidelity) -> None:
+        """Add a measurement; the temperatures are those of the first one.
+
+        Args:
+            figure: The measurement.
+        """
+        if not self._rows:
+            self._kl = dict.fromkeys(figure.kl, 0.0)
+        self._rows += figure.rows
+        for name in MEANS:
+            self._sums[name] += getattr(figure, name) * figure.rows
+        for name in self._kl:
+            self._kl[name] += figure.kl.get(name, 0.0) * figure.rows
+
+    @property
+    def value(self) -> Fidelity:
+        """Return the mean; there must be a measurement."""
+        means = {name: value / self._rows for name, value in self._sums.items()}
+        return Fidelity(rows=self._rows, kl={name: kl / self._rows for name, kl in self._kl.items()}, **means)
+
+
 def combine(figures: Sequence[Fidelity]) -> Fidelity:
     """Return the mean over the rows of several measurements."""
-    rows = sum(figure.rows for figure in figures)
-    mean = {name: sum(getattr(figure, name) * figure.rows for figure in figures) / rows for name in MEANS}
-    kl = {name: sum(figure.kl.get(name, 0.0) * figure.rows for figure in figures) / rows for name in figures[0].kl}
-    return Fidelity(rows=rows, kl=kl, **mean)
+    mean = FidelityMean()
+    for figure in figures:
+        mean.add(figure)
+    return mean.value
 
 
 def _measure(

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from softlabels import columns as ragged
 from softlabels.encodings.tail import tail_prior
 from softlabels.errors import StoreCorrupt
-from softlabels.fidelity import as_rows, combine, measure
+from softlabels.fidelity import as_rows, measure
 from softlabels.labels import DISTRIBUTIONS, SoftLabels
 from softlabels.store import unit_statistics
 from softlabels.store.chunk_index import ChunkIndex
+from softlabels.store.committed import CommittedUnits
 from softlabels.store.format import paths
 from softlabels.store.format.codebooks import read_codebook
 from softlabels.store.format.descriptor import LENGTH, Descriptor
@@ -37,27 +38,29 @@ class Aggregate(NamedTuple):
     fidelity: dict[str, Any]
 
 
-def aggregate(storage: Storage, descriptor: Descriptor, records: list[Record]) -> Aggregate:
+def aggregate(storage: Storage, descriptor: Descriptor, committed: CommittedUnits) -> Aggregate:
     """Aggregate the statistics of all units, in their order.
 
     Args:
         storage: Storage of the store.
         descriptor: Descriptor of the store.
-        records: Records of all units, ascending.
+        committed: Figures of all units.
 
     Raises:
         StoreCorrupt: The extras or a shard of a unit are damaged.
     """
     sums: dict[str, list[NDArray[Any]]] = {}
     arrays: dict[str, list[NDArray[Any]]] = {}
-    first_rows = np.cumsum([0] + [record.rows for record in records])
-    for record in records:
+    rows_of_units = committed.columns["rows"]
+    first_rows = np.cumsum(rows_of_units) - rows_of_units
+    for unit in committed.with_extras:
+        record = committed.record(storage, descriptor, unit)
         for head, statistics in _statistics_of(storage, descriptor, record).items():
-            units = np.array([record.unit])
-            if unit_statistics.PRIOR in statistics and unit_statistics.gathers(descriptor, units, len(records))[0]:
+            units = np.array([unit])
+            if unit_statistics.PRIOR in statistics and unit_statistics.gathers(descriptor, units, len(committed))[0]:
                 sums.setdefault(head, []).append(statistics[unit_statistics.PRIOR])
-            for name, rows in _probe_of(descriptor, record, head, statistics, len(records)).items():
-                arrays.setdefault(name, []).append(rows + first_rows[record.unit] if name == f"{head}/rows" else rows)
+            for name, rows in _probe_of(descriptor, record, head, statistics, len(committed)).items():
+                arrays.setdefault(name, []).append(rows + first_rows[unit] if name == f"{head}/rows" else rows)
     priors = {head: tail_prior(blocks, descriptor.heads[head].classes) for head, blocks in sums.items()}
     probe = {name: np.concatenate(blocks) for name, blocks in arrays.items() if sum(map(len, blocks))}
     for head in descriptor.heads:  # merged stores bring a probe each
@@ -69,7 +72,7 @@ def aggregate(storage: Storage, descriptor: Descriptor, records: list[Record]) -
         if kind.kind in DISTRIBUTIONS:
             codebook = read_codebook(storage, descriptor, head)
             prior = priors.get(head) if codebook is None else codebook.priors
-            if measured := _fidelity(storage, descriptor, records, head, probe, prior):
+            if measured := _fidelity(storage, descriptor, committed, head, probe, prior):
                 fidelity[head] = measured
     return Aggregate({f"{head}/prior": array for head, array in priors.items()}, probe, fidelity)
 
@@ -102,7 +105,7 @@ def _probe_of(
 def _fidelity(
     storage: Storage,
     descriptor: Descriptor,
-    records: list[Record],
+    committed: CommittedUnits,
     head: str,
     probe: dict[str, NDArray[Any]],
     prior: NDArray[np.float32] | None,
@@ -111,7 +114,7 @@ def _fidelity(
     kind = descriptor.heads[head]
     measured: dict[str, Any] = {}
     if f"{head}/rows" in probe:
-        columns = _columns_of(storage, descriptor, records, head, probe[f"{head}/rows"])
+        columns = _columns_of(storage, descriptor, committed, head, probe[f"{head}/rows"])
         lengths = columns.pop(LENGTH, None)
         labels: SoftLabels = descriptor.encoding(head).decode(columns, kind, prior)
         if lengths is not None:
@@ -120,28 +123,27 @@ def _fidelity(
                 raise StoreCorrupt(f"the extras of {storage} hold positions of {head!r} that its rows lack; {REPAIR}")
             labels = as_rows(labels, lengths, positions)
         measured = measure(probe[f"{head}/logits"], labels, kind.temperatures).to_json()
-    by_unit = [(record.fidelity[head], record.unit) for record in records if head in record.fidelity]
-    if by_unit:
-        poorest, unit = min(by_unit, key=lambda pair: pair[0].mass)
-        units = combine([fidelity for fidelity, _ in by_unit]).to_json()
+    if head in committed.fidelity:
+        poorest, unit = committed.poorest[head]
+        units = committed.fidelity[head].value.to_json()
         units |= {"poorest": {"unit": unit} | poorest.to_json()}
         measured = (measured or dict(units)) | {"units": units}
     return measured
 
 
 def _columns_of(
-    storage: Storage, descriptor: Descriptor, records: list[Record], head: str, rows: NDArray[np.int64]
+    storage: Storage, descriptor: Descriptor, committed: CommittedUnits, head: str, rows: NDArray[np.int64]
 ) -> dict[str, NDArray[Any]]:
     """Return the columns of a head for row numbers, ascending, read from the shards."""
     schema = descriptor.columns()
     names = [name for name in schema if name.startswith(f"{head}/")]
-    index = ChunkIndex(np.array([record.rows for record in records]), descriptor.chunk_rows)
+    index = ChunkIndex(committed.columns["rows"], descriptor.chunk_rows)
     chunks, offsets = index.locate(rows)
     blocks = []
     reader: UnitReader | None = None
     for chunk in np.unique(chunks):
         unit, local = index.unit_of(int(chunk))
         if reader is None or reader.record.unit != unit:
-            reader = UnitReader(storage, descriptor, records[unit])
+            reader = UnitReader(storage, descriptor, committed.record(storage, descriptor, unit))
         blocks.append(ragged.take(reader.read_chunk(local, names), schema, offsets[chunks == chunk]))
     return head_arrays(ragged.join(blocks), head)

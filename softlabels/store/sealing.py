@@ -12,13 +12,14 @@ from typing import Any
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from softlabels.errors import StoreCorrupt, StoreIncomplete
+from softlabels.errors import StoreIncomplete
 from softlabels.store.aggregation import aggregate
-from softlabels.store.format import array_file, canonical_json, paths, unit_table
+from softlabels.store.committed import CommittedUnits, check_shard_sizes, read_committed
+from softlabels.store.format import array_file, canonical_json, paths
 from softlabels.store.format.descriptor import Descriptor, open_with_descriptor
-from softlabels.store.format.record import Record, read_record
+from softlabels.store.format.record import read_record
 from softlabels.store.format.snapshot import Snapshot, read_snapshot
-from softlabels.store.storage.read_errors import REPAIR
+from softlabels.store.sealing_cache import SealingCache
 from softlabels.store.storage.storage import Location, Storage
 
 
@@ -45,12 +46,14 @@ def seal(location: Location) -> Snapshot:
     """
     storage, descriptor = open_with_descriptor(location)
     snapshot = None
+    cache = SealingCache(storage)
     while snapshot is None:
-        snapshot = _seal_once(storage, descriptor)
+        snapshot = _seal_once(storage, descriptor, cache)
+    cache.add(snapshot.digest)
     return snapshot
 
 
-def _seal_once(storage: Storage, descriptor: Descriptor) -> Snapshot | None:
+def _seal_once(storage: Storage, descriptor: Descriptor, cache: SealingCache) -> Snapshot | None:
     """Publish a snapshot; returns None if another process published one meanwhile, which may lack newer units."""
     # Before the units are listed: what an existing snapshot holds is then part of the list.
     last = _latest(storage)
@@ -65,41 +68,42 @@ def _seal_once(storage: Storage, descriptor: Descriptor) -> Snapshot | None:
             f"{storage}: {len(missing)} of {count} units are not committed ({first}); make them again, with "
             "generate or your own loop, then seal"
         )
-    records = [read_record(storage, unit, descriptor) for unit in range(count)]
-    for record in records:
-        _check_shard_size(storage, descriptor, record)
-    skipped = sum(len(record.skipped) for record in records)
-    if not any(record.rows for record in records):
-        raise StoreIncomplete(f"{storage}: got no row with labels, all {skipped:,} were skipped; expected some. "
-                              f"The first reason: {records[0].skipped[0].reason}")  # fmt: skip
-    listed = unit_table.to_bytes(records)
-    if last is not None and _is_restored(storage, descriptor, last, records, listed):
+    is_checked = last is not None and cache.has(last.digest)
+    committed = read_committed(storage, descriptor, count, last if is_checked else None)
+    check_shard_sizes(storage, descriptor, committed)
+    if not committed.rows:
+        reason = read_record(storage, 0, descriptor).skipped[0].reason
+        raise StoreIncomplete(
+            f"{storage}: no row has labels, got {committed.skipped:,} that were skipped, the first because of: {reason}"
+        )
+    listed = committed.to_table()
+    if last is not None and _is_restored(storage, descriptor, last, committed, listed):
         return last
     number = 1 if last is None else last.number + 1
-    priors, probe, fidelity = aggregate(storage, descriptor, records)
+    priors, probe, fidelity = aggregate(storage, descriptor, committed)
     body = {
         "format": "softlabels-snapshot",
-        "version": 2 if skipped else 1,
+        "version": 2 if committed.skipped else 1,
         "number": number,
         "previous": None if last is None else last.digest,
         "descriptor": descriptor.digest,
-        "rows": sum(record.rows for record in records),
+        "rows": committed.rows,
         "units": count,
-        "bytes": sum(record.size for record in records),
+        "bytes": committed.size,
         "table": blake3(listed).hexdigest(),
         "prior": _put(storage, number, priors, paths.prior_path),
         "probe": _put(storage, number, probe, paths.probe_path),
         "fidelity": fidelity,
-    } | ({"skipped": skipped} if skipped else {})
+    } | ({"skipped": committed.skipped} if committed.skipped else {})
     storage.put_if_absent(paths.table_path(number, str(body["table"])), listed)
     document = canonical_json.to_bytes(body | {"digest": canonical_json.digest(body)})
     return read_snapshot(storage, number) if storage.put_if_absent(paths.snapshot_path(number), document) else None
 
 
 def _is_restored(
-    storage: Storage, descriptor: Descriptor, snapshot: Snapshot, records: list[Record], listed: bytes
+    storage: Storage, descriptor: Descriptor, snapshot: Snapshot, committed: CommittedUnits, listed: bytes
 ) -> bool:
-    """Make the missing files of a snapshot again; returns True if it is a snapshot of these records with all files."""
+    """Make the missing files of a snapshot again; returns True if it is a snapshot of these units with all files."""
     if snapshot.descriptor != descriptor.digest or snapshot.table != blake3(listed).hexdigest():
         return False
     table = paths.table_path(snapshot.number, snapshot.table)
@@ -111,7 +115,7 @@ def _is_restored(
     ]
     if not missing:
         return True
-    priors, probe, _ = aggregate(storage, descriptor, records)
+    priors, probe, _ = aggregate(storage, descriptor, committed)
     arrays = {paths.prior_path: priors, paths.probe_path: probe}
     return all(_put(storage, snapshot.number, arrays[path], path) == digests[path] for path in missing)
 
@@ -123,14 +127,6 @@ def _latest(storage: Storage) -> Snapshot | None:
         return None
     storage.settle(paths.SNAPSHOTS)
     return read_snapshot(storage, numbers[-1])
-
-
-def _check_shard_size(storage: Storage, descriptor: Descriptor, record: Record) -> None:
-    name = paths.shard_path(record.unit, record.attempt, descriptor.shard_format)
-    info = storage.info(name)
-    if info is None or info.size != record.size:
-        what = "is missing" if info is None else f"has {info.size:,} bytes where {record.size:,} were committed"
-        raise StoreCorrupt(f"{storage.locate(name)} {what}; {REPAIR}")
 
 
 def _put(storage: Storage, number: int, arrays: dict[str, NDArray[Any]], name: Callable[[int, str], str]) -> str | None:

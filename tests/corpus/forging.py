@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -161,9 +160,13 @@ def forge(
 def _listed(result: list[dict[str, Any]]) -> bytes | None:
     """The table of records; None where they are too strange to be listed."""
     try:
-        return unit_table.to_bytes(
-            [SimpleNamespace(**value | value["shard"] | {"blake3": value["shard"]["blake3"]}) for value in result]
-        )  # type: ignore[arg-type, unused-ignore]
+        rows = np.array([value["rows"] for value in result], np.int64)
+        columns = {"unit": [value["unit"] for value in result], "rows": rows, "first_row": np.cumsum(rows) - rows}
+        columns |= {name: [value[name] for value in result] for name in ("attempt", "keys")}
+        columns |= {name: [value["shard"][name] for value in result] for name in ("size", "blake3")}
+        columns["record"] = [value["digest"] for value in result]
+        kinds = {name: f"S{width}" if width else np.int64 for name, width in unit_table.COLUMNS.items()}
+        return unit_table.to_bytes({name: np.array(columns[name], kind) for name, kind in kinds.items()})
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return None
 

@@ -1,7 +1,6 @@
 """Headers that no writer leaves: Thrift structs and tables of units, each refused in words."""
 
 import io
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -54,13 +53,14 @@ def test_lists_of_mixed_kinds_are_refused():
 
 
 def records(count):
-    return [
-        SimpleNamespace(
-            unit=unit, rows=1 + unit % 7, attempt=f"{unit:032x}", size=unit + 9, blake3="a" * 64, digest=f"{unit:064x}",
-            keys="b" * 64,
-        )
-        for unit in range(count)
-    ]  # fmt: skip
+    """Columns of a table of so many units."""
+    units = np.arange(count)
+    rows = 1 + units % 7
+    columns = {"unit": units, "rows": rows, "first_row": np.cumsum(rows) - rows, "size": units + 9}
+    columns |= {"attempt": [f"{unit:032x}" for unit in units], "record": [f"{unit:064x}" for unit in units]}
+    columns |= {"blake3": ["a" * 64] * count, "keys": ["b" * 64] * count}
+    kinds = {name: f"S{width}" if width else np.int64 for name, width in unit_table.COLUMNS.items()}
+    return {name: np.array(columns[name], kind) for name, kind in kinds.items()}
 
 
 @given(count=st.integers(1, 40))

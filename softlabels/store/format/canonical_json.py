@@ -16,6 +16,8 @@ from blake3 import blake3
 MAX_DEPTH = 32
 """Levels of objects and lists; the documents of a store have six."""
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
 
 def to_bytes(value: Mapping[str, Any]) -> bytes:
     """Return the canonical spelling of ``value``.
@@ -23,7 +25,7 @@ def to_bytes(value: Mapping[str, Any]) -> bytes:
     Raises:
         ValueError: NaN or an infinity in ``value``.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def digest(value: Mapping[str, Any]) -> str:
@@ -43,6 +45,30 @@ def parse(data: bytes, limit: int) -> dict[str, Any]:
     """
     if len(data) > limit:
         raise ValueError(f"a document of {len(data):,} bytes; expected at most {limit:,}")
+    value = _parse_canonical(data)
+    if value is None:
+        _explain(data)
+    return value
+
+
+def _parse_canonical(data: bytes) -> dict[str, Any] | None:
+    """Return the JSON object in ``data``; None if this is not its canonical spelling.
+
+    A value that is spelled as ``data`` has no duplicate keys and no NaN, so only its depth remains to be checked.
+    """
+    try:
+        value: object = json.loads(data.decode())
+        if not isinstance(value, dict) or to_bytes(value) != data:
+            return None
+    except (RecursionError, ValueError):
+        return None
+    if data.count(b"{") + data.count(b"[") > MAX_DEPTH:
+        _check_depth(value)
+    return value
+
+
+def _explain(data: bytes) -> NoReturn:
+    """Raise ValueError that says why a document is not the canonical spelling of an object."""
     try:
         value = json.loads(data.decode(), object_pairs_hook=unique, parse_constant=_refuse_constant)
     except RecursionError:
@@ -50,9 +76,8 @@ def parse(data: bytes, limit: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"got a JSON {type(value).__name__}, where an object is expected")  # noqa: TRY004  one type
     _check_depth(value)
-    if to_bytes(value) != data:
-        raise ValueError("not in its canonical spelling")
-    return value
+    to_bytes(value)
+    raise ValueError("not in its canonical spelling")
 
 
 def parse_signed(data: bytes, limit: int) -> dict[str, Any]:
@@ -62,10 +87,30 @@ def parse_signed(data: bytes, limit: int) -> dict[str, Any]:
         ValueError: As for ``parse``, or the digest does not match.
     """
     value = parse(data, limit)
+    if has_digest(data, str(value.get("digest"))):
+        return value
     body = {name: item for name, item in value.items() if name != "digest"}
     if digest(body) != value.get("digest"):
         raise ValueError("its digest does not match its content")
     return value
+
+
+def has_digest(data: bytes, digest: str) -> bool:
+    """Return True if a document in its canonical spelling holds a digest of itself, which is this one.
+
+    The digest is cut out of the bytes, which are not parsed. If other bytes than those of the digest are cut, or none,
+    the rest has another digest. False therefore means that the document must be parsed to be sure.
+
+    Args:
+        data: Bytes of the document.
+        digest: The digest, 64 hexadecimal digits.
+
+    Example:
+        >>> has_digest(to_bytes(sign({"unit": 3})), sign({"unit": 3})["digest"])
+        True
+    """
+    entry = f'"digest":"{digest}",'.encode(errors="replace")
+    return entry in data and str(blake3(data.replace(entry, b"", 1)).hexdigest()) == digest
 
 
 def sign(body: Mapping[str, Any]) -> dict[str, Any]:

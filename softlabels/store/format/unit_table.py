@@ -9,9 +9,8 @@ the eight columns, and no pyarrow. docs/adr/0017-the-table-of-units-stays-parque
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from numcodecs import zstd
 from numpy.typing import NDArray
 
 from softlabels.store.format import thrift
-from softlabels.store.format.record import Record
 
 COLUMNS = {
     "unit": 0, "first_row": 0, "rows": 0, "attempt": 32, "size": 0, "blake3": 64, "record": 64, "keys": 64,
@@ -47,29 +45,34 @@ def limit(units: int) -> int:
     return units * MAX_UNIT_BYTES + 2**16
 
 
-def to_bytes(records: Sequence[Record]) -> bytes:
-    """Return the table of the units with these records, in order from unit 0."""
+def to_bytes(columns: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return the table of units, in order from unit 0.
+
+    Args:
+        columns: The columns by name, int64 or bytes of fixed width, (units,) each; see COLUMNS.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = [record.rows for record in records]
-    columns = {
-        "unit": [record.unit for record in records],
-        "first_row": list(accumulate([0, *rows[:-1]])),
-        "rows": rows,
-        "attempt": [record.attempt for record in records],
-        "size": [record.size for record in records],
-        "blake3": [record.blake3 for record in records],
-        "record": [record.digest for record in records],
-        "keys": [record.keys for record in records],
-    }
     schema = pa.schema([(name, pa.string() if width else pa.int64()) for name, width in COLUMNS.items()])
+    arrays = [_to_arrow(columns[name], width) for name, width in COLUMNS.items()]
     buffer = BytesIO()
     pq.write_table(
-        pa.table(columns, schema=schema), buffer, compression="zstd", use_dictionary=False, write_page_checksum=True,
+        pa.table(arrays, schema=schema), buffer, compression="zstd", use_dictionary=False, write_page_checksum=True,
         write_statistics=False, store_schema=False,
     )  # fmt: skip
     return buffer.getvalue()
+
+
+def _to_arrow(column: NDArray[Any], width: int) -> Any:
+    """Return a column as an Arrow array over its memory."""
+    import pyarrow as pa
+
+    column = np.ascontiguousarray(column)
+    if not width:
+        return pa.array(column)
+    offsets = np.arange(len(column) + 1, dtype=np.int32) * np.int32(column.dtype.itemsize)
+    return pa.StringArray.from_buffers(len(column), pa.py_buffer(offsets), pa.py_buffer(column.view(np.uint8)))
 
 
 def parse(data: bytes, units: int, columns: Sequence[str] = tuple(COLUMNS)) -> dict[str, NDArray[Any]]:

@@ -14,7 +14,11 @@ from __future__ import annotations
 
 import json
 import uuid
+<<<<<<< HEAD
 from collections.abc import Callable, Iterator
+=======
+from collections.abc import Iterator
+>>>>>>> 797154b (Seal from figures of records that are read and let go)
 from typing import Any, ClassVar
 
 from softlabels.errors import StorageFailed, StorageUnsupported
@@ -43,7 +47,11 @@ class ObjectStorage(RemoteStorage):
         StorageUnsupported: The package obstore is not installed.
     """
 
+<<<<<<< HEAD
     has_versions: ClassVar[bool] = True
+=======
+    read_threads: ClassVar[int] = 32
+>>>>>>> 797154b (Seal from figures of records that are read and let go)
 
     def __init__(self, url: str, *, deadline: float = DEADLINE) -> None:
         super().__init__(url, deadline=deadline)
@@ -102,6 +110,15 @@ class ObjectStorage(RemoteStorage):
             return sorted(name.rstrip("/").rpartition("/")[2] for name in names)
 
         return self._list_twice(directory, ask)
+
+    def list_sizes(self, directory: str) -> dict[str, int]:
+        """See `Storage.list_sizes`."""
+
+        def ask() -> dict[str, int]:
+            result = obstore().list_with_delimiter(self._client.store, directory or None)
+            return {entry["path"].rpartition("/")[2]: entry["size"] for entry in result["objects"]}
+
+        return self._client.repeat(directory, ask)
 
     def walk(self, directory: str) -> Iterator[str]:
         """See `Storage.walk`."""

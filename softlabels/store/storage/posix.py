@@ -52,7 +52,7 @@ class PosixStorage(Storage):
         self.location = str(Path(directory))
         self._root = os.path.abspath(self.location)
         self._durable: set[str] = set()  # directories whose entries in their parents were synced
-        self._inside: set[str] = set()  # directories that read_range has checked for links
+        self._inside: set[str] = set()  # directories that reading has checked for links
 
     @property
     def identity(self) -> str:
@@ -63,13 +63,15 @@ class PosixStorage(Storage):
 
     def read(self, name: str, limit: int) -> bytes:
         """See `Storage.read`."""
-        self._check_inside(os.path.dirname(name))
+        self._check_inside_once(os.path.dirname(name))
         with self._opened(name) as (descriptor, size):
             if size > limit:
                 raise ValueError(f"{size:,} bytes, where at most {limit:,} are allowed")
-            with os.fdopen(descriptor, "rb", closefd=False) as file:
-                # The size, not the limit: read allocates what it is asked for.
-                return file.read(size)
+            # The size, not the limit: read allocates what it is asked for.
+            data = os.read(descriptor, size)
+            while len(data) < size and (block := os.read(descriptor, size - len(data))):
+                data += block
+            return data
 
     def read_range(self, name: str, offset: int, into: memoryview, *, of: int) -> None:
         """See `Storage.read_range`.
@@ -77,10 +79,7 @@ class PosixStorage(Storage):
         Reads and does not map: what was hashed must be what is decoded, and a mapped file that is cut short kills the
         process (docs/adr/0008-chunks-are-read-not-mapped.md).
         """
-        directory = os.path.dirname(name)
-        if directory not in self._inside:
-            self._check_inside(directory)
-            self._inside.add(directory)
+        self._check_inside_once(os.path.dirname(name))
         with self._opened(name) as (descriptor, size):
             if size != of:
                 raise ValueError(f"it has {size:,} bytes where {of:,} were committed")
@@ -107,6 +106,21 @@ class PosixStorage(Storage):
                 return sorted(os.listdir(self._path(directory)))
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def list_sizes(self, directory: str) -> dict[str, int]:
+        """See `Storage.list_sizes`."""
+        self._check_inside(directory)
+        sizes = {}
+        try:
+            with system_errors(self.locate(directory)), os.scandir(self._path(directory)) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):  # deleted since it was listed
+                        status = entry.stat(follow_symlinks=False)
+                        if stat.S_ISREG(status.st_mode):
+                            sizes[entry.name] = status.st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return sizes
 
     def walk(self, directory: str) -> Iterator[str]:
         """See `Storage.walk`."""
@@ -242,6 +256,12 @@ class PosixStorage(Storage):
                 yield descriptor, status.st_size
             finally:
                 os.close(descriptor)
+
+    def _check_inside_once(self, directory: str) -> None:
+        """Raise as `_check_inside`, the first time that this storage reads a file of the directory."""
+        if directory not in self._inside:
+            self._check_inside(directory)
+            self._inside.add(directory)
 
     def _check_inside(self, directory: str) -> None:
         """Raise StoreCorrupt if a directory of the store, or one above it, is a link, which may lead anywhere.

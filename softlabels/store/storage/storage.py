@@ -116,10 +116,12 @@ class Storage(ABC):
     Attributes:
         location: Location as the user typed it, for messages.
         lists: True if the storage can list its files. One that cannot knows the descriptor and the snapshots alone.
+        read_threads: Number of small files to read at a time; 1 where a file comes at once.
     """
 
     location: str
     lists: ClassVar[bool] = True
+    read_threads: ClassVar[int] = 1
 
     def __str__(self) -> str:
         return self.location
@@ -206,6 +208,15 @@ class Storage(ABC):
         Args:
             directory: Name of the directory; ``""`` for the top of the store.
         """
+
+    def list_sizes(self, directory: str) -> dict[str, int]:
+        """Return the size in bytes of each regular file directly in a directory, by its name.
+
+        Args:
+            directory: Name of the directory.
+        """
+        infos = {name: self.info(f"{directory}/{name}") for name in self.list_names(directory)}
+        return {name: info.size for name, info in infos.items() if info is not None}
 
     @abstractmethod
     def walk(self, directory: str) -> Iterator[str]:

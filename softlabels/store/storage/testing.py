@@ -200,6 +200,14 @@ class StorageConformance:
         assert (held, lock.closed) == (True, True)
         prepared.lock("appending").close()
 
+    def test_sizes_are_listed_by_name(self, prepared: Storage) -> None:
+        """Files of a directory alone count, and a directory that does not exist is empty."""
+        assert prepared.put_if_absent("records/00/00000001.json", b"abc")
+        assert prepared.put_if_absent("records/00/00000002.json", b"abcd")
+        assert prepared.put_if_absent("records/01/00004096.json", b"a")
+        assert prepared.list_sizes("records/00") == {"00000001.json": 3, "00000002.json": 4}
+        assert prepared.list_sizes("records/07") == {}
+
     def test_units_can_be_claimed(self, prepared: Storage) -> None:
         """One process may claim a unit again."""
         with prepared.claim() as claims:
