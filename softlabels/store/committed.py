@@ -34,7 +34,7 @@ Columns = dict[str, NDArray[Any]]
 
 
 class UnitFigures(NamedTuple):
-    """What sealing needs of a record; see Record for the fields.
+    """The figures of a record that sealing needs; see Record for the fields.
 
     Attributes:
         unit: Number of the unit.
