@@ -14,11 +14,7 @@ from __future__ import annotations
 
 import json
 import uuid
-<<<<<<< HEAD
 from collections.abc import Callable, Iterator
-=======
-from collections.abc import Iterator
->>>>>>> 797154b (Seal from figures of records that are read and let go)
 from typing import Any, ClassVar
 
 from softlabels.errors import StorageFailed, StorageUnsupported
@@ -47,11 +43,8 @@ class ObjectStorage(RemoteStorage):
         StorageUnsupported: The package obstore is not installed.
     """
 
-<<<<<<< HEAD
     has_versions: ClassVar[bool] = True
-=======
     read_threads: ClassVar[int] = 32
->>>>>>> 797154b (Seal from figures of records that are read and let go)
 
     def __init__(self, url: str, *, deadline: float = DEADLINE) -> None:
         super().__init__(url, deadline=deadline)
