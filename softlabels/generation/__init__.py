@@ -1,6 +1,7 @@
 """Generation: run a teacher once over a dataset and commit its outputs, unit by unit."""
 
 from softlabels.generation.api import DataLike, estimate, generate, sample
+from softlabels.generation.costs import Costs
 from softlabels.generation.engines import engines
 from softlabels.generation.gate import check_teacher
 from softlabels.generation.label_writer import LabelWriter, create
@@ -10,6 +11,7 @@ from softlabels.generation.results import Estimate, Generated
 from softlabels.generation.settings import Settings
 
 __all__ = [
+    "Costs",
     "DataLike",
     "Estimate",
     "Generated",
