@@ -342,3 +342,8 @@ def test_a_teacher_that_has_no_name_is_said_to_have_none(tmp_path):
     with sl.create(tmp_path / "s", heads={"logits": sl.Head(classes=3, encoding="dense:f16")}) as writer:
         writer.append([0], {"logits": np.zeros((1, 3), np.float32)})
     assert "teacher     unnamed, no digest\n" in call("inspect", tmp_path / "s", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "seal", "gc", "repair", "plan"])
+def test_every_json_document_has_a_schema_version(folder, command):
+    assert json.loads(call(command, "labels", "--json", cwd=folder))["schema_version"] == 1
