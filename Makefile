@@ -23,7 +23,8 @@ COMMIT ?= 96b3514
 # Per cent of lines and branches of softlabels/store that its tests must reach.
 COVERED ?= 100
 
-.PHONY: help demo demo-language test coverage lint benchmarks peers readers before-after reliability structure clean
+.PHONY: help demo demo-language demo-driving test coverage lint benchmarks peers readers before-after reliability \
+	structure clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -46,6 +47,10 @@ demo: $(BASE)  ## Teacher, labels, students and comparison on the bundled digits
 
 demo-language: $(STAMP)  ## Teacher, labels, students and comparison of a small GPT (ten minutes on two cores).
 	$(BIN)/softlabels demo --task language
+
+demo-driving: $(BASE)  ## Teacher, labels and students of road scenes: pixels and steering (ten minutes on two cores).
+	$(PIP) --editable '.[export]'
+	$(BIN)/softlabels demo --task driving
 
 test: $(STAMP)  ## The whole test suite: linters, types, layers, docs, wheel, behaviour (eleven minutes on two cores).
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal

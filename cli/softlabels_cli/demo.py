@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from softlabels_cli import demo_language
+from softlabels_cli import demo_driving, demo_language
 from softlabels_cli.options import json_option, quiet_option
 from softlabels_cli.output import format_seconds, note
 
@@ -65,26 +65,36 @@ def story(out: Path, seeds: int) -> list[tuple[str, list[str]]]:
 @click.command("demo", epilog="Example:  softlabels demo --out demo")
 @click.option(
     "--task",
-    type=click.Choice(["digits", "language"]),
+    type=click.Choice(["digits", "language", "driving"]),
     default="digits",
     show_default=True,
-    help="digits: images, two minutes. language: a small GPT on source code, ten minutes.",
+    help="digits: images, two minutes. language: a small GPT on source code, ten minutes. driving: pixels and steering "
+    "of road scenes, ten minutes.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Directory for all results. [demo, or demo-language]")
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Students per setting.")
+@click.option("--out", type=click.Path(path_type=Path), help="Directory for all results. [demo, or demo-TASK]")
+@click.option("--seeds", type=click.IntRange(min=1), help="Students per setting. [3, for driving 1]")
+@click.option(
+    "--scenes",
+    type=click.IntRange(min=20),
+    default=demo_driving.SCENES,
+    show_default=True,
+    help="Road scenes of the task driving.",
+)
 @json_option
 @quiet_option
-def command(*, task: str, out: Path | None, seeds: int, as_json: bool, quiet: bool) -> None:
+def command(*, task: str, out: Path | None, seeds: int | None, scenes: int, as_json: bool, quiet: bool) -> None:
     """Distil a teacher into students on bundled data, from end to end.
 
     Prints each command before running it: type them to do the same with other data. Results that exist are reused.
     """
     began = time.monotonic()
-    out = out or Path("demo" if task == "digits" else "demo-language")
-    setting, steps = SETTING, story(out, seeds)
+    out = out or Path("demo" if task == "digits" else f"demo-{task}")
+    setting, steps = SETTING, story(out, seeds or 3)
     if task == "language":
         demo_language.write_corpus(out)
-        setting, steps = demo_language.SETTING, demo_language.story(out, seeds)
+        setting, steps = demo_language.SETTING, demo_language.story(out, seeds or 3)
+    if task == "driving":
+        setting, steps = demo_driving.SETTING, demo_driving.story(out, seeds or 1, scenes)
     to_stdout = sys.stderr if as_json else sys.stdout
     with contextlib.redirect_stdout(to_stdout):
         click.echo(setting)
@@ -97,6 +107,9 @@ def command(*, task: str, out: Path | None, seeds: int, as_json: bool, quiet: bo
         click.echo(f"\n# {steps[-1][0]}")
         click.echo(f"$ {shlex.join(['softlabels', *steps[-1][1]])}")
     _run([*steps[-1][1], *(["--json"] if as_json else [])], echo=False)
+    if task == "driving":
+        with contextlib.redirect_stdout(to_stdout):
+            demo_driving.finish(out, scenes)
     note(f"\nAll of it took {format_seconds(time.monotonic() - began)}; results are in {out}/.")
 
 

@@ -191,6 +191,8 @@ def _output_spec(name: str, graph: Any, default_axis: int) -> OutputSpec:
         node = makers.get(node.input[0])
     axes = _axes(name, graph)
     kind = None if axes is None else {2: "classes", 3: "tokens", 4: "pixels"}.get(axes)
+    if node is not None and axes == 2 and _is_written_out_softmax(node, makers):
+        return OutputSpec(name=name, kind="classes", softmax_axis=1)
     if node is None or node.op_type not in {"Softmax", "LogSoftmax"}:
         named = name == "logits" and kind in {"classes", "pixels"}
         return OutputSpec(name=name, kind=kind if named else None)  # type: ignore[arg-type]  # kinds of heads
@@ -208,6 +210,19 @@ def _output_spec(name: str, graph: Any, default_axis: int) -> OutputSpec:
         softmax_axis=axis if is_softmax else None,
         channels_first=first,
     )
+
+
+def _is_written_out_softmax(node: Any, makers: Mapping[str, Any]) -> bool:
+    """Return whether a node divides exponentials by their sum, as files converted from JAX and TensorFlow do."""
+    exponentials = makers.get(node.input[0]) if node.op_type == "Div" else None
+    if exponentials is None or exponentials.op_type != "Exp":
+        return False
+    total = makers.get(node.input[1])
+    for _ in range(MAX_STEPS):
+        if total is None or total.op_type not in PASS_THROUGH | {"Expand"}:
+            break
+        total = makers.get(total.input[0])
+    return total is not None and total.op_type == "ReduceSum" and total.input[0] == node.input[0]
 
 
 def _axes(name: str, graph: Any) -> int | None:

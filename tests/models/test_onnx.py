@@ -205,6 +205,30 @@ def test_the_class_axis_is_that_of_the_softmax(tmp_path, options, transposed):
     torch.testing.assert_close(sums, torch.ones_like(sums))
 
 
+def test_a_softmax_that_is_written_out_is_one(tmp_path):
+    """As converters from JAX and TensorFlow write it: exponentials over their sum, by way of a reshape."""
+    nodes = [
+        helper.make_node("Exp", ["x"], ["exp"]),
+        helper.make_node("ReduceSum", ["exp", "axes"], ["sum"], keepdims=0),
+        helper.make_node("Reshape", ["sum", "column"], ["total"]),
+        helper.make_node("Div", ["exp", "total"], ["target:0"]),
+    ]
+    constants = [
+        onnx.numpy_helper.from_array(np.array([1], np.int64), "axes"),
+        onnx.numpy_helper.from_array(np.array([-1, 1], np.int64), "column"),
+    ]
+    spec = onnx_files.save(
+        tmp_path / "net.onnx",
+        nodes,
+        {"target:0": ["n", 4]},
+        initializers=constants,
+        inputs={"x": ("float32", ["n", 4])},
+    )
+    values = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    output = as_model(spec, sample=values).predict(values)["target_0"]
+    torch.testing.assert_close(output, torch.from_numpy(values).log_softmax(1))
+
+
 def test_a_teacher_labels_a_data_set_with_its_preprocessing_in_the_descriptor(path, tmp_path):
     images = np.random.default_rng(1).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
     model = as_model(f"onnx:{path}", sample=images, heads=HEADS, preprocessing=SCALED)
