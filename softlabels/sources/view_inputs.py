@@ -170,14 +170,24 @@ class ViewInputs:
         return ViewDigest(key=self._keys(rows)[0].tobytes().hex(), view=view, digest=view_digest(pixels))
 
     def _replay(self, rows: NDArray[np.int64], views: NDArray[np.integer], size: int | None) -> list[Pixels]:
+        """Return views; an image with several of them is decoded once."""
         keys = self._keys(rows)
+        images, image_of = np.unique(rows, return_inverse=True)
+        order = np.argsort(image_of, kind="stable")
+        places = np.split(order, np.cumsum(np.bincount(image_of, minlength=len(images)))[:-1])
 
-        def change(place: int, image: Pixels) -> Pixels:
-            return self._policy.view(
-                image, key=keys[place].tobytes(), view=int(views[place]), seed=self.record.seed, size=size
-            )
+        def change(image: int, pixels: Pixels) -> list[Pixels]:
+            seed = self.record.seed
+            return [
+                self._policy.view(pixels, key=keys[place].tobytes(), view=int(views[place]), seed=seed, size=size)
+                for place in places[image]
+            ]
 
-        replayed = map_images(self.source, rows, change)
+        by_image = map_images(self.source, images, change)
+        replayed = [by_image[0][0]] * len(rows)
+        for image, pixels in enumerate(by_image):
+            for place, view in zip(places[image], pixels, strict=True):
+                replayed[place] = view
         return self._mixed(replayed, keys, views, size) if self.mixes else replayed
 
     def _mixed(
