@@ -33,8 +33,6 @@ from softlabels_cli.training_options import (
 if TYPE_CHECKING:
     from softlabels.models import Model
     from softlabels.sources import Source
-    from softlabels.store import Store
-    from softlabels.text.options import TextOptions
 
 
 @click.command(
@@ -84,26 +82,13 @@ def command(
 
         labels = open_store(store, digest=digest)
         check_lock(labels, Path(LOCK_NAME))
-        source = open_data(data, labels, **chosen_data(), text=text_of_store(labels))
+        source = open_data(data, labels, **chosen_data(), text=chosen_text())
         note_data(source, quiet=quiet)
         announce = announcer(out, quiet=quiet, digest=labels.snapshot.digest)
         recipe = recipe_of(options)
         return train_student(labels, source, student, out, progress=progress, announce=announce, **recipe)
 
     run_training("train-student", out, train, as_json=as_json, quiet=quiet)
-
-
-def text_of_store(labels: Store) -> TextOptions | None:
-    """Return the options of text of the command, with the tokenizer of the labels."""
-    from dataclasses import replace
-
-    from softlabels.text import Tokenizer
-
-    document = labels.tokenizer_document()
-    text = chosen_text()
-    if document is None or text is None or text.tokenizer is not None:
-        return text
-    return replace(text, tokenizer=Tokenizer.from_bytes(document))
 
 
 def announcer(out: Path, *, quiet: bool, digest: str | None = None) -> Callable[[str], None]:

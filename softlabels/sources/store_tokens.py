@@ -21,7 +21,11 @@ from softlabels.sources.single_target import SingleTarget
 from softlabels.sources.structure import Ragged
 from softlabels.store import Store
 from softlabels.store.format.token_inputs import IDS, LENGTH, MARKS
-from softlabels.text import Tokenizer
+from softlabels.text import LABELLED, Tokenizer
+from softlabels.text.options import Target
+
+MARKED_ROWS = 64
+"""Rows whose marks show what labels belong to."""
 
 
 class StoreTokens(SingleTarget):
@@ -93,6 +97,11 @@ class StoreTokens(SingleTarget):
         return np.dtype(np.int64)
 
     @property
+    def target_of_labels(self) -> Target:
+        """Return what the labels belong to: the ``next`` token of a position, each ``token``, or the ``row``."""
+        return _target(self._lengths, self._marks)
+
+    @property
     def classes(self) -> None:
         """There are no hard labels beside the tokens themselves."""
 
@@ -133,3 +142,23 @@ class StoreTokens(SingleTarget):
     def splits(self) -> tuple[str, ...]:
         """Return no names: a store has no splits."""
         return ()
+
+
+def target_of_store(store: Store) -> Target:
+    """Return what the labels of a store of text belong to, from its first rows.
+
+    Args:
+        store: A store that holds token ids.
+
+    Raises:
+        StoreCorrupt: A shard is damaged.
+    """
+    _, lengths, marks = store.read_inputs(np.arange(min(store.rows, MARKED_ROWS)))
+    return _target(lengths, marks)
+
+
+def _target(lengths: NDArray[Any], marks: NDArray[Any]) -> Target:
+    if not (marks & LABELLED).any():
+        return "row"
+    # The last token of a row predicts nothing.
+    return "token" if marks[lengths[0] - 1] & LABELLED else "next"

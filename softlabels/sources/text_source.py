@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.errors import InvalidArgument, InvalidData
+from softlabels.errors import InvalidData
 from softlabels.keys import KEY_BYTES, content_keys, fingerprint
 from softlabels.sources.class_labels import ClassLabels
 from softlabels.sources.protocol import Columns
@@ -20,10 +21,10 @@ from softlabels.sources.single_target import SingleTarget
 from softlabels.sources.split_names import Splits
 from softlabels.sources.structure import Ragged
 from softlabels.store.format.token_inputs import TokenInputs
-from softlabels.text import Tokenizer, by_document, pack, tokenize
+from softlabels.text import Corpus, Tokenizer, TokenRows, by_document, pack, tokenize
 from softlabels.text.documents import Encode
 from softlabels.text.options import TextOptions
-from softlabels.text.rows import LABELLED, SECOND
+from softlabels.text.rows import LABELLED, SECOND, pack_groups
 
 Blocks = Callable[[], Iterator[Sequence[Any]]]
 """Returns the documents in blocks, the same each time."""
@@ -45,7 +46,6 @@ class TextSource(SingleTarget):
 
     Raises:
         InvalidData: There is no document, or a row has fewer than two tokens; names the row.
-        InvalidArgument: Documents of several splits would be packed into one row.
     """
 
     def __init__(
@@ -61,11 +61,6 @@ class TextSource(SingleTarget):
         labels: ClassLabels | None = None,
         splits: Splits | None = None,
     ) -> None:
-        if options.pack is not None and splits is not None:
-            raise InvalidArgument(
-                f"{spec}: packed rows would mix the splits {', '.join(splits.names)}; expected data of one split. "
-                "Filter the rows, or leave out --pack"
-            )
         settings = options.settings(tokenizer, kind)
         corpus = tokenize(blocks, encode, dtype=tokenizer.dtype, settings=settings)
         if len(corpus) == 0:
@@ -76,8 +71,7 @@ class TextSource(SingleTarget):
         self._columns = columns
         self._kind = kind
         self._labels = labels if options.pack is None else None
-        self._splits = splits
-        self._rows = by_document(corpus, spec) if options.pack is None else pack(corpus, options.pack)
+        self._rows, self._splits = _rows_of(corpus, spec, options.pack, splits)
         keys = [content_keys(self._rows.row(row)[0][None])[0] for row in range(len(self._rows))]
         self._keys = np.array(keys, np.uint8).reshape(-1, KEY_BYTES)
         self._fingerprint = fingerprint([self._keys])
@@ -196,3 +190,13 @@ class TextSource(SingleTarget):
             start = int(self._rows.bounds[row])
             marks[self._rows.corpus.written[start : start + len(ids)]] |= np.uint8(SECOND)
         return ids, marks
+
+
+def _rows_of(corpus: Corpus, spec: str, length: int | None, splits: Splits | None) -> tuple[TokenRows, Splits | None]:
+    """Return the rows of documents, and their splits; a packed row holds documents of one split."""
+    if length is None:
+        return by_document(corpus, spec), splits
+    if splits is None:
+        return pack(corpus, length), None
+    rows, codes = pack_groups(corpus, length, splits.codes)
+    return rows, replace(splits, codes=codes.astype(np.int16))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabels.columns import ranges
 from softlabels.errors import InvalidArgument, InvalidData
 from softlabels.text.corpus import Corpus
 
@@ -118,6 +119,50 @@ def pack(corpus: Corpus, length: int) -> TokenRows:
     if total - bounds[-1] >= MIN_TOKENS:
         bounds = np.append(bounds, total)
     return TokenRows(corpus, bounds)
+
+
+def pack_groups(
+    corpus: Corpus, length: int, groups: NDArray[np.integer[Any]]
+) -> tuple[TokenRows, NDArray[np.integer[Any]]]:
+    """Return rows that hold documents of one group each, such as a split, and the group of each row, (R,).
+
+    Args:
+        corpus: Tokens of all documents.
+        length: Tokens of each row but the last of a group.
+        groups: Number of the group of each document, (D,).
+
+    Raises:
+        InvalidArgument: The length is below 2.
+        InvalidData: A group has fewer than two tokens in all.
+
+    Example:
+        >>> corpus = Corpus(np.arange(9), np.array([3, 5, 9]))
+        >>> rows, groups = pack_groups(corpus, 4, np.array([0, 1, 0]))
+        >>> [rows.row(row)[0].tolist() for row in range(3)], groups.tolist()
+        ([[0, 1, 2, 5], [6, 7, 8], [3, 4]], [0, 0, 1])
+    """
+    lengths = np.diff(corpus.ends, prepend=0)
+    starts = corpus.ends - lengths
+    packed, numbers = [], []
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group)
+        entries = ranges(starts[members], lengths[members])
+        written = None if corpus.written is None else corpus.written[entries]
+        packed.append(pack(Corpus(corpus.ids[entries], np.cumsum(lengths[members]), written), length))
+        numbers.append(np.full(len(packed[-1]), group))
+    sizes = [int(rows.bounds[-1]) for rows in packed]
+    first = np.cumsum([0, *sizes])
+    corpora = [rows.corpus for rows in packed]
+    masks = [one.written[:size] for one, size in zip(corpora, sizes, strict=True) if one.written is not None]
+    joined = Corpus(
+        np.concatenate([one.ids[:size] for one, size in zip(corpora, sizes, strict=True)]),
+        # A last token that fills no row of its own is not in any row, so its document ends before it.
+        np.unique(np.concatenate([np.minimum(one.ends, size) + start
+                                  for one, size, start in zip(corpora, sizes, first[:-1], strict=True)])),
+        np.concatenate(masks) if masks else None,
+    )  # fmt: skip
+    bounds = np.concatenate([[0], *[rows.bounds[1:] + start for rows, start in zip(packed, first[:-1], strict=True)]])
+    return TokenRows(joined, bounds.astype(np.int64)), np.concatenate(numbers)
 
 
 def next_tokens(

@@ -22,7 +22,14 @@ from softlabels.sources.request import DataOptions
 from softlabels.store.format import canonical_json
 from softlabels.text.options import TextOptions
 from softlabels.training.inputs import DataLike, open_data
-from softlabels.training.language_comparison import ComparedText, compare_text, language_models, mean_of, open_text
+from softlabels.training.language_comparison import (
+    ComparedText,
+    compare_text,
+    language_models,
+    mean_of,
+    open_text,
+    text_of_models,
+)
 from softlabels.training.quality import HeadQuality, evaluate
 from softlabels.training.quality import mean_of as mean_of_heads
 from softlabels.training.splits import TEST, TRAIN, hashed_keys, held_out_rows, trained_share
@@ -151,6 +158,7 @@ def compare(
         return _compare_languages(
             languages, open_text(languages, data, text, **columns), split, group_seeds=group_seeds
         )
+    models, text = text_of_models(models, text)
     source = open_data(data, **columns, text=text)
     sample = source.inputs(np.zeros(1, np.int64))
     compared = [_loaded(model, sample, heads, preprocessing) for model in models]

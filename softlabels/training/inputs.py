@@ -20,6 +20,7 @@ from softlabels.sources.single_target import LABEL_HEAD
 from softlabels.sources.store_tokens import StoreTokens
 from softlabels.store import Store, open_store
 from softlabels.text.options import TextOptions
+from softlabels.training.language import options_of
 from softlabels.training.recipe import Recipe
 from softlabels.training.splits import (
     choose_hard_labels,
@@ -97,6 +98,8 @@ def open_data(
         data = BUNDLED
     if isinstance(labels, Store) and labels.descriptor.views is not None and getattr(data, "size", None) is None:
         options.setdefault("size", labels.descriptor.views.size)
+    if not isinstance(data, Source):
+        text = options_of(labels, text)
     source = as_source(data, text=text, **options)
     names = _class_names(labels)
     return source if names is None or source.columns.label is None else source.with_class_names(names)

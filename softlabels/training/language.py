@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -26,10 +26,11 @@ from softlabels.models.model import is_sliceable
 from softlabels.models.spec import parse
 from softlabels.models.transformers_source import locate
 from softlabels.sources import Ragged, Source
-from softlabels.sources.store_tokens import StoreTokens
+from softlabels.sources.store_tokens import StoreTokens, target_of_store
 from softlabels.sources.text_source import TextSource
 from softlabels.store import Store
 from softlabels.text import Tokenizer, load_tokenizer, next_tokens
+from softlabels.text.options import TextOptions
 from softlabels.text.tokenizer_files import FILE as TOKENIZER_FILE
 
 Loss: TypeAlias = Callable[[Mapping[str, Tensor], Batch], Tensor]
@@ -74,7 +75,23 @@ def is_language(source: Source) -> bool:
     Args:
         source: The data.
     """
-    return isinstance(source, StoreTokens) or (isinstance(source, TextSource) and source.options.target == "next")
+    target = source.target_of_labels if isinstance(source, StoreTokens) else None
+    return target == "next" or (isinstance(source, TextSource) and source.options.target == "next")
+
+
+def options_of(labels: object, text: TextOptions | None) -> TextOptions | None:
+    """Return options of text with the tokenizer of soft labels, and with what their heads belong to.
+
+    Args:
+        labels: Soft labels; only a store of text changes the options.
+        text: Options that were chosen; None: the defaults.
+    """
+    document = labels.tokenizer_document() if isinstance(labels, Store) else None
+    if document is None or not isinstance(labels, Store):
+        return text
+    text = text or TextOptions()
+    tokenizer = Tokenizer.from_bytes(document) if text.tokenizer is None else text.tokenizer
+    return replace(text, tokenizer=tokenizer, target=target_of_store(labels))
 
 
 def tokenizer_of(source: Source) -> Tokenizer | None:

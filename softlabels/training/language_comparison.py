@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from softlabels.errors import InvalidArgument
-from softlabels.models import Model, ModelLike, as_model
+from softlabels.models import Model, ModelLike, as_model, needs_sample
 from softlabels.models.spec import kind_of
 from softlabels.sources import Source, as_source
 from softlabels.sources.request import DataOptions
@@ -60,6 +60,41 @@ def language_models(models: Sequence[ModelLike]) -> list[Model] | None:
     return loaded or None
 
 
+def text_of_models(models: Sequence[ModelLike], text: TextOptions | None) -> tuple[list[ModelLike], TextOptions | None]:
+    """Return models of rows or tokens of text, loaded, and options of text with their tokenizer and target.
+
+    Args:
+        models: MODEL specifications, or anything ``as_model`` takes.
+        text: Options that were chosen; None: the defaults, if the first model has a tokenizer.
+
+    Raises:
+        InvalidArgument: The models have different tokenizers.
+    """
+    loaded: list[ModelLike] = []
+    for model in models:
+        is_spec = isinstance(model, str) and kind_of(model).load is not None and not needs_sample(model)
+        loaded.append(as_model(model) if is_spec else model)
+    first = loaded[0]
+    if not isinstance(first, Model) or first.tokenizer is None:
+        return loaded, text
+    for model in loaded[1:]:
+        if isinstance(model, Model):
+            _check_tokenizers(first, model)
+    return loaded, replace(text or TextOptions(), tokenizer=first.tokenizer, target=first.target)
+
+
+def _check_tokenizers(first: Model, model: Model) -> None:
+    """Raise InvalidArgument if two models have different tokenizers, so that their tokens cannot be compared."""
+    if first.tokenizer is None or model.tokenizer is None:
+        return
+    difference = first.tokenizer.difference(model.tokenizer)
+    if difference is not None:
+        raise InvalidArgument(
+            f"{model.spec}: another tokenizer than {first.spec}, got one where {difference}; expected the same. "
+            "Compare models of different tokenizers one at a time, by bits per byte"
+        )
+
+
 def open_text(models: Sequence[Model], data: Any, text: TextOptions | None, **columns: Unpack[DataOptions]) -> Source:
     """Return the text that models are measured on, packed as the first model was trained.
 
@@ -74,14 +109,7 @@ def open_text(models: Sequence[Model], data: Any, text: TextOptions | None, **co
     """
     first = models[0]
     for model in models[1:]:
-        if first.tokenizer is None or model.tokenizer is None:
-            continue
-        difference = first.tokenizer.difference(model.tokenizer)
-        if difference is not None:
-            raise InvalidArgument(
-                f"{model.spec}: another tokenizer than {first.spec}, got one where {difference}; expected the same. "
-                "Compare models of different tokenizers one at a time, by bits per byte"
-            )
+        _check_tokenizers(first, model)
     options = replace(text or TextOptions(), tokenizer=first.tokenizer)
     if options.pack is None and not isinstance(data, Source):
         length = first.run.data.shape[0] if first.run is not None and first.run.data.shape else DEFAULT_PACK

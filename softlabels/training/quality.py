@@ -302,7 +302,9 @@ ERRORS = ("error", "distance")
 def _tallies(model: Model, source: Source, reference: Model) -> dict[str, Tally]:
     """Return a tally for each head of a model that can be measured."""
     targets = source.targets
-    single = class_head(model) if DEFAULT_HEAD in targets and DEFAULT_HEAD not in model.heads else None
+    has_classes = any(head.kind == "classes" for head in model.heads.values())
+    unnamed = DEFAULT_HEAD in targets and DEFAULT_HEAD not in model.heads and has_classes
+    single = class_head(model) if unnamed else None
     tallies = {}
     for name, head in model.heads.items():
         target = DEFAULT_HEAD if name == single else name

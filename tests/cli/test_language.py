@@ -13,6 +13,7 @@ import softlabels as sl
 from softlabels.errors import DataNotFound, InvalidArgument
 from softlabels_cli import demo_language
 from softlabels_cli.main import cli
+from tests.generation.processes import content
 from tests.warm import WarmPython
 
 
@@ -68,24 +69,22 @@ def test_a_store_of_text_is_inspected_and_planned_for(folder):
 def test_a_run_that_is_killed_and_resumed_writes_the_same_labels(folder, tmp_path):
     root = folder[0]
     arguments = ["generate", root / "corpus.txt", "--teacher", f"run:{root / 'teacher'}", "--pack", 16, "--encoding",
-                 "threshold:0.05", "--unit-rows", 4, "--batch-size", 2, "-q", "--out"]  # fmt: skip
+                 "threshold:0.05", "--unit-rows", 8, "--batch-size", 4, "--no-gate", "-q", "--out"]  # fmt: skip
     run(*arguments, tmp_path / "whole")
     records = tmp_path / "killed" / "records"
-    for _ in range(3):
+    for _ in range(10):
         before = len(list(records.rglob("*.json")))
         process = WarmPython("-m", "softlabels_cli", *arguments, tmp_path / "killed")
-        while process.poll() is None and len(list(records.rglob("*.json"))) < before + 5:
+        while process.poll() is None and len(list(records.rglob("*.json"))) < before + 1:
             time.sleep(0.01)
         process.kill()
         process.wait()
     committed = len(list(records.rglob("*.json")))
     run(*arguments, tmp_path / "killed")
     whole, killed = sl.open(tmp_path / "whole"), sl.open(tmp_path / "killed")
-    assert 15 <= committed < whole.units
+    assert 10 <= committed < whole.units
     assert whole.descriptor.digest == killed.descriptor.digest
-    for chunk in range(whole.chunks):
-        first, second = whole.read_chunk(chunk), killed.read_chunk(chunk)
-        assert {name: array.tobytes() for name, array in first.items()} == {n: a.tobytes() for n, a in second.items()}
+    assert content(tmp_path / "whole") == content(tmp_path / "killed")
 
 
 def test_models_are_compared_on_text_that_none_has_seen(folder):

@@ -107,6 +107,20 @@ def test_packed_rows_hold_all_documents(tmp_path, tokenizer):
     assert source.labels(np.arange(1)) is None
 
 
+def test_packed_rows_hold_documents_of_one_split(tmp_path, tokenizer):
+    texts, splits = [f"document {i} " + "x" * i for i in range(12)], ["train", "test", "train"] * 4
+    path = table_file(tmp_path, "parquet", {"text": texts, "split": splits})
+    source = open_source(path, input="text", text=TextOptions(tokenizer=tokenizer, pack=16))
+    assert source.splits() == ("test", "train")
+    assert sorted([*source.split("test"), *source.split("train")]) == list(range(len(source)))
+    for name in source.splits():
+        tokens = source.inputs(source.split(name)).values
+        alone = [text for text, split in zip(texts, splits, strict=True) if split == name]
+        whole = np.concatenate([np.append(ids, tokenizer.end) for ids in tokenizer.encode(alone)])
+        assert tokens.tolist() == whole[: len(tokens)].tolist()
+        assert len(whole) - len(tokens) <= 1
+
+
 def test_a_pair_of_columns_is_joined_for_a_classifier(tmp_path, tokenizer):
     path = table_file(tmp_path, "csv", {"a": ["to be", "not"], "b": ["or not", "to be"], "label": [1, 0]})
     backend = Tokenizer(tokenizer.model, {}).backend
@@ -230,8 +244,6 @@ def test_invalid_combinations_are_refused(tmp_path, tokenizer):
         open_source(path, input="c", text=text)
     with pytest.raises(InvalidArgument, match="one column or a pair"):
         open_source(path, input="a,b,split", text=text)
-    with pytest.raises(InvalidArgument, match="would mix the splits"):
-        open_source(path, input="a", text=TextOptions(tokenizer=tokenizer, pack=8))
     with pytest.raises(InvalidArgument, match="named by their tokens"):
         open_source(path, input="a", id="b", text=text)
     endless = Tokenizer(tokenizer.model, {})

@@ -1,0 +1,164 @@
+"""Students of text from stored labels, from the live teacher and from true tokens alone; and the time of a step.
+
+    python benchmarks/language_students.py [--seeds 3] [--steps 200] [--teacher-steps 500] [--step-time]
+
+All students have one architecture and see the same rows in the same order for each seed. Stored labels and the live
+teacher differ in the encoding alone, so their difference beside the spread over seeds is what the encoding costs.
+Perplexity is that of held-out rows. ``--step-time`` compares optimiser steps of one network of 16,384 classes on stored
+labels and on true tokens, in turns; the median of each counts. ``--json FILE`` writes the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import softlabels as sl
+from softlabels import models
+from softlabels.generation import generate
+from softlabels.loading import Loader
+from softlabels.models import Model, OutputHead
+from softlabels.sources import as_source, map_arrays
+from softlabels.sources.store_tokens import StoreTokens
+from softlabels.text.options import TextOptions
+from softlabels.training import train_student, train_teacher
+from softlabels.training.language import STATES
+from softlabels.training.tasks import Term
+from softlabels.training.tasks.loss_spec import LossSpec
+from softlabels.training.tasks.tokens import hard_token_term, soft_token_term
+
+TEACHER, STUDENT = "gpt:layers=3,width=128", "gpt:layers=2,width=64"
+ENCODING = "threshold:0.05"
+PACK = 128
+CORPUS_BYTES = 400_000
+RECIPE = {"batch_size": 8, "lr": 3e-3}
+CLASSES = 16_384
+STEP_NETWORK = "gpt:layers=4,width=256"
+TIMED_STEPS = 15
+
+
+def write_corpus(path: Path) -> None:
+    """Write the first modules of the standard library, by name."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    with path.open("w", encoding="utf-8") as file:
+        for module in sorted(library.glob("*.py")):
+            if file.tell() < CORPUS_BYTES:
+                file.write(module.read_text(encoding="utf-8", errors="replace"))
+
+
+def quality(folder: Path, seeds: int, steps: int, teacher_steps: int) -> dict[str, Any]:
+    """Train all students and return their held-out figures."""
+    write_corpus(folder / "corpus.txt")
+    source = as_source(folder / "corpus.txt", text=TextOptions(tokenizer="bpe:2048", pack=PACK))
+    teacher = train_teacher(source, TEACHER, folder / "teacher", steps=teacher_steps, **RECIPE)
+    result = generate(source, teacher=teacher, out=folder / "labels", encoding=ENCODING)
+    store = sl.open(folder / "labels")
+    tokens = StoreTokens(store)
+    arms = {
+        "stored labels": lambda out, seed: train_student(store, None, STUDENT, out, steps=steps, seed=seed, **RECIPE),
+        "live teacher": lambda out, seed: train_student(
+            teacher, tokens, STUDENT, out, steps=steps, seed=seed, **RECIPE
+        ),
+        "true tokens": lambda out, seed: train_teacher(tokens, STUDENT, out, steps=steps, seed=seed, **RECIPE),
+    }
+    metrics = teacher.run.metrics if teacher.run is not None else None
+    figures: dict[str, Any] = {
+        "teacher": None if metrics is None else metrics.perplexity,
+        "bytes_per_token": result.bytes_per_row / (PACK - 1),
+    }
+    for name, train in arms.items():
+        runs = []
+        for seed in range(seeds):
+            began = time.process_time()
+            metrics = train(folder / f"{name}-{seed}".replace(" ", "-"), seed).run.metrics
+            runs.append(metrics.perplexity)
+            print(
+                f"{name}, seed {seed}: {metrics.perplexity:.2f} ({time.process_time() - began:.0f} s CPU)", flush=True
+            )
+        figures[name] = runs
+    return figures
+
+
+def step_time(folder: Path) -> dict[str, float]:
+    """Return the median seconds of a step on stored labels and on true tokens."""
+    write_corpus(folder / "corpus.txt")
+    source = as_source(folder / "corpus.txt", text=TextOptions(tokenizer="bpe:2048", pack=256))
+    heads = {"logits": OutputHead(classes=CLASSES, kind="tokens", shape=(None,))}
+    teacher = models.build("gpt:layers=1,width=64", input_shape=(), heads=heads)
+    with torch.no_grad():
+        teacher.module.embedding.weight.mul_(40)  # a few likely tokens in each position, as trained teachers have
+    rows = np.arange(64)
+    generate(source, teacher=teacher, out=folder / "wide", encoding=ENCODING, gate=False)
+    store = sl.open(folder / "wide")
+    student = models.build(STEP_NETWORK, input_shape=(), heads=heads)
+    loader = Loader(store, inputs=StoreTokens(store), rows=rows, batch_size=4, seed=0)
+    terms = {
+        "stored labels": soft_token_term(
+            student, "logits", LossSpec.parse("kl").losses[0], lambda batch: batch.targets["logits"], temperature=1.0
+        ),
+        "true tokens": hard_token_term(student),
+    }
+    times = _timed(student, loader, terms)
+    entries = store.read(rows[:4]).values.shape[-1]
+    return {name: statistics.median(values) for name, values in times.items()} | {"most_entries": entries}
+
+
+def _timed(student: Model, loader: Loader, terms: dict[str, Term]) -> dict[str, list[float]]:
+    """Return the seconds of steps with each loss, in turns; each reads a batch of its own."""
+    module: Any = student.module
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
+    batches = loader.stream(0)
+    times: dict[str, list[float]] = {name: [] for name in terms}
+    for turn in range(TIMED_STEPS + 1):
+        for name, term in terms.items():
+            began = time.perf_counter()
+            batch = next(batches)
+            inputs = map_arrays(batch.inputs, torch.as_tensor)
+            loss = term.loss({STATES: module.states(inputs)}, batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            if turn:
+                times[name].append(time.perf_counter() - began)
+    batches.close()
+    return times
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--teacher-steps", type=int, default=500)
+    parser.add_argument("--step-time", action="store_true", help="measure the time of a step alone")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if options.step_time:
+            figures: dict[str, Any] = dict(step_time(folder))
+            ratio = figures["stored labels"] / figures["true tokens"]
+            print(f"a step of {CLASSES:,} classes: stored labels {figures['stored labels'] * 1e3:.0f} ms, true tokens "
+                  f"{figures['true tokens'] * 1e3:.0f} ms, ratio {ratio:.3f}")  # fmt: skip
+        else:
+            figures = quality(folder, options.seeds, options.steps, options.teacher_steps)
+            print(f"teacher {figures['teacher']:.2f}, {figures['bytes_per_token']:.1f} bytes per token")
+            for arm in ("stored labels", "live teacher", "true tokens"):
+                runs = figures[arm]
+                spread = statistics.stdev(runs) if len(runs) > 1 else 0.0
+                print(f"{arm:14} perplexity {statistics.mean(runs):.2f} ± {spread:.2f}")
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()
