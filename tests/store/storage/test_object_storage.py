@@ -300,3 +300,24 @@ def test_a_store_is_generated_behind_a_service_that_loses_responses(proxy, locat
     assert (outcome.new_units, outcome.missing_units) == (6, 0)
     store = sl.open(location)
     np.testing.assert_array_equal(store.read(np.arange(len(store))).values, dense_logits)
+
+
+def test_a_student_trains_while_the_service_is_restarted(proxy, location, sealed, tmp_path):
+    """Every connection is reset for a second in the middle of the first epoch."""
+    sl.push(sealed, location)
+    down = threading.Event()
+    shards: list[str] = []
+
+    def choose(method, path):
+        if "/shards/" in path and method == "GET":
+            shards.append(path)
+            if len(shards) == 3:
+                down.set()
+                threading.Timer(1.0, down.clear).start()
+        return Fault(before=0) if down.is_set() else None
+
+    proxy.choose = choose
+    store = sl.open(location)
+    model = sl.train_student(store, "digits", "mlp:width=8", tmp_path / "run", epochs=1)
+    assert model.run.metrics.steps > 0
+    assert len(shards) > store.units, "requests were repeated"
