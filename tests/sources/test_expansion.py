@@ -68,6 +68,12 @@ def test_a_row_group_that_expands_is_refused(tmp_path, small, column):
         open_source(path).inputs(np.arange(2))
 
 
+def test_tensors_of_a_fixed_shape_are_read(tmp_path):
+    values = np.arange(16, dtype=np.float32).reshape(4, 2, 2)
+    pq.write_table(pa.table({"x": pa.FixedShapeTensorArray.from_numpy_ndarray(values)}), tmp_path / "x.parquet")
+    np.testing.assert_array_equal(open_source(tmp_path / "x.parquet").inputs(np.arange(4)), values)
+
+
 def test_row_groups_within_the_limit_are_read_as_they_are(tmp_path):
     texts, lists = ["a", "bb", None] * 100, [[1.0], [], [2.0, 3.0]] * 100
     table = pa.table({"t": texts, "l": pa.array(lists), "x": pa.array(np.arange(300.0))})

@@ -49,9 +49,10 @@ def open_parquet(path: Path, name: str) -> BlockTable:
             decoded += batch.nbytes
             check_expansion(decoded, size, name, f"row group {group}")
             batches.append(batch)
+        if not batches:
+            return file.read_row_group(group, columns=columns, use_threads=False).select(columns)
         # A name selects nested columns with the same path as well ("a.b"), hence the second selection.
-        empty = pa.schema([schema.field(column) for column in columns]).empty_table()
-        return pa.Table.from_batches(batches).select(columns) if batches else empty
+        return pa.Table.from_batches(batches).select(columns)
 
     return BlockTable(name, schema, rows, read_group, (open_parquet, (path, name)))
 
