@@ -137,9 +137,9 @@ def fidelity_lines(fidelity: Mapping[str, Any]) -> list[str]:
     Args:
         fidelity: Fidelity as a snapshot holds it.
     """
-    lines = [_fidelity_line(fidelity, "dense rows")]
+    lines = [_fidelity_line(fidelity, "rows stored dense, decoded as readers do")]
     if units := fidelity.get("units"):
-        lines.append(_fidelity_line(units, "rows of all units"))
+        lines.append(_fidelity_line(units, "rows of all units, compared while they were written"))
         if (poorest := units.get("poorest", units))["rows"] < units["rows"]:
             lines[-1] += f"; poorest is unit {poorest['unit']} with listed mass {poorest['mass']:.4f}"
     return lines
