@@ -193,7 +193,8 @@ def test_a_writer_killed_between_two_calls_leaves_no_name(storage, tmp_path):
 
 
 NOBODY = """
-import os, sys
+import decimal, os, sys
+import pyarrow, pyarrow.parquet  # sealing imports it, and another user may not read this installation
 import softlabels as sl
 from softlabels.errors import StorageFailed
 from softlabels.store import create_or_open
