@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from softlabels.errors import InvalidArgument
+from softlabels.resampling import resample
 
 Layout: TypeAlias = Literal["nchw", "nhwc"]
 Fit: TypeAlias = Literal["crop", "stretch"]
@@ -140,11 +141,7 @@ class Preprocessing:
     def _resized(self, values: Tensor, sides: tuple[int, int]) -> Tensor:
         if self.interpolation == "nearest":
             return functional.interpolate(values, size=sides, mode="nearest-exact")
-        # torch 2.13 does not resize the rows of an image of one column; a transposed one has one row.
-        turned = values.transpose(2, 3) if sides[1] == 1 else values
-        size = sides[::-1] if sides[1] == 1 else sides
-        resized = functional.interpolate(turned, size=size, mode=self.interpolation, antialias=True)
-        return resized.transpose(2, 3) if sides[1] == 1 else resized
+        return resample(values, sides, self.interpolation)
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values."""

@@ -19,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from softlabels.resampling import resample
+
 Uniforms = NDArray[np.float64]
 Options = Mapping[str, float]
 
@@ -80,10 +82,7 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     """Return the image at another size, bilinear with antialiasing; unchanged where it has that size."""
     if image.shape[1:] == (height, width):
         return image
-    resized = torch.nn.functional.interpolate(
-        image[None], size=(height, width), mode="bilinear", antialias=True, align_corners=False
-    )
-    return resized[0]
+    return resample(image[None], (height, width))[0]
 
 
 def nearest_places(length: int, size: int) -> Tensor:
