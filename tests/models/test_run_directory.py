@@ -34,8 +34,6 @@ DATA = RunData(
     held_out=HeldOut(rule="keys", threshold=2**63, rows=10, trained_rows=90, sketch="0123456789abcdef" * 2),
 )
 LABELS = RunLabels(
-    head="logits",
-    temperature=2.0,
     snapshot="c" * 64,
     teacher_spec="run:teacher",
     teacher_digest="d" * 64,
@@ -210,6 +208,7 @@ def test_a_declared_network_is_compared_with_the_weights_before_it_is_allocated(
         load_run(tmp_path)
 
 
+
 @given(
     path=st.lists(st.integers(0, 12), min_size=1, max_size=4),
     value=st.sampled_from([None, -1, 2**70, 0.5, "x", [], {}, True, [[]], "f" * 64]),
@@ -254,8 +253,6 @@ def test_the_identity_changes_with_every_cause_and_not_with_names_or_results():
         ),
         dataclasses.replace(record, model=dataclasses.replace(record.model, initial="e" * 64)),
         dataclasses.replace(record, labels=dataclasses.replace(LABELS, snapshot="e" * 64)),
-        dataclasses.replace(record, labels=dataclasses.replace(LABELS, temperature=1.0)),
-        dataclasses.replace(record, labels=dataclasses.replace(LABELS, head="other")),
         *(
             dataclasses.replace(record, data=dataclasses.replace(DATA, **{name: value}))
             for name, value in {
