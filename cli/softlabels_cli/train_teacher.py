@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     epilog="Example:  softlabels train-teacher digits --model cnn:width=64 --out teacher",
 )
 @click.argument("data")
-@click.option("--model", required=True, metavar="MODEL", help="cnn:width=64,depth=3  gpt:layers=6  python:MODULE:NAME")
+@click.option(
+    "--model", required=True, metavar="MODEL", help="cnn:width=64,stem=4,separable=1  gpt:layers=6  python:MODULE:NAME"
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="RUN", help="Directory of the run.")
 @training_options
 @text_options

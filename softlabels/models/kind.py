@@ -34,11 +34,14 @@ class Option:
         default: Value if the specification leaves the option out; its type is the type of the option.
         minimum: Least value.
         maximum: Greatest value.
+        omit_default: True for an option that was added to a kind later. Specifications and configurations leave it out
+            at its default, so that earlier runs keep their digest.
     """
 
     default: int | float
     minimum: int | float = 1
     maximum: int | float = 65_536
+    omit_default: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,10 @@ class Kind:
     needs_sample: Callable[[str], bool] | None = None
     declares: bool = False
 
+    def defaults(self) -> dict[str, int | float]:
+        """Return the default of each option; empty for kinds without options."""
+        return {name: option.default for name, option in (self.options or {}).items()}
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -80,7 +87,7 @@ class ModelSpec:
 
     Attributes:
         kind: Name of the kind.
-        options: All options of an architecture, with defaults filled in.
+        options: All options of an architecture, with defaults filled in, but no ``omit_default`` at its default.
         text: Text after ``KIND:`` for kinds without options.
         declared: Heads and preprocessing that the caller declares.
     """

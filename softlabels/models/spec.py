@@ -18,7 +18,7 @@ def parse(text: str) -> ModelSpec:
         text: Specification, e.g. ``cnn:width=64,depth=3``, ``run:DIR`` or ``python:MODULE:NAME``.
 
     Returns:
-        The kind, and all of its options.
+        The kind, and its options.
 
     Raises:
         InvalidArgument: The kind or an option is unknown, or a value is out of range; lists what exists.
@@ -33,13 +33,14 @@ def parse(text: str) -> ModelSpec:
         if not rest:
             raise InvalidArgument(f"MODEL {text!r}: the text after the colon is missing; expected {kind.form}")
         return ModelSpec(kind.name, {}, rest)
-    options = {name: option.default for name, option in kind.options.items()}
+    options = kind.defaults()
     for item in filter(None, rest.split(",")):
         name, _, value = item.partition("=")
         if name not in kind.options:
             raise InvalidArgument(f"MODEL {text!r}: unknown option {name!r}; expected {', '.join(kind.options)}")
         options[name] = check_option(kind.options[name], value, f"MODEL {text!r}: {name}")
-    return ModelSpec(kind.name, options)
+    omitted = {name for name, option in kind.options.items() if option.omit_default and options[name] == option.default}
+    return ModelSpec(kind.name, {name: value for name, value in options.items() if name not in omitted})
 
 
 def kind_of(text: str) -> Kind:

@@ -208,6 +208,13 @@ def test_a_declared_network_is_compared_with_the_weights_before_it_is_allocated(
         load_run(tmp_path)
 
 
+def test_an_option_of_a_later_version_is_refused(tmp_path):
+    """It may change outputs without changing the shapes of the weights."""
+    save(tmp_path)
+    forge(tmp_path, lambda document: document["model"]["config"]["options"].update(stride=2))
+    with pytest.raises(RunCorrupt, match="unknown option, got 'stride'; expected width, depth"):
+        load_run(tmp_path)
+
 
 @given(
     path=st.lists(st.integers(0, 12), min_size=1, max_size=4),

@@ -1,4 +1,8 @@
-"""``cnn``: a small residual network for images."""
+"""``cnn``: a residual network for images, from 8x8 digits to photographs.
+
+Features have ``width`` channels throughout and are averaged over all positions before the heads. For large images a
+stem with a stride lowers the resolution first. Separable convolutions take an eighth of the operations at width 64.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +18,42 @@ from softlabels.models.projections import Projections
 from softlabels.models.standardize import Standardize
 
 
+def convolution(width: int, *, separable: bool) -> nn.Module:
+    """Return a 3x3 convolution without bias; a separable one is a filter per channel and a 1x1 convolution.
+
+    Args:
+        width: Channels of the input and the output.
+        separable: If True, return the separable form (Howard et al. 2017).
+
+    Example:
+        >>> [sum(p.numel() for p in convolution(32, separable=separable).parameters()) for separable in (False, True)]
+        [9216, 1312]
+    """
+    if not separable:
+        return nn.Conv2d(width, width, 3, padding=1, bias=False)
+    return nn.Sequential(
+        nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False), nn.Conv2d(width, width, 1, bias=False)
+    )
+
+
 class Residual(nn.Module):
     """Two 3x3 convolutions with group norm, added to their input.
 
     Args:
         width: Channels of the input and the output.
+        separable: If True, the convolutions are separable.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, separable: bool = False) -> None:
         super().__init__()
         groups = math.gcd(width, 8)
         self.layers = nn.Sequential(
             nn.GroupNorm(groups, width),
             nn.GELU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            convolution(width, separable=separable),
             nn.GroupNorm(groups, width),
             nn.GELU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            convolution(width, separable=separable),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,13 +75,22 @@ class CNN(nn.Module):
         heads: Outputs to compute.
         width: Channels.
         depth: Number of blocks.
+        stem: Stride of the first convolution, whose kernel has 2 * stem - 1 pixels each way, at least 3.
+        separable: If True, the convolutions of the blocks are separable.
 
     Raises:
-        InvalidArgument: The inputs are not images.
+        InvalidArgument: The inputs are not images, or are smaller than the stride.
     """
 
     def __init__(
-        self, input_shape: tuple[int, ...], heads: Mapping[str, OutputHead], *, width: int, depth: int
+        self,
+        input_shape: tuple[int, ...],
+        heads: Mapping[str, OutputHead],
+        *,
+        width: int,
+        depth: int,
+        stem: int = 1,
+        separable: bool = False,
     ) -> None:
         super().__init__()
         if len(input_shape) not in {2, 3}:
@@ -66,15 +98,21 @@ class CNN(nn.Module):
                 f"MODEL cnn: the inputs are not images, got shape {input_shape}; expected (H, W) or (H, W, C). "
                 "Use mlp for other shapes"
             )
-        height, breadth = input_shape[:2]
+        if min(input_shape[:2]) < stem:
+            raise InvalidArgument(
+                f"MODEL cnn: the stem is too coarse for inputs of shape {input_shape}, got a stride of {stem}; "
+                f"expected at most {min(input_shape[:2])}. Use a smaller stem"
+            )
+        height, breadth = (math.ceil(side / stem) for side in input_shape[:2])
+        kernel = max(3, 2 * stem - 1)
         channels = input_shape[2] if len(input_shape) == 3 else 1
         self.standardize = Standardize(input_shape)
-        blocks: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1)]
+        blocks: list[nn.Module] = [nn.Conv2d(channels, width, kernel, stride=stem, padding=kernel // 2)]
         for index in range(depth):
             if index and min(height, breadth) >= 4:
                 blocks.append(nn.AvgPool2d(2))
                 height, breadth = height // 2, breadth // 2
-            blocks.append(Residual(width))
+            blocks.append(Residual(width, separable=separable))
         self.blocks = nn.Sequential(*blocks, nn.GroupNorm(math.gcd(width, 8), width), nn.GELU())
         self.heads = Projections(width, heads)
 
@@ -92,12 +130,25 @@ class CNN(nn.Module):
 
 def build(spec: ModelSpec, input_shape: tuple[int, ...], heads: Mapping[str, OutputHead]) -> nn.Module:
     """Return a freshly initialised network."""
-    return CNN(input_shape, heads, width=int(spec.options["width"]), depth=int(spec.options["depth"]))
+    options = KIND.defaults() | dict(spec.options)
+    return CNN(
+        input_shape,
+        heads,
+        width=int(options["width"]),
+        depth=int(options["depth"]),
+        stem=int(options["stem"]),
+        separable=bool(options["separable"]),
+    )
 
 
 KIND = Kind(
     name="cnn",
-    form="cnn:width=32,depth=3",
-    options={"width": Option(default=32, maximum=8_192), "depth": Option(default=3, maximum=256)},
+    form="cnn:width=32,depth=3,stem=1,separable=0",
+    options={
+        "width": Option(default=32, maximum=8_192),
+        "depth": Option(default=3, maximum=256),
+        "stem": Option(default=1, maximum=16, omit_default=True),
+        "separable": Option(default=0, minimum=0, maximum=1, omit_default=True),
+    },
     build=build,
 )

@@ -108,14 +108,26 @@ def _network(
         )
     if kind.restore is not None:
         return kind.restore(config, tensors)
-    options = {
-        name: check_option(option, config["options"][name], name) for name, option in (kind.options or {}).items()
-    }
-    module = build_without_weights(kind, ModelSpec(kind.name, options), input_shape, heads)
+    module = build_without_weights(kind, ModelSpec(kind.name, _options(kind, config["options"])), input_shape, heads)
     module.load_state_dict(tensors, assign=True)
     for parameter in module.parameters():
         parameter.requires_grad_(True)
     return module.eval()
+
+
+def _options(kind: Kind, recorded: Mapping[str, Any]) -> dict[str, int | float]:
+    """Return the options that a configuration records, checked; those added to the kind later may be missing."""
+    options = kind.options or {}
+    if unknown := sorted(recorded.keys() - options.keys()):
+        raise InvalidArgument(
+            f"options of {kind.name}: unknown option, got {unknown[0]!r}; expected {', '.join(options)}. Use the "
+            "version of softlabels that trained the run"
+        )
+    return {
+        name: check_option(option, recorded[name], name)
+        for name, option in options.items()
+        if name in recorded or not option.omit_default
+    }
 
 
 def _with_weights(network: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
