@@ -2,9 +2,10 @@
 
 from softlabels.generation.api import DataLike, estimate, generate, sample
 from softlabels.generation.costs import Costs
+from softlabels.generation.creation import create
 from softlabels.generation.engines import engines
 from softlabels.generation.gate import check_teacher
-from softlabels.generation.label_writer import LabelWriter, create
+from softlabels.generation.label_writer import LabelWriter
 from softlabels.generation.merging import merge
 from softlabels.generation.planned import plan
 from softlabels.generation.results import Estimate, Generated

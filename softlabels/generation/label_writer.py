@@ -10,83 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument, StoreBusy, StoreConflict
-from softlabels.generation.heads import existing_heads, plan_heads
 from softlabels.generation.outputs import HeadOutput, of_arrays
-from softlabels.generation.pilot import GivenPilot
-from softlabels.generation.settings import Codec, Settings, ShardFormat
 from softlabels.generation.unit_builder import UnitBuilder
 from softlabels.keys import as_keys, row_names
-from softlabels.labels import Head
-from softlabels.store import DataRecord, Descriptor, Snapshot, StoreWriter, TeacherRecord, create_or_open, seal
-from softlabels.store.storage.storage import Location
+from softlabels.store import Snapshot, StoreWriter, seal
 from softlabels.store.unit_reader import UnitReader
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-DEFAULTS = Settings()
-
-
-def create(
-    path: Location,
-    *,
-    heads: Mapping[str, Head],
-    teacher: str = "",
-    teacher_digest: str | None = None,
-    shard_format: ShardFormat = DEFAULTS.shard_format,
-    codec: Codec = DEFAULTS.codec,
-    unit_rows: int | None = DEFAULTS.unit_rows,
-    seed: int = DEFAULTS.seed,
-    pilot: Mapping[str, Tensor | NDArray[Any]] | None = None,
-) -> LabelWriter:
-    """Return a writer on a store that grows: a new one, or the one at ``path`` if it has the same settings.
-
-    Args:
-        path: Directory of the store.
-        heads: Outputs of the teacher, by name, e.g. ``{"logits": Head(classes=1000, encoding="topk:32")}``. An encoding
-            may be a target, as for generate (``threshold:bytes=40``); it is resolved on the pilot.
-        teacher: Name of the teacher. Without a digest, it alone tells teachers apart.
-        teacher_digest: Digest of the teacher's weights, or any text that changes with them; None: there is none.
-        shard_format: File format of the shards, ``zarr`` or ``parquet``.
-        codec: Compression of the shards, ``zstd`` or ``lz4``.
-        unit_rows: Rows committed at a time; None: from the size of a row.
-        seed: Seed of everything that is drawn.
-        pilot: Logits (n, C) of a few thousand rows or positions like those to come, by head. Needed for a new store if
-            an encoding has several tail priors or is a target.
-
-    Raises:
-        InvalidArgument: A head or setting is invalid.
-        StoreConflict: The directory holds another store, or other files.
-        StoreBusy: Another process appends to the store.
-
-    Example:
-        >>> import numpy as np, softlabels as sl
-        >>> with sl.create("labels", heads={"logits": sl.Head(classes=10, encoding="topk:3")}) as writer:
-        ...     rows = writer.append(["a", "b"], {"logits": np.zeros((2, 10), np.float32)})
-        >>> sl.open("labels").rows
-        2
-    """
-    given_pilot = GivenPilot(pilot, codec=codec, shard_format=shard_format, unit_rows=unit_rows)
-    planned = plan_heads(heads, existing_heads(path), given_pilot, seed=seed)
-    store_unit_rows, chunk_rows = planned.geometry(None, unit_rows)
-    descriptor = Descriptor(
-        rows=None,
-        unit_rows=store_unit_rows,
-        chunk_rows=chunk_rows,
-        heads=planned.heads,
-        teacher=TeacherRecord(spec=teacher, digest=teacher_digest),
-        data=DataRecord(spec="appended", fingerprint=None, rows=None),
-        shard_format=shard_format,
-        codec=codec,
-        seed=seed,
-    )
-    return LabelWriter(create_or_open(path, descriptor, planned.codebooks))
 
 
 class LabelWriter:
@@ -135,7 +69,7 @@ class LabelWriter:
             keys: Names of B rows, as for append.
             views: View of each row; None: 0.
         """
-        row_views = _as_views(views, len(keys))
+        row_views = as_views(views, len(keys))
         names = row_names(as_keys(keys, row_views), row_views).tolist()
         return np.array([i for i, name in enumerate(names) if name not in self._known], np.int64)
 
@@ -156,7 +90,7 @@ class LabelWriter:
         """
         if self._lock.closed:
             raise StoreBusy("writer: closed; open another one with sl.create")
-        row_views = _as_views(views, len(keys))
+        row_views = as_views(views, len(keys))
         row_keys = as_keys(keys, row_views)
         heads = self._store.descriptor.heads
         if set(outputs) != set(heads):
@@ -237,7 +171,16 @@ class LabelWriter:
         return known, next(i for i, unit in enumerate([*units, -1]) if i != unit)
 
 
-def _as_views(views: Sequence[int] | None, count: int) -> NDArray[np.uint32]:
+def as_views(views: Sequence[int] | None, count: int) -> NDArray[np.uint32]:
+    """Return views of rows as numbers, (count,); 0 for None.
+
+    Args:
+        views: View of each row.
+        count: Number of rows.
+
+    Raises:
+        InvalidArgument: Another number of views, or a view that is no number from 0 to 2^32 - 1.
+    """
     numbers = np.zeros(count, np.uint32) if views is None else np.asarray(views)
     if numbers.shape != (count,) or numbers.dtype.kind not in "iu" or not ((numbers >= 0) & (numbers < 2**32)).all():
         raise InvalidArgument(f"views: invalid, got {views!r}; expected {count} numbers from 0 to 2^32 - 1")
