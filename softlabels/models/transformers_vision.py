@@ -2,13 +2,12 @@
 
 The class decides the head: ``ForImageClassification`` predicts ``classes``, ``ForSemanticSegmentation`` ``pixels`` at
 the resolution of its output, ``ForDepthEstimation`` a ``regression`` per pixel, and a model without an output layer a
-pooled ``embedding``. ``preprocessor_config.json`` decides the preprocessing.
+pooled ``embedding``. ``softlabels.models.transformers_preprocessing`` reads the preprocessing.
 """
 
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from softlabels.errors import InvalidArgument, InvalidData
+from softlabels.errors import DataNotFound, InvalidArgument
 from softlabels.labels import HeadKind
 from softlabels.models.heads import DEFAULT_HEAD, OutputHead
-from softlabels.models.preprocessing import Interpolation, Preprocess, Preprocessing
+from softlabels.models.kind import ModelSpec
+from softlabels.models.model import Model, as_tensor
+from softlabels.models.preprocessing import Preprocess, Preprocessing
 from softlabels.models.standardize import Standardize
-
-PROCESSOR_FILE = "preprocessor_config.json"
-MAX_PROCESSOR_BYTES = 2**20
-RESAMPLING: Mapping[int, Interpolation] = {0: "nearest", 2: "bilinear", 3: "bicubic"}
-"""Interpolations by their numbers in Pillow."""
-KNOWN_STEPS = {"do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_convert_rgb", "do_reduce_labels"}
-LARGE = 384
-"""Side from which ConvNeXt's processor stretches images in place of cropping them."""
+from softlabels.models.transformers_preprocessing import PROCESSOR_FILE, default_preprocessing, read_preprocessing
+from softlabels.models.transformers_source import TransformersSource
 
 TASKS: Mapping[str, tuple[str, HeadKind]] = {
     "ForImageClassification": (DEFAULT_HEAD, "classes"),
@@ -128,102 +123,123 @@ def heads_of(module: ImageNetwork, sample: Any) -> dict[str, OutputHead]:
     return {module.name: OutputHead(classes=shape[-1], kind=module.kind, shape=shape[1:-1])}
 
 
-def read_preprocessing(folder: Path) -> Preprocessing | None:
-    """Return the preprocessing that a directory records; None if it records none.
+def load(
+    spec: ModelSpec, source: TransformersSource, network: Any, architecture: Mapping[str, Any], sample: Any
+) -> Model:
+    """Return a model of images, whose head depends on the size of its inputs.
 
     Args:
-        folder: Directory that transformers saved.
+        spec: Specification, with what the caller declares.
+        source: Directory and options.
+        network: The model.
+        architecture: Configuration of the network, as JSON values.
+        sample: Inputs, (n, *input_shape); None is refused.
 
     Raises:
-        InvalidData: The file is damaged.
-        InvalidArgument: It has a step that is not supported here.
+        InvalidArgument: An option, a declared head or the inputs do not fit.
+        InvalidData: The preprocessing is damaged.
+        DataNotFound: The preprocessing is neither recorded nor declared.
     """
-    path = folder / PROCESSOR_FILE
-    if not path.is_file():
-        return None
-    try:
-        with path.open("rb") as file:
-            config = json.loads(file.read(MAX_PROCESSOR_BYTES))
-        values = {**config, **_class_defaults(config)}  # in the spelling of today: a size is a mapping
-        return _preprocessing(values, path)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, InvalidArgument):
-            raise
-        raise InvalidData(f"{path}: damaged, got {error!r}; expected what transformers wrote. Copy it again") from None
-
-
-def _class_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all settings of a processor, with the defaults of its class."""
-    import transformers
-
-    name = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "")
-    name = name.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil")
-    if not name.isidentifier():
-        raise ValueError(f"image_processor_type {name!r}")
-    # The variants on Pillow need no other library, and have the defaults of the others.
-    cls = getattr(transformers, f"{name}Pil", None) or getattr(transformers, name, None)
-    if cls is None:
-        raise ValueError(f"image_processor_type {name!r}, which transformers {transformers.__version__} does not have")
-    settings: dict[str, Any] = cls(**config).to_dict()
-    return {key: value for key, value in settings.items() if value is not None}
-
-
-def _preprocessing(values: Mapping[str, Any], path: Path) -> Preprocessing:
-    """Return the steps that settings of a processor describe."""
-    unknown = [
-        name for name, value in values.items() if name.startswith("do_") and value is True and name not in KNOWN_STEPS
-    ]
-    if unknown or values.get("keep_aspect_ratio"):
-        raise InvalidArgument(
-            f"{path}: a step of the preprocessing is not supported, got {(unknown or ['keep_aspect_ratio'])[0]}; "
-            "expected resizing, cropping, scaling and standardising. Wrap the model as python:MODULE:NAME"
+    folder = source.folder
+    if "device_map" in source.options:
+        raise InvalidArgument(f"{spec}: device_map is for language models; expected --device. Leave it out")
+    recorded = read_preprocessing(folder)
+    preprocessing = spec.declared.preprocessing_over(recorded)
+    if preprocessing is None:
+        raise DataNotFound(
+            f"{folder}: the preprocessing is unknown, got no {PROCESSOR_FILE}; expected that file, or --scale, "
+            "--mean, --std and --size"
         )
-    fields: dict[str, Any] = {"scale": float(values["rescale_factor"]) if values.get("do_rescale") else 1.0}
-    if values.get("do_normalize"):
-        fields |= {"mean": tuple(map(float, values["image_mean"])), "std": tuple(map(float, values["image_std"]))}
-    if values.get("do_resize"):
-        resampling = RESAMPLING.get(int(values["resample"]))
-        if resampling is None:
-            raise InvalidArgument(
-                f"{path}: the resampling is not supported, got {values['resample']!r}; expected nearest, bilinear or "
-                "bicubic"
-            )
-        fields |= {"interpolation": resampling, **_size(values)}
-    return Preprocessing(**fields)
+    if sample is None:
+        raise InvalidArgument(f"{spec}: a sample of inputs is needed to find the head, got None")
+    if recorded is preprocessing and preprocessing.scale < 1 and as_tensor(sample[:1]).is_floating_point():
+        raise InvalidArgument(
+            f"{spec}: the model takes 8-bit images, got {sample.dtype} inputs that it would scale by "
+            f"{preprocessing.scale:.5f}; expected uint8. Name the scale of your data with --scale"
+        )
+    shape = tuple(int(side) for side in sample.shape[1:])
+    module = ImageNetwork(network, preprocessing, shape).eval()
+    heads = heads_of(module, as_tensor(sample[:1]))
+    _check_kinds(spec, heads)
+    return Model(
+        spec=source.spec,
+        module=module,
+        heads=heads,
+        input_shape=shape,
+        config=describe(module, heads, architecture),
+        preprocessing=preprocessing,
+    )
 
 
-def _size(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of resizing and cropping."""
-    size = values["size"]
-    crop = values.get("crop_size") if values.get("do_center_crop") else None
-    cropped: tuple[int, int] | None = None if crop is None else (int(crop["height"]), int(crop["width"]))
-    if "shortest_edge" not in size:
-        stretched = (int(size["height"]), int(size["width"]))
-        if cropped not in {None, stretched}:
-            raise ValueError(f"size {size} with crop_size {crop}")
-        return {"size": stretched, "fit": "stretch"}
-    shorter = int(size["shortest_edge"])
-    if "crop_pct" in values:
-        stretches = shorter >= LARGE
-        share = float(values["crop_pct"])
-        return {
-            "size": (shorter, shorter),
-            "fit": "stretch" if stretches else "crop",
-            "shorter": None if stretches else int(shorter / share),
-        }
-    return {"size": cropped or (shorter, shorter), "shorter": shorter}
+def _check_kinds(spec: ModelSpec, heads: Mapping[str, OutputHead]) -> None:
+    for name, kind in spec.declared.kinds.items():
+        if name not in heads or heads[name].kind != kind:
+            shown = ", ".join(f"{one}={head.kind}" for one, head in heads.items())
+            raise InvalidArgument(f"{spec}: has other heads, got --head {name}={kind}; expected {shown}")
 
 
-def default_preprocessing(network: Any) -> Preprocessing:
-    """Return the preprocessing of a network that is trained from a configuration: the size its positions are for.
+def describe(module: ImageNetwork, heads: Mapping[str, OutputHead], architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration that ``restore`` rebuilds a network from, as JSON values.
 
     Args:
-        network: The model.
+        module: The network.
+        heads: Its heads.
+        architecture: Configuration of the network of transformers in it, as JSON values.
     """
-    size = getattr(network.config, "image_size", None)
-    if not isinstance(size, int) or not hasattr(network.config, "patch_size"):
-        return Preprocessing()
-    return Preprocessing(size=(size, size), fit="stretch")
+    return {
+        **architecture,
+        "modality": "image",
+        "preprocessing": None if module.preprocessing is None else module.preprocessing.to_json(),
+        "input_shape": list(module.input_shape),
+        "heads": {name: head.to_json() for name, head in heads.items()},
+    }
+
+
+def build(
+    spec: ModelSpec, folder: Path, network: Any, input_shape: tuple[int, ...], heads: Mapping[str, OutputHead]
+) -> nn.Module:
+    """Return a network of images to train, whose only head is the one to learn.
+
+    Args:
+        spec: Specification that messages name.
+        folder: Directory that transformers saved.
+        network: The model.
+        input_shape: Shape of one input.
+        heads: Head to learn.
+
+    Raises:
+        InvalidArgument: The network has another head.
+        InvalidData: The preprocessing is damaged.
+    """
+    name, required = next(iter(heads.items()))
+    _, kind = task_of(type(network))
+    module = ImageNetwork(network, read_preprocessing(folder), input_shape, required)
+    with torch.inference_mode():
+        device = next(network.parameters()).device
+        channels = tuple(module.eval()(torch.zeros(1, *input_shape, device=device)).shape)[-1]
+    if len(heads) != 1 or (kind, channels) != (required.kind, required.classes):
+        listed = ", ".join(f"{one} ({head.kind}, {head.classes})" for one, head in heads.items())
+        raise InvalidArgument(
+            f"MODEL {str(spec)!r}: has another head, got {kind} with {channels} classes; expected {listed}. Choose "
+            "another model, or change its config.json"
+        )
+    module.name = name
+    return module.train()
+
+
+def restore(network: Any, config: Mapping[str, Any]) -> ImageNetwork:
+    """Return the network of a configuration.
+
+    Args:
+        network: The model of transformers.
+        config: Configuration that ``describe`` returned.
+    """
+    preprocessing = None if config["preprocessing"] is None else Preprocessing.from_json(config["preprocessing"])
+    name, head = next(iter(config["heads"].items()))
+    shape = tuple(int(side) for side in config["input_shape"])
+    module = ImageNetwork(network, preprocessing, shape, OutputHead.from_json(head))
+    module.name = str(name)
+    return module
 
 
 def _fits(pixels: Tensor, size: Any) -> bool:

@@ -23,8 +23,7 @@ from softlabels.models import transformers_vision as vision
 from softlabels.models.heads import DEFAULT_HEAD, OutputHead
 from softlabels.models.hidden_states import HiddenStates, split_heads, with_hidden_heads
 from softlabels.models.kind import Kind, ModelSpec
-from softlabels.models.model import CPU, Model, as_tensor
-from softlabels.models.preprocessing import Preprocessing
+from softlabels.models.model import CPU, Model
 from softlabels.models.transformers_networks import (
     CausalLM,
     Encoder,
@@ -61,7 +60,7 @@ def load(spec: ModelSpec, sample: Any) -> Model:
         raise DataNotFound(f"{folder}: there are no weights; expected *.safetensors. Download the model again")
     network = _pretrained(folder, config, source.arguments())
     if vision.is_image_class(type(network)):
-        return _load_images(spec, source, network, sample)
+        return vision.load(spec, source, network, _architecture_config(network) | _quantization(source), sample)
     if spec.declared:
         raise InvalidArgument(f"{spec}: not a model of images; leave out heads and preprocessing")
     module = wrap(network, _pooling(folder))
@@ -80,58 +79,6 @@ def load(spec: ModelSpec, sample: Any) -> Model:
 def _quantization(source: TransformersSource) -> dict[str, str]:
     """Return the quantisation as a part of the configuration, which the digest covers; empty without any."""
     return {name: value for name, value in source.options.items() if name == "quantization"}
-
-
-def _load_images(spec: ModelSpec, source: TransformersSource, network: Any, sample: Any) -> Model:
-    """Return a model of images, whose head depends on the size of its inputs."""
-    folder = source.folder
-    if "device_map" in source.options:
-        raise InvalidArgument(f"{spec}: device_map is for language models; expected --device. Leave it out")
-    recorded = vision.read_preprocessing(folder)
-    preprocessing = spec.declared.preprocessing_over(recorded)
-    if preprocessing is None:
-        raise DataNotFound(
-            f"{folder}: the preprocessing is unknown, got no {vision.PROCESSOR_FILE}; expected that file, or --scale, "
-            "--mean, --std and --size"
-        )
-    if sample is None:
-        raise InvalidArgument(f"{spec}: a sample of inputs is needed to find the head, got None")
-    if recorded is preprocessing and preprocessing.scale < 1 and as_tensor(sample[:1]).is_floating_point():
-        raise InvalidArgument(
-            f"{spec}: the model takes 8-bit images, got {sample.dtype} inputs that it would scale by "
-            f"{preprocessing.scale:.5f}; expected uint8. Name the scale of your data with --scale"
-        )
-    shape = tuple(int(side) for side in sample.shape[1:])
-    module = vision.ImageNetwork(network, preprocessing, shape).eval()
-    heads = vision.heads_of(module, as_tensor(sample[:1]))
-    _check_kinds(spec, heads)
-    return Model(
-        spec=source.spec,
-        module=module,
-        heads=heads,
-        input_shape=shape,
-        config=_image_config(module, heads, shape) | _quantization(source),
-        preprocessing=preprocessing,
-    )
-
-
-def _check_kinds(spec: ModelSpec, heads: Mapping[str, OutputHead]) -> None:
-    for name, kind in spec.declared.kinds.items():
-        if name not in heads or heads[name].kind != kind:
-            shown = ", ".join(f"{one}={head.kind}" for one, head in heads.items())
-            raise InvalidArgument(f"{spec}: has other heads, got --head {name}={kind}; expected {shown}")
-
-
-def _image_config(
-    module: vision.ImageNetwork, heads: Mapping[str, OutputHead], input_shape: tuple[int, ...]
-) -> dict[str, Any]:
-    return {
-        **_architecture_config(module.network),
-        "modality": "image",
-        "preprocessing": None if module.preprocessing is None else module.preprocessing.to_json(),
-        "input_shape": list(input_shape),
-        "heads": {name: head.to_json() for name, head in heads.items()},
-    }
 
 
 def _needs_sample(text: str) -> bool:
@@ -153,7 +100,7 @@ def build(spec: ModelSpec, input_shape: tuple[int, ...], heads: Mapping[str, Out
     main = split_heads(heads)[1]
     network = _pretrained(folder, config, source.arguments()) if pretrained else _initial(folder, config, main)
     if vision.is_image_class(type(network)):
-        return _image_student(spec, folder, network, input_shape, heads)
+        return vision.build(spec, folder, network, input_shape, heads)
     module = wrap(network, _pooling(folder))
     produced = next(iter(heads_of(module).values()))
     required = next(iter(main.values()), None)
@@ -164,26 +111,6 @@ def build(spec: ModelSpec, input_shape: tuple[int, ...], heads: Mapping[str, Out
             f"{listed}. Choose another model, or change its config.json"
         )
     return with_hidden_heads(module, heads, str(spec))
-
-
-def _image_student(
-    spec: ModelSpec, folder: Path, network: Any, input_shape: tuple[int, ...], heads: Mapping[str, OutputHead]
-) -> nn.Module:
-    """Return a network of images to train, whose only head is the one to learn."""
-    name, required = next(iter(heads.items()))
-    _, kind = vision.task_of(type(network))
-    module = vision.ImageNetwork(network, vision.read_preprocessing(folder), input_shape, required)
-    with torch.inference_mode():
-        device = next(network.parameters()).device
-        channels = tuple(module.eval()(torch.zeros(1, *input_shape, device=device)).shape)[-1]
-    if len(heads) != 1 or (kind, channels) != (required.kind, required.classes):
-        listed = ", ".join(f"{one} ({head.kind}, {head.classes})" for one, head in heads.items())
-        raise InvalidArgument(
-            f"MODEL {str(spec)!r}: has another head, got {kind} with {channels} classes; expected {listed}. Choose "
-            "another model, or change its config.json"
-        )
-    module.name = name
-    return module.train()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -294,7 +221,7 @@ def _architecture_config(network: Any) -> dict[str, Any]:
 def describe(module: nn.Module, heads: Mapping[str, OutputHead]) -> dict[str, Any]:
     """Return the configuration that ``restore`` rebuilds a trained network from."""
     if isinstance(module, vision.ImageNetwork):
-        return _image_config(module, heads, module.input_shape)
+        return vision.describe(module, heads, _architecture_config(module.network))
     if isinstance(module, HiddenStates):
         module = module.network
     if not isinstance(module, TransformersNetwork):
@@ -318,7 +245,7 @@ def restore(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Modu
             cls = _class_of({"architectures": [config["class"]]})
             network = cls._from_config(settings, dtype=dtype)
         if config.get("modality") == "image":
-            return _restored_image_network(network, config)
+            return vision.restore(network, config)
         wrapped = wrap(network, (str(pooling[0]), bool(pooling[1])))
         heads = {str(name): OutputHead.from_json(head) for name, head in config["heads"].items()}
         return with_hidden_heads(wrapped, heads, KIND.name)
@@ -330,15 +257,6 @@ def restore(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Modu
     module = construct()
     module.load_state_dict(tensors)
     return module.eval()
-
-
-def _restored_image_network(network: Any, config: Mapping[str, Any]) -> vision.ImageNetwork:
-    preprocessing = None if config["preprocessing"] is None else Preprocessing.from_json(config["preprocessing"])
-    name, head = next(iter(config["heads"].items()))
-    shape = tuple(int(side) for side in config["input_shape"])
-    module = vision.ImageNetwork(network, preprocessing, shape, OutputHead.from_json(head))
-    module.name = str(name)
-    return module
 
 
 def _pretrained(folder: Path, config: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
