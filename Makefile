@@ -42,7 +42,7 @@ $(STAMP): $(BASE)
 	$(PIP) --editable '.[test]'
 	@touch $@
 
-demo: $(BASE)  ## Teacher, labels, students and comparison on the bundled digits (two minutes on two cores).
+demo: $(BASE)  ## Teacher, labels, students and comparison on the bundled digits (a minute on two cores).
 	$(BIN)/softlabels demo
 
 demo-language: $(STAMP)  ## Teacher, labels, students and comparison of a small GPT (ten minutes on two cores).
