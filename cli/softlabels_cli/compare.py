@@ -177,12 +177,12 @@ def _cost(row: ComparedModel) -> dict[str, str]:
     start = row.start
     return {
         "model": row.name,
-        "parameters": f"{row.parameters:,}",
+        "parameters": f"{row.parameters:,}" if row.parameters else "-",
         "FLOPs": "-" if row.flops is None else f"{row.flops:,}",
         "latency": f"{row.latency_ms:.3f} ms",
         "p99": f"{row.latency_p99_ms:.3f} ms",
         "rows/s": f"{row.rows_per_second:,.0f}",
-        "file": format_bytes(row.bytes),
+        "file": format_bytes(row.bytes) if row.bytes else "-",
         "start": "-" if start is None else f"{start.init_s:.2f} s",
         "first": "-" if start is None else f"{start.first_ms:.1f} ms",
         "resident": "-" if start is None else format_bytes(start.resident_bytes),

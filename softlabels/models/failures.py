@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import traceback
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from softlabels.errors import ModelFailed, SoftLabelsError
 
-PACKAGES = (Path(__file__).parents[1], Path(torch.__file__).parent)
+PACKAGES = (Path(__file__).parents[1], Path(torch.__file__).parent, Path(importlib.__file__).parent)
 """Folders whose lines are not the user's."""
 
 
@@ -62,7 +63,12 @@ def _own_line(error: Exception) -> str:
     """Return the last line of the traceback that is the user's, with its place."""
     frames = traceback.extract_tb(error.__traceback__)
     installed = Path(sys.prefix)
-    own = [frame for frame in frames if not any(Path(frame.filename).is_relative_to(folder) for folder in PACKAGES)]
+    own = [
+        frame
+        for frame in frames
+        if not frame.filename.startswith("<frozen")
+        and not any(Path(frame.filename).is_relative_to(folder) for folder in PACKAGES)
+    ]
     written = [
         frame
         for frame in own

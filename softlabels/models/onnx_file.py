@@ -60,7 +60,7 @@ def require_onnx() -> None:
         import onnxruntime  # noqa: F401  presence
     except ImportError as error:
         raise InvalidArgument(
-            f"onnx:FILE: needs a library that is not installed, got {error}; expected pip install softlabels[export]"
+            f"onnx:FILE: needs a library that is not installed, got {error}. Run pip install 'softlabels[export]'"
         ) from None
 
 

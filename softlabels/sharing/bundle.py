@@ -87,10 +87,9 @@ def read_private_key(path: str | os.PathLike[str]) -> tuple[EllipticCurvePrivate
     is_encrypted = b"ENCRYPTED" in data
     if is_encrypted and password is None:
         raise InvalidArgument(f"{path}: the key is encrypted, got no password; expected it in {PASSWORD}. Set it")
+    serialization = _cryptography().serialization
     try:
-        key = _cryptography().serialization.load_pem_private_key(
-            data, password.encode() if is_encrypted and password else None
-        )
+        key = serialization.load_pem_private_key(data, password.encode() if is_encrypted and password else None)
     except (ValueError, TypeError) as error:
         raise _bad_key(path, error) from None
     return key, PublicKey(_checked(path, key.public_key()))

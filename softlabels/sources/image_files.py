@@ -98,7 +98,7 @@ def _with_image(data: bytes, use: Callable[[Any], Value]) -> Value:
     try:
         from PIL import Image
     except ImportError:
-        raise InvalidArgument("images: Pillow is not installed; expected pip install softlabels[vision]") from None
+        raise InvalidArgument("images: Pillow is not installed. Run pip install 'softlabels[vision]'") from None
     if not data:
         raise Undecodable("the file is empty")
     # Decoders raise errors of many kinds, and a program may turn warnings into errors.

@@ -216,7 +216,10 @@ def _check_file(spec: str) -> None:
         if not path.exists():
             raise DataNotFound(f"{spec}: no such file{_nearest(path)}")
         if path.is_dir():
-            raise InvalidArgument(f"{spec}: data must be a file, got a directory. Name a file in it")
+            raise InvalidArgument(
+                f"{spec}: not data, got a directory without images; expected a file, a Zarr group, "
+                "or a directory with one directory of images per class. Check the path"
+            )
         if not path.is_file():
             raise InvalidArgument(f"{spec}: data must be a regular file, got a device or pipe. Save it to a file first")
     except (OSError, ValueError) as error:

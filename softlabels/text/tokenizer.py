@@ -270,6 +270,6 @@ def _library() -> Any:
         import tokenizers
     except ImportError:
         raise InvalidArgument(
-            "text: needs the library tokenizers, which is not installed; expected pip install 'softlabels[language]'"
+            "text: the library tokenizers is not installed. Run pip install 'softlabels[language]'"
         ) from None
     return tokenizers

@@ -382,7 +382,7 @@ def test_code_is_named_on_the_command_line(user_module, name, classes):
     ("spec", "message"),
     [
         ("python:my_models:nothing", "cannot be imported, got AttributeError.*'nothing'"),
-        ("python:nowhere:x", "cannot be imported, got ModuleNotFoundError"),
+        ("python:nowhere:x", "got ModuleNotFoundError: No module named 'nowhere'; expected"),
         ("python:my_models", "the name inside the module is missing; expected python:MODULE:NAME"),
         ("python:my_models:number", "cannot be called on a batch, got int"),
         ("python:./my_models.py:net", "not a module name.*python:my_models:net"),

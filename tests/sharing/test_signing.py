@@ -180,6 +180,8 @@ def test_keys_of_other_kinds_are_refused(store, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
     with pytest.raises(StorageUnsupported, match=r"softlabels\[sign\]"):
         verify_signature(store, public)
+    with pytest.raises(StorageUnsupported, match=r"^signatures: the package cryptography is not installed"):
+        sign(store, private)
 
 
 def test_signatures_travel_with_a_store_and_signing_again_replaces(store, keys, tmp_path):

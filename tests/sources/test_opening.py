@@ -113,7 +113,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path, suffix):
         ("d.json", InvalidArgument, r"Did you mean \.jsonl\?"),
         ("d.parquett", InvalidArgument, r"Did you mean \.parquet\?"),
         ("d", InvalidArgument, "unsupported file type ''"),
-        (".", InvalidArgument, "got a directory"),
+        (".", InvalidArgument, "got a directory without images; expected a file, a Zarr group, or a directory"),
         ("dd.json", DataNotFound, r"no such file\. Did you mean d\.json\?"),
         ("none/d.csv", DataNotFound, "no directory none"),
         ("s3://bucket/d.parquet", InvalidArgument, "must be a local file, got a URL"),

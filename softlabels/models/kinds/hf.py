@@ -299,7 +299,7 @@ def _class_of(config: Mapping[str, Any]) -> Any:
         import transformers
     except ImportError:
         raise InvalidArgument(
-            "hf:PATH: needs the library transformers, which is not installed; expected pip install softlabels[language]"
+            "hf:PATH: the library transformers is not installed. Run pip install 'softlabels[language]'"
         ) from None
     name = str((config.get("architectures") or [""])[0])
     cls = getattr(transformers, name, None) if name.isidentifier() else None
