@@ -148,7 +148,7 @@ def fidelity_lines(fidelity: Mapping[str, Any]) -> list[str]:
 def _fidelity_line(fidelity: Mapping[str, Any], measured_on: str) -> str:
     rows = f"({fidelity['rows']:,} {measured_on})"
     if not fidelity["kl"]:
-        return f"unbiased; error {fidelity.get('error', 0):.2g}; listed mass {fidelity['mass']:.4f} {rows}"
+        return f"draws; error {fidelity.get('error', 0):.2g}; listed mass {fidelity['mass']:.4f} {rows}"
     kl = ", ".join(f"{value:.2g} nats at T = {t}" for t, value in fidelity["kl"].items())
     return f"KL {kl}; listed mass {fidelity['mass']:.4f}; top-1 kept {fidelity['top1']:.2%} {rows}"
 

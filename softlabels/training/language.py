@@ -164,7 +164,7 @@ def measure(model: Model, source: Source, rows: NDArray[np.int64], store: Store 
     Raises:
         InvalidArgument: The rows have no predicted token.
     """
-    name = next(iter(model.heads))
+    name = text_head(model)
     total = _Sums()
     is_sample = store is not None and _is_sample(store.read(rows[:1], name))
     if store is not None and is_sample:
@@ -179,6 +179,15 @@ def measure(model: Model, source: Source, rows: NDArray[np.int64], store: Store 
     if total.tokens == 0:
         raise InvalidArgument(f"{source.spec}: nothing to measure, got {len(rows)} rows without a predicted token")
     return total.figures(bytes_per_token(source, rows))
+
+
+def text_head(model: Model) -> str:
+    """Return the name of the head that predicts tokens; of several heads, others hold hidden states.
+
+    Args:
+        model: A model that predicts the next token.
+    """
+    return next((name for name, head in model.heads.items() if head.kind == "tokens"), next(iter(model.heads)))
 
 
 def batches_by_tokens(source: Source, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -223,7 +232,7 @@ def sample_text(model: Model, tokenizer: Tokenizer, *, tokens: int = 64, seed: i
     generator = torch.Generator().manual_seed(seed)
     start = tokenizer.encode([prompt])[0].tolist() if prompt else []
     ids = start or [tokenizer.end if tokenizer.end is not None else 0]
-    name, first = next(iter(model.heads)), len(ids)
+    name, first = text_head(model), len(ids)
     for _ in range(tokens):
         inputs = Ragged(np.array(ids, np.int64), np.array([len(ids)], np.int64), None)
         probabilities = model.predict(inputs)[name][-1].float().cpu().softmax(dim=-1)
@@ -297,4 +306,4 @@ def likeliest(labels: SoftLabels) -> Tensor:
 
 
 def _classes(model: Model) -> int:
-    return next(iter(model.heads.values())).classes
+    return model.heads[text_head(model)].classes

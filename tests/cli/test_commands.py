@@ -289,7 +289,8 @@ def test_names_are_shown_within_their_line_and_escaped(tmp_path, capsys, name):
         outputs.append(capsys.readouterr().out)
     assert all(char.isprintable() or char == "\n" for text in outputs for char in text)
     assert json.loads(outputs[1])["teacher"] == {"spec": name, "digest": name}
-    lines = [line for text in (outputs[0], outputs[2]) for line in text.splitlines()]
+    # Lines that are too long go on behind spaces.
+    lines = [line for text in (outputs[0], outputs[2]) for line in text.splitlines() if not line.startswith("      ")]
     starts = {"rows", "size", "snapshot", "teacher", "data", "shards", "made", "head", str(tmp_path / "s")}
     assert all(line.startswith(tuple(starts)) for line in lines), "none begins as its maker wished"
     assert sum(line.startswith("snapshot") for line in lines) == 1

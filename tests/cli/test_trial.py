@@ -97,7 +97,7 @@ def test_the_chosen_columns_are_printed_and_recorded(place):
     notes = err.getvalue().decode()
     for words in ("input: image (uint8, 8x8)", "label: label, 10 classes", "splits: test 450, train 1,347"):
         assert words in notes
-    text = call("inspect", "labels")
+    text = " ".join(call("inspect", "labels").split())
     assert "input uint8 (8, 8)" in text
     assert "10 classes in column label" in text
     assert "digest covers specification python:trial_teacher:logits, source text of" in text

@@ -41,4 +41,6 @@ def test_adding_a_kind_is_adding_a_file(tmp_path):
 
 def test_suffixes_and_names_belong_to_one_kind_each():
     words = [word for kind in kinds.data_kinds() for word in (*kind.suffixes, *kind.names)]
-    assert sorted(words) == [".arrow", ".csv", ".feather", ".jsonl", ".npz", ".parquet", ".txt", "digits"]
+    assert sorted(words) == [
+        ".arrow", ".csv", ".feather", ".jsonl", ".npz", ".parquet", ".tar", ".txt", "digits",
+    ]  # fmt: skip

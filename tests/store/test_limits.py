@@ -5,7 +5,6 @@ Each store is read in a process of its own, whose growth is measured.
 
 import json
 import struct
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,8 +49,11 @@ def sealed_table(root, units, unit_rows, chunk_rows):
         writer.append(forging.columns("topk-zarr", range(unit_rows % 100)))
         writer.commit()
     sl.seal(root)
-    common = {"rows": unit_rows, "attempt": "a" * 32, "size": 1} | dict.fromkeys(("blake3", "digest", "keys"), "b" * 64)
-    listed = unit_table.to_bytes([SimpleNamespace(unit=unit, **common) for unit in range(units)])
+    numbers = np.arange(units)
+    columns = {"unit": numbers, "rows": np.full(units, unit_rows), "first_row": numbers * unit_rows,
+               "size": np.ones(units, np.int64)}  # fmt: skip
+    columns |= {name: np.full(units, b"b" * width) for name, width in unit_table.COLUMNS.items() if width}
+    listed = unit_table.to_bytes(columns)
     forging.forge(root, snapshot=lambda value: value.update(units=units, rows=units * unit_rows), listed=listed)
     return len(listed)
 
