@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from softlabels.errors import InvalidArgument, InvalidData, InvalidLogits
-from softlabels.models import OutputHead, as_model
+from softlabels.models import OutputHead
 from softlabels.sources import as_source
 from softlabels.training import compare, train_teacher
 from softlabels.training.splits import held_out_rows, held_out_rule, split_rows
@@ -97,10 +97,13 @@ def test_models_of_another_task_are_refused(data):
         compare([lambda x: x[:, :1]], data)
     with pytest.raises(InvalidArgument, match="models: got none; expected at least one"):
         compare([], data)
+
+    def two_heads(x):
+        return {"a": x, "b": x}
+
+    two_heads.heads = {name: OutputHead(classes=3) for name in "ab"}
     with pytest.raises(InvalidData, match="no head to compare with hard labels, got a, b"):
-        compare(
-            [as_model(lambda x: {"a": x, "b": x}, heads={"a": OutputHead(classes=3), "b": OutputHead(classes=3)})], data
-        )
+        compare([two_heads], data)
 
 
 def test_a_row_is_on_one_side_whatever_the_order_and_the_file(columns):
