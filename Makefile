@@ -35,7 +35,7 @@ $(BASE): pyproject.toml constraints.txt
 		{ echo "softlabels needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version). Try make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch numpy
-	$(PIP) --editable .
+	$(PIP) --editable '.[vision,sign]'
 	@touch $@
 
 $(STAMP): $(BASE)

@@ -101,7 +101,7 @@ def _check(options: dict[str, str], spec: str) -> None:
     for name, library, extra in (("device_map", "accelerate", "devices"), ("quantization", QUANTIZER, "quantization")):
         if name in options and importlib.util.find_spec(library) is None:
             raise InvalidArgument(
-                f"MODEL {spec!r}: {name} needs the library {library}, which is not installed; expected pip install "
+                f"MODEL {spec!r}: {name} needs the library {library}, which is not installed. Run pip install "
                 f"'softlabels[{extra}]'"
             )
 
@@ -112,7 +112,7 @@ def _download(name: str, revision: str, *, pinned: bool) -> tuple[str, Path]:
         import huggingface_hub
     except ImportError:
         raise InvalidArgument(
-            f"hf:{name}@{revision}: needs the library huggingface_hub, which is not installed; expected pip install "
+            f"hf:{name}@{revision}: needs the library huggingface_hub, which is not installed. Run pip install "
             "'softlabels[hub]'"
         ) from None
     subject = f"hf:{name}@{revision}"

@@ -295,7 +295,8 @@ class Store:
         """
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < self.rows:
             raise InvalidArgument(
-                f"the store has rows 0 to {self.rows - 1}; {numbers.min()} to {numbers.max()} were asked for"
+                f"{self.storage}: no such row, got {numbers[(numbers < 0) | (numbers >= self.rows)][0]}; expected 0 to "
+                f"{self.rows - 1}"
             )
         chunk_of, offsets = self.chunk_index.locate(numbers)
         columns = self.descriptor.columns()

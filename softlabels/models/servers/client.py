@@ -51,7 +51,7 @@ class Client:
             import httpx
         except ImportError:
             raise InvalidArgument(
-                "openai:URL#MODEL: needs the library httpx, which is not installed; expected pip install "
+                "openai:URL#MODEL: needs the library httpx, which is not installed. Run pip install "
                 "'softlabels[server]'"
             ) from None
         self.url = url

@@ -27,7 +27,7 @@ def _open(request: OpenRequest) -> Source:
         import datasets
     except ImportError:
         raise InvalidArgument(
-            f"{request.spec}: needs the library datasets, which is not installed; expected pip install datasets"
+            f"{request.spec}: needs the library datasets, which is not installed. Run pip install datasets"
         ) from None
     try:
         dataset = datasets.load_from_disk(str(request.path), keep_in_memory=False)
