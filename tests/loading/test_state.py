@@ -189,10 +189,11 @@ def test_worker_processes_hand_out_the_same(small, digits):
 
 def test_a_worker_that_is_killed_is_an_error_and_no_hang(small):
     """Killed by the kernel, as for want of memory: said within seconds."""
+    before = set(multiprocessing.active_children())
     loader = load(small, batch_size=2, workers=1)
     batches = iter(loader)
     next(batches)
-    (worker,) = multiprocessing.active_children()
+    (worker,) = set(multiprocessing.active_children()) - before
     os.kill(worker.pid, signal.SIGKILL)
     began = time.monotonic()
     with pytest.raises(WorkerDied, match="killed or ran out of memory"):

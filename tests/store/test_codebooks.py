@@ -123,8 +123,6 @@ def test_appending_goes_on_without_a_pilot(store):
 
 
 def test_a_new_store_needs_a_pilot_that_is_large_enough(tmp_path):
-    with pytest.raises(InvalidArgument, match=r"got no pilot; give sl.create a pilot"):
-        make(tmp_path / "s", pilot=False)
     with pytest.raises(InvalidArgument, match=r"need a pilot of 16 rows or more, got 15"):
         sl.create(tmp_path / "s", heads=head(), pilot={"logits": logits_of(15)})
     assert not (tmp_path / "s").exists()
