@@ -52,7 +52,7 @@ demo-driving: $(BASE)  ## Teacher, labels and students of road scenes: pixels an
 	$(PIP) --editable '.[export]'
 	$(BIN)/softlabels demo --task driving
 
-test: $(STAMP)  ## The whole test suite: linters, types, layers, docs, wheel, behaviour (eleven minutes on two cores).
+test: $(STAMP)  ## The whole test suite: linters, types, layers, docs, wheel, behaviour (eight minutes on two cores).
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 coverage: $(STAMP)  ## Branches of the store's modules that its own tests reach (three minutes).
