@@ -103,15 +103,15 @@ def measure(
     """Return bytes a token, ids a token, and the squared error of the distribution; tails of one prior are even."""
     head, book = fitted(spec, logits, pilot)
     encoding, prior = encodings.parse(spec, classes=head.classes), None if book is None else book.priors
-    parts, errors = [], []
+    encoded, errors = [], []
     for rows in np.array_split(measured, len(measured) // 128):
         values = torch.from_numpy(logits[rows].astype(np.float32))
         arrays = encoding.encode(values, head, rows, codebook=book).arrays
-        parts.append(arrays)
+        encoded.append(arrays)
         p = values.double().softmax(dim=-1).numpy()
         labels = encoding.decode(arrays, head, prior)
         errors.append(((np.exp(labels.log_probs().astype(np.float64)) - p) ** 2).sum(axis=1))
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    columns = {name: np.concatenate([arrays[name] for arrays in encoded]) for name in encoded[0]}
     flat = Head(encoding=head.encoding, classes=head.classes)
     size = label_bytes(flat, columns, len(measured), codec="zstd", shard_format="zarr")
     ids = encoding.entries(columns, head)
