@@ -9,7 +9,12 @@ from softlabels.errors import InvalidArgument
 from softlabels.planning.table import Plan, PlanRow
 
 FORMATS = (".svg", ".png", ".pdf")
-COLOURS = {"dense": "#444444", "topk": "#1f77b4", "adaptive": "#2ca02c", "sampled": "#ff7f0e", "threshold": "#d62728"}
+COLOURS = {
+    "dense": "#444444", "topk": "#1f77b4", "adaptive": "#2ca02c", "sampled": "#ff7f0e", "threshold": "#d62728",
+    "counts": "#9467bd",
+}  # fmt: skip
+OTHER_COLOUR = "#8c564b"
+"""Colour of encodings that have none of their own."""
 
 
 def draw(plan: Plan, path: str | Path) -> None:
@@ -34,14 +39,14 @@ def draw(plan: Plan, path: str | Path) -> None:
 
     panels = [
         (False, "KL to the teacher, nats", [row for row in plan.rows if not row.unbiased and row.distance > 0]),
-        (True, "unbiased: squared error of the gradient", [row for row in plan.rows if row.unbiased]),
+        (True, "draws: squared error of the gradient", [row for row in plan.rows if row.unbiased]),
     ]
     panels = [panel for panel in panels if panel[2]]
     figure, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels), 4.4), squeeze=False)
     for axis, (_, title, rows) in zip(axes[0], panels, strict=True):
         for family in dict.fromkeys(row.encoding.split(":")[0] for row in rows):
             members = [row for row in rows if row.encoding.startswith(f"{family}:")]
-            axis.scatter(*_points(members), label=family, color=COLOURS[family], s=28)
+            axis.scatter(*_points(members), label=family, color=COLOURS.get(family, OTHER_COLOUR), s=28)
         axis.plot(*_points([row for row in rows if row.front]), color="black", linewidth=0.8, zorder=0, label="front")
         for row in rows:
             if row.front or row.current:
