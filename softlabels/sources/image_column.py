@@ -1,12 +1,14 @@
 """Columns of images: encoded bytes, structs of bytes and path (Hugging Face), or paths of files.
 
 A row's key is the BLAKE3 of the bytes of its file, so that nothing is decoded to name rows, and a folder, a tar and a
-table of the same files have equal keys. Opening reads every file once to hash it and to read the size in its header.
+table of the same files have equal keys. Opening reads every file to hash it and to read the size in its header, unless
+that was done before; see ``image_cache``.
 Images are decoded when their rows are read, on threads, because Pillow releases the interpreter's lock.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Sequence
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from softlabels.errors import UnreadableRow
 from softlabels.keys import KEY_BYTES
 from softlabels.sources.arrow_types import is_binary, is_image_struct, is_text
+from softlabels.sources.image_cache import ImageCache, KnownImage, is_settled, mark_of
 from softlabels.sources.image_files import SUFFIXES, Undecodable, decode_image, decode_mask, image_size
 
 FILE_HEADER = b"softlabels key 1\0file\0"
@@ -62,26 +65,16 @@ class ImageColumn:
         self._name = name
         self._base = base
 
-    def keys_and_sizes(self, values: pa.Array) -> tuple[NDArray[np.uint8], list[tuple[int, int] | None]]:
+    def keys_and_sizes(
+        self, values: pa.Array, cache: ImageCache
+    ) -> tuple[NDArray[np.uint8], list[tuple[int, int] | None]]:
         """Return the key of each image, (n, 16), and its height and width; None for an image that cannot be read.
 
         Args:
             values: (n,) values of the column.
+            cache: Files that were read before; new ones are added.
         """
-
-        def look(place: int, value: Any) -> tuple[bytes, tuple[int, int] | None]:
-            try:
-                data = self._encoded(value)
-            except Undecodable as error:
-                return blake3(FILE_HEADER + b"missing\0" + str(error).encode()).digest(KEY_BYTES), None
-            hasher = blake3(FILE_HEADER)
-            hasher.update(data)
-            try:
-                return hasher.digest(KEY_BYTES), image_size(data)
-            except Undecodable:
-                return hasher.digest(KEY_BYTES), None
-
-        looked = on_threads(look, values.to_pylist())
+        looked = on_threads(lambda _place, value: self._look(value, cache), values.to_pylist())
         keys = np.frombuffer(b"".join(key for key, _ in looked), np.uint8).reshape(-1, KEY_BYTES)
         return keys, [size for _, size in looked]
 
@@ -149,20 +142,51 @@ class ImageColumn:
             f"{file.strip(' ()')}: {reason}" if file else reason,
         )
 
+    def _look(self, value: Any, cache: ImageCache) -> KnownImage:
+        """Return the key and the size of an image; its file is read if it is not in the cache."""
+        path = _path_of(value)
+        status = None
+        if path is not None:
+            with contextlib.suppress(OSError, ValueError):
+                status = (self._base / path).stat()
+        known = None if status is None else cache.find(mark_of(status))
+        if known is not None:
+            return known
+        try:
+            data = self._encoded(value)
+        except Undecodable as error:
+            return KnownImage(blake3(FILE_HEADER + b"missing\0" + str(error).encode()).digest(KEY_BYTES), None)
+        hasher = blake3(FILE_HEADER)
+        hasher.update(data)
+        size = None
+        with contextlib.suppress(Undecodable):
+            size = image_size(data)
+        image = KnownImage(hasher.digest(KEY_BYTES), size)
+        if status is not None and is_settled(status):
+            cache.add(mark_of(status), image, len(data))
+        return image
+
     def _encoded(self, value: Any) -> bytes:
         """Return the bytes of an image.
 
         Raises:
             Undecodable: There are none, or the file cannot be read.
         """
+        path = _path_of(value)
+        if path is not None:
+            return _read_file(self._base / path)
         data = value.get("bytes") if isinstance(value, dict) else value
-        if isinstance(value, dict) and data is None:
-            data = value.get("path")
-        if isinstance(data, str):
-            return _read_file(self._base / data)
         if data is None:
             raise Undecodable("the value is null")
         return bytes(data)
+
+
+def _path_of(value: Any) -> str | None:
+    """Return the path of the file that a value names; None if it holds the bytes of the file, or nothing."""
+    data = value.get("bytes") if isinstance(value, dict) else value
+    if isinstance(value, dict) and data is None:
+        data = value.get("path")
+    return data if isinstance(data, str) else None
 
 
 def on_threads(work: Callable[[int, Any], Value], values: Sequence[Any]) -> list[Value]:

@@ -31,6 +31,7 @@ from softlabels.keys import KEY_BYTES, content_keys, fingerprint
 from softlabels.sources.arrays import ArrayTable
 from softlabels.sources.class_labels import ClassLabels, LabelReader, recorded_names
 from softlabels.sources.ids import id_column_keys, require_unique
+from softlabels.sources.image_cache import ImageCache
 from softlabels.sources.image_column import ImageColumn, is_image_column
 from softlabels.sources.image_files import Pixels, decode_mask
 from softlabels.sources.image_sizes import ImageSizes
@@ -382,9 +383,10 @@ class TableSource:
             target.head: open_target(target, self._schema, count, name, self._mask_images.get(target.head), self._sizes)
             for target in columns.targets
         }
+        cache = ImageCache(self._base) if self._images is not None else None
         for rows in self._row_ranges():
             table = self._table.read(rows, columns.used())
-            input_keys = self._look_at_inputs(table, rows)
+            input_keys = self._look_at_inputs(table, rows, cache)
             first = int(rows[0])
             if columns.id is None:
                 keys.append(input_keys)
@@ -396,6 +398,8 @@ class TableSource:
                 splits.append(_column(table, columns.split), first)
             for target in columns.targets:
                 targets[target.head].append(_column(table, target.column), first)
+        if cache is not None:
+            cache.save()
         self._targets = {head: reader.finish() for head, reader in targets.items()}
         return (
             keys.finish().view(np.uint8),
@@ -403,13 +407,13 @@ class TableSource:
             None if splits is None else splits.finish(),
         )
 
-    def _look_at_inputs(self, table: pa.Table, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def _look_at_inputs(self, table: pa.Table, rows: NDArray[np.int64], cache: ImageCache | None) -> NDArray[np.uint8]:
         """Check inputs, and return the keys of their content."""
-        if self._images is None:
+        if self._images is None or cache is None:
             inputs = input_array(table, self._columns, self._table.name, rows)
             self._check_shape(inputs, rows)
             return content_keys(inputs) if self._columns.id is None else np.empty((0, KEY_BYTES), np.uint8)
-        keys, sizes = self._images.keys_and_sizes(_column(table, self._columns.inputs[0]))
+        keys, sizes = self._images.keys_and_sizes(_column(table, self._columns.inputs[0]), cache)
         self._sizes.append(sizes, int(rows[0]))
         return keys
 
