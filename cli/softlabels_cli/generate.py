@@ -19,16 +19,26 @@ from softlabels_cli.options import (
     layout_options,
     out_option,
     preprocessing_options,
+    price_options,
     quiet_option,
     teacher_options,
     temperature_option,
 )
-from softlabels_cli.output import count, fidelity_lines, format_bytes, format_seconds, note, print_json, printable
+from softlabels_cli.output import (
+    cost_lines,
+    count,
+    fidelity_lines,
+    format_bytes,
+    format_seconds,
+    note,
+    print_json,
+    printable,
+)
 from softlabels_cli.progress import Progress
 from softlabels_cli.text_options import chosen_text, text_options
 
 if TYPE_CHECKING:
-    from softlabels.generation import Costs, Estimate, Generated
+    from softlabels.generation import Estimate, Generated
 
 
 @click.command(
@@ -76,11 +86,8 @@ if TYPE_CHECKING:
     metavar="N",
     help="Leave up to N rows without labels that cannot be read or that the teacher fails on.",
 )
-@click.option("--price-hour", type=click.FloatRange(min=0), help="Price of an hour of the teacher, for --dry-run.")
-@click.option(
-    "--price-gb-month", type=click.FloatRange(min=0), help="Price of keeping a gigabyte for a month, for --dry-run."
-)
 @click.option("--dry-run", is_flag=True, help="Time one batch and print the cost; write nothing.")
+@price_options
 @click.option("--gate/--no-gate", default=True, help="Check the outputs for some rows, first and during the run.")
 @click.option("--extra-classes", is_flag=True, help="The teacher may know classes the hard labels do not show.")
 @click.option("--chosen", is_flag=True, help="Also store the log-probability of the text's own next token.")
@@ -144,12 +151,19 @@ def command(
     options["encoding"] = parse_encodings(encodings)
     if dry_run:
         estimate = generation.estimate(source, teacher=model, settings=generation.Settings(**options))
-        costs = generation.Costs.of(estimate, price_hour=price_hour, price_gb_month=price_gb_month)
+        costs = generation.Costs.of(
+            size=estimate.bytes,
+            units=estimate.units,
+            seconds=estimate.seconds,
+            price_hour=price_hour,
+            price_gb_month=price_gb_month,
+        )
         if as_json:
             print_json(estimate.to_json() | {"costs": costs.to_json()})
         else:
             _print_estimate(estimate)
-            _print_costs(costs)
+            for line in cost_lines(costs):
+                click.echo(line)
         return
     label = "generate" if rank.count == 1 else f"generate, rank {rank.index} of {rank.count}"
     with Progress(label, unit="rows", quiet=quiet) as progress:
@@ -217,18 +231,6 @@ def _print_estimate(estimate: Estimate) -> None:
         f"{estimate.encoding}: about {format_bytes(estimate.bytes)} ({estimate.bytes_per_row:.1f} bytes per row) "
         f"in about {format_seconds(estimate.seconds)} at {estimate.rows_per_second:,.0f} rows/s"
     )
-
-
-def _print_costs(costs: Costs) -> None:
-    click.echo(f"{costs.teacher_hours:,.2f} teacher hours; {costs.requests:,} requests to an object store")
-    if costs.label is not None:
-        click.echo(f"labelling costs {costs.label:,.2f}")
-    if costs.keep_month is not None:
-        click.echo(f"keeping the labels costs {costs.keep_month:,.2f} per month")
-    if costs.break_even_months is not None:
-        click.echo(f"after {costs.break_even_months:,.1f} months, keeping has cost as much as labelling again")
-    if costs.break_even_students is not None:
-        click.echo(f"the labels pay from student {costs.break_even_students:,} on, if each needs one teacher pass")
 
 
 def _print(result: Generated, out: str, reuse: tuple[str, ...], goals: Mapping[str, str]) -> None:

@@ -112,6 +112,12 @@ unit_rows_option = click.option(
 layout_options = group_of(shard_format_option, codec_option, unit_rows_option)
 """The layout of a store."""
 
+price_options = group_of(
+    click.option("--price-hour", type=click.FloatRange(min=0), help="Price of an hour of the teacher."),
+    click.option("--price-gb-month", type=click.FloatRange(min=0), help="Price of keeping a gigabyte for a month."),
+)
+"""Prices that a cost is computed with."""
+
 temperature_option = click.option(
     "--temperature",
     "temperatures",

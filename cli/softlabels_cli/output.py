@@ -9,9 +9,12 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from softlabels.generation import Costs
 
 SCHEMA_VERSION = 1
 """Version of every JSON document; it changes if a key is removed or changes its meaning."""
@@ -142,6 +145,26 @@ def fidelity_lines(fidelity: Mapping[str, Any]) -> list[str]:
         lines.append(_fidelity_line(units, "rows of all units, compared while they were written"))
         if (poorest := units.get("poorest", units))["rows"] < units["rows"]:
             lines[-1] += f"; poorest is unit {poorest['unit']} with listed mass {poorest['mass']:.4f}"
+    return lines
+
+
+def cost_lines(costs: Costs) -> list[str]:
+    """Return lines on the cost of labels.
+
+    Args:
+        costs: The cost.
+    """
+    hours = "teacher hours unknown" if costs.teacher_hours is None else f"{costs.teacher_hours:,.2f} teacher hours"
+    lines = [f"{hours}; {costs.requests:,} requests to an object store"]
+    if costs.label is not None:
+        lines.append(f"labelling costs {costs.label:,.2f}")
+    if costs.keep_month is not None:
+        lines.append(f"keeping the labels costs {costs.keep_month:,.2f} per month")
+    if costs.break_even_months is not None:
+        lines.append(f"after {costs.break_even_months:,.1f} months, keeping has cost as much as labelling again")
+    if costs.break_even_students is not None:
+        students = costs.break_even_students
+        lines.append(f"the labels pay from student {students:,} on, if each needs one teacher pass")
     return lines
 
 

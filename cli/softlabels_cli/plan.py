@@ -18,10 +18,11 @@ from softlabels_cli.options import (
     digest_option,
     json_option,
     layout_options,
+    price_options,
     quiet_option,
     temperature_option,
 )
-from softlabels_cli.output import format_bytes, format_table, line_width, note, print_json, wrap
+from softlabels_cli.output import cost_lines, format_bytes, format_table, line_width, note, print_json, wrap
 from softlabels_cli.progress import Progress
 from softlabels_cli.text_options import chosen_text, text_options
 
@@ -72,6 +73,7 @@ COLUMNS = {
 @click.option(
     "--all", "show_all", is_flag=True, help="Also show encodings that another one beats in size and fidelity."
 )
+@price_options
 @batch_size_option
 @device_option
 @text_options
@@ -94,6 +96,8 @@ def command(
     max_kl: float | None,
     plot: Path | None,
     show_all: bool,
+    price_hour: float | None,
+    price_gb_month: float | None,
     batch_size: int,
     device: str | None,
     as_json: bool,
@@ -102,8 +106,8 @@ def command(
     """Measure bytes and fidelity of every encoding on a sample.
 
     The sample is the dense rows of STORE, or predictions of the teacher for rows of DATA. One encoding is recommended:
-    the default, or the best for --budget or --max-kl. STORE decides on --temperature, and on --format, --codec and
-    --unit-rows unless they are named.
+    the default, or the best for --budget or --max-kl. Its cost is printed, with --price-hour and --price-gb-month in
+    money too. STORE decides on --temperature, and on --format, --codec and --unit-rows unless they are named.
     """
     from softlabels import generation, planning
     from softlabels.generation.text_data import open_data
@@ -127,14 +131,26 @@ def command(
     with Progress("plan", unit="encodings", quiet=quiet) as progress:
         plan = planning.plan(sample, progress=progress.update)
     recommended = planning.recommend(sample, goal)
+    costs = generation.Costs.of(
+        size=recommended.row.bytes_total,
+        units=recommended.row.units,
+        seconds=sample.seconds,
+        price_hour=price_hour,
+        price_gb_month=price_gb_month,
+    )
     if plot is not None:
         draw(plan, plot)
     if as_json:
         document = {"rows": [row.to_json() for row in plan.rows], "sampled": plan.sampled, "entropy": plan.entropy}
-        print_json(document | {"recommended": recommended.row.encoding, "goal": goal, "reason": recommended.reason})
+        document |= {"recommended": recommended.row.encoding, "goal": goal, "reason": recommended.reason}
+        print_json(document | {"costs": costs.to_json()})
         return
     _print(plan, show_all=show_all)
     _print_recommended(recommended)
+    for line in cost_lines(costs):
+        click.echo(wrap(line))
+    if price_hour is not None and costs.teacher_hours is None:
+        note("A store does not tell how long its teacher takes: plan DATA with --teacher to time it.")
     if not show_all:
         note("Encodings that another one beats in bytes and KL are left out; --all shows them.")
 

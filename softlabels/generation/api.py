@@ -24,7 +24,7 @@ from softlabels.generation.engines import engine_of
 from softlabels.generation.gate import check_teacher
 from softlabels.generation.heads import existing_heads, plan_heads, requested_heads, store_appears
 from softlabels.generation.listed_heads import encoding_of, listed_heads, require_logits
-from softlabels.generation.pilot import SAMPLE_ROWS, TeacherPilot
+from softlabels.generation.pilot import SAMPLE_ROWS, TeacherPilot, timed_predictions
 from softlabels.generation.ranks import ALONE, Rank, find_rank
 from softlabels.generation.results import Estimate, Generated, encoding_text
 from softlabels.generation.row_plan import RowPlan
@@ -209,12 +209,7 @@ def estimate(
     if settings.skip_bad is not None:
         rows = usable_rows(plan, model, rows)
     model.predict_sliced(plan.inputs(rows))  # the first pass allocates and compiles
-    began = time.perf_counter()
-    inputs = plan.inputs(rows)
-    predictions = model.predict_sliced(inputs)
-    for prediction in predictions.values():
-        prediction[:1].sum().item()  # waits for an accelerator
-    seconds = time.perf_counter() - began
+    inputs, predictions, seconds = timed_predictions(plan, model, rows)
     with TemporaryDirectory() as folder:
         store = create_or_open(
             Path(folder) / "sample", descriptor.for_rows(len(rows)), codebooks, _tokenizer_document(plan.source)

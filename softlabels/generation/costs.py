@@ -6,7 +6,6 @@ import math
 from dataclasses import asdict, dataclass
 
 from softlabels.errors import InvalidArgument
-from softlabels.generation.results import Estimate
 
 REQUESTS_PER_UNIT = 6
 """Requests that commit a unit in an object store: claim, shard, look at the descriptor, record, look-up, release."""
@@ -22,16 +21,16 @@ class Costs:
     """The cost of a store of labels.
 
     Attributes:
-        teacher_hours: Hours of one teacher for all rows.
+        teacher_hours: Hours of one teacher for all rows; None if they are unknown.
         requests: Requests that write the store to an object store.
-        label: Price of the teacher's hours; None without a price.
+        label: Price of the teacher's hours; None without a price or hours.
         keep_month: Price of keeping the store for a month; None without a price.
         break_even_months: Months after which keeping has cost as much as labelling again; None without both prices.
         break_even_students: Students from which on labels cost less than running the teacher once for each of them,
             with one month of keeping; None without both prices.
     """
 
-    teacher_hours: float
+    teacher_hours: float | None
     requests: int
     label: float | None
     keep_month: float | None
@@ -39,11 +38,15 @@ class Costs:
     break_even_students: int | None
 
     @classmethod
-    def of(cls, estimate: Estimate, *, price_hour: float | None, price_gb_month: float | None) -> Costs:
-        """Return the cost of an estimate.
+    def of(
+        cls, *, size: int, units: int, seconds: float | None, price_hour: float | None, price_gb_month: float | None
+    ) -> Costs:
+        """Return the cost of labels.
 
         Args:
-            estimate: The estimate.
+            size: Bytes of all shards.
+            units: Units of the store.
+            seconds: Time of the teacher for all rows; None if unknown.
             price_hour: Price of an hour of the machine that runs the teacher; None if unknown.
             price_gb_month: Price of keeping 10^9 bytes for a month; None if unknown.
 
@@ -51,18 +54,16 @@ class Costs:
             InvalidArgument: A price is negative.
 
         Example:
-            >>> estimate = Estimate(rows=10**9, units=61_036, unit_rows=16_384, encoding="topk:32", encodings={},
-            ...                     bytes=10**11, bytes_per_row=100, seconds=360_000, rows_per_second=2_778)
-            >>> costs = Costs.of(estimate, price_hour=2, price_gb_month=0.02)
+            >>> costs = Costs.of(size=10**11, units=61_036, seconds=360_000, price_hour=2, price_gb_month=0.02)
             >>> costs.label, costs.keep_month, costs.break_even_students
             (200.0, 2.0, 2)
         """
         for name, price in (("price_hour", price_hour), ("price_gb_month", price_gb_month)):
             if price is not None and not 0 <= price < math.inf:
                 raise InvalidArgument(f"{name}: got {price}; expected a price of 0 or more")
-        hours = estimate.seconds / 3600
-        label = None if price_hour is None else hours * price_hour
-        keep = None if price_gb_month is None else estimate.bytes / GIGABYTE * price_gb_month
+        hours = None if seconds is None else seconds / 3600
+        label = None if price_hour is None or hours is None else hours * price_hour
+        keep = None if price_gb_month is None else size / GIGABYTE * price_gb_month
         months, students = None, None
         if label is not None and keep is not None:
             months = label / keep if keep else None
@@ -70,7 +71,7 @@ class Costs:
             students = math.floor(1 + keep / label) + 1 if label else None
         return cls(
             teacher_hours=hours,
-            requests=REQUESTS_PER_UNIT * estimate.units + min(EXTRAS_REQUESTS, estimate.units),
+            requests=REQUESTS_PER_UNIT * units + min(EXTRAS_REQUESTS, units),
             label=label,
             keep_month=keep,
             break_even_months=months,
@@ -78,5 +79,5 @@ class Costs:
         )
 
     def to_json(self) -> dict[str, object]:
-        """Return the costs as ``generate --dry-run --json`` prints them."""
+        """Return the costs as ``generate --dry-run --json`` and ``plan --json`` print them."""
         return asdict(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -21,6 +22,8 @@ from softlabels.planning.container import USUAL_POSITIONS
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from softlabels.models.sliced_logits import SlicedLogits
 
 SAMPLE_ROWS = 512
 """Rows that a target is resolved on."""
@@ -82,9 +85,10 @@ class TeacherPilot:
         self._teacher = teacher
         self._settings = settings
         self._rows = rows
+        self._seconds_per_row: list[float] = []
 
     def sample(self, name: str, head: Head) -> planning.Sample:
-        """See Pilot.sample."""
+        """See Pilot.sample; also tells how long the teacher takes."""
         count = min(self._rows, max(planning.FEWEST, SAMPLE_BYTES // (4 * head.classes)))
         outputs = list(self._spread(name, head, count))
         positions = sum(int(output.lengths.sum()) for output in outputs if output.lengths is not None)
@@ -99,6 +103,7 @@ class TeacherPilot:
             kind=head.kind,
             shard_format=self._settings.shard_format,
             unit_rows=self._settings.unit_rows,
+            seconds=len(self._plan) * min(self._seconds_per_row),
         )
 
     def logits(self, name: str, head: Head) -> Iterator[Tensor]:
@@ -115,8 +120,9 @@ class TeacherPilot:
             batch = rows[start : start + self._settings.batch_size]
             if self._settings.skip_bad is not None:
                 batch = usable_rows(self._plan, self._teacher, batch)
-            inputs = self._plan.inputs(batch)
-            yield of_predictions(self._teacher.predict_sliced(inputs), {name: head}, inputs)[name]
+            inputs, predictions, seconds = timed_predictions(self._plan, self._teacher, batch)
+            self._seconds_per_row.append(seconds / max(1, len(batch)))
+            yield of_predictions(predictions, {name: head}, inputs)[name]
 
 
 class GivenPilot:
@@ -183,6 +189,24 @@ class GivenPilot:
                 f"head {name!r}: the pilot has another shape, got {tuple(logits.shape)}; expected (n, {head.classes})"
             )
         return logits
+
+
+def timed_predictions(
+    plan: RowPlan, teacher: Model, rows: NDArray[np.int64]
+) -> tuple[Any, dict[str, Tensor | SlicedLogits], float]:
+    """Return the inputs and the predictions of rows, and the seconds that reading and predicting them took.
+
+    Args:
+        plan: Rows of the store.
+        teacher: The model.
+        rows: Row numbers, (n,).
+    """
+    began = perf_counter()
+    inputs = plan.inputs(rows)
+    predictions = teacher.predict_sliced(inputs)
+    for prediction in predictions.values():
+        prediction[:1].sum().item()  # waits for an accelerator
+    return inputs, predictions, perf_counter() - began
 
 
 def _spread_positions(output: HeadOutput) -> Tensor:

@@ -21,7 +21,7 @@ from softlabels.encodings.tail import sums_of, tail_prior
 from softlabels.errors import InvalidArgument
 from softlabels.fidelity import Fidelity, combine, measure
 from softlabels.labels import DISTRIBUTIONS, Head, HeadKind
-from softlabels.planning.container import KEY_BYTES, container_bytes, label_bytes
+from softlabels.planning.container import KEY_BYTES, container_bytes, geometry_of, label_bytes
 from softlabels.store import open_store
 from softlabels.store.storage.storage import Location
 
@@ -41,6 +41,7 @@ class Tried:
         encoding: Canonical specification.
         label_bytes: Bytes of labels per item, compressed.
         total_bytes: Bytes of all shards of the dataset: labels, keys and containers.
+        units: Units of the dataset.
         ids: Classes listed per item.
         fidelity: Fidelity of the labels.
         kl_error: Standard error of the KL at the first temperature, in nats; 0 for unbiased labels.
@@ -49,6 +50,7 @@ class Tried:
     encoding: str
     label_bytes: float
     total_bytes: float
+    units: int
     ids: float
     fidelity: Fidelity
     kl_error: float
@@ -71,6 +73,7 @@ class Sample:
         shard_format: File format of the shards.
         unit_rows: Rows of a unit; None: from the size of a row.
         grows: If True, rows are appended to the store.
+        seconds: Time of the teacher for all rows of the dataset; None if unknown.
 
     Raises:
         InvalidArgument: There are too few rows.
@@ -88,6 +91,7 @@ class Sample:
     shard_format: str = "zarr"
     unit_rows: int | None = None
     grows: bool = False
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         if len(self.logits) < FEWEST:
@@ -114,7 +118,8 @@ class Sample:
         """
         if rows is None:
             return self
-        return replace(self, items=max(1, round(self.items * rows / self.rows)), rows=rows)
+        seconds = None if self.seconds is None else self.seconds * rows / self.rows
+        return replace(self, items=max(1, round(self.items * rows / self.rows)), rows=rows, seconds=seconds)
 
     def try_encoding(self, spec: str) -> Tried:
         """Return the bytes, the ids and the fidelity of an encoding.
@@ -143,19 +148,21 @@ class Sample:
         fidelity = combine(blocks)
         size = label_bytes(head, labels, len(self.logits), codec=self.codec, shard_format=self.shard_format)
         per_item = size / len(self.logits)
+        stored = replace(head, kind=self.kind, shape=() if self.items == self.rows else (None,))
+        unit_rows, _ = geometry_of({"head": stored}, None if self.grows else self.rows, self.unit_rows)
         return Tried(
             encoding=encoding.spec,
             label_bytes=per_item,
-            total_bytes=per_item * self.items + KEY_BYTES * self.rows + self._container_bytes(head),
+            total_bytes=per_item * self.items + KEY_BYTES * self.rows + self._container_bytes(stored),
+            units=-(-self.rows // unit_rows),
             ids=ids / len(self.logits),
             fidelity=fidelity,
             kl_error=_standard_error(blocks, fidelity),
         )
 
     def _container_bytes(self, head: Head) -> int:
-        stored = replace(head, kind=self.kind, shape=() if self.items == self.rows else (None,))
         return container_bytes(
-            stored,
+            head,
             rows=self.rows,
             codec=self.codec,
             shard_format=self.shard_format,

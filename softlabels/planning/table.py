@@ -41,6 +41,7 @@ class PlanRow:
         kl_error: Standard error of the KL over the sample, in nats; 0 for draws.
         front: If True, no other encoding of its family (exact, unbiased) keeps more in as many bytes.
         current: If True, it is the encoding of the store that the sample comes from.
+        units: Units of the dataset.
     """
 
     encoding: str
@@ -55,6 +56,7 @@ class PlanRow:
     kl_error: float = 0.0
     front: bool = False
     current: bool = False
+    units: int = 0
 
     @property
     def distance(self) -> float:
@@ -165,6 +167,7 @@ def measure_row(sample: Sample, spec: str) -> tuple[PlanRow, float]:
         kl_error=tried.kl_error,
         unbiased=kl is None,
         current=sample.encoding == tried.encoding,
+        units=tried.units,
     )
     return row, tried.fidelity.entropy
 

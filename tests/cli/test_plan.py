@@ -49,6 +49,30 @@ def test_without_a_goal_the_default_is_recommended_with_its_reason(folder):
     assert planned(folder, "labels", "--max-kl", 0.01)["goal"] == "auto:max-kl=0.01"
 
 
+def test_prices_give_the_cost_of_what_is_recommended(folder, digits_path):
+    prices = ("--price-hour", 2.5, "--price-gb-month", 1000)
+    document = planned(folder, digits_path, "--teacher", "run:teacher", "--rows", 10**9, *prices)
+    row = next(row for row in document["rows"] if row["encoding"] == document["recommended"])
+    costs = document["costs"]
+    assert costs["requests"] == 6 * row["units"] + 256
+    assert costs["keep_month"] == pytest.approx(row["bytes_total"] / 1e9 * 1000)
+    assert costs["label"] == pytest.approx(2.5 * costs["teacher_hours"])
+    assert costs["break_even_students"] >= 2
+    half = planned(folder, digits_path, "--teacher", "run:teacher", "--rows", 10**9, "--unit-rows", 1000)
+    assert half["costs"]["requests"] == 6 * 10**6 + 256
+    shown = call("plan", digits_path, "--teacher", "run:teacher", *prices, cwd=folder)
+    assert re.search(r"[0-9.]+ teacher hours; 7 requests to an object store", shown)
+    assert "the labels pay from student" in shown
+
+
+def test_a_store_alone_does_not_tell_teacher_hours(folder):
+    costs = planned(folder, "labels", "--price-hour", 2.5, "--price-gb-month", 1000)["costs"]
+    assert (costs["teacher_hours"], costs["label"], costs["break_even_students"]) == (None, None, None)
+    assert costs["keep_month"] > 0
+    shown = call("plan", "labels", "--price-hour", 2.5, cwd=folder)
+    assert "teacher hours unknown; 7 requests" in shown
+
+
 def test_the_layout_is_that_of_the_store_unless_another_is_named(folder):
     def totals(*options):
         return {row["encoding"]: row["bytes_total"] for row in planned(folder, "labels", *options)["rows"]}

@@ -7,19 +7,15 @@ from click.testing import CliRunner
 
 from softlabels.errors import InvalidArgument
 from softlabels.generation.costs import Costs
-from softlabels.generation.results import Estimate
 from softlabels_cli.main import cli
 
 
-def estimate(seconds=7200.0, size=5 * 10**9, units=1000):
-    return Estimate(
-        rows=10**6, units=units, unit_rows=1000, encoding="topk:32", encodings={}, bytes=size, bytes_per_row=1.0,
-        seconds=seconds, rows_per_second=1.0,
-    )  # fmt: skip
+def costs_of(*, seconds=7200.0, size=5 * 10**9, units=1000, price_hour=3.0, price_gb_month=0.5):
+    return Costs.of(size=size, units=units, seconds=seconds, price_hour=price_hour, price_gb_month=price_gb_month)
 
 
 def test_prices_give_what_labelling_and_keeping_cost():
-    costs = Costs.of(estimate(), price_hour=3.0, price_gb_month=0.5)
+    costs = costs_of()
     assert (costs.teacher_hours, costs.label, costs.keep_month) == (2.0, 6.0, 2.5)
     assert costs.requests == 6 * 1000 + 256
     assert costs.break_even_months == pytest.approx(2.4)
@@ -28,18 +24,18 @@ def test_prices_give_what_labelling_and_keeping_cost():
 
 @pytest.mark.parametrize(("price", "students"), [(0.0, 2), (0.5, 2), (1.2, 3), (6.0, 7)])
 def test_labels_pay_from_the_first_student_whose_teacher_hours_exceed_them(price, students):
-    costs = Costs.of(estimate(), price_hour=3.0, price_gb_month=price)
+    costs = costs_of(price_gb_month=price)
     assert costs.break_even_students == students
     online, offline = (students - 1) * costs.label, costs.label + costs.keep_month
     assert online <= offline < students * costs.label
 
 
 def test_without_prices_there_is_no_money():
-    costs = Costs.of(estimate(units=10), price_hour=None, price_gb_month=None)
+    costs = costs_of(units=10, price_hour=None, price_gb_month=None)
     assert (costs.requests, costs.label, costs.keep_month, costs.break_even_students) == (70, None, None, None)
     with pytest.raises(InvalidArgument, match="price_hour: got -1"):
-        Costs.of(estimate(), price_hour=-1, price_gb_month=None)
-    assert Costs.of(estimate(seconds=0), price_hour=1, price_gb_month=0).break_even_students is None
+        costs_of(price_hour=-1)
+    assert costs_of(seconds=0).break_even_students is None
 
 
 def test_a_dry_run_prints_them(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
@@ -44,27 +44,22 @@ class Reports:
 
 
 class Labeller:
-    """An actor that labels.
+    """An actor that labels. It is made without arguments, so that Ray needs no object of a lost node to restart it."""
 
-    Args:
-        rank: Position of the actor.
-        reports: Handle of the actor that collects reports.
-    """
-
-    def __init__(self, rank: Rank, reports: Any) -> None:
-        self._rank = rank
-        self._reports = reports
+    def __init__(self) -> None:
         self._work: Work | None = None
 
-    def label(self, payload: Payload) -> None:
+    def label(self, payload: Payload, rank: Rank, reports: Any) -> None:
         """Label units until none is free.
 
         Args:
             payload: The work. Its teacher is loaded at the first call.
+            rank: Position of the actor.
+            reports: Handle of the actor that collects reports.
         """
         if self._work is None:
-            self._work = payload.unpack(self._rank)
-        label_missing(self._work, self._reports.add.remote)
+            self._work = payload.unpack(rank)
+        label_missing(self._work, reports.add.remote)
 
 
 def run(work: Work, progress: ProgressReport | None = None) -> Labelled:
@@ -122,20 +117,20 @@ def _label(ray: Any, work: Work, count: int, tally: Tally) -> None:
     labeller = ray.remote(Labeller).options(
         num_cpus=1, num_gpus=_gpus(ray, work.settings.device), max_restarts=-1, max_task_retries=-1
     )
-    actors = [labeller.remote(Rank(index, count), reports) for index in range(count)]
+    actors = {Rank(index, count): labeller.remote() for index in range(count)}
     try:
         _watch(ray, work, payload, actors, reports, tally)
     finally:
         for report in _take(ray, reports):
             tally.add(report)
-        for actor in (*actors, reports):
+        for actor in (*actors.values(), reports):
             ray.kill(actor)
 
 
-def _watch(ray: Any, work: Work, payload: Any, actors: Sequence[Any], reports: Any, tally: Tally) -> None:
+def _watch(ray: Any, work: Work, payload: Any, actors: Mapping[Rank, Any], reports: Any, tally: Tally) -> None:
     """Show the progress of the actors, and let each look for units again while some are missing."""
-    calls = {actor.label.remote(payload): actor for actor in actors}
-    idle: dict[Any, float] = {}
+    calls = {actor.label.remote(payload, rank, reports): rank for rank, actor in actors.items()}
+    idle: dict[Rank, float] = {}
     while calls:
         done, _ = ray.wait(list(calls), timeout=POLL_SECONDS)
         for report in _take(ray, reports):
@@ -148,10 +143,10 @@ def _watch(ray: Any, work: Work, payload: Any, actors: Sequence[Any], reports: A
         # Actors whose node is gone for good do not hold up a store that the others have completed.
         if next(iter(work.store.missing()), None) is None:
             return
-        for actor, since in list(idle.items()):
+        for rank, since in list(idle.items()):
             if time.monotonic() - since >= IDLE_SECONDS or not calls:
-                del idle[actor]
-                calls[actor.label.remote(payload)] = actor
+                del idle[rank]
+                calls[actors[rank].label.remote(payload, rank, reports)] = rank
 
 
 def _take(ray: Any, reports: Any) -> list[UnitProgress]:
