@@ -2,12 +2,14 @@
 
 A source names the rows that it cannot read. A teacher fails for a batch, so the batch is halved until the rows are
 known that it fails on. The other rows keep their labels, and the run ends only if more rows are bad than
-``Settings.skip_bad`` allows.
+``Settings.skip_bad`` allows. The limit is that of the store: rows that other processes and earlier runs skipped count,
+as far as their units are committed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +24,7 @@ from softlabels.generation.length_groups import predict_rows
 from softlabels.generation.row_plan import RowPlan
 from softlabels.labels import DISTRIBUTIONS
 from softlabels.models import Model
+from softlabels.store import StoreWriter
 from softlabels.store.format.skipped_rows import MAX_REASON_LENGTH, MAX_SKIPPED
 
 MAX_NAMED = 5
@@ -29,6 +32,37 @@ MAX_NAMED = 5
 
 FAILURES = (UnreadableRow, ModelFailed, InvalidLogits)
 """Errors of single rows; anything else ends a run."""
+
+
+class CommittedBadRows:
+    """Bad rows of the units that any process has committed to a store. Each record is read once.
+
+    Args:
+        store: The store.
+    """
+
+    def __init__(self, store: StoreWriter) -> None:
+        self._store = store
+        self._rows: dict[int, BadRow] = {}
+        self._seen: set[int] = set()
+
+    def refresh(self) -> Mapping[int, BadRow]:
+        """Read the records that are new, and return the bad rows of all by their number.
+
+        Raises:
+            StoreCorrupt: A record is damaged.
+        """
+        new = [unit for unit in self._store.committed_units() if unit not in self._seen]
+        with ThreadPoolExecutor(self._store.storage.read_threads, thread_name_prefix="softlabels-records") as pool:
+            for rows in pool.map(self._bad_rows, new):
+                self._rows.update(rows)
+        self._seen.update(new)
+        return self._rows
+
+    def _bad_rows(self, unit: int) -> dict[int, BadRow]:
+        first = self._store.descriptor.unit_range(unit).start
+        skipped = self._store.record(unit).skipped
+        return {first + row: BadRow(first + row, key, reason) for row, key, reason in skipped}
 
 
 class BatchLabeller:
@@ -41,6 +75,8 @@ class BatchLabeller:
     def __init__(self, work: Work) -> None:
         self._work = work
         self._bad: list[BadRow] = []
+        self._committed = CommittedBadRows(work.store)
+        self._elsewhere: Mapping[int, BadRow] = {}
 
     def label(self, batch: Batch, inputs: Any) -> Iterator[Batch]:
         """Yield the rows of a batch with their outputs, in one batch if all of them can be labelled.
@@ -50,7 +86,7 @@ class BatchLabeller:
             inputs: Inputs of its rows; None if all of them are copied; the error if they cannot be read.
 
         Raises:
-            TooManyBadRows: More rows are bad than may be skipped, in the run or in a unit.
+            TooManyBadRows: More rows are bad than may be skipped, in the store or in a unit.
             UnreadableRow: A row cannot be read, and none may be skipped.
             ModelFailed: As above, of the teacher.
         """
@@ -117,9 +153,12 @@ class BatchLabeller:
 
     def _note(self, batch: Batch, row: int, reason: str) -> None:
         key = batch.keys[batch.rows == row][0].tobytes().hex()
+        unit_rows = self._work.store.descriptor.unit_rows
+        if not any(bad.row // unit_rows == batch.unit for bad in self._bad):
+            self._elsewhere = self._committed.refresh()
         self._bad.append(BadRow(row, key, " ".join(reason.split())[:MAX_REASON_LENGTH]))
-        check_bad_rows(self._bad, self._work.settings.skip_bad)
-        in_unit = sum(bad.row // self._work.store.descriptor.unit_rows == batch.unit for bad in self._bad)
+        check_bad_rows([*self._elsewhere.values(), *self._bad], self._work.settings.skip_bad)
+        in_unit = sum(bad.row // unit_rows == batch.unit for bad in self._bad)
         if in_unit > MAX_SKIPPED:
             raise TooManyBadRows(
                 f"data: unit {batch.unit} has too many bad rows, got {in_unit:,}; expected at most {MAX_SKIPPED:,}. "
@@ -140,7 +179,7 @@ def check_bad_rows(bad: Iterable[BadRow], limit: int | None) -> None:
     Example:
         >>> check_bad_rows([BadRow(7, "", "truncated")], 1)
     """
-    rows = sorted(set(bad))
+    rows = sorted({one.row: one for one in bad}.values())
     if limit is not None and len(rows) > limit:
         more = ", ..." if len(rows) > MAX_NAMED else ""
         raise TooManyBadRows(

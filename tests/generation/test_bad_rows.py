@@ -138,8 +138,22 @@ def test_the_limit_ends_the_run_with_code_3_and_keeps_what_was_committed(tmp_pat
         label(tmp_path / "labels", skip_bad=4)
     assert e.value.exit_code == 3
     assert list(paths.committed_units(open_storage(tmp_path / "labels")))[:1] == [0]
+    with pytest.raises(TooManyBadRows, match="got 5; expected at most 4"):
+        label(tmp_path / "labels", skip_bad=4)
     assert label(tmp_path / "labels").missing_units == 0, "the same command with a higher limit resumes"
     assert sl.open(tmp_path / "labels").snapshot.skipped == len(BAD)
+
+
+def test_ranks_draw_from_one_budget(tmp_path, monkeypatch):
+    out, teacher = tmp_path / "labels", sl.models.as_model(sound, sample=values()[:1])
+    label(out, teacher=teacher, skip_bad=4)
+    for record in ("snapshots/00000001.json", "records/00/00000002.json", "records/00/00000003.json"):
+        (out / record).unlink()
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TooManyBadRows, match=r"got 4; expected at most 3 .*row 0 .*row 33"):
+        label(out, teacher=teacher, engine="torchrun", skip_bad=3)
+    assert label(out, teacher=teacher, engine="torchrun", skip_bad=4).skipped_rows == 4
 
 
 @pytest.mark.parametrize(("teacher", "error"), [(sound, UnreadableRow), (teach, ModelFailed)])
