@@ -20,7 +20,19 @@ from softlabels.generation.payload import Payload
 from softlabels.generation.ranks import ALONE, Rank, find_rank
 from softlabels.generation.settings import Settings
 from softlabels.store import verify
-from tests.generation.processes import BATCH, ROWS, TEACHER, UNIT_ROWS, asked, content, finish, start, units, wait_until
+from tests.generation.processes import (
+    BATCH,
+    CHECKED,
+    ROWS,
+    TEACHER,
+    UNIT_ROWS,
+    asked,
+    content,
+    finish,
+    start,
+    units,
+    wait_until,
+)
 
 
 @pytest.fixture
@@ -174,6 +186,30 @@ def test_ranks_and_workers_at_once_give_what_one_process_gives(tmp_path, digits_
     (tmp_path / "labels").rename(tmp_path / "shared")
     finish(alone)
     assert content(tmp_path / "shared") == content(tmp_path / "labels")
+
+
+def test_ranks_that_are_killed_and_restarted_in_another_number_lose_the_units_at_hand(tmp_path, digits_path):
+    """Four ranks of which two are killed, as a launcher that then stops the others and starts three."""
+    (tmp_path / "counted.py").write_text(TEACHER)
+    (tmp_path / "hold").write_text(str(UNIT_ROWS))
+    first = [start(tmp_path, digits_path, rank=(index, 4)) for index in range(4)]
+    wait_until(lambda: units(tmp_path) == 4 and all(asked(tmp_path, process) > UNIT_ROWS for process in first))
+    for process in first[1:3]:
+        process.kill()
+        process.wait()
+    for process in (first[0], first[3]):
+        process.send_signal(signal.SIGTERM)
+        finish(process, 130)
+    records = {path: path.read_bytes() for path in (tmp_path / "labels" / "records").rglob("*.json")}
+    began = asked(tmp_path)
+    (tmp_path / "hold").unlink()
+    second = [start(tmp_path, digits_path, rank=(index, 3)) for index in range(3)]
+    results = [json.loads(finish(process)[0]) for process in second]
+    assert len(records) == 4
+    assert {path: path.read_bytes() for path in records} == records
+    assert sum(result["new_units"] for result in results) == 5
+    assert asked(tmp_path) == began + ROWS - 4 * UNIT_ROWS + 3 * CHECKED, "no unit was labelled by two ranks"
+    assert verify(tmp_path / "labels", deep=True).ok
 
 
 def test_ctrl_c_ends_all_workers_and_drops_their_units(tmp_path, digits_path):
