@@ -15,7 +15,6 @@ import sys
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from softlabels_cli.demo import TEACHER as DEMO_TEACHER
 from tests.cli.calls import call
@@ -39,15 +38,6 @@ def model(images):
 '''
 
 
-def write_photos(table, folder, rows=60):
-    """Some digits as JPEG files of several sizes, in folders of splits and classes."""
-    for row in range(rows):
-        place = folder / ("train" if row % 4 else "test") / f"digit {table['label'][row]}"
-        place.mkdir(parents=True, exist_ok=True)
-        pixels = np.array(table["image"][row].as_py(), np.uint8) * 15
-        Image.fromarray(pixels).resize((40 + row % 8, 36), Image.Resampling.BICUBIC).save(place / f"{row}.jpg")
-
-
 @pytest.fixture
 def folder(tmp_path, monkeypatch, digits_path):
     """A reader's folder: training, test and additional rows, and a teacher."""
@@ -57,7 +47,6 @@ def folder(tmp_path, monkeypatch, digits_path):
     pq.write_table(table.filter(is_test), tmp_path / "test.parquet")
     pq.write_table(table, tmp_path / "more.parquet")
     (tmp_path / "my_teacher.py").write_text(TEACHER)
-    write_photos(table, tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     yield tmp_path
