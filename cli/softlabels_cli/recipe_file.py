@@ -12,7 +12,6 @@ road = "kl"
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from softlabels.errors import DataNotFound, InvalidArgument
+from softlabels.suggestions import suggest
 
 COMMANDS = ("train-teacher", "train-student")
 """Commands that a file may have a table for."""
@@ -73,9 +73,8 @@ def check_key(name: str, known: Sequence[str], subject: str) -> None:
     """
     if name in known:
         return
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean {near[0]}?" if near else f"Known are {', '.join(known)}"
-    raise InvalidArgument(f"{subject}: unknown key, got {name!r}; expected a known one. {hint}")
+    hint = suggest(name, known) or f" Known are {', '.join(known)}"
+    raise InvalidArgument(f"{subject}: unknown key, got {name!r}; expected a known one.{hint}")
 
 
 def to_toml(command: str, values: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from softlabels.errors import DataNotFound, InvalidArgument, RunCorrupt
 from softlabels.models.run_files import make_folder, read_file, write_file
 from softlabels.models.run_record import RunRecord
 from softlabels.store.format import canonical_json
+from softlabels.suggestions import suggest_path
 
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -118,9 +119,10 @@ with softlabels train-teacher or train-student
         data = read_file(folder, RUN_FILE, MAX_RUN_BYTES)
     except FileNotFoundError:
         state = "a run whose training has not finished" if folder.is_dir() else "no such directory"
+        near = "" if folder.is_dir() else suggest_path(folder, holding=RUN_FILE)
         raise DataNotFound(
-            f"{folder}: not a finished run, got {state}; expected {RUN_FILE}. Train with softlabels train-teacher or "
-            "train-student"
+            f"{folder}: not a finished run, got {state}; expected {RUN_FILE}."
+            f"{near or ' Train with softlabels train-teacher or train-student'}"
         ) from None
     return record_from_bytes(path, data)
 

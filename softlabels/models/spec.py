@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 
 from softlabels.errors import InvalidArgument
 from softlabels.models.kind import Kind, ModelSpec, Option
 from softlabels.models.kinds import kinds
+from softlabels.suggestions import suggest
 
 
 def parse(text: str) -> ModelSpec:
@@ -55,8 +55,7 @@ def kind_of(text: str) -> Kind:
     name = text.partition(":")[0]
     if name in kinds():
         return kinds()[name]
-    near = difflib.get_close_matches(name, kinds(), n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else _hint(text)
+    hint = suggest(name, kinds()) or _hint(text)
     forms = ", ".join(kind.form for kind in kinds().values())
     raise InvalidArgument(f"MODEL {text!r}: unknown kind, got {name!r}; expected {forms}.{hint}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from softlabels.errors import ColumnMissing, InvalidArgument, InvalidData
 from softlabels.sources.arrow_types import is_image_struct, is_list, is_number, is_tensor, is_text, value_type
 from softlabels.sources.protocol import Columns, TargetColumn, TargetKind, UnusedColumn
 from softlabels.sources.single_target import LABEL_HEAD
+from softlabels.suggestions import suggest
 
 INPUT_NAMES = ("image", "input", "inputs", "x", "features", "pixels")
 LABEL_NAMES = ("label", "labels", "target", "y", "class")
@@ -159,9 +159,7 @@ def require_column(column: str, names: Sequence[str], name: str) -> None:
         ColumnMissing: ``column`` is not one of ``names``; names the most similar one.
     """
     if column not in names:
-        near = difflib.get_close_matches(column, names, n=1)
-        hint = f". Did you mean {near[0]!r}?" if near else ""
-        raise ColumnMissing(f"{name}: no column {column!r}; it has: {', '.join(names)}{hint}")
+        raise ColumnMissing(f"{name}: no column {column!r}; it has: {', '.join(names)}.{suggest(column, names)}")
 
 
 def check_unique(names: Sequence[str], name: str) -> None:

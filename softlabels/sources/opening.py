@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from softlabels.sources.protocol import Source
 from softlabels.sources.request import OpenRequest
 from softlabels.sources.sized import with_size
 from softlabels.sources.tables import MemoryTable, Table
+from softlabels.suggestions import suggest_path
 from softlabels.text.options import TextOptions
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -232,5 +232,4 @@ def _nearest(path: Path) -> str:
     """Return a hint that names a file beside ``path`` that is spelt alike."""
     if not path.parent.is_dir():
         return f", and no directory {path.parent}"
-    near = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()], n=1)
-    return f". Did you mean {path.with_name(near[0])}?" if near else ""
+    return f".{suggest_path(path)}"

@@ -7,7 +7,6 @@ are equal on every machine, and no view depends on another.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from softlabels import rng
 from softlabels.errors import InvalidArgument, InvalidData
+from softlabels.suggestions import suggest
 from softlabels.views.transforms import TRANSFORMS, Transform, as_float, center_crop, central_square, resize_mask
 
 POLICY_VERSION = 1
@@ -260,10 +260,9 @@ def parse_policy(spec: str) -> Policy:
     for item in spec.split(","):
         name, *settings = item.strip().split(":")
         if name not in TRANSFORMS:
-            near = difflib.get_close_matches(name, TRANSFORMS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
             raise InvalidArgument(
-                f"augmentation: unknown transform, got {name!r}; expected one of {', '.join(TRANSFORMS)}.{hint}"
+                f"augmentation: unknown transform, got {name!r}; expected one of {', '.join(TRANSFORMS)}."
+                f"{suggest(name, TRANSFORMS)}"
             )
         transform = TRANSFORMS[name]
         if steps and steps[-1][0].mix is not None:

@@ -110,8 +110,8 @@ def test_epochs_on_the_command_line_replace_steps_in_the_file(run, tmp_path):
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        (RECIPE.replace("lr =", "lrr ="), "unknown key, got 'lrr'; expected a known one. Did you mean lr?"),
-        (RECIPE.replace("[train-student]", "[train-studen]"), "got 'train-studen'.* Did you mean train-student?"),
+        (RECIPE.replace("lr =", "lrr ="), "unknown key, got 'lrr'; expected a known one. Did you mean 'lr'?"),
+        (RECIPE.replace("[train-student]", "[train-studen]"), "got 'train-studen'.* Did you mean 'train-student'?"),
         (RECIPE.replace("train-student", "train-teacher"), r"got train-teacher; expected a table \[train-student\]"),
         ("lr = ", "cannot be read, got Invalid value"),
     ],

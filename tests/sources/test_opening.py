@@ -110,8 +110,8 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path, suffix):
     ("spec", "error", "message"),
     [
         ("d.pq", InvalidArgument, r"unsupported file type '\.pq'; supported: .*\.parquet.*, digits"),
-        ("d.json", InvalidArgument, r"Did you mean \.jsonl\?"),
-        ("d.parquett", InvalidArgument, r"Did you mean \.parquet\?"),
+        ("d.json", InvalidArgument, r"Did you mean '\.jsonl'\?"),
+        ("d.parquett", InvalidArgument, r"Did you mean '\.parquet'\?"),
         ("d", InvalidArgument, "unsupported file type ''"),
         (".", InvalidArgument, "got a directory without images; expected a file, a Zarr group, or a directory"),
         ("dd.json", DataNotFound, r"no such file\. Did you mean d\.json\?"),

@@ -41,3 +41,13 @@ def test_a_store_without_its_descriptor(tmp_path):
         StoreCorrupt, match=r"the store has lost its softlabels\.json, which is missing; fetch it again"
     ):
         sl.open(root)
+
+
+@pytest.mark.parametrize("open_one", [sl.open, sl.verify, sl.seal, sl.repair, sl.inspect])
+def test_a_misspelt_store_is_answered_by_the_store_beside_it(tmp_path, open_one):
+    forging.make(tmp_path / "labels", "topk-zarr")
+    (tmp_path / "photo").mkdir()
+    with pytest.raises(StoreNotFound, match=r"holds softlabels\.json\. Did you mean \S*/labels\?$"):
+        open_one(tmp_path / "lables")
+    with pytest.raises(StoreNotFound, match=r"Check the path, or make a store"):
+        open_one(tmp_path / "photos")

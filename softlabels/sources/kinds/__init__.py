@@ -6,7 +6,6 @@ A kind names its suffixes or words and opens a request. Kinds of rows and column
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import pkgutil
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from softlabels.errors import InvalidArgument
 from softlabels.sources.request import DataKind
+from softlabels.suggestions import suggest
 
 
 @functools.cache
@@ -52,6 +52,5 @@ def kind_of_file(path: Path, spec: str) -> DataKind:
     if suffix in known:
         return known[suffix]
     supported = ", ".join([*known, *(name for kind in data_kinds() for name in kind.names)])
-    near = difflib.get_close_matches(suffix, known, n=1) if suffix else []
-    hint = f". Did you mean {near[0]}?" if near else ". Convert the data to one of these"
-    raise InvalidArgument(f"{spec}: unsupported file type {suffix!r}; supported: {supported}{hint}")
+    hint = suggest(suffix, known) or " Convert the data to one of these"
+    raise InvalidArgument(f"{spec}: unsupported file type {suffix!r}; supported: {supported}.{hint}")

@@ -39,6 +39,7 @@ from softlabels.store.shards.registry import shard_format as format_of
 from softlabels.store.storage.read_errors import DESCRIPTOR, read_errors
 from softlabels.store.storage.registry import open_storage
 from softlabels.store.storage.storage import Location, Storage
+from softlabels.suggestions import suggest_path
 
 FORMAT = "softlabels"
 VERSION = 1
@@ -380,10 +381,11 @@ def _not_found(storage: Storage) -> StoreNotFound | StoreCorrupt:
         return StoreNotFound(
             f"{storage}: not a store of labels, got a directory with {', '.join(names[:3])}; {expected}. Check the path"
         )
+    hint = " Check the path, or make a store with softlabels generate --out"
     kind = "a file" if storage.info("") is not None else "an empty directory, or no directory"
     return StoreNotFound(
-        f"{storage}: not a store of labels, got {kind}; {expected}. Check the path, or make a store with softlabels "
-        "generate --out"
+        f"{storage}: not a store of labels, got {kind}; {expected}."
+        f"{suggest_path(storage.location, holding=paths.DESCRIPTOR) or hint}"
     )
 
 
