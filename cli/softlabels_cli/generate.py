@@ -15,6 +15,7 @@ from softlabels_cli.options import (
     declare,
     description_options,
     device_option,
+    digests_option,
     json_option,
     layout_options,
     out_option,
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     metavar="STORE",
     help="Copy the rows that this sealed store of the same teacher holds; repeat for more.",
 )
+@digests_option("--reuse stores")
 @click.option("--distinct", is_flag=True, help="Label equal inputs once.")
 @batch_size_option
 @device_option
@@ -113,6 +115,7 @@ def command(
     out: str,
     encodings: tuple[str, ...],
     reuse: tuple[str, ...],
+    digests: tuple[str, ...],
     distinct: bool,
     dry_run: bool,
     price_hour: float | None,
@@ -167,7 +170,9 @@ def command(
         return
     label = "generate" if rank.count == 1 else f"generate, rank {rank.index} of {rank.count}"
     with Progress(label, unit="rows", quiet=quiet) as progress:
-        result = generation.generate(source, teacher=model, out=out, reuse=reuse, progress=progress.update, **options)
+        result = generation.generate(
+            source, teacher=model, out=out, reuse=reuse, digests=digests, progress=progress.update, **options
+        )
     statements = {"license": license_, "terms": terms, "data": data_statement, "contact": contact}
     if any(statements.values()) and not result.missing_units:
         from softlabels.sharing import describe

@@ -9,6 +9,7 @@ from softlabels_cli.options import (
     chosen_data,
     data_options,
     device_option,
+    digests_option,
     json_option,
     out_option,
     quiet_option,
@@ -33,9 +34,7 @@ from softlabels_cli.text_options import chosen_text, text_options
 )
 @click.option("--teacher", metavar="MODEL", help="Predict some rows of every store again, and compare them.")
 @click.option("--data", multiple=True, metavar="DATA", help="Data of the stores, for --teacher; repeat for more.")
-@click.option(
-    "--digest", "digests", multiple=True, metavar="HEX", help="Fail unless the STORES have these digests, in order."
-)
+@digests_option("STORES")
 @batch_size_option
 @device_option
 @text_options

@@ -91,6 +91,18 @@ batch_size_option = click.option(
 )
 device_option = click.option("--device", metavar="DEVICE", help="cpu, cuda, ... [an accelerator if there is one]")
 digest_option = click.option("--digest", metavar="HEX", help="Fail unless the snapshot of STORE has this digest.")
+
+
+def digests_option(stores: str) -> Callable[[Command], Command]:
+    """Return the option --digest of commands that read several stores.
+
+    Args:
+        stores: Name of the stores in the help of the command.
+    """
+    help_text = f"Fail unless the {stores} have these digests, in order."
+    return click.option("--digest", "digests", multiple=True, metavar="HEX", help=help_text)
+
+
 shard_format_option = click.option(
     "--format",
     "shard_format",

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
@@ -44,6 +45,7 @@ from softlabels.store import (
     Store,
     StoreWriter,
     TeacherRecord,
+    check_digests,
     create_or_open,
     open_store,
     seal,
@@ -93,6 +95,7 @@ def generate(
     augment: str | None = DEFAULTS.augment,
     size: int | None = None,
     reuse: Sequence[Location] = (),
+    digests: Sequence[str] = (),
     progress: ProgressReport | None = None,
 ) -> Generated:
     """Label ``data`` with ``teacher`` and commit the labels to the store at ``out``.
@@ -129,6 +132,7 @@ def generate(
         augment: Policy of the views, such as ``randcrop,flip,color``; see softlabels.views.parse_policy.
         size: Height and width of images and views in pixels; None: their own size.
         reuse: Sealed stores of the same teacher with the same heads; rows they hold are copied.
+        digests: Digests that the snapshots of the stores to reuse must have, in the order of the stores; empty: any.
         progress: Callback that receives the rows done and the rows of the store.
 
     Returns:
@@ -137,13 +141,14 @@ def generate(
     Raises:
         InvalidArgument: A specification or setting is invalid.
         InvalidData: The data has no rows.
-        InvalidLogits: An output is NaN, infinite or of another shape; units that were committed are kept.
+        InvalidLogits: An output is NaN, infinite or of another shape; committed units stay in the store.
         UnreadableRow: A row of the data cannot be read.
-        TooManyBadRows: More rows cannot be labelled than ``skip_bad`` allows; units that were committed are kept.
+        TooManyBadRows: More rows cannot be labelled than ``skip_bad`` allows; committed units stay in the store.
         ModelFailed: The code of the teacher raised an error.
         TeacherRejected: The outputs cannot be labels.
         WorkerDied: Worker processes end again and again before they have committed a unit.
         StoreConflict: ``out`` holds another store, other files, or labels of another teacher; or a store to reuse does.
+        StoreCorrupt: A store to reuse is damaged, or has another digest.
 
     Example:
         >>> import softlabels as sl
@@ -173,10 +178,11 @@ def generate(
         augment=augment,
     )
     open_storage(out).check_writable()
+    check_digests(reuse, digests)
     rank = find_rank(os.environ) or ALONE
     run = engine_of(settings.engine or ("torchrun" if rank.count > 1 else "local")).run
     plan, model, settings = _prepare(data, teacher, settings, text, rank=rank, out=out, size=size)
-    reused = [open_store(path) for path in reuse]
+    reused = [open_store(path, digest=pin) for path, pin in zip_longest(reuse, digests)]
     store, copier = _open(out, plan, model, settings, reused)
     check_resumed(store, plan, model, rows=settings.batch_size)
     if copier is not None:
@@ -184,7 +190,10 @@ def generate(
     LOGGER.info("labelling %s with %s into %s: %d rows", plan.source.spec, model.spec, out, len(plan))
     began = time.perf_counter()
     work = Work(plan=plan, teacher=model, store=store, settings=settings, copier=copier)
-    labelled = run(work, progress)
+    try:
+        labelled = run(work, progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_stopped(store)) from None
     seconds = time.perf_counter() - began
     return replace(_summary(store, new_units=labelled.units, seconds=seconds), reused_rows=labelled.copied_rows)
 
@@ -438,6 +447,12 @@ def _summary(store: StoreWriter, *, new_units: int, seconds: float) -> Generated
         fidelities=dict(fidelities),
         skipped_rows=skipped,
     )
+
+
+def _stopped(store: StoreWriter) -> str:
+    units = store.descriptor.units
+    committed = units - sum(1 for _ in store.missing())
+    return f"Interrupted. {store.storage} holds {committed:,} of {units:,} units: run the same command again to resume."
 
 
 def _encodings(heads: Mapping[str, Head]) -> dict[str, str]:

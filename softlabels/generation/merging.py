@@ -15,7 +15,7 @@ from softlabels.generation.stored_rows import check_copied
 from softlabels.generation.text_data import open_data, rows_of_batch
 from softlabels.models import Model, ModelLike, as_model
 from softlabels.sources import Source
-from softlabels.store import Merged, RowCopier, check_digest, open_store
+from softlabels.store import Merged, RowCopier, check_digests, open_store
 from softlabels.store import merge as merge_stores
 from softlabels.store.storage.storage import Location
 from softlabels.text.options import TextOptions
@@ -66,10 +66,7 @@ def merge(
     if (teacher is None) != (not data):
         missing = "data" if not data else "a teacher"
         raise InvalidArgument(f"merge: {missing} is missing, got one without the other; expected both or neither")
-    if digests and len(digests) != len(stores):
-        raise InvalidArgument(f"merge: one digest per store, got {len(digests)} for {len(stores)} stores")
-    for path, digest in zip(stores, digests, strict=False):
-        check_digest(path, digest)
+    check_digests(stores, digests)
     checked = 0
     if teacher is not None:
         named: ModelLike = teacher

@@ -10,7 +10,7 @@ from softlabels.store.maintenance.repair import repair
 from softlabels.store.maintenance.report import Problem, Report
 from softlabels.store.maintenance.row_copier import RowCopier
 from softlabels.store.maintenance.verify import verify
-from softlabels.store.sealed_store import Store, check_digest, open_store
+from softlabels.store.sealed_store import Store, check_digest, check_digests, open_store
 from softlabels.store.sealing import seal
 from softlabels.store.storage.registry import open_storage
 from softlabels.store.storage.storage import Storage, UnitLocks
@@ -39,6 +39,7 @@ __all__ = [
     "UnitWriter",
     "cache_directory",
     "check_digest",
+    "check_digests",
     "collect_garbage",
     "create_or_open",
     "default_geometry",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -103,6 +103,25 @@ def check_digest(location: Location, digest: str | None) -> None:
         )
 
 
+def check_digests(locations: Sequence[Location], digests: Sequence[str]) -> None:
+    """Raise unless the last snapshots of stores have these digests; do nothing if there are none.
+
+    Args:
+        locations: Locations of the stores.
+        digests: Digests of the snapshots, in the order of the stores.
+
+    Raises:
+        InvalidArgument: There are more or fewer digests than stores.
+        StoreCorrupt: A store has another digest, or is damaged.
+    """
+    if digests and len(digests) != len(locations):
+        raise InvalidArgument(
+            f"digest: got {len(digests)} for {len(locations)} stores; expected one per store, in their order"
+        )
+    for location, digest in zip(locations, digests, strict=False):
+        check_digest(location, digest)
+
+
 def _select(storage: Storage, numbers: list[int], digest: str | None) -> Snapshot:
     """Return the last snapshot, or the one with a digest."""
     if not numbers:
@@ -123,7 +142,7 @@ def _select(storage: Storage, numbers: list[int], digest: str | None) -> Snapsho
 
 
 class Probe(NamedTuple):
-    """Rows kept dense.
+    """Rows stored dense.
 
     Attributes:
         rows: (n,) their numbers, ascending.
@@ -401,7 +420,7 @@ class Store:
         return {head: codebook for head in self.heads if (codebook := self.codebook(head)) is not None}
 
     def probe(self, head: str = "logits") -> Probe | None:
-        """The rows kept dense; None where there are none."""
+        """The rows stored dense; None where there are none."""
         if self._probe is None:
             self._probe = read_probe(self.storage, self.snapshot, self.descriptor)
         if f"{head}/rows" not in self._probe:

@@ -72,6 +72,6 @@ def test_stores_can_be_pinned(stores, tmp_path):
     digests = [sl.open(path).snapshot.digest for path in pair]
     with pytest.raises(StoreCorrupt, match=digests[0]):
         sl.merge(pair, tmp_path / "all", digests=digests[::-1])
-    with pytest.raises(InvalidArgument, match="one digest per store, got 1 for 2"):
+    with pytest.raises(InvalidArgument, match="digest: got 1 for 2 stores; expected one per store"):
         sl.merge(pair, tmp_path / "all", digests=digests[:1])
     assert sl.merge(pair, tmp_path / "all", digests=digests).rows == 2 * ROWS
