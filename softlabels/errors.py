@@ -18,7 +18,7 @@ EXIT_CODES = {
     2: "wrong usage: an option, a path or a specification",
     3: "a check found bad data: inputs, labels, a store, a run or a teacher's outputs",
     75: "the outcome of a remote operation is unknown; run the command again",
-    130: "interrupted; committed work is kept",
+    130: "interrupted; the same command resumes",
 }
 """Meanings of the exit codes of the command line."""
 
@@ -127,7 +127,7 @@ class ExportRejected(SoftLabelsError):
 
 
 class TeacherUnavailable(SoftLabelsError, ConnectionError):
-    """The server that runs a teacher cannot be reached, or answers with errors; committed units are kept."""
+    """The server that runs a teacher cannot be reached, or answers with errors; committed units stay in the store."""
 
 
 class TrainingFailed(SoftLabelsError):

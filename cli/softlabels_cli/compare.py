@@ -19,11 +19,11 @@ BUSY = 0.5
 """Load average per core from which a note says that figures of time are of a busy machine."""
 
 COLUMNS = {
-    "kept": "share of the first model's quality",
+    "retention": "share of the first model's quality",
     "KL": "nats from the first model's predictions",
     "agreement": "rows whose likeliest class is the first model's",
     "labels/row": "stored labels that it was trained from",
-    "FLOPs": "operations of one forward pass",
+    "FLOPs": "operations of the matrix products and convolutions of one forward pass in torch",
     "latency": "median time of one example on one CPU thread",
     "p99": "99th percentile of that time",
     "start": "time to import and load it",
@@ -109,8 +109,8 @@ def _print_notes(rows: list[ComparedModel]) -> None:
             note(f"Warning: about {row.trained_share:.0%} of the training rows of {name} are measured.")
         if row.teacher_flops and row.teacher_flops_live and row.teacher_flops_live > row.teacher_flops:
             note(
-                f"{name}: the teacher ran once over the training rows, {row.teacher_flops:.1e} FLOPs in place of "
-                f"{row.teacher_flops_live:.1e} beside the training."
+                f"{name}: its labels cost {row.teacher_flops:.1e} FLOPs of the teacher. Running the teacher in every "
+                f"epoch would have cost {row.teacher_flops_live:.1e}."
             )
     load = max(row.load_average for row in rows)
     if load > BUSY * (os.cpu_count() or 1):
@@ -147,7 +147,7 @@ def _head_cells(prefix: str, reference: HeadQuality, quality: HeadQuality | None
     """Return the cells of one head; dashes if the model does not have it."""
     metric = "error" if reference.unit and reference.metric == "mean absolute error" else reference.metric
     title = f"{prefix}{metric}" + (f", {reference.unit}" if reference.unit else "")
-    names = (title, f"{prefix}kept", f"{prefix}top-5", f"{prefix}F1", f"{prefix}KL", f"{prefix}agreement")
+    names = (title, f"{prefix}retention", f"{prefix}top-5", f"{prefix}F1", f"{prefix}KL", f"{prefix}agreement")
     if quality is None:
         return dict.fromkeys(names, "-")
     is_share = reference.kind in {"classes", "pixels", "tokens"}
@@ -178,7 +178,7 @@ def _cost(row: ComparedModel) -> dict[str, str]:
     return {
         "model": row.name,
         "parameters": f"{row.parameters:,}" if row.parameters else "-",
-        "FLOPs": "-" if row.flops is None else f"{row.flops:,}",
+        "FLOPs": "not counted" if row.flops is None else f"{row.flops:,}",
         "latency": f"{row.latency_ms:.3f} ms",
         "p99": f"{row.latency_p99_ms:.3f} ms",
         "rows/s": f"{row.rows_per_second:,.0f}",

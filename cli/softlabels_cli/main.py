@@ -5,7 +5,6 @@ Nothing heavy is imported here or at the top of a command's module, so that ``so
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import logging
 import sys
@@ -14,8 +13,10 @@ from typing import NoReturn
 
 import click
 
-from softlabels.errors import EXIT_CODES, FAILED, INTERRUPTED, SoftLabelsError
+from softlabels.errors import EXIT_CODES, FAILED, INTERRUPTED, InvalidArgument, SoftLabelsError
+from softlabels.suggestions import suggest
 from softlabels.version import __version__
+from softlabels_cli.option_names import name_options
 from softlabels_cli.output import printable
 from softlabels_cli.signals import ending_on_signals, received
 
@@ -50,7 +51,7 @@ SECTIONS: dict[str, dict[str, str]] = {
 """Commands by section, each with its help in one line."""
 
 DEBUG = "--debug"
-STOPPED = "Interrupted. Committed work is kept: run the same command again to resume."
+STOPPED = "Interrupted. Run the same command again: it resumes from what is on disk."
 
 
 class Commands(click.Group):
@@ -75,8 +76,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Return the command as click does, with the most similar name in the error if there is none."""
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else " See softlabels --help."
+            hint = suggest(args[0], self.list_commands(ctx)) or " See softlabels --help."
             raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
 
@@ -127,12 +127,20 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         if received():
             click.echo(STOPPED, err=True)
             return INTERRUPTED
-        return _report(error, debug=debug)
+        return _report(error, arguments, debug=debug)
     # Without its standalone mode, click returns the code of an Exit in place of the command's result.
     return code if isinstance(code, int) else 0
 
 
-def _report(error: Exception, *, debug: bool) -> int:
+def _message(error: SoftLabelsError, arguments: list[str]) -> str:
+    """Return the message of an error, with names of options in place of arguments of Python."""
+    command = cli.get_command(click.Context(cli), arguments[0]) if arguments else None
+    if command is None or not isinstance(error, InvalidArgument):
+        return str(error)
+    return name_options(str(error), command, arguments)
+
+
+def _report(error: Exception, arguments: list[str], *, debug: bool) -> int:
     """Print an error that a command may end with, and return its exit code; raise any other error."""
     if isinstance(error, click.ClickException):
         error.show()
@@ -140,7 +148,7 @@ def _report(error: Exception, *, debug: bool) -> int:
     if debug and isinstance(error, SoftLabelsError | OSError):
         _print_stack(error)
     if isinstance(error, SoftLabelsError):
-        click.echo(f"Error: {printable(str(error), lines=True)}", err=True)
+        click.echo(f"Error: {printable(_message(error, arguments), lines=True)}", err=True)
         return error.exit_code
     if isinstance(error, BrokenPipeError):
         # The reader of the output (head, less) has gone. That is no failure, and stdout must not be flushed again.

@@ -173,7 +173,7 @@ def _fidelity_line(fidelity: Mapping[str, Any], measured_on: str) -> str:
     if not fidelity["kl"]:
         return f"draws; error {fidelity.get('error', 0):.2g}; listed mass {fidelity['mass']:.4f} {rows}"
     kl = ", ".join(f"{value:.2g} nats at T = {t}" for t, value in fidelity["kl"].items())
-    return f"KL {kl}; listed mass {fidelity['mass']:.4f}; top-1 kept {fidelity['top1']:.2%} {rows}"
+    return f"KL {kl}; listed mass {fidelity['mass']:.4f}; top-1 agreement {fidelity['top1']:.2%} {rows}"
 
 
 def count(number: int, noun: str) -> str:

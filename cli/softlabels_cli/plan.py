@@ -38,7 +38,7 @@ COLUMNS = {
     "error": "sum of the squared differences of the probabilities",
     "mass": "probability of the listed classes",
     "ids": "classes listed per row",
-    "top-1 kept": "rows whose likeliest class is the teacher's",
+    "top-1 agreement": "rows whose likeliest class is the teacher's",
 }
 """Columns of the table, with what they mean."""
 

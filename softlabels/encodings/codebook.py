@@ -125,7 +125,7 @@ _BY_RANK: dict[int, tuple[weakref.ref[NDArray[np.float32]], NDArray[np.uint32]]]
 def classes_by_rank(priors: NDArray[np.float32]) -> NDArray[np.uint32]:
     """Return the classes of each codeword from the likeliest on, equal ones by ascending id, (M, C).
 
-    Sorting takes some seconds for a large vocabulary, so the result is kept as long as the array is.
+    Sorting takes some seconds for a large vocabulary, so the result is cached as long as the array exists.
 
     Args:
         priors: (1, M, C) float32, the priors of a codebook.

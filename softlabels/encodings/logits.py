@@ -36,7 +36,8 @@ def checked_float(logits: Tensor, head: Head, rows: NDArray[np.int64]) -> Tensor
         invalid = flat[position][~flat[position].isfinite()]
         raise InvalidLogits(
             f"row {int(rows[position])}: {len(invalid)} of {flat.shape[1]} values are not finite (the first is "
-            f"{float(invalid[0])}). Look for overflow in half precision or damaged weights; what was committed is kept"
+            f"{float(invalid[0])}). Look for overflow in half precision or damaged weights. Committed units "
+            "stay in the store"
         )
     return values
 

@@ -232,4 +232,4 @@ def _not_finite(batch: Batch, teacher: Model) -> NDArray[np.bool_]:
 
 def _advice(bad: Iterable[BadRow]) -> str:
     named = ", ".join(f"row {row} ({reason})" for row, _, reason in bad)
-    return f"Units that were committed are kept. Correct the data, or allow more of them: {named}"
+    return f"Committed units stay in the store. Correct the data, or allow more of them: {named}"

@@ -42,11 +42,11 @@ def label_missing(work: Work, report: Report) -> None:
         report: Callback that receives the progress of each unit.
 
     Raises:
-        InvalidLogits: An output cannot be stored; units that were committed are kept.
+        InvalidLogits: An output cannot be stored; committed units stay in the store.
         TeacherRejected: A later batch cannot be labels.
         TooManyBadRows: More rows cannot be labelled than may be skipped.
         StoreError: The store cannot be written.
-        KeyboardInterrupt: A signal arrived; the unit in progress was dropped, and units that were committed are kept.
+        KeyboardInterrupt: A signal arrived; the unit in progress was dropped, and committed units stay in the store.
     """
     monitor = OutputMonitor(work.teacher.heads) if work.settings.gate else None
 

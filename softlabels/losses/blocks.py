@@ -1,6 +1,6 @@
 """Per-row losses of student logits, computed a few MiB at a time in both directions.
 
-Only the student's own logits are kept between the two passes. The backward pass computes each block again and writes
+Only the student's own logits are stored between the two passes. The backward pass computes each block again and writes
 its gradient, in the student's dtype, into the tensor that autograd returns. All arithmetic is in float32, also inside
 an autocast region.
 """

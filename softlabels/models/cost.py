@@ -38,7 +38,8 @@ class Cost:
 
     Attributes:
         parameters: Number of trainable values; of an exported file, of all its weights.
-        flops: Floating-point operations of matrix products and convolutions of a forward pass; None if unknown.
+        flops: Floating-point operations of matrix products and convolutions of a forward pass; None if none was
+            counted, as for a function that computes outside of torch.
         latency_ms: Median time of a forward pass at batch 1 on one CPU thread, in milliseconds.
         latency_p95_ms: Time that 95 % of the passes take at most.
         latency_p99_ms: Time that 99 % of the passes take at most.
@@ -114,7 +115,7 @@ def _flops(model: Model, sample: Any) -> int | None:
         counter = FlopCounterMode(display=False)
         with counter:
             model.predict(sample)
-        return int(counter.get_total_flops())
+        return int(counter.get_total_flops()) or None
     from softlabels.models.onnx_cost import onnx_flops
 
     inputs = torch.as_tensor(np.array(sample[:1]))

@@ -31,7 +31,7 @@ class PlanRow:
         encoding: Canonical specification.
         bytes_per_row: Bytes of labels, key and container per row, compressed; of tokens per position.
         kl: KL(p || p^) in nats at the first temperature; None for draws, whose KL is infinite.
-        top1: Share of rows whose likeliest class is kept.
+        top1: Share of rows whose likeliest class is the teacher's.
         bytes_total: Bytes of the whole dataset.
         mass: Probability of the listed classes.
         error: Sum of (p^ - p)^2; of draws the noise of their gradient.

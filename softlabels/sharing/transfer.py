@@ -102,7 +102,7 @@ def push(
         StoreNotFound: There is no sealed store.
         StoreCorrupt: A file is not what was sealed, or there is no snapshot with that digest; names the file.
         StoreConflict: The target holds another store, or something else.
-        StorageFailed: A storage refused; what was copied is kept.
+        StorageFailed: A storage refused; copied files stay at the target.
         StorageUnknown: It is unknown if a file was stored; call again.
 
     Example:

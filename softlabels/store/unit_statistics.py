@@ -1,10 +1,10 @@
 """Statistics that units store beside their shards, from which sealing measures how good the labels are.
 
 Three things per head: in a unit's extras file sums of the probability its rows did not list (the raw material of the
-tail prior), from about 256 units, and a few rows kept dense (the probe), about 256 in all; in its record, the fidelity
-of about 32 of its rows. Which ones follows from the seed and the number of the unit or row: any engine and any resume
-gives the same result. Where the total is not known yet, a unit or row is kept as if it were the last; sealing then
-keeps those that the total would have chosen. Of a ragged row one position is kept or measured.
+tail prior), from about 256 units, and a few rows stored dense (the probe), about 256 in all; in its record, the
+fidelity of about 32 of its rows. Which ones follows from the seed and the number of the unit or row: any engine and any
+resume gives the same result. Where the total is not known yet, a unit or row is stored as if it were the last; sealing
+then keeps those that the total would have chosen. Of a ragged row one position is stored or measured.
 """
 
 from __future__ import annotations

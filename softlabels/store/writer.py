@@ -79,9 +79,17 @@ def create_or_open(
     return StoreWriter(storage, existing)
 
 
+_FROM_HEADS = {"unit_rows", "chunk_rows", "requires"}
+
+
 def _difference(existing: Descriptor, descriptor: Descriptor) -> str:
-    """Return the difference of two descriptors, with names in place of digests that differ."""
+    """Return the difference of two descriptors, with names in place of digests that differ.
+
+    What follows from the heads is not mentioned where these differ.
+    """
     before, after = existing.work, descriptor.work
+    if before["heads"] != after["heads"]:
+        before, after = ({name: work[name] for name in work.keys() - _FROM_HEADS} for work in (before, after))
     titles = {
         "teacher": (existing.teacher.title, descriptor.teacher.title),
         "data": (existing.data.title, descriptor.data.title),
@@ -246,8 +254,8 @@ class UnitWriter:
         """Make the unit durable and visible; False where another writer has committed it first.
 
         Args:
-            extras: arrays that sealing needs (sums for the tail prior, dense rows), kept beside the shard.
-            fidelity: by head, of a few rows; kept in the record.
+            extras: arrays that sealing needs (sums for the tail prior, dense rows), stored beside the shard.
+            fidelity: by head, of a few rows; stored in the record.
             reproducible: If True, name the attempt by the bytes of shard and extras, so that equal rows give an equal
                 record; otherwise by a random number.
             skipped: Rows of the unit that have no labels, ascending; those of the others stay.

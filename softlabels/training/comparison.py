@@ -47,7 +47,7 @@ class ComparedModel:
         runs: Number of runs.
         retention: Share of the first row's value that is retained, for errors the inverse; None if the divisor is 0.
         parameters: Number of trainable values.
-        flops: Floating-point operations of one forward pass; None if unknown.
+        flops: Floating-point operations of one forward pass; None if none was counted.
         latency_ms: Median time of a forward pass at batch 1 on one CPU thread, in milliseconds.
         latency_p95_ms: Time that 95 % of the passes take at most.
         latency_p99_ms: Time that 99 % of the passes take at most.

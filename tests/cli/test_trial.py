@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import softlabels as sl
+from softlabels.errors import InvalidArgument
 from softlabels_cli.generate import parse_encodings
 from softlabels_cli.main import SECTIONS, cli, main
 from softlabels_cli.output import print_json
@@ -192,6 +193,46 @@ def test_after_repair_inspect_and_gc_tell_what_is_there_now(place):
     assert "labels: 3 files" in call("gc", "labels", "--older-than", 0)
 
 
+def test_messages_name_the_options_that_were_typed(place):
+    """Python callers read of MODEL, student and encoding."""
+    call("generate", "digits", *TEACH, "--out", "labels")
+    unknown = call("generate", "digits", "--teacher", "pyton:x", "--out", "s", code=2)
+    assert "Error: --teacher 'pyton:x': unknown kind, got 'pyton'" in unknown
+    into = ("train-student", "labels", "--data", "digits", "--out", "run")
+    assert "Error: --student 'mpl': unknown kind" in call(*into, "--student=mpl", code=2)
+    assert "Error: --student 'mlp:wide=3': unknown option" in call(*into, "--student", "mlp:wide=3", code=2)
+    assert "Error: MODEL 'mpl': unknown kind" in call("compare", "mpl", "--data", "digits", code=2)
+    assert "Error: --loss: unknown name" in call(*into, "--student", "mlp", "--loss", "kll", code=2)
+    invalid = ("generate", "digits", *TEACH, "--out", "s", "--encoding", "topk")
+    assert "Error: --encoding: invalid 'topk'" in call(*invalid, code=2)
+    with pytest.raises(InvalidArgument, match=r"^MODEL 'mpl': unknown kind"):
+        sl.train_student("labels", "digits", student="mpl", out="run")
+
+
+def test_a_conflict_names_settings_that_were_typed_alone(place):
+    call("generate", "digits", *TEACH, "--out", "labels", "--encoding", "topk:4", "--unit-rows", 300)
+    conflict = call("generate", "digits", *TEACH, "--out", "labels", code=2)
+    assert "its heads.logits.encoding is topk:4:f16, here it would be dense:f16. Name another" in conflict
+    conflict = call("generate", "digits", *TEACH, "--out", "labels", "--encoding", "topk:4", code=2)
+    assert "its unit_rows is 300, here it would be" in conflict
+
+
+def test_misspelt_stores_and_runs_are_answered_by_the_nearest(place):
+    call("generate", "digits", *TEACH, "--out", "labels")
+    assert "Did you mean labels?" in call("inspect", "lables", code=2)
+    call("train-student", "labels", "--student", "mlp:width=8", "--data", "digits", "--out", "run", "--steps", 2, "-q")
+    assert "Did you mean run?" in call("compare", "run:runn", "--data", "digits", code=2)
+
+
+def test_operations_that_torch_does_not_count_are_not_counted(place):
+    (place / "shift.py").write_text("def logits(inputs):\n    return inputs.float().flatten(1)[:, 10:20]\n")
+    compared = call("compare", "python:shift:logits", "--data", "digits", "-q")
+    assert "not counted" in compared
+    assert "retention" in compared
+    rows = json.loads(call("compare", "python:shift:logits", "--data", "digits", "--json"))["rows"]
+    assert rows[0]["flops"] is None
+
+
 def test_a_snapshot_can_be_pinned(place):
     digest = json.loads(call("generate", "digits", *TEACH, "--out", "labels", "--json"))["snapshot"]
     assert "rows" in call("inspect", "labels", "--digest", digest)
@@ -201,6 +242,10 @@ def test_a_snapshot_can_be_pinned(place):
     assert wrong in call("inspect", "labels", "--digest", wrong, code=3)
     assert "recommended" in call("plan", "labels", "--digest", digest, "-q")
     assert wrong in call("plan", "labels", "--digest", wrong, code=3)
+    reuse = ("generate", "digits", *TEACH, "--out", "copy", "--reuse", "labels", "--digest")
+    assert wrong in call(*reuse, wrong, code=3)
+    assert "got 2 for 1 stores" in call(*reuse, digest, "--digest", digest, code=2)
+    assert "1,797 rows copied from labels" in call(*reuse, digest, notes=True)
     assert "is for a STORE" in call("plan", "digits", *TEACH, "--digest", digest, code=2)
     errors = call("train-student", "labels", "--student", "mlp", "--out", "run", "--digest", wrong, code=3)
     assert wrong in errors

@@ -38,7 +38,7 @@ def test_a_signal_drops_the_unit_at_hand_and_keeps_the_others(place, digits_path
     process.send_signal(number)
     _, err = finish(process, 130)
     assert time.monotonic() - sent < 20, "promised"
-    assert "Committed work is kept" in err
+    assert "labels holds 2 of" in err
     assert not [path for path in (place / "labels" / "tmp").iterdir() if path.suffix != ".lock"], "nothing is left"
     dropped = asked(place) - 2 * UNIT_ROWS
     (place / "hold").unlink()

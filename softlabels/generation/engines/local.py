@@ -20,7 +20,7 @@ def run(work: Work, progress: ProgressReport | None = None) -> Labelled:
         progress: Callback that receives the rows done.
 
     Raises:
-        InvalidLogits: An output cannot be stored; units that were committed are kept.
+        InvalidLogits: An output cannot be stored; committed units stay in the store.
         TeacherRejected: A later batch cannot be labels.
         WorkerDied: Processes end again and again before they have committed a unit.
         StoreError: The store cannot be written.

@@ -112,7 +112,7 @@ class Client:
             if time.monotonic() + pause >= end:
                 raise TeacherUnavailable(
                     f"{self.url}: the server is not available, got {self.hide(problem)}; expected an answer within "
-                    f"{self._deadline:g} s. Units that were committed are kept: run the same command again later"
+                    f"{self._deadline:g} s. Committed units stay in the store: run the same command again later"
                 ) from None
             time.sleep(pause)
             wait = min(2 * wait, MAX_WAIT)

@@ -46,7 +46,7 @@ CODECS = {"zstd": 1, "lz4": 5}
 PACKED = ("zstd", 8)
 """Compressor and level of packed columns, without a shuffle."""
 LEAST_SAVED = 16
-"""An array of which compression saves less than one part in so many is kept as it is: decoding it would cost more."""
+"""An array of which compression saves less than one part in so many is stored as it is: decoding it would cost more."""
 
 
 class ZarrWriter:

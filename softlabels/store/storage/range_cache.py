@@ -22,7 +22,7 @@ DEFAULT_BYTES = 16 * 2**30
 KEEP_SHARE = 0.8
 """Share of the limit that remains after files were deleted."""
 SCANS = 64
-"""The directory is scanned whenever a 64th of the limit was written; larger ranges are not kept."""
+"""The directory is scanned whenever a 64th of the limit was written; larger ranges are not cached."""
 
 
 class RangeCache:
@@ -30,7 +30,7 @@ class RangeCache:
 
     Args:
         directory: Directory of the cache; made when the first file is written.
-        max_bytes: Bytes it may take; 0: nothing is kept.
+        max_bytes: Bytes it may take; 0: nothing is cached.
     """
 
     def __init__(self, directory: Path, max_bytes: int = DEFAULT_BYTES) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from softlabels.errors import StorageFailed
 
-RERUN = "then run the same command again: committed units are kept"
+RERUN = "then run the same command again: committed units stay in the store"
 ADVICE = {
     errno.ENOSPC: f"free space or inodes (df, df -i), {RERUN}",
     errno.EDQUOT: f"free space or ask for a larger quota, {RERUN}",
