@@ -209,8 +209,8 @@ def as_bytes(image: NDArray[np.uint8]) -> torch.Tensor:
 
 def as_image(pixels: torch.Tensor) -> NDArray[np.uint8]:
     """Return (C, H, W) float32 pixels as an (H, W, C) uint8 image, rounded half to even."""
-    rounded = pixels.round().clamp(0, 255).to(torch.uint8)
-    return np.ascontiguousarray(rounded.numpy().transpose(1, 2, 0))
+    rounded = pixels.round().clamp_(0, 255).to(torch.uint8)
+    return torch.stack(list(rounded), dim=-1).numpy()
 
 
 def center_view(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

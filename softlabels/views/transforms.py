@@ -128,17 +128,21 @@ def central_square(image: Tensor) -> Tensor:
 
 
 def luma(image: Tensor) -> Tensor:
-    """Return the luma of an image, (1, H, W), as whole numbers; the image itself where it has one channel."""
+    """Return the luma of an image, (1, H, W), as whole numbers; the image itself where it has one channel.
+
+    It is exact: sums of whole numbers below 2^24, and a quotient at least 0.0005 away from the next whole number.
+    """
     if len(image) == 1:
         return image.round()
-    pixels = image.round().to(torch.int64)
-    weighted = sum(weight * channel for weight, channel in zip(LUMA, pixels, strict=True))
-    return (torch.as_tensor(weighted)[None] + 500).div(1000, rounding_mode="floor").float()
+    red, green, blue = image.round()
+    weighted = (red * LUMA[0]).add_(green.mul_(LUMA[1])).add_(blue.mul_(LUMA[2]))
+    gray: Tensor = weighted.add_(500.5).div_(1000).floor_()
+    return gray[None]
 
 
 def blend(first: Tensor, second: Tensor | float, weight: float) -> Tensor:
     """Return weight * first + (1 - weight) * second, clamped to [0, 255]."""
-    return (first * weight + second * (1 - weight)).clamp(0, 255)
+    return (first * weight).add_(second * (1 - weight)).clamp_(0, 255)
 
 
 def brightness(image: Tensor, factor: float) -> Tensor:
@@ -149,13 +153,13 @@ def brightness(image: Tensor, factor: float) -> Tensor:
 def contrast(image: Tensor, factor: float) -> Tensor:
     """Return the image blended with its mean luma, which is an exact sum of integers."""
     gray = luma(image)
-    mean = int(gray.to(torch.int64).sum()) / gray.numel()
+    mean = float(gray.sum(dtype=torch.float64)) / gray.numel()
     return blend(image, mean, factor)
 
 
 def saturation(image: Tensor, factor: float) -> Tensor:
     """Return the image blended with its luma."""
-    return image if len(image) == 1 else blend(image, luma(image).expand_as(image), factor)
+    return image if len(image) == 1 else blend(image, luma(image), factor)
 
 
 def rotate_hue(image: Tensor, turns: float) -> Tensor:
@@ -165,13 +169,12 @@ def rotate_hue(image: Tensor, turns: float) -> Tensor:
     cos, sin = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
     same, after, before = (1 + 2 * cos) / 3, (1 - cos) / 3 - sin / math.sqrt(3), (1 - cos) / 3 + sin / math.sqrt(3)
     red, green, blue = image
-    return torch.stack(
-        [
-            same * red + after * green + before * blue,
-            before * red + same * green + after * blue,
-            after * red + before * green + same * blue,
-        ]
-    ).clamp(0, 255)
+    rotated = torch.empty_like(image)
+    for channel, weights in zip(
+        rotated, ((same, after, before), (before, same, after), (after, before, same)), strict=True
+    ):
+        torch.mul(red, weights[0], out=channel).add_(green * weights[1]).add_(blue * weights[2])
+    return rotated.clamp_(0, 255)
 
 
 def affine(image: Tensor, matrix: Sequence[float], fill: float = 127.5) -> Tensor:

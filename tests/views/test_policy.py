@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softlabels.errors import InvalidArgument, InvalidData
-from softlabels.views import parse_policy
+from softlabels.views import POLICY_VERSION, parse_policy
 from softlabels.views.policy import view_digest
 
 EVERYTHING = "randcrop,flip,color,randaugment:n=3,erase:p=1"
@@ -134,3 +134,13 @@ def test_a_policy_without_a_crop_cuts_the_centre_where_a_size_is_given():
 def test_an_image_of_another_layout_is_an_error(image):
     with pytest.raises(InvalidData, match="expected uint8 of shape"):
         parse_policy("flip").view(image, key=key(0), view=0, seed=0)
+
+
+def test_colours_of_version_1_stay_what_they_were():
+    """Pixels of elementwise arithmetic, which is the same on every processor; another one needs another version."""
+    policy = parse_policy("flip,color:hue=0.5,erase:p=0.5")
+    digests = [view_digest(view)[:8] for view in views(policy, picture(40, 30), 6)]
+    assert (POLICY_VERSION, digests) == (
+        1,
+        ["7f792adb", "bbbf30ee", "8d34c61c", "60e29063", "5cbdcd77", "589aad56"],
+    )
