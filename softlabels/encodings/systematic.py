@@ -43,6 +43,27 @@ class Cumulated:
         """Sum of each row, (B, 1) float64."""
         return self.ends[:, -1:]
 
+    def take(self, least: float) -> tuple[Tensor, Tensor, Tensor, Cumulated]:
+        """Take the weights of ``least`` or more out; the others are cumulated without them.
+
+        Only segments whose sum reaches ``least`` are searched: a sum of rounded numbers is never below one of them.
+
+        Args:
+            least: Least weight to take, above 0.
+
+        Returns:
+            Row, class and weight of each that is taken, (n,) each, by row and class; and the rest.
+        """
+        rows, segments = (self.sums >= least).nonzero(as_tuple=True)
+        inside = self.by_segment[rows, segments]
+        index, column = (inside >= least).nonzero(as_tuple=True)
+        by_segment, sums = self.by_segment, self.sums
+        weights = inside[index, column]
+        inside[index, column] = 0.0
+        by_segment[rows, segments], sums[rows, segments] = inside, inside.sum(dim=-1).double()
+        rest = Cumulated(by_segment, sums, sums.cumsum(dim=-1))
+        return rows[index], segments[index] * SEGMENT + column, weights, rest
+
 
 def cumulate(weights: Tensor) -> Cumulated:
     """Cumulate (B, C) float32 weights, none of them negative."""

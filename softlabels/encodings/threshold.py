@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from softlabels.columns import COUNT, Arrays, Column
 from softlabels.encodings.encoding import Block, Encoded, Encoding, id_dtype
-from softlabels.encodings.log_probs import pad, unpad
+from softlabels.encodings.log_probs import pad
 from softlabels.encodings.options import integer, probability, require_count
 from softlabels.encodings.samples import check_sampled_ids, require_one_temperature, sample_labels
 from softlabels.labels import Head, SparseLabels
@@ -103,43 +103,42 @@ class Threshold(Encoding):
         """See Encoding.encode_block."""
         import torch
 
-        from softlabels.encodings.listing import at_least
+        from softlabels.encodings.listing import relative
         from softlabels.encodings.logits import to_numpy
         from softlabels.encodings.systematic import STRETCH, crossings, cumulate
 
         values, temperature = block.values, block.head.temperatures[0]
+        if temperature != 1:
+            values = relative(values, values.amax(dim=-1, keepdim=True), temperature)
         # A class this close to the threshold is listed, as the threshold: none that is drawn can be met twice.
-        listing = at_least(values, self.tau * (1 - 2 * STRETCH), temperature=temperature, argmax=False)
-        masses = listing.masses(temperature)
+        *listing, rest = cumulate(values.softmax(dim=-1)).take(self.tau * (1 - 2 * STRETCH))
+        row, ids, p = map(to_numpy, listing)
+        order = np.lexsort((ids, -p, row))
+        row, ids, p = row[order], ids[order], p[order]
         # A class is drawn if a multiple of tau lies within u + its cumulated probability.
-        cumulated, unit = cumulate(masses.weights), self.tau / masses.scale.double()[:, None]
         u = torch.from_numpy(uniforms(block.words, np.array([OFFSET]))).to(values.device)[:, None]
-        drawn_counts = (cumulated.total / unit + u).floor().long()[:, 0]
-        widest = max([1, *drawn_counts.tolist()])
-        drawn_ids = to_numpy(crossings(cumulated, (torch.arange(1, widest + 1, device=values.device) - u) * unit))
-        listed, drawn = to_numpy(listing.counts), to_numpy(drawn_counts)
-        ids = np.concatenate([to_numpy(listing.ids), drawn_ids], axis=1)
-        is_entry = np.concatenate(
-            [np.arange(listing.ids.shape[1]) < listed[:, None], np.arange(drawn_ids.shape[1]) < drawn[:, None]], axis=1
-        )
-        codes = self._codes(to_numpy(listing.log_probs(temperature)), to_numpy(listing.ids), block.words)
+        drawn = (rest.total / self.tau + u).floor().long()[:, 0].cpu().numpy()
+        steps = torch.arange(1, max(1, drawn.max(initial=1)) + 1, device=values.device)
+        drawn_ids = to_numpy(crossings(rest, (steps - u) * self.tau))
+        drawn_row, draw = np.nonzero(np.arange(len(steps)) < drawn[:, None])
+        of_row = np.argsort(np.concatenate([row, drawn_row]), kind="stable")
+        listed = np.bincount(row, minlength=len(drawn))
         return Encoded({
-            COUNT: is_entry.sum(axis=1).astype(np.uint16),
-            "ids": ids[is_entry].astype(id_dtype(block.head.classes)),
+            COUNT: (listed + drawn).astype(np.uint16),
+            "ids": np.concatenate([ids, drawn_ids[drawn_row, draw]])[of_row].astype(id_dtype(block.head.classes)),
             LISTED: listed.astype(np.uint16),
-            "codes": unpad(codes, listed),
+            "codes": self._codes(np.log(p.astype(np.float64)), ids, block.words[row]),
         })  # fmt: skip
 
     def _codes(
-        self, log_p: NDArray[np.float32], ids: NDArray[np.int64], words: NDArray[np.uint64]
+        self, log_p: NDArray[np.float64], ids: NDArray[np.int64], words: NDArray[np.uint64]
     ) -> NDArray[np.uint8]:
-        """Return (B, K) codes of probabilities rounded up or down to a level, so that the mean is right."""
-        with np.errstate(invalid="ignore"):
-            exact = np.where(np.isfinite(log_p), log_p.astype(np.float64) / self._step, 0.0).clip(0, self.levels)
+        """Return (n,) codes of probabilities rounded up or down to a level, so that the mean is right."""
+        exact = (log_p / self._step).clip(0, self.levels)
         upper = np.floor(exact).clip(max=self.levels - 1)  # the greater probability has the smaller code
         high, low = np.exp(upper * self._step), np.exp((upper + 1) * self._step)
         chance = (np.exp(exact * self._step) - low) / (high - low)
-        codes: NDArray[np.uint8] = np.where(uniforms(words[:, None], ids) < chance, upper, upper + 1).astype(np.uint8)
+        codes: NDArray[np.uint8] = np.where(uniforms(words, ids) < chance, upper, upper + 1).astype(np.uint8)
         return codes
 
     def decode(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from softlabels import encodings
 from softlabels.encodings import codebook
+from softlabels.encodings.listing import likeliest
 from softlabels.encodings.log_probs import NAMES, LogProbs
 from softlabels.errors import InvalidArgument
 from softlabels.labels import Head
@@ -47,6 +48,20 @@ def test_adaptive_lists_exactly_the_classes_of_that_probability(seed, classes, s
             unlisted = np.delete(np.exp(log_softmax64(logits, temperature)[row]), listed)
             np.testing.assert_allclose(np.exp(labels.log_tail[row, index]), unlisted.sum(), rtol=2e-2, atol=1e-7)
             assert np.exp(labels.log_probs(temperature)[row].astype(float)).sum() == pytest.approx(1, abs=1e-4)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1), classes=st.sampled_from([1024, 1025, 1300, 2047]), k=st.integers(1, 2),
+    values=st.sampled_from([3, 2**24]),
+)  # fmt: skip
+def test_the_likeliest_classes_of_long_rows_are_those_of_a_plain_sort(seed, classes, k, values):
+    """Rows of many segments, with many equal logits, and classes behind the last whole segment."""
+    logits = np.random.default_rng(seed).integers(0, values, (4, classes)).astype(np.float32)
+    logits[:, 5] = -np.inf
+    listing = likeliest(torch.from_numpy(logits), k)
+    expected = -np.sort(-logits, axis=1)[:, :k]
+    np.testing.assert_array_equal(np.take_along_axis(logits, listing.ids.numpy(), 1), expected)
+    np.testing.assert_array_equal(listing.logits.numpy(), expected - expected[:, :1])
 
 
 def test_a_row_without_a_likely_class_lists_its_likeliest():

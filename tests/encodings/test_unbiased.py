@@ -127,6 +127,24 @@ def test_crossings_are_those_of_a_plain_cumulated_sum(seed, classes, zeros, coun
             assert weights[row, crossed[row, column]] > 0
 
 
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 2**32 - 1), classes=st.sampled_from([1, 127, 128, 129, 700]),
+    least=st.sampled_from([0.5, 0.99]),
+)  # fmt: skip
+def test_weights_that_are_taken_out_are_all_those_of_the_least_weight(seed, classes, least):
+    weights = np.random.default_rng(seed).random((4, classes)).astype(np.float32) ** 4
+    rows, ids, taken, rest = cumulate(torch.from_numpy(weights.copy())).take(least)
+    expected_rows, expected_ids = np.nonzero(weights >= least)
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_array_equal(ids, expected_ids)
+    np.testing.assert_array_equal(taken, weights[rows, ids])
+    below = cumulate(torch.from_numpy(np.where(weights < least, weights, 0)))
+    assert torch.equal(rest.by_segment, below.by_segment)
+    assert torch.equal(rest.sums, below.sums)
+    assert torch.equal(rest.ends, below.ends)
+
+
 def test_edges_of_a_crossing_land_on_classes_that_have_a_weight():
     weights = torch.tensor([[0.0, 0.5, 0.0, 0.5, 0.0]])
     targets = torch.tensor([[0.0, 0.5, 0.5 + 1e-12, 1.0, 7.0]], dtype=torch.float64)
