@@ -3,9 +3,10 @@
     python benchmarks/language.py [--classes 32000] [--rows 48] [--length 256] [--long]
 
 Both runs see the same random network (random weights cost what trained ones do) and the same packed rows in the same
-batches. Each is repeated, in turns, and the best times count, because other processes share the machine. ``--long``
-labels one row of 8,192 tokens with 128,000 classes in a process of its own, and prints by how much its memory grew
-while it labelled.
+batches. Each is repeated, in turns, and the best times count, because other processes share the machine. The ratio of
+CPU times is printed too: it does not change with the load, and is what one core alone would take. ``--long`` labels one
+row of 8,192 tokens with 128,000 classes in a process of its own, and prints by how much its memory grew while it
+labelled.
 """
 
 from __future__ import annotations
@@ -56,20 +57,20 @@ def network(classes: int, layers: int, width: int) -> Model:
     return models.build(f"gpt:layers={layers},width={width}", input_shape=(), heads=heads)
 
 
-def bare(model: Model, source: TextSource, rows_per_batch: int) -> float:
-    """Return the seconds of the forward passes alone."""
-    began = time.perf_counter()
+def bare(model: Model, source: TextSource, rows_per_batch: int) -> tuple[float, float]:
+    """Return the seconds of the forward passes alone, and their CPU seconds."""
+    began, cpu_began = time.perf_counter(), time.process_time()
     for start in range(0, len(source), rows_per_batch):
         model.predict_sliced(source.inputs(np.arange(start, min(start + rows_per_batch, len(source)))))
-    return time.perf_counter() - began
+    return time.perf_counter() - began, time.process_time() - cpu_began
 
 
-def labelled(model: Model, source: TextSource, rows_per_batch: int, encoding: str) -> float:
-    """Return the seconds of ``generate`` beside what starts it."""
+def labelled(model: Model, source: TextSource, rows_per_batch: int, encoding: str) -> tuple[float, float]:
+    """Return the seconds of ``generate`` beside what starts it, and all of its CPU seconds."""
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "labels"
+        out, cpu_began = Path(folder) / "labels", time.process_time()
         result = generate(source, teacher=model, out=out, encoding=encoding, batch_size=rows_per_batch, gate=False)
-        return result.seconds
+        return result.seconds, time.process_time() - cpu_began
 
 
 def speed(classes: int, rows: int, length: int) -> None:
@@ -78,12 +79,13 @@ def speed(classes: int, rows: int, length: int) -> None:
     rows_per_batch = 4
     bare(model, source, rows_per_batch)
     for encoding in ENCODINGS:
-        times = [(bare(model, source, rows_per_batch), labelled(model, source, rows_per_batch, encoding))
+        times = [(*bare(model, source, rows_per_batch), *labelled(model, source, rows_per_batch, encoding))
                  for _ in range(REPEATS)]  # fmt: skip
-        forward, total = (min(column) for column in zip(*times, strict=True))
+        forward, forward_cpu, total, total_cpu = (min(column) for column in zip(*times, strict=True))
         names = f"{classes:,} classes, {source.tokens:,} tokens, {encoding}"
         rates = f"forward {source.tokens / forward:,.0f} tokens/s, generate {source.tokens / total:,.0f} tokens/s"
-        print(f"{names}: {rates}, ratio {total / forward:.3f}", flush=True)
+        ratios = f"ratio {total / forward:.3f}, of CPU times {total_cpu / forward_cpu:.3f}"
+        print(f"{names}: {rates}, {ratios}", flush=True)
 
 
 def long() -> None:
@@ -91,7 +93,7 @@ def long() -> None:
     source, model = text_of(LONG_TOKENS, LONG_TOKENS), network(LONG_CLASSES, 2, 128)
     for encoding in ENCODINGS:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        seconds = labelled(model, source, 1, encoding)
+        seconds, _ = labelled(model, source, 1, encoding)
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         full = 4 * LONG_TOKENS * LONG_CLASSES / 2**20
         growth = f"peak memory grew by {(after - before) / 1024:,.0f} MiB in {seconds:.0f} s"

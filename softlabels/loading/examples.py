@@ -20,6 +20,7 @@ from softlabels.loading.order.steps import Span
 from softlabels.loading.state import Identity
 from softlabels.loading.view_replay import replay_of
 from softlabels.sources import Source
+from softlabels.sources.store_tokens import StoreTokens
 from softlabels.store import Store
 
 
@@ -151,6 +152,8 @@ class Examples:
             batch_size=options.batch_size,
             memory=options.memory,
             threads=options.threads or default_threads(stores),
+            # A live teacher, or true tokens, are compared with labels of the same store in the same order of rows.
+            data_chunks=inputs.chunk_rows if not stores and isinstance(inputs, StoreTokens) else None,
         )
         self.identity = Identity.of(store, inputs, self.plan)
         input_bytes = 0 if inputs is None else inputs.input_dtype.itemsize * math.prod(inputs.input_shape)

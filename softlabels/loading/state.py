@@ -46,7 +46,7 @@ class Identity:
         hasher = blake3()
         joined = plan.joined
         parts = (plan.subset,) if joined is None else (joined.examples, joined.rows, joined.views, int(joined.draw))
-        for value in parts:
+        for value in (*parts, *([] if plan.data_chunks is None else [plan.data_chunks])):
             hasher.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
         hasher.update((inputs.fingerprint if inputs is not None else "").encode())
         plain = inputs is None and joined is None and plan.subset is None

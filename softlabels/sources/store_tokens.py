@@ -36,6 +36,7 @@ class StoreTokens(SingleTarget):
 
     Attributes:
         tokenizer: The tokenizer of the store; None if its ids came without one.
+        chunk_rows: Rows of each chunk of the store, (chunks,). Without labels, batches have the order of the store's.
 
     Raises:
         InvalidArgument: The store holds labels alone.
@@ -52,6 +53,7 @@ class StoreTokens(SingleTarget):
         self.tokenizer = None if document is None else Tokenizer.from_bytes(document, str(store.storage))
         self._spec = str(store.storage)
         self._rows = store.rows
+        self.chunk_rows = np.asarray(store.chunk_rows(), np.int64)
         counts = [store.read_chunk(chunk, [LENGTH])[LENGTH] for chunk in range(store.chunks)]
         lengths = np.concatenate(counts).astype(np.int64)
         self._lengths, self._starts = lengths, np.cumsum(lengths) - lengths

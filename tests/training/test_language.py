@@ -88,6 +88,20 @@ def test_a_student_trains_from_the_store_alone(folder, tmp_path, tokenizer):
     assert again.digest == student.digest
 
 
+def test_labels_of_all_logits_train_the_student_that_the_live_teacher_trains(folder, source, tmp_path):
+    """The rows come in the same order, though the live teacher reads no labels, so weights and figures agree."""
+    teacher = models.load(f"run:{folder / 'teacher'}")
+    generate(source, teacher=teacher, out=tmp_path / "dense", encoding="dense:f32", unit_rows=16)
+    store = sl.open(tmp_path / "dense")
+    assert store.chunks > 1
+    recipe = {"steps": 12, "batch_size": 8, "lr": 5e-3}
+    stored = train_student(store, None, STUDENT, tmp_path / "stored", **recipe)
+    live = train_student(teacher, StoreTokens(store), STUDENT, tmp_path / "live", **recipe)
+    assert stored.run.metrics.perplexity == pytest.approx(live.run.metrics.perplexity, rel=1e-4)
+    for one, other in zip(stored.module.parameters(), live.module.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
+
+
 @pytest.mark.parametrize("alpha", [1.0, 0.5])
 def test_fused_losses_are_those_of_all_logits(folder, monkeypatch, alpha):
     store = sl.open(folder / "labels")

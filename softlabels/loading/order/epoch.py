@@ -142,6 +142,7 @@ class EpochPlan:
         batch_size: Rows of a batch, which ``lengths`` needs.
         memory: Bytes of decoded chunks to hold.
         threads: Number of threads that read and decode.
+        data_chunks: Rows of each chunk of the data, (chunks,), if there is no store. None: ``PLAIN_CHUNK_ROWS``.
     """
 
     members: tuple[StoreColumns, ...]
@@ -155,6 +156,7 @@ class EpochPlan:
     batch_size: int
     memory: int
     threads: int
+    data_chunks: Rows | None = None
     _orders: BufferPool = field(default_factory=BufferPool, repr=False, compare=False)
 
     def pairs(self, epoch: int) -> Pairs:
@@ -169,8 +171,9 @@ class EpochPlan:
     @cached_property
     def chunk_starts(self) -> NDArray[np.int64]:
         """The first row of each chunk, and at the end the number of rows, (chunks + 1,)."""
-        if self.members:
-            return np.concatenate([[0], np.cumsum(self.members[0].store.chunk_rows())])
+        chunks = self.members[0].store.chunk_rows() if self.members else self.data_chunks
+        if chunks is not None:
+            return np.concatenate([[0], np.cumsum(chunks)])
         rows = self.length if self.subset is None else int(self.subset.max(initial=-1)) + 1
         return np.minimum(np.arange(0, rows + PLAIN_CHUNK_ROWS, PLAIN_CHUNK_ROWS), rows)
 
