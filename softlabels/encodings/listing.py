@@ -178,7 +178,7 @@ def _topk(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
     segments = classes // SEGMENT
     if segments < 4 * k:
         return values.topk(k, dim=-1)
-    by_segment = values[:, : segments * SEGMENT].unflatten(1, (segments, SEGMENT))
+    by_segment = values[:, : segments * SEGMENT].view(rows, segments, SEGMENT)
     best = by_segment.amax(dim=-1).topk(k, dim=-1).indices
     columns = (best[:, :, None] * SEGMENT + torch.arange(SEGMENT, device=values.device)).flatten(1)
     rest = torch.arange(segments * SEGMENT, classes, device=values.device).expand(rows, -1)
