@@ -159,9 +159,7 @@ def main() -> None:
                   f"{figures['true tokens'] * 1e3:.0f} ms, ratio {ratio:.3f}")  # fmt: skip
         else:
             figures = quality(folder, options.encoding, options.seeds, options.epochs, options.teacher_steps)
-            print(
-                f"teacher {figures['teacher']:.2f}, {figures['bytes_per_token']:.1f} bytes per token, {options.encoding}"
-            )
+            print(f"teacher {figures['teacher']:.2f}; {options.encoding}, {figures['bytes_per_token']:.1f} B per token")
             for arm in ("stored labels", "live teacher", "true tokens"):
                 ratios = [run / live for run, live in zip(figures[arm], figures["live teacher"], strict=True)]
                 print(f"{arm:14} perplexity {_mean(figures[arm])}, over the live teacher's {_mean(ratios, digits=4)}")
