@@ -181,9 +181,9 @@ class SparseLabels:
         classes: Number of classes C.
         ids: (B, K) integer class ids, or (N, K) for the positions of all rows if rows are ragged. A row with fewer than
             K is padded by entries with id 0 and value -inf.
-        values: (B, K) float32 natural log-probabilities at T = 1, descending, up to a constant per row: the listed
-            classes share the mass that the tail leaves. Of ``unbiased`` labels the log-weights whose exponentials have
-            p_T as expectation, at T = temperatures[0].
+        values: (B, K) float32 natural log-probabilities at T = 1, descending unless drawn, up to a constant per row:
+            the listed classes share the mass that the tail leaves. Of ``unbiased`` labels the log-weights whose
+            exponentials have p_T as expectation, at T = temperatures[0].
         temperatures: Temperatures at which ``log_tail`` is known.
         log_tail: (B, len(temperatures)) float32, log of the mass outside the listed classes; -inf where there is none.
         tail: Model of that mass.

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,18 +112,30 @@ class Codebook:
     @cached_property
     def ranks(self) -> NDArray[np.uint32]:
         """Rank of each class in the order of each prior at the first temperature, (M, C); see classes_by_rank."""
-        by_rank = classes_by_rank(self.priors)
+        by_rank = classes_by_rank(self.priors).classes
         ranks = np.empty_like(by_rank)
         np.put_along_axis(ranks, by_rank, np.arange(by_rank.shape[1], dtype=np.uint32)[None], axis=1)
         return ranks
 
 
-_BY_RANK: dict[int, tuple[weakref.ref[NDArray[np.float32]], NDArray[np.uint32]]] = {}
-"""Classes by rank of the codebooks in use; an entry goes with its codebook."""
+class ByRank(NamedTuple):
+    """Classes of each codeword from the likeliest on, equal ones by ascending id.
+
+    Attributes:
+        classes: (M, C) class ids.
+        probabilities: (M, C) float32, their probabilities by the codeword.
+    """
+
+    classes: NDArray[np.uint32]
+    probabilities: NDArray[np.float32]
 
 
-def classes_by_rank(priors: NDArray[np.float32]) -> NDArray[np.uint32]:
-    """Return the classes of each codeword from the likeliest on, equal ones by ascending id, (M, C).
+_BY_RANK: dict[int, tuple[weakref.ref[NDArray[np.float32]], ByRank]] = {}
+"""Order of the classes of the codebooks in use; an entry goes with its codebook."""
+
+
+def classes_by_rank(priors: NDArray[np.float32]) -> ByRank:
+    """Return the classes of each codeword by rank.
 
     Sorting takes some seconds for a large vocabulary, so the result is cached as long as the array exists.
 
@@ -133,7 +145,8 @@ def classes_by_rank(priors: NDArray[np.float32]) -> NDArray[np.uint32]:
     known = _BY_RANK.get(id(priors))
     if known is not None and known[0]() is priors:
         return known[1]
-    by_rank = np.stack([np.argsort(-prior, kind="stable") for prior in priors[0]]).astype(np.uint32)
+    classes = np.stack([np.argsort(-prior, kind="stable") for prior in priors[0]]).astype(np.uint32)
+    by_rank = ByRank(classes, np.take_along_axis(priors[0], classes.astype(np.int64), axis=1))
     number = id(priors)
     _BY_RANK[number] = (weakref.ref(priors, lambda _: _BY_RANK.pop(number, None)), by_rank)
     return by_rank

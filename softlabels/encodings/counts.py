@@ -1,9 +1,9 @@
 """``counts:N``: N systematic draws per row, stored as counts under the ranks of the row's codeword.
 
-Each class of probability ``floor`` or more is drawn floor or ceil of N p times, so that its count over N is p on
-average. Classes below the floor are left to the tail prior of the row's codeword. With a floor of 0 the labels are
-unbiased; with a floor the draws go where the probability is, and rare classes follow the context (docs/fidelity.md,
-section 10).
+The distribution of the row's codeword, times a share s, lies under all classes. Of each class of probability ``floor``
+or more only the excess over it is drawn, floor or ceil of N (p - s pi) times, so that the sum of both is p on average.
+Classes below the floor follow the codeword, which has learned them from the context (docs/fidelity.md, section 10).
+With a floor of 0 the share is 0, and the labels are unbiased.
 
 A class id takes two bytes in a vocabulary. Its rank in the order of the row's codeword takes few bits, since the
 codeword knows which classes are likely here. Ranks are stored ascending as gaps of single bytes, which a Huffman code
@@ -13,7 +13,7 @@ offset.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -40,6 +40,8 @@ MAX_PRIORS = 256
 USUAL_PRIORS = 64
 NEAR = 256
 """Ranks below this are near; those above are in blocks of so many."""
+MIN_REST = 1e-6
+"""Lower bound of the probability that a codeword leaves to classes without an excess; rounding may take it to 0."""
 WIDE_CLASSES = NEAR + 256 * NEAR
 """Number of classes above which a block's gap does not fit one byte."""
 
@@ -65,26 +67,34 @@ class Counts(Encoding):
         draws: Number of draws per row, N; those that fall below the floor are not made.
         floor: Probability below which a class is left to the codeword's prior; 0: none, and labels are unbiased.
         priors: Number of codewords M.
+        excess: True if the excess over the codeword is drawn. False, with a floor, in stores of the first rule: all of
+            p is drawn, and what the draws leave goes to the classes that are not listed.
     """
 
     name: ClassVar[str] = "counts"
     form: ClassVar[str] = "counts:N[:FLOOR[:M]] (N: draws; FLOOR: least probability drawn; M: number of codewords)"
+    rule: ClassVar[str] = "excess"
+    """Last word of the specification if the excess over the codeword is drawn."""
 
     draws: int
     floor: float = 0.0
     priors: int = USUAL_PRIORS
+    excess: bool = True
 
     @classmethod
     def from_options(cls, options: list[str], classes: int) -> Self:
         """See Encoding.from_options."""
-        require_count(options, 1, 3)
+        require_count(options, 1, 4)
         draws = integer(options[0], 1, MAX_DRAWS)
         floor = cls.usual_floor(draws)
         if len(options) > 1:
             floor = 0.0 if options[1] == "0" else probability(options[1])
         if floor == 1:
             raise ValueError("got a floor of 1; expected a smaller one")
-        return cls(draws, floor, integer(options[2], 2, MAX_PRIORS) if len(options) > 2 else USUAL_PRIORS)
+        priors = integer(options[2], 2, MAX_PRIORS) if len(options) > 2 else USUAL_PRIORS
+        if len(options) > 3 and (options[3] != cls.rule or not floor):
+            raise ValueError(f"got {options[3]!r} behind the number of codewords; expected {cls.rule!r}, with a floor")
+        return cls(draws, floor, priors, excess=len(options) != 3)
 
     @staticmethod
     def usual_floor(draws: int) -> float:
@@ -94,7 +104,13 @@ class Counts(Encoding):
     @property
     def spec(self) -> str:
         """Canonical specification."""
-        return f"counts:{self.draws}:{self.floor:g}:{self.priors}"
+        rule = f":{self.rule}" if self.floor and self.excess else ""
+        return f"counts:{self.draws}:{self.floor:g}:{self.priors}{rule}"
+
+    @property
+    def current(self) -> Self:
+        """See Encoding.current."""
+        return replace(self, excess=True)
 
     @property
     def has_tail(self) -> bool:
@@ -150,13 +166,16 @@ class Counts(Encoding):
 
         temperature = block.head.temperatures[0]
         listing = at_least(block.values, self.floor, temperature=temperature, argmax=False)
-        prior = codebook.nearest(listing, temperature)
+        prior, ids = codebook.nearest(listing, temperature), to_numpy(listing.ids)
         p = np.exp(to_numpy(listing.log_probs(temperature)).astype(np.float64))
+        if self.excess:
+            below = np.exp(to_numpy(listing.masses(temperature).log_tail).astype(np.float64))
+            p = _excess(p, np.where(p > 0, codebook.priors[0][prior[:, None], ids], 0.0), below)
         # Rounding may take the sum of a row that lists all of its probability above 1.
         crossed = np.floor(np.minimum(self.draws * np.cumsum(p, axis=1), self.draws) + u[:, None])
         drawn = np.diff(np.minimum(crossed, self.draws), axis=1, prepend=0).astype(np.int64)
         row, column = np.nonzero(drawn)
-        return _Draws(prior, row, to_numpy(listing.ids)[row, column], drawn[row, column])
+        return _Draws(prior, row, ids[row, column], drawn[row, column])
 
     def _draw_all(self, block: Block, codebook: Codebook, u: NDArray[np.float64]) -> _Draws:
         """Draw from all classes, in the order of their ids."""
@@ -182,38 +201,43 @@ class Counts(Encoding):
     ) -> SparseLabels:
         """See Encoding.decode.
 
-        A row without draws, which a flat distribution has, lists the likeliest class of its codeword with its prior.
+        Classes are in no order. A row without draws, which a flat distribution has, lists the likeliest class of its
+        codeword with the probability that it has there.
         """
         if prior is None:
             raise ValueError(f"{self.spec}: ids are ranks under a codeword, and there is no codebook")
         codewords, near, far = arrays[PRIOR], arrays["near"].astype(np.int64), arrays["far"].astype(np.int64)
-        width = padded_width(near + far)
-        column = np.arange(width)
+        column = np.arange(padded_width(near + far))
         is_near = column < near[:, None]
         is_far = (column < (near + far)[:, None]) & ~is_near
-        classes = classes_by_rank(prior)
+        by_rank, unbiased = classes_by_rank(prior), self.floor == 0
         ids = np.zeros(is_near.shape, id_dtype(head.classes))
         counts = np.zeros(is_near.shape, np.uint8)
+        # Probability of the listed classes by the codeword, for those that are more than their draws.
+        under = np.zeros(is_near.shape, np.float32)
         for is_entry, number, ranks, less_one in (
             (is_near, near, _near_ranks(arrays), arrays["near_draws"]),
             (is_far, far, _far_ranks(arrays), arrays["far_draws"]),
         ):
-            ids[is_entry] = classes.take(np.repeat(codewords.astype(np.int64) * head.classes, number) + ranks)
+            places = np.repeat(codewords.astype(np.int64) * head.classes, number) + ranks
+            ids[is_entry] = by_rank.classes.take(places)
             counts[is_entry] = less_one + np.uint8(1)
-        order = np.argsort(~counts, axis=1, kind="stable")
-        ids, counts = np.take_along_axis(ids, order, axis=1), np.take_along_axis(counts, order, axis=1)
+            if self.excess and not unbiased:
+                under[is_entry] = by_rank.probabilities.take(places)
         drawn = counts.sum(axis=1, dtype=np.int64)
-        values, log_tail = self._log_weights[counts], self._log_weights[np.maximum(self.draws - drawn, 0)][:, None]
         is_empty = np.flatnonzero(drawn == 0)
-        if len(is_empty):
-            likeliest = classes.reshape(-1, head.classes)[codewords[is_empty], 0]
-            p = prior[0, codewords[is_empty], likeliest]
-            ids[is_empty, 0], values[is_empty, 0], log_tail[is_empty, 0] = likeliest, np.log(p), np.log1p(-p)
-        unbiased = self.floor == 0
+        ids[is_empty, 0] = by_rank.classes[codewords[is_empty], 0]
+        under[is_empty, 0] = by_rank.probabilities[codewords[is_empty], 0]
+        share = np.maximum(1 - drawn / self.draws, 0)
+        with np.errstate(divide="ignore"):
+            log_weights = np.log(self._weights[counts] + share[:, None] * under)
+            log_tail = np.log(share * (1 - under.sum(axis=1, dtype=np.float64))).astype(np.float32)[:, None]
+        # Values of labels with a tail are log-probabilities at T = 1, those of unbiased ones log-weights.
+        values = log_weights if unbiased else head.temperatures[0] * log_weights
         return SparseLabels(
             classes=head.classes,
             ids=ids.astype(np.int64) if widen else ids,
-            values=values,
+            values=values.astype(np.float32),
             temperatures=head.temperatures,
             log_tail=np.full_like(log_tail, -np.inf) if unbiased else log_tail,
             tail=head.tail,
@@ -224,10 +248,9 @@ class Counts(Encoding):
         )
 
     @property
-    def _log_weights(self) -> NDArray[np.float32]:
-        """Return the log of n / N for n = 0 to N, (N + 1,)."""
-        with np.errstate(divide="ignore"):
-            return np.log(np.arange(self.draws + 1) / self.draws).astype(np.float32)
+    def _weights(self) -> NDArray[np.float64]:
+        """Return n / N for every number n of draws, (256,)."""
+        return np.arange(MAX_DRAWS + 1) / self.draws
 
     def check(self, arrays: Arrays, head: Head) -> None:
         """See Encoding.check."""
@@ -255,6 +278,27 @@ class _Draws(NamedTuple):
     row: NDArray[np.int64]
     ids: NDArray[np.int64]
     counts: NDArray[np.int64]
+
+
+def _excess(p: NDArray[np.float64], pi: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the excess of p over a share of the codeword, (B, K); with that share it sums to 1.
+
+    The share s solves s + sum over v of max(p_v - s pi_v, 0) = 1 by Newton's method from above. Each step solves it for
+    the classes with an excess, and a smaller share has no fewer of them, so it ends.
+
+    Args:
+        p: (B, K) probabilities of the listed classes, 0 for padding.
+        pi: (B, K) those that the codeword gives to them, 0 for padding.
+        below: (B,) probability of all other classes.
+    """
+    is_above = p > 0
+    while True:
+        rest = np.maximum(1 - np.where(is_above, pi, 0.0).sum(axis=1), MIN_REST)
+        share = np.minimum((below + np.where(is_above, 0.0, p).sum(axis=1)) / rest, 1.0)
+        excess = p - share[:, None] * pi
+        if ((excess > 0) == is_above).all():
+            return np.asarray(np.where(is_above, excess, 0.0))
+        is_above = excess > 0
 
 
 def _ranked(

@@ -91,6 +91,11 @@ class Encoding(ABC):
         """Canonical specification, which parses to this encoding."""
 
     @property
+    def current(self) -> Encoding:
+        """Encoding that a new store is given for this one; another one if a later rule has replaced it."""
+        return self
+
+    @property
     def has_tail(self) -> bool:
         """True if some probability mass may be unlisted."""
         return False

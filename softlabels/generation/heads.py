@@ -187,7 +187,8 @@ def store_appears(location: Location, *, seconds: float = STORE_SECONDS) -> bool
 def _resolve(name: str, head: Head, existing: Head | None, pilot: Pilot) -> str:
     """Return the canonical encoding of a head."""
     if not planning.is_target(head.encoding):
-        return encodings.parse(head.encoding, classes=head.classes).spec
+        encoding = encodings.parse(head.encoding, classes=head.classes)
+        return encoding.spec if existing is not None and existing.encoding == encoding.spec else encoding.current.spec
     if head.kind not in DISTRIBUTIONS or head.position_shape:
         raise InvalidArgument(
             f"head {name!r}: targets are for distributions, got {head.encoding!r} for {head.kind}; expected dense[:f32]"

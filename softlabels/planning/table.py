@@ -128,7 +128,7 @@ def candidates(classes: int, priors: int = 1) -> list[str]:
         specs += [f"adaptive:{least:g}:d4:{priors}" for least in LEAST if priors > 1]
         specs += [f"threshold:{tau:g}" for tau in LEAST]
         specs += [f"sampled:{draws}" for draws in DRAWS]
-        specs += [f"counts:{draws}:{Counts.usual_floor(draws):g}:{priors}" for draws in COUNTS if priors > 1]
+        specs += [Counts(draws, Counts.usual_floor(draws), priors).spec for draws in COUNTS if priors > 1]
     return specs
 
 

@@ -1,16 +1,22 @@
 """``counts``: draws that are right on average above the floor, as ranks under the row's codeword."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import softlabels as sl
 from softlabels import encodings, rng
 from softlabels.encodings import Codebook, codebook
 from softlabels.encodings.codebook import classes_by_rank
 from softlabels.errors import InvalidArgument
 from softlabels.labels import Head
+
+GOLDEN = Path(__file__).parent.parent / "store" / "golden"
 
 
 def codebook_of(classes, priors, seed=0):
@@ -24,20 +30,31 @@ def logits_of(seed, rows, classes, scale):
     return scale * torch.randn(rows, classes, generator=torch.Generator().manual_seed(seed))
 
 
-def expected_draws(p, draws, floor, u, *, floor_order):
+def share_of(p, pi, floor):
+    """Share of the codeword under all classes that leaves excesses which sum to the rest, by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        total = middle + np.maximum(p - middle * pi, 0)[p >= floor].sum()
+        low, high = (low, middle) if total >= 1 else (middle, high)
+    return high
+
+
+def expected_draws(p, pi, draws, floor, u, *, excess):
     """Counts by definition, in float64: class by class, how many of u + 1, u + 2, ... over N its interval holds."""
-    order = np.argsort(-p, kind="stable") if floor_order else np.arange(len(p))
-    crossed = np.floor(draws * np.cumsum(np.where(p >= floor, p, 0.0)[order]) + u)
+    order = np.argsort(-p, kind="stable") if floor else np.arange(len(p))
+    drawn_from = np.where(p >= floor, np.maximum(p - (share_of(p, pi, floor) if excess else 0) * pi, 0), 0)
+    crossed = np.floor(draws * np.cumsum(drawn_from[order]) + u)
     counts = np.zeros(len(p), np.int64)
     counts[order] = np.diff(crossed, prepend=0)
     return counts
 
 
-@pytest.mark.parametrize("floor", ["0", "0.004"])
-@pytest.mark.parametrize("classes", [3, 255, 300, 70_000])
-def test_counts_are_those_of_their_definition(classes, floor):
+@pytest.mark.parametrize("options", ["0:5", "0.004:5", "0.004:5:excess"])
+@pytest.mark.parametrize("classes", [40, 255, 300, 70_000])
+def test_counts_are_those_of_their_definition(classes, options):
     """Rounding of float32 sums may move a draw to a neighbour; hardly any does."""
-    encoding = encodings.parse(f"counts:30:{floor}:5", classes=classes)
+    encoding = encodings.parse(f"counts:30:{options}", classes=classes)
     head, book = Head(encoding=encoding.spec, classes=classes), codebook_of(classes, 5)
     logits = logits_of(1, 20, classes, 2.5)
     words = rng.words(3, np.arange(20))
@@ -48,10 +65,16 @@ def test_counts_are_those_of_their_definition(classes, floor):
     u = rng.uniforms(words, np.zeros(1, np.int64))
     moved = 0
     for row in range(20):
-        expected = expected_draws(p[row], 30, float(floor), u[row], floor_order=floor != "0")
+        pi = book.priors[0, arrays["prior"][row]].astype(np.float64)
+        expected = expected_draws(
+            p[row], pi, 30, encoding.floor, u[row], excess=encoding.excess and encoding.floor > 0
+        )  # fmt: skip
         drawn = np.zeros(classes, np.int64)
         is_entry = np.isfinite(labels.values[row])
-        drawn[labels.ids[row][is_entry]] = np.rint(30 * np.exp(labels.values[row][is_entry]))
+        ids, weights = labels.ids[row][is_entry], np.exp(labels.values[row][is_entry])
+        if encoding.spec.endswith("excess"):
+            weights -= np.exp(labels.log_tail[row, 0]) / (1 - pi[ids].sum()) * pi[ids]
+        drawn[ids] = np.rint(30 * weights)
         moved += np.abs(drawn - expected).sum() if expected.sum() else 0
         nearest = (p[row] * np.log(book.priors[0].astype(np.float64))).sum(axis=1)
         assert nearest[arrays["prior"][row]] == pytest.approx(nearest.max(), rel=1e-5)
@@ -59,10 +82,19 @@ def test_counts_are_those_of_their_definition(classes, floor):
 
 
 @pytest.mark.parametrize(
-    ("spec", "temperature"), [("counts:10:0.02:3", 1.0), ("counts:10:0.02:3", 2.0), ("counts:7:0:3", 1.0)]
+    ("spec", "temperature"),
+    [
+        ("counts:10:0.02:3:excess", 1.0),
+        ("counts:10:0.02:3:excess", 2.0),
+        ("counts:10:0.02:3", 1.0),
+        ("counts:7:0:3", 1.0),
+    ],
 )
-def test_the_mean_of_listed_weights_is_the_distribution_above_the_floor(spec, temperature):
-    """And the tail has on average the mass of the classes below the floor."""
+def test_the_mean_of_the_labels_is_the_distribution_above_the_floor(spec, temperature):
+    """Of classes above the floor, drawn or not, it is p, or the codeword's share where that is more.
+
+    The first rule has that mean for the weights of listed classes alone.
+    """
     encoding = encodings.parse(spec, classes=60)
     head = Head(encoding=encoding.spec, classes=60, temperatures=(temperature,))
     logits = logits_of(0, 1, 60, 2.0)
@@ -72,26 +104,32 @@ def test_the_mean_of_listed_weights_is_the_distribution_above_the_floor(spec, te
         logits.expand(len(rows), 60).contiguous(), head, rows, words=rng.words(1, rows), codebook=book
     ).arrays
     labels = encoding.decode(arrays, head, book.priors)
-    row, column = np.nonzero(np.isfinite(labels.values))
-    drawn = np.zeros((len(rows), 60))
-    drawn[row, labels.ids[row, column]] = np.exp(labels.values[row, column])
+    drawn = np.exp(labels.log_probs(temperature).astype(np.float64))
+    if not encoding.excess:
+        is_listed = np.zeros(drawn.shape, bool)
+        row, column = np.nonzero(np.isfinite(labels.values))
+        is_listed[row, labels.ids[row, column]] = True
+        drawn[~is_listed] = 0
     p = (logits.double() / temperature).softmax(dim=-1)[0].numpy()
     is_above = p >= encoding.floor
+    if encoding.spec.endswith("excess"):
+        pi = book.priors[0, arrays["prior"][0]].astype(np.float64)
+        p = np.where(is_above, np.maximum(p, share_of(p, pi, encoding.floor) * pi), p)
     spread = drawn.std(axis=0) / np.sqrt(len(rows))
     assert (np.abs(drawn.mean(axis=0) - p) <= 5 * spread + 1e-6)[is_above].all()
-    assert (drawn[:, ~is_above] == 0).all()
-    assert np.exp(labels.log_tail).mean() == pytest.approx(p[~is_above].sum(), abs=0.005)
+    below = drawn[:, ~is_above].sum(axis=1).mean()
+    assert below == pytest.approx(1 - p[is_above].sum() if encoding.excess else 0, abs=0.005)
     np.testing.assert_allclose(np.exp(labels.log_probs(temperature).astype(np.float64)).sum(axis=1), 1, atol=1e-5)
 
 
 @settings(max_examples=30)
 @given(
     seed=st.integers(0, 2**20), classes=st.sampled_from([2, 40, 257, 600, 66_000]), scale=st.floats(0, 9),
-    draws=st.integers(1, 255), floor=st.sampled_from(["0", "0.001", "0.05"]),
+    draws=st.integers(1, 255), options=st.sampled_from(["0:4", "0.001:4", "0.05:4", "0.001:4:excess", "0.05:4:excess"]),
 )  # fmt: skip
-def test_what_is_encoded_is_what_is_decoded(seed, classes, scale, draws, floor):
-    """Ids and counts come back from ranks, gaps and blocks, those of most draws first, widened or not."""
-    encoding = encodings.parse(f"counts:{draws}:{floor}:4", classes=classes)
+def test_what_is_encoded_is_what_is_decoded(seed, classes, scale, draws, options):
+    """Ids come back from ranks, gaps and blocks, and probabilities sum to 1, widened or not."""
+    encoding = encodings.parse(f"counts:{draws}:{options}", classes=classes)
     head, book = Head(encoding=encoding.spec, classes=classes), codebook_of(classes, 4, seed)
     arrays = encoding.encode(logits_of(seed, 3, classes, scale), head, np.arange(3), codebook=book).arrays
     assert {name: array.dtype for name, array in arrays.items()} == {
@@ -112,12 +150,13 @@ def test_what_is_encoded_is_what_is_decoded(seed, classes, scale, draws, floor):
         listed = set(by_rank[arrays["prior"][row]][np.concatenate([ranks, far_ranks]).astype(int)].tolist())
         is_entry = np.isfinite(labels.values[row])
         assert set(labels.ids[row][is_entry].tolist()) == (listed or {int(by_rank[arrays["prior"][row]][0])})
-        assert (np.diff(labels.values[row][is_entry]) <= 0).all()
+    np.testing.assert_allclose(np.exp(labels.log_probs().astype(np.float64)).sum(axis=1), 1, atol=1e-5)
 
 
-def test_a_flat_row_is_the_prior_of_its_codeword():
+@pytest.mark.parametrize("rule", ["", ":excess"])
+def test_a_flat_row_is_the_prior_of_its_codeword(rule):
     """No class reaches the floor, so no draw is made."""
-    encoding = encodings.parse("counts:4:0.5:2", classes=10)
+    encoding = encodings.parse(f"counts:4:0.5:2{rule}", classes=10)
     head, book = Head(encoding=encoding.spec, classes=10), codebook_of(10, 2)
     arrays = encoding.encode(torch.zeros(1, 10), head, np.arange(1), codebook=book).arrays
     assert (arrays["near"].item(), arrays["far"].item()) == (0, 0)
@@ -129,7 +168,8 @@ def test_classes_by_rank_go_with_their_codebook():
     priors = codebook_of(50, 2).priors
     by_rank = classes_by_rank(priors)
     assert classes_by_rank(priors) is by_rank
-    np.testing.assert_array_equal(by_rank, np.argsort(-priors[0], axis=1, kind="stable"))
+    np.testing.assert_array_equal(by_rank.classes, np.argsort(-priors[0], axis=1, kind="stable"))
+    np.testing.assert_array_equal(by_rank.probabilities, -np.sort(-priors[0], axis=1))
     number, kept = id(priors), len(codebook._BY_RANK)
     del priors
     assert number not in codebook._BY_RANK
@@ -138,14 +178,35 @@ def test_classes_by_rank_go_with_their_codebook():
 
 @pytest.mark.parametrize(
     ("spec", "canonical"),
-    [("counts:20", "counts:20:0.005:64"), ("counts:20:0", "counts:20:0:64"), ("counts:12:0.01:8", "counts:12:0.01:8")],
+    [
+        ("counts:20", "counts:20:0.005:64:excess"),
+        ("counts:12:0.01", "counts:12:0.01:64:excess"),
+        ("counts:20:0", "counts:20:0:64"),
+        ("counts:12:0.01:8", "counts:12:0.01:8"),
+        ("counts:12:0.01:8:excess", "counts:12:0.01:8:excess"),
+    ],
 )
 def test_options_have_defaults(spec, canonical):
     assert encodings.parse(spec, classes=1000).spec == canonical
 
 
+def test_a_new_store_draws_the_excess_and_one_of_the_first_rule_goes_on_by_it(tmp_path):
+    """Three options alone are the specification of the first rule, which stores that exist follow."""
+    logits = logits_of(0, 40, 30, 2.0)
+    head = Head(encoding="counts:9:0.05:4", classes=30)
+    with sl.create(tmp_path / "new", heads={"logits": head}, teacher="t") as writer:
+        writer.append(list(range(40)), {"logits": logits})
+    assert sl.open(tmp_path / "new").heads["logits"].encoding == "counts:9:0.05:4:excess"
+    shutil.copytree(GOLDEN / "counts-zarr", tmp_path / "old")
+    head = Head(encoding="counts:20:0.02:3", classes=300, kind="tokens", shape=(None,))
+    with sl.create(tmp_path / "old", heads={"logits": head}, teacher="golden", unit_rows=4) as writer:
+        assert writer.append([100], {"logits": [logits_of(1, 3, 300, 2.0)]}) == 1
+    assert sl.open(tmp_path / "old").heads["logits"].encoding == "counts:20:0.02:3"
+
+
 @pytest.mark.parametrize("spec", ["counts", "counts:0", "counts:256", "counts:5:1", "counts:5:-1", "counts:5:0.1:1",
-                                  "counts:5:0.1:257", "counts:5:nan", "counts:5:0.1:4:4"])  # fmt: skip
+                                  "counts:5:0.1:257", "counts:5:nan", "counts:5:0.1:4:4",
+                                  "counts:5:0:4:excess"])  # fmt: skip
 def test_options_out_of_range_are_refused(spec):
     with pytest.raises(InvalidArgument, match="counts"):
         encodings.parse(spec, classes=1000)

@@ -14,7 +14,7 @@ CLASSES, ROWS = 40, 48
 ENCODINGS = [
     "dense:f32", "dense:f16", "dense:bf16", "dense:q8", "topk:4", "topk:4:q8", "topk:4:d4", "topk:4:f16:3",
     "topk:4:q8:3", "topk:4:d4:3", "adaptive:0.05", "adaptive:0.05:f16:3", "adaptive:0.05:q8", "sampled:5",
-    "sampled:5:0.5", "threshold:0.1", "counts:9:0.05:3", "counts:20:0:3",
+    "sampled:5:0.5", "threshold:0.1", "counts:9:0.05:3:excess", "counts:20:0:3",
 ]  # fmt: skip
 KINDS = {"classes": (), "tokens": (None,), "pixels": (2, 3), "regression": (), "embedding": ()}
 CASES = [

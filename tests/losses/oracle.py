@@ -10,7 +10,7 @@ from softlabels.labels import DenseLabels, Head, SparseLabels
 
 TEMPERATURES = (1.0, 3.0)
 EXACT = ("dense:f32", "topk:5:f16", "topk:5:q8", "adaptive:0.05:d4", "topk:3:f16:4", "adaptive:0.08:d16:4")
-UNBIASED = ("sampled:6", "sampled:6:0.7", "threshold:0.2", "counts:9:0:4", "counts:9:0.1:4")
+UNBIASED = ("sampled:6", "sampled:6:0.7", "threshold:0.2", "counts:9:0:4", "counts:9:0.1:4", "counts:9:0.1:4:excess")
 ROWS = 6
 
 

@@ -75,7 +75,7 @@ def listed(columns, kind, name, index=0, codes=None):
     temperature = kind["temperatures"][index]
     result, offset, at_code = [], 0, 0
     if family == "counts":
-        return list(counted(get, codes, int(options[0])))
+        return list(counted(get, codes, int(options[0]), under="excess" in options))
     for item in range(len(get["tail"] if family in {"topk", "adaptive"} else get["count"])):
         if family == "topk":
             ids, section = get["ids"][item], lambda column, item=item: get[column][item]
@@ -100,8 +100,8 @@ def listed(columns, kind, name, index=0, codes=None):
     return result
 
 
-def counted(get, codes, draws):
-    """Section 5, ``counts``: ranks under the codeword, from the most draws on."""
+def counted(get, codes, draws, *, under):
+    """Section 5, ``counts``: ranks under the codeword; it lies ``under`` the draws or beside them."""
     order, near, far = np.argsort(-codes[0], axis=1, kind="stable"), 0, 0
     for item, code in enumerate(get["prior"]):
         a, b = slice(near, near + int(get["near"][item])), slice(far, far + int(get["far"][item]))
@@ -109,9 +109,9 @@ def counted(get, codes, draws):
         ranks = np.cumsum(get["near_gaps"][a].astype(int) + 1) - 1
         ranks = np.append(ranks, 256 * (1 + np.cumsum(get["far_blocks"][b].astype(int))) + get["far_offsets"][b])
         n = np.append(get["near_draws"][a], get["far_draws"][b]).astype(int) + 1
-        most = np.argsort(-n, kind="stable")
-        first = order[code][:1]
-        yield (order[code][ranks[most]], n[most] / draws) if len(n) else (first, codes[0, code, first])
+        ids = order[code][ranks] if len(n) else order[code][:1]
+        share = (1 - n.sum() / draws) * codes[0, code, ids].astype(float) if under or not len(n) else 0
+        yield ids, (n / draws if len(n) else 0) + share
 
 
 def log_probs(retained, section, get, item):

@@ -26,6 +26,7 @@ def main() -> None:
     threshold = sl.Head(classes=CLASSES, encoding="threshold:0.05", temperatures=(2.0,))
     counts = sl.Head(classes=CLASSES, kind="tokens", encoding="counts:20:0.02:3", shape=(None,))
     unbiased = sl.Head(classes=CLASSES, encoding="counts:30:0:2")
+    excess = sl.Head(classes=CLASSES, kind="tokens", encoding="counts:20:0.02:3:excess", shape=(None,))
     for name, head, values in (
         ("topk-zarr", topk, logits),
         ("topk-parquet", topk, logits),
@@ -40,6 +41,8 @@ def main() -> None:
         ("counts-zarr", counts, tokens),
         ("counts-parquet", counts, tokens),
         ("unbiased-zarr", unbiased, logits),
+        ("excess-zarr", excess, tokens),
+        ("excess-parquet", excess, tokens),
     ):
         form = name.split("-")[1]
         if (GOLDEN / name).exists():
