@@ -1,49 +1,55 @@
-"""Train students of one size from one teacher, through each scheme and through the live teacher.
+"""Train students of one size from one teacher, through the labels of each encoding and through the live teacher.
 
-    python benchmarks/students.py [--sequences 2000] [--seeds 3] [--json students.json] [--plot docs/students.svg]
+    python benchmarks/students.py [--sequences 480] [--seeds 5] [--explain] [--json FILE] [--plot docs/students.svg]
 
-Teacher: benchmarks/language_model.py. Students: two layers, width 128, the same vocabulary, one pass over the same
-sequences of 256 tokens in the same order for a seed, KL at T = 1 alone. Labels are written by sl.create and read by
-sl.loader, so bytes a token are those of real stores, keys included; of others' schemes those of benchmarks/schemes.py.
-Encodings are given by what they are to cost, and found by softlabels.fidelity on a sample. Figures are on
-held-out text: loss on the true tokens, KL to the teacher, calibration error (15 bins of the top probability), and the
-angle of the gradient to that of the live teacher, for the same student and batches. Each run is cached as it ends in
-cache/students, so an interrupted benchmark goes on; about an hour and a half on two cores.
+The teacher is the GPT of benchmarks/language_model.py with three layers of width 128 and 2,048 tokens. Students have
+two layers of width 64 and learn from one pass over the same sequences of 256 tokens, by the KL at T = 1 alone. The
+students of a seed start from the same weights and see the same batches in the same order, so they are compared pair by
+pair. Labels are written by sl.create and read by sl.loader. Bytes per token are those of real stores, keys included;
+those of RS-KD are 24 bits for each class drawn (arXiv 2503.16870).
+
+Figures are on held-out text: loss on the true tokens, KL to the teacher, agreement, and calibration error (15 bins of
+the top probability). ``--explain`` trains the students of section 9 of docs/fidelity.md that take the second moment of
+Adam from another gradient, or rows scaled to sum to 1. Each run is stored in cache/students as it ends, and an
+interrupted benchmark resumes.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import language_model
 import numpy as np
-import schemes
 import torch
 from language_model import CONTEXT, GPT, Shape
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
 import softlabels as sl
-from softlabels import losses, planning
-from softlabels.labels import DenseLabels, SoftLabels
+from softlabels import losses
+from softlabels.labels import DenseLabels, SoftLabels, SparseLabels
 
 CACHE = language_model.ROOT / "cache" / "students"
-STUDENT = Shape(layers=2, width=128)
-BATCH = 8
-PEAK_LR = 1.5e-3
+TEACHER = Shape(layers=3, width=128, vocabulary=2048)
+STUDENT = Shape(layers=2, width=64, vocabulary=2048)
+BATCH, TEACHER_BATCH = 4, 8
+"""Sequences per step."""
+PEAK_LR = 3e-3
 WARM_UP = 0.2
-"""Of the steps: with a shorter one seeds differ by more than schemes."""
-VALIDATION = 48
-ANGLE_BATCHES = 4
+"""Share of the steps: with a shorter one seeds differ by more than encodings."""
+VALIDATION = 64
 BINS = 15
+T_QUANTILES = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+"""97.5 % quantile of Student's t distribution by number of seeds."""
 
 
 @dataclass(frozen=True)
@@ -51,61 +57,68 @@ class Student:
     """A way to learn.
 
     Attributes:
-        name: for the table.
-        spec: encoding of the store; None: the live teacher, or true tokens.
-        tail: of the head.
-        rival: whose bytes count instead of the store's; None: it is ours.
+        name: Name in the table.
+        spec: Encoding of the store; None: the live teacher, or true tokens.
+        entry_bits: Bits of each listed class, in place of the bytes of the store; None: those of the store.
+        second_moment: Labels whose gradient, at the same weights, gives the second moment of Adam.
+        normalised: Scale the weights of each row to sum to 1.
     """
 
     name: str
     spec: str | None = None
-    tail: str = "calibrated"
-    rival: schemes.Scheme | None = None
+    entry_bits: int | None = None
+    second_moment: Literal["own", "full KD", "threshold"] = "own"
+    normalised: bool = False
 
 
 LIVE, HARD = "live teacher (full KD)", "true tokens alone"
-REFERENCE = Student("threshold, 20 bytes", "threshold:bytes=20")
-SAMPLE, PILOT = 8, 64
-"""Sequences that encodings are chosen by, and that a codebook is fitted to."""
-
-
-def students() -> list[Student]:
-    """Those compared, the most telling first."""
-    classes = language_model.VOCABULARY
-    return [
-        Student(LIVE),
-        REFERENCE,
-        Student("RS-KD, 10 draws", "sampled:10", rival=schemes.rs_kd(10, classes)),
-        Student("top-6 by hand, renormalised", "topk:6:f16", "renormalize", schemes.by_hand(6, renormalised=True)),
-        Student("adaptive with codebook, 20 bytes", "adaptive:bytes=20:d4:64"),
-        Student(HARD),
-        Student("threshold, 10 bytes", "threshold:bytes=10"),
-        Student("threshold, 40 bytes", "threshold:bytes=40"),
-        Student("adaptive with codebook, 40 bytes", "adaptive:bytes=40:d4:64"),
-        Student("adaptive with codebook of 256, 20 bytes", "adaptive:bytes=20:d4:256"),
-    ]
+THRESHOLD = "threshold:0.05"
+STUDENTS = (
+    Student(LIVE),
+    Student(HARD),
+    Student("counts, 5 bytes", "counts:bytes=5"),
+    Student("threshold", THRESHOLD),
+    Student("adaptive with codebook, 20 bytes", "adaptive:bytes=20:d4:64"),
+    Student("RS-KD, 18 bytes", "sampled:10", entry_bits=24),
+    Student("RS-KD, 36 bytes", "sampled:26", entry_bits=24),
+    Student("counts, 3 bytes", "counts:bytes=3"),
+    Student("counts, 8 bytes", "counts:bytes=8"),
+    Student("counts, 12 bytes", "counts:bytes=12"),
+)
+EXPLANATIONS = (
+    Student("threshold, second moment of full KD", THRESHOLD, second_moment="full KD"),
+    Student("full KD, second moment of threshold", second_moment="threshold"),
+    Student("threshold, rows scaled to sum to 1", THRESHOLD, normalised=True),
+)
 
 
 def main() -> None:
-    """Train all, print, and keep."""
+    """Train all students and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sequences", type=int, default=2000)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1500, help="of the teacher's training")
+    parser.add_argument("--sequences", type=int, default=480)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=500, help="of the teacher's training")
+    parser.add_argument("--only", nargs="*", help="names of students to train")
+    parser.add_argument("--explain", action="store_true", help="also train the students that explain the gap")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
-    teacher = language_model.train(options.steps, 0)
-    train, held_out = language_model.token_files()
-    data = sequences(train, options.sequences)
+    teacher = language_model.train(options.steps, 0, TEACHER, TEACHER_BATCH)
+    train, held_out = language_model.token_files(TEACHER.vocabulary)
+    data = np.random.default_rng(0).permutation(sequences(train, options.sequences))
     validation = sequences(held_out, VALIDATION)
     CACHE.mkdir(parents=True, exist_ok=True)
+    students = [
+        student for student in STUDENTS + (EXPLANATIONS if options.explain else ())
+        if not options.only or student.name in options.only
+    ]  # fmt: skip
+    write_stores({student.spec for student in students if student.spec}, teacher, data)
     rows = []
     for seed in range(options.seeds):
-        for student in students():
-            rows.append(run(student, seed, teacher, data, validation) | {"scheme": student.name, "seed": seed})
+        for student in students:
+            figures = run(student, seed, teacher, data, validation)
+            rows.append(figures | {"scheme": student.name, "seed": seed})
             print(json.dumps(rows[-1]), flush=True)
-    angles(teacher, data, rows)
     report(rows)
     if options.json:
         options.json.write_text(json.dumps({"sequences": options.sequences, "rows": rows}, indent=2))
@@ -114,84 +127,70 @@ def main() -> None:
 
 
 def sequences(tokens: np.ndarray, count: int) -> np.ndarray:
-    """(count, CONTEXT + 1) int64, from all over the text, without overlap."""
+    """Return (count, CONTEXT + 1) int64 tokens, from all over the text, without overlap."""
     usable = len(tokens) // (CONTEXT + 1)
-    chosen = np.linspace(0, usable - 1, num=count).astype(np.int64)
-    return np.stack([tokens[at * (CONTEXT + 1) : (at + 1) * (CONTEXT + 1)] for at in chosen]).astype(np.int64)
+    starts = np.linspace(0, usable - 1, num=count).astype(np.int64) * (CONTEXT + 1)
+    return tokens[starts[:, None] + np.arange(CONTEXT + 1)].astype(np.int64)
 
 
-def store_of(student: Student, teacher: GPT, data: np.ndarray) -> tuple[sl.store.Store, float]:
-    """The student's labels and their bytes a token; written once, resumed where interrupted."""
-    name = "".join(letter if letter.isalnum() else "-" for letter in f"{student.spec}-{student.tail}-{len(data)}")
-    head = sl.Head(
-        classes=language_model.VOCABULARY,
-        kind="tokens",
-        shape=(None,),
-        encoding=found_encoding(str(student.spec), teacher, data),
-        tail=student.tail,  # type: ignore[arg-type]
-    )
-    pilot = {"logits": ask(teacher, spread(data, PILOT)).flatten(0, 1)} if head.encoding.count(":") == 3 else None
-    with sl.create(CACHE / name, heads={"logits": head}, teacher="GPT, 4 layers", unit_rows=64, pilot=pilot) as writer:
-        for start in tqdm(range(0, len(data), BATCH), desc=f"labels {student.spec}", mininterval=10):
-            rows = np.arange(start, min(start + BATCH, len(data)))
-            missing = rows[writer.missing([int(row) for row in rows])]
-            if len(missing):
-                writer.append([int(row) for row in missing], {"logits": list(ask(teacher, data[missing]))})
-    store = sl.open(CACHE / name)
-    if student.rival is None:
-        return store, store.bytes / (len(data) * CONTEXT)
-    _, size = student.rival.encode(ask(teacher, data[:BATCH]).flatten(0, 1), 0)
-    return store, size
+def store_path(spec: str, rows: int) -> Path:
+    """Return the directory of the store of an encoding."""
+    return CACHE / "".join(letter if letter.isalnum() else "-" for letter in f"{spec}-{rows}")
 
 
-def found_encoding(spec: str, teacher: GPT, data: np.ndarray) -> str:
-    """Return the encoding that a target resolves to on a sample of the teacher; computed once."""
-    if not planning.is_target(spec):
-        return spec
-    cached = CACHE / "encodings.json"
-    known = json.loads(cached.read_text()) if cached.exists() else {}
-    if spec not in known:
-        sample = planning.Sample(
-            logits=ask(teacher, spread(data, SAMPLE)).flatten(0, 1).numpy(),
-            temperatures=(1.0,),
-            items=len(data) * CONTEXT,
-            rows=len(data),
-            kind="tokens",
-        )
-        known[spec] = planning.resolve(spec, sample)
-        cached.write_text(json.dumps(known, indent=2))
-    return known[spec]
-
-
-def spread(data: np.ndarray, count: int) -> np.ndarray:
-    """Sequences from all over the data."""
-    return data[np.linspace(0, len(data) - 1, num=count).astype(np.int64)]
+def write_stores(specs: set[str], teacher: GPT, data: np.ndarray) -> None:
+    """Write the store of each encoding, all in one pass of the teacher; complete stores are left alone."""
+    missing = [spec for spec in sorted(specs) if not (store_path(spec, len(data)) / "snapshots").exists()]
+    if not missing:
+        return
+    with contextlib.ExitStack() as stack:
+        writers = []
+        for spec in missing:
+            head = sl.Head(classes=TEACHER.vocabulary, kind="tokens", shape=(None,), encoding=spec)
+            writer = sl.create(
+                store_path(spec, len(data)), heads={"logits": head}, teacher="GPT, 3 layers", unit_rows=64
+            )
+            writers.append(stack.enter_context(writer))
+        for start in tqdm(range(0, len(data), BATCH), desc="labels", mininterval=10):
+            rows = list(range(start, min(start + BATCH, len(data))))
+            logits = list(predict(teacher, data[rows]))
+            for writer in writers:
+                writer.append(rows, {"logits": logits})
 
 
 @torch.no_grad()
-def ask(teacher: GPT, data: np.ndarray) -> Tensor:
-    """(B, CONTEXT, C) float32 logits of whole sequences."""
+def predict(teacher: GPT, data: np.ndarray) -> Tensor:
+    """Return the (B, CONTEXT, C) float32 logits of whole sequences."""
     return teacher.logits(torch.from_numpy(data[:, :-1]))
 
 
-def batches(student: Student, seed: int, teacher: GPT, data: np.ndarray) -> tuple[Iterator[tuple], float | None, int]:
-    """(rows, labels or None) of one epoch, bytes a token, and the number of steps."""
-    if student.spec is not None:
-        store, size = store_of(student, teacher, data)
-        loader = sl.loader(store, batch_size=BATCH, seed=seed)
-        # A store that grows keeps rows in the order they were appended, which is that of ``data``.
-        return ((batch.rows, batch.targets["logits"]) for batch in loader), size, len(loader)
-    # The same order, from any store of these rows.
-    reference, _ = store_of(REFERENCE, teacher, data)
-    loader = sl.loader(reference, batch_size=BATCH, seed=seed)
-    if student.name == LIVE:
-        found = ((b.rows, DenseLabels(ask(teacher, data[b.rows]).flatten(0, 1).numpy())) for b in loader)
-        return found, None, len(loader)
-    return ((batch.rows, None) for batch in loader), None, len(loader)
+def labels_of(spec: str, rows: int) -> Iterator[SparseLabels]:
+    """Yield the labels of each batch, in the order of the data."""
+    store = sl.open(store_path(spec, rows))
+    for batch in sl.loader(store, batch_size=BATCH, shuffle=False):
+        labels = batch.targets["logits"]
+        assert isinstance(labels, SparseLabels)
+        yield labels
+
+
+def bytes_of(student: Student, rows: int) -> float | None:
+    """Return the bytes per token of a student's labels; None without a store."""
+    if student.spec is None:
+        return None
+    if student.entry_bits is None:
+        return sl.open(store_path(student.spec, rows)).bytes / (rows * CONTEXT)
+    listed = sum(int(np.isfinite(labels.values).sum()) for labels in labels_of(student.spec, rows))
+    return listed * student.entry_bits / 8 / (rows * CONTEXT)
+
+
+def normalised(labels: SparseLabels) -> SparseLabels:
+    """Return a sample whose weights sum to 1 in each row."""
+    total = np.log(np.exp(labels.values.astype(np.float64)).sum(axis=1, keepdims=True))
+    return replace(labels, values=(labels.values - total).astype(np.float32))
 
 
 def loss_of(model: GPT, data: np.ndarray, labels: SoftLabels | None) -> Tensor:
-    """KL at T = 1 to the labels, or cross-entropy with the true tokens."""
+    """Return the KL at T = 1 to the labels, or the cross-entropy with the true tokens."""
     ids = torch.from_numpy(data)
     with torch.autocast("cpu", torch.bfloat16):
         logits = functional.linear(model(ids[:, :-1]), model.embedding.weight).flatten(0, 1)
@@ -200,49 +199,88 @@ def loss_of(model: GPT, data: np.ndarray, labels: SoftLabels | None) -> Tensor:
     return losses.kl(logits, labels)
 
 
+def gradient(model: GPT, data: np.ndarray, labels: SoftLabels | None) -> list[Tensor]:
+    """Return the gradient of each parameter, clipped to a norm of 1 in all."""
+    parameters = list(model.parameters())
+    gradients = torch.autograd.grad(loss_of(model, data, labels), parameters)
+    norm = torch.stack([one.norm() for one in gradients]).norm()
+    return [one / norm.clamp_min(1.0) for one in gradients]
+
+
+class Adam:
+    """AdamW as language_model.optimizer_of makes it, whose second moment may be that of another gradient."""
+
+    def __init__(self, model: GPT) -> None:
+        self.parameters = list(model.parameters())
+        self.first = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.second = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self, gradients: list[Tensor], squared: list[Tensor], lr: float) -> None:
+        """Update the parameters; ``squared`` are the gradients that the second moment is made of."""
+        self.steps += 1
+        for parameter, first, second, one, other in zip(
+            self.parameters, self.first, self.second, gradients, squared, strict=True
+        ):
+            parameter.mul_(1 - lr * (0.1 if parameter.ndim == 2 else 0.0))
+            first.lerp_(one, 0.1)
+            second.mul_(0.95).addcmul_(other, other, value=0.05)
+            scale = (second / (1 - 0.95**self.steps)).sqrt_().add_(1e-8)
+            parameter.addcdiv_(first, scale, value=-lr / (1 - 0.9**self.steps))
+
+
 def run(student: Student, seed: int, teacher: GPT, data: np.ndarray, validation: np.ndarray) -> dict[str, float]:
-    """Train one student; its figures."""
+    """Train one student and return its figures."""
     name = "".join(letter if letter.isalnum() else "-" for letter in student.name) + f"-{seed}-{len(data)}"
     done = CACHE / f"{name}.json"
     if done.exists():
-        return json.loads(done.read_text())
+        return dict(json.loads(done.read_text()))
     torch.manual_seed(seed)
     model = GPT(STUDENT)
-    optimizer = language_model.optimizer_of(model)
-    found, size, steps = batches(student, seed, teacher, data)
-    for step, (rows, labels) in enumerate(tqdm(found, total=steps, desc=name, mininterval=10)):
-        for group in optimizer.param_groups:
-            group["lr"] = language_model.learning_rate(step, steps, PEAK_LR, WARM_UP)
-        loss_of(model, data[rows], labels).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-    if student.name == LIVE and seed == 0:
-        save_file(model.state_dict(), CACHE / "live.safetensors")
-    figures = {"bytes": size} | evaluate(model, teacher, validation)
+    optimizer = Adam(model)
+    batches = np.arange(len(data)).reshape(-1, BATCH)
+    stored = list(labels_of(student.spec, len(data))) if student.spec else []
+    threshold = list(labels_of(THRESHOLD, len(data))) if student.second_moment == "threshold" else []
+
+    def live(rows: np.ndarray) -> DenseLabels:
+        return DenseLabels(predict(teacher, data[rows]).flatten(0, 1).numpy())
+
+    order = np.random.default_rng(seed).permutation(len(batches))
+    for step, number in enumerate(tqdm(order, desc=name, mininterval=10)):
+        rows = batches[number]
+        labels: SoftLabels | None = None if student.name == HARD else stored[number] if stored else live(rows)
+        if student.normalised:
+            assert isinstance(labels, SparseLabels)
+            labels = normalised(labels)
+        first = squared = gradient(model, data[rows], labels)
+        if student.second_moment != "own":
+            other = live(rows) if student.second_moment == "full KD" else threshold[number]
+            squared = gradient(model, data[rows], other)
+        optimizer.step(first, squared, language_model.learning_rate(step, len(order), PEAK_LR, WARM_UP))
+    figures = {"bytes": bytes_of(student, len(data))} | evaluate(model, teacher, validation)
     done.write_text(json.dumps(figures))
     return figures
 
 
 @torch.no_grad()
 def evaluate(model: GPT, teacher: GPT, validation: np.ndarray) -> dict[str, float]:
-    """Loss, KL to the teacher, agreement, calibration error on held-out text."""
-    loss, kl, agree, confidence, right = [], [], [], [], []
-    for start in range(0, len(validation), 8):
-        part = validation[start : start + 8]
-        true = torch.from_numpy(part[:, 1:]).flatten()
-        log_q = model.logits(torch.from_numpy(part[:, :-1])).flatten(0, 1).log_softmax(-1)
-        log_p = ask(teacher, part).flatten(0, 1).log_softmax(-1)
+    """Return loss, KL to the teacher, agreement and calibration error on held-out text."""
+    loss, kl, agree, confidence, hits = [], [], [], [], []
+    for block in np.array_split(validation, max(1, len(validation) // 8)):
+        true = torch.from_numpy(block[:, 1:]).flatten()
+        log_q = model.logits(torch.from_numpy(block[:, :-1])).flatten(0, 1).log_softmax(-1)
+        log_p = predict(teacher, block).flatten(0, 1).log_softmax(-1)
         loss.append(functional.nll_loss(log_q, true).item())
         kl.append((log_p.exp() * (log_p - log_q)).sum(-1).mean().item())
         agree.append((log_p.argmax(-1) == log_q.argmax(-1)).float().mean().item())
         top, guess = log_q.max(-1)
         confidence.append(top.exp())
-        right.append((guess == true).float())
-    top, hits = torch.cat(confidence), torch.cat(right)
+        hits.append((guess == true).float())
+    top, right = torch.cat(confidence), torch.cat(hits)
     bins = (top * BINS).long().clamp_max(BINS - 1)
     error = sum(
-        abs((top[bins == b] - hits[bins == b]).mean().item()) * (bins == b).float().mean().item()
+        abs((top[bins == b] - right[bins == b]).mean().item()) * (bins == b).float().mean().item()
         for b in range(BINS)
         if (bins == b).any()
     )
@@ -252,78 +290,60 @@ def evaluate(model: GPT, teacher: GPT, validation: np.ndarray) -> dict[str, floa
     }  # fmt: skip
 
 
-def angles(teacher: GPT, data: np.ndarray, rows: list[dict]) -> None:
-    """Add to each scheme the cosine of its gradient with the live teacher's, at the live student's weights."""
-    model = GPT(STUDENT)
-    model.load_state_dict(load_file(CACHE / "live.safetensors"))
-    for student in students():
-        if student.name == HARD:
-            continue
-        cosines = []
-        found, _, _ = batches(student, 99, teacher, data)
-        for _, (numbers, labels) in zip(range(ANGLE_BATCHES), found, strict=False):
-            live = DenseLabels(ask(teacher, data[numbers]).flatten(0, 1).numpy())
-            one, other = (gradient(model, data[numbers], given) for given in (labels, live))
-            cosines.append(functional.cosine_similarity(one, other, dim=0).item())
-        degrees = math.degrees(math.acos(min(1.0, statistics.mean(cosines))))
-        for row in rows:
-            if row["scheme"] == student.name:
-                row["angle"] = degrees
+def above_live(rows: list[dict], key: str) -> dict[str, list[float]]:
+    """Return by scheme its figure less that of full KD, seed by seed."""
+    live = {row["seed"]: row[key] for row in rows if row["scheme"] == LIVE}
+    above: dict[str, list[float]] = {}
+    for row in rows:
+        if row["seed"] in live:
+            above.setdefault(row["scheme"], []).append(row[key] - live[row["seed"]])
+    return above
 
 
-def gradient(model: GPT, data: np.ndarray, labels: SoftLabels | None) -> Tensor:
-    """Of all parameters, as one vector."""
-    model.zero_grad()
-    loss_of(model, data, labels).backward()
-    return torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).double()
+def interval(values: list[float]) -> str:
+    """Return the mean of paired differences with the half width of its 95 % confidence interval."""
+    if len(values) not in T_QUANTILES:
+        return f"{statistics.mean(values):+.4f}"
+    half = T_QUANTILES[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
+    return f"{statistics.mean(values):+.4f} ± {half:.4f}"
 
 
 def report(rows: list[dict]) -> None:
-    """A table: means over seeds and standard deviations; of the loss also what it is above full KD, seed by seed."""
-    print("\n| labels | bytes a token | loss | above full KD | KL to teacher | agreement | calibration error | angle |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|")
-    live = {row["seed"]: row["loss"] for row in rows if row["scheme"] == LIVE}
+    """Print means over seeds, and differences to full KD seed by seed with confidence intervals."""
+    print("\n| labels | bytes per token | loss | loss above full KD | seed by seed | KL above full KD | calibration |")
+    print("|---|---:|---:|---:|---|---:|---:|")
+    loss, kl = above_live(rows, "loss"), above_live(rows, "kl")
     for name in dict.fromkeys(row["scheme"] for row in rows):
-        mine = [row for row in rows if row["scheme"] == name]
-        cells = []
-        above = [row["loss"] - live[row["seed"]] for row in mine]
-        figures = [[row[key] for row in mine] for key in ("loss", "kl", "agreement", "calibration_error")]
-        for values in (figures[0], above, *figures[1:]):
-            spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.4f}{spread}")
-        size = "-" if mine[0]["bytes"] is None else f"{mine[0]['bytes']:.1f}"
-        angle = f"{mine[0]['angle']:.1f}°" if "angle" in mine[0] else "-"
-        print(f"| {name} | {size} | " + " | ".join(cells) + f" | {angle} |")
+        of_name = [row for row in rows if row["scheme"] == name]
+        size = "-" if of_name[0]["bytes"] is None else f"{of_name[0]['bytes']:.1f}"
+        means = [statistics.mean(row[key] for row in of_name) for key in ("loss", "calibration_error")]
+        differences = ("-", "-", "-") if name == LIVE else (
+            interval(loss[name]), " ".join(f"{value:+.3f}" for value in loss[name]), interval(kl[name])
+        )  # fmt: skip
+        print(f"| {name} | {size} | {means[0]:.4f} | {' | '.join(differences)} | {means[1]:.3f} |")
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Loss on held-out text above that of full KD, seed by seed, the nearest first."""
+    """Draw the loss above full KD, seed by seed, the nearest first."""
     import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    live = {row["seed"]: row["loss"] for row in rows if row["scheme"] == LIVE}
-    above: dict[str, list[float]] = {}
-    for row in rows:
-        if row["scheme"] != LIVE:
-            size = "" if row["bytes"] is None else f" ({row['bytes']:.1f} B)"
-            above.setdefault(row["scheme"] + size, []).append(row["loss"] - live[row["seed"]])
+    sizes = {row["scheme"]: "" if row["bytes"] is None else f" ({row['bytes']:.1f} B)" for row in rows}
+    above = {name: values for name, values in above_live(rows, "loss").items() if name != LIVE}
     names = sorted(above, key=lambda name: -statistics.mean(above[name]))
     figure, axis = plt.subplots(figsize=(8, 0.36 * len(names) + 1.1))
     for place, name in enumerate(names):
         axis.plot(above[name], [place] * len(above[name]), "o", alpha=0.35, color="tab:blue")
         axis.plot(statistics.mean(above[name]), place, "|", markersize=16, markeredgewidth=2.5, color="tab:blue")
-    if len(live) > 1:
-        noise = statistics.stdev(live.values())
-        axis.axvline(noise, ls="--", color="tab:green")
-        axis.annotate("full KD, deviation over seeds", (noise, 0), rotation=90, xytext=(-11, 0),
-                      textcoords="offset points", fontsize=8, color="tab:green")  # fmt: skip
-    axis.set_yticks(range(len(names)), names)
-    axis.set(xscale="log", xlabel="loss on held-out text above full KD, nats a token")
-    ticks = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
+    axis.axvline(0, color="tab:green")
+    axis.set_yticks(range(len(names)), [name + sizes[name] for name in names])
+    axis.set_xscale("symlog", linthresh=0.02)
+    ticks = [-0.01, 0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
     axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.set_xticks([], minor=True)
+    axis.set_xlabel("loss on held-out text above full KD, nats per token")
     axis.grid(visible=True, alpha=0.2)
     figure.tight_layout()
     figure.savefig(path)
