@@ -12,6 +12,7 @@ import pytest
 from softlabels.errors import InvalidData
 from softlabels.sources import expansion, open_source
 from softlabels.sources.expansion import check_expansion, limit_of
+from softlabels.sources.kinds.parquet import open_parquet
 
 READER = """
 import sys, resource
@@ -78,8 +79,6 @@ def test_row_groups_within_the_limit_are_read_as_they_are(tmp_path):
     texts, lists = ["a", "bb", None] * 100, [[1.0], [], [2.0, 3.0]] * 100
     table = pa.table({"t": texts, "l": pa.array(lists), "x": pa.array(np.arange(300.0))})
     pq.write_table(table, tmp_path / "x.parquet", row_group_size=170)
-    from softlabels.sources.kinds.parquet import open_parquet
-
     read_table = open_parquet(tmp_path / "x.parquet", "x").read(np.arange(300), ["t", "l", "x"])
     assert read_table.to_pydict() == table.to_pydict()
     assert open_parquet(tmp_path / "x.parquet", "x").read(np.empty(0, np.int64), ["t"]).num_rows == 0
@@ -101,3 +100,108 @@ def test_arrow_that_expands_is_refused_by_a_process_with_little_memory(tmp_path,
     assert "takes too much memory, got more than 1,073,741,824 bytes" in message
     assert grown < 100
     assert child < 1024 + 300
+
+
+def footer_number(path, value, claim):
+    """Replace a whole number in the footer of a Parquet file by a smaller one, in a spelling of the same length."""
+    data = path.read_bytes()
+    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    spelled, claimed = (varint(2 * number) for number in (value, claim))
+    claimed = bytes(byte | 0x80 for byte in claimed) + bytes([0x80] * (len(spelled) - len(claimed) - 1) + [0])
+    assert spelled in data[start:]
+    path.write_bytes(data[:start] + data[start:].replace(spelled, claimed))
+
+
+def varint(number):
+    """The bytes of a number in Thrift's compact protocol."""
+    result = []
+    while True:
+        result.append(number & 0x7F | (0x80 if number > 0x7F else 0))
+        number >>= 7
+        if not number:
+            return bytes(result)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([np.zeros(2_000_000, np.int8)]),
+        pa.array([[np.zeros(1000)] * 2000]),
+        pa.array([[{"a": 1, "b": 0.5}] * 2_000_000]),
+    ],
+    ids=["list", "list of lists", "list of structures"],
+)
+def test_a_footer_that_claims_fewer_values_than_its_pages_hold_is_found_out(tmp_path, small, column):
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"x": column}), path, compression="zstd", use_dictionary=False, data_page_size=2**30)
+    assert path.stat().st_size < 30_000
+    footer_number(path, 2_000_000, 3)
+    assert pq.ParquetFile(path).metadata.row_group(0).column(0).num_values == 3
+    with pytest.raises(InvalidData, match="row group 0 takes too much memory"):
+        open_source(path).inputs(np.arange(1))
+
+
+@pytest.mark.parametrize(("items", "is_read"), [(2**14 - 600, True), (2**14 + 1, False)])
+def test_one_row_may_hold_as_much_as_the_limit(tmp_path, small, items, is_read):
+    """The page of the row also holds the lengths of lists."""
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"x": [np.zeros(items, np.float32)]}), path, compression="zstd", use_dictionary=False)
+    assert path.stat().st_size < 2048
+    if is_read:
+        assert open_source(path).inputs(np.arange(1)).shape == (1, items)
+    else:
+        with pytest.raises(InvalidData, match="row group 0 takes too much memory"):
+            open_source(path)
+
+
+def test_a_page_that_expands_is_refused_although_few_of_its_values_are_claimed(tmp_path, small):
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"x": np.zeros(200_000)}), path, compression="zstd", use_dictionary=False)
+    footer_number(path, 200_000, 3)
+    with pytest.raises(InvalidData, match="row group 0 takes too much memory"):
+        open_source(path).inputs(np.arange(1))
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["texts", "lists of texts"])
+def test_a_dictionary_of_one_long_text_is_refused_before_it_is_repeated(tmp_path, small, nested):
+    text = "x" * 30_000
+    column = pa.array([[{"role": "user", "content": text}] * 1000]) if nested else pa.array([text] * 1000)
+    pq.write_table(pa.table({"x": column}), tmp_path / "x.parquet", compression="zstd")
+    with pytest.raises(InvalidData, match="row group 0 takes too much memory"):
+        open_parquet(tmp_path / "x.parquet", "x").read(np.arange(1), ["x"])
+
+
+def test_texts_that_continue_each_other_are_refused_in_lists(tmp_path, small):
+    """A thousand prefixes of a text take a few bytes each in a file."""
+    column = pa.array([["x" * length for length in range(1000)]])
+    path = tmp_path / "x.parquet"
+    pq.write_table(
+        pa.table({"x": column}), path, use_dictionary=False, column_encoding={"x.list.element": "DELTA_BYTE_ARRAY"}
+    )
+    with pytest.raises(InvalidData, match="row group 0 takes too much memory"):
+        open_parquet(path, "x").read(np.arange(1), ["x"])
+
+
+def test_texts_that_repeat_in_lists_are_read_through_their_dictionary(tmp_path, small):
+    messages = [[{"role": "user", "content": "x" * 500}, {"role": "model", "content": None}], [], None] * 30
+    table = pa.table({"m": messages, "n": range(90)})
+    pq.write_table(table, tmp_path / "x.parquet")
+    read_table = open_parquet(tmp_path / "x.parquet", "x").read(np.arange(90), ["m", "n"])
+    assert read_table.to_pydict() == table.to_pydict()
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+def test_files_with_every_kind_of_page_are_read(tmp_path, version, codec):
+    table = pa.table({
+        "text": ["a", None, "bbb"] * 500, "day": pa.array(range(1500), pa.date32()), "flag": [True, False, None] * 500,
+        "list": [[1, 2], [], None] * 500, "map": pa.array([[("k", 1.5)]] * 1500, pa.map_(pa.string(), pa.float64())),
+        "kind": pa.array(["a", "b", "a"] * 500).dictionary_encode(), "bytes": pa.array([b"12"] * 1500, pa.binary(2)),
+        "nested.name": [{"a": {"b": [{"c": "d"}]}}] * 1500,
+    })  # fmt: skip
+    path = tmp_path / "x.parquet"
+    pq.write_table(table, path, compression=codec, data_page_version=version, data_page_size=500, row_group_size=400)
+    file = open_parquet(path, "x")
+    for group in range(4):
+        rows = np.arange(400 * group, min(400 * group + 400, 1500))
+        assert file._read_block(group, table.schema.names).to_pydict() == table.take(pa.array(rows)).to_pydict()
