@@ -217,7 +217,7 @@ def bugs(_: float) -> Section:
     return "Planted bugs", lines, not any("NOT" in line[1] for line in lines)
 
 
-SHARES = {"topk": 0.5, "adaptive": 0.25, "threshold": 0.25}
+SHARES = {"topk": 0.4, "adaptive": 0.2, "threshold": 0.2, "counts": 0.2}
 """Of the mutants, by what the labels of the store are."""
 ROUNDS = 10
 """Of mutants; a run that is cut short has counted those it finished."""

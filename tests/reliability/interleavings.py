@@ -29,6 +29,8 @@ STEPS = (
 """Steps of a commit as far as another writer could see them."""
 HOOKED = tuple(dict.fromkeys(STEPS))
 STUCK = 30.0
+LABELS = ("topk", "counts")
+"""Labels of the stores, in turns."""
 
 
 @dataclass
@@ -86,9 +88,9 @@ def run(most: int | None = None, *, seed: int = 0, progress: Callable[[int], Non
         orders = random.Random(seed).sample(orders, most)
     base = Path(tempfile.mkdtemp(dir=world.TEMPORARY if world.TEMPORARY.is_dir() else None))
     try:
-        for order in orders:
+        for order, labels in zip(orders, itertools.cycle(LABELS)):
             try:
-                _race(base / "store", order)
+                _race(base / "store", order, labels)
             except Exception as error:  # noqa: BLE001  whatever goes wrong is a violation
                 result.violations.append(f"{order}: {type(error).__name__}: {error}")
             shutil.rmtree(base / "store")
@@ -99,8 +101,8 @@ def run(most: int | None = None, *, seed: int = 0, progress: Callable[[int], Non
     return result
 
 
-def _race(root: Path, order: tuple[int, ...]) -> None:
-    store = world.open_store(root, 2)
+def _race(root: Path, order: tuple[int, ...], labels: str) -> None:
+    store = world.open_store(root, 2, labels=labels)
     world.commit(store, 1)  # makes the directories, so that the steps are those of STEPS
     turns, won, failed = Turns(order), {}, []
     seen: list[bytes] = []

@@ -26,8 +26,13 @@ from softlabels.store import verify
 from tests.reliability import world
 
 UNITS = 2
+KINDS = (("zarr", "topk"), ("parquet", "counts"), ("zarr", "counts"), ("parquet", "topk"))
+"""Formats of shards, and labels: those of counts have a codebook, which must be durable before the descriptor."""
 LAST_TREES = 8
 """Trees to try at least for a cut after the last event."""
+
+
+Kind = tuple[str, str]
 
 
 @dataclass
@@ -142,21 +147,21 @@ def watching(log: Log, *, kill_at: int | None = None) -> Iterator[None]:
             setattr(os, name, function)
 
 
-def record(folder: Path, shard_format: str) -> list[Event]:
+def record(folder: Path, kind: Kind) -> list[Event]:
     """Return the effects of making a store, committing its units and sealing it, and what was promised when."""
     folder.mkdir()
     log = Log(folder)
     with watching(log):
-        _work(folder / "store", shard_format, log)
+        _work(folder / "store", kind, log)
     return log.events
 
 
-def record_killed(folder: Path, shard_format: str, kill_at: int) -> tuple[list[Event], int] | None:
+def record_killed(folder: Path, kind: Kind, kill_at: int) -> tuple[list[Event], int] | None:
     """Return the effects of a process that dies and of one that continues, and where the second begins.
 
     Args:
         folder: Directory to work in; must not exist.
-        shard_format: Format of the shards.
+        kind: Format of the shards, and labels.
         kill_at: Number of the call before which the first process dies.
 
     Returns:
@@ -166,20 +171,20 @@ def record_killed(folder: Path, shard_format: str, kill_at: int) -> tuple[list[E
     log = Log(folder)
     try:
         with watching(log, kill_at=kill_at):
-            _work(folder / "store", shard_format, log)
+            _work(folder / "store", kind, log)
     except Killed:
         pass
     else:
         return None
     begin = len(log.events)
     with watching(log):
-        _work(folder / "store", shard_format, log)
+        _work(folder / "store", kind, log)
     return log.events, begin
 
 
-def _work(root: Path, shard_format: str, log: Log) -> None:
+def _work(root: Path, kind: Kind, log: Log) -> None:
     """Make or continue a store and seal it; log a promise when a unit is there as far as the process can see."""
-    store = world.open_store(root, UNITS, shard_format)
+    store = world.open_store(root, UNITS, *kind)
     missing = set(store.missing())
     log.events += [Event("promised", what=str(unit)) for unit in sorted(set(range(UNITS)) - missing)]
     for unit in sorted(missing):
@@ -273,7 +278,7 @@ def run(
     stop_early: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Cuts:
-    """Try about ``most`` states, in both formats of shards, and complete the store after every ``resume_every``-th.
+    """Try about ``most`` states, of every kind, and complete the store after every ``resume_every``-th.
 
     Args:
         most: Number of states.
@@ -285,16 +290,14 @@ def run(
     result, rng, seen = Cuts(), random.Random(seed), set()
     base = Path(tempfile.mkdtemp(dir=world.TEMPORARY if world.TEMPORARY.is_dir() else None))
     try:
-        for shard_format, events, begin, budget in _histories(base, most):
+        for kind, events, begin, budget in _histories(base, most):
             for tree, promised in states(events, rng, budget, begin):
                 result.states += 1
-                mark = (shard_format, frozenset(tree.items()), frozenset(promised))
+                mark = (kind, frozenset(tree.items()), frozenset(promised))
                 if mark not in seen:
                     seen.add(mark)
                     result.different += 1
-                    _try(
-                        base / "cut", tree, promised, shard_format, result, resume=result.different % resume_every == 0
-                    )
+                    _try(base / "cut", tree, promised, kind, result, resume=result.different % resume_every == 0)
                 if result.states % 100 == 0:
                     progress(result.states)
                 if stop_early and result.violations:
@@ -304,23 +307,26 @@ def run(
     return result
 
 
-def _histories(base: Path, budget: int) -> Iterator[tuple[str, list[Event], int, int]]:
-    """Yield format, events, first cut and states to try: half for one process, half for one that dies and another."""
-    for shard_format in ("zarr", "parquet"):
-        yield shard_format, record(base / shard_format, shard_format), 0, budget // 4
-    killed = []
-    for kill_at in itertools.count():
-        shard_format = ("zarr", "parquet")[kill_at % 2]
-        history = record_killed(base / f"killed-{kill_at}", shard_format, kill_at)
+def _histories(base: Path, budget: int) -> Iterator[tuple[Kind, list[Event], int, int]]:
+    """Yield kind, events, first cut and states to try: half for one process, half for one that dies and another."""
+    for kind in KINDS:
+        yield kind, record(base / "-".join(kind), kind), 0, budget // (2 * len(KINDS))
+    killed = [history for number in range(len(KINDS)) for history in _killed(base, number)]
+    for kind, events, begin in killed:
+        yield kind, events, begin, budget // (2 * len(killed))
+
+
+def _killed(base: Path, number: int) -> Iterator[tuple[Kind, list[Event], int]]:
+    """Yield kind, events and first cut of two processes; the kinds share the moments at which the first one dies."""
+    for kill_at in itertools.count(number, len(KINDS)):
+        history = record_killed(base / f"killed-{kill_at}", KINDS[number], kill_at)
         if history is None:
-            break
-        killed.append((shard_format, *history))
-    for shard_format, events, begin in killed:
-        yield shard_format, events, begin, budget // (2 * len(killed))
+            return
+        yield KINDS[number], *history
 
 
 def _try(
-    folder: Path, tree: dict[str, bytes | None], promised: set[str], shard_format: str, result: Cuts, *, resume: bool
+    folder: Path, tree: dict[str, bytes | None], promised: set[str], kind: Kind, result: Cuts, *, resume: bool
 ) -> None:
     folder.mkdir()
     try:
@@ -329,17 +335,17 @@ def _try(
                 (folder / path).mkdir()
             else:
                 (folder / path).write_bytes(data)
-        _judge(folder / "store", promised, shard_format, resume=resume)
+        _judge(folder / "store", promised, kind, resume=resume)
     except Exception as error:  # noqa: BLE001  whatever goes wrong is a violation
         result.violations.append(f"{type(error).__name__}: {error}")
     finally:
         shutil.rmtree(folder)
 
 
-def _judge(root: Path, promised: set[str], shard_format: str, *, resume: bool) -> None:
+def _judge(root: Path, promised: set[str], kind: Kind, *, resume: bool) -> None:
     """Raise unless all that was promised is there, all that is there is right, and the store can be completed."""
     units = {int(what) for what in promised if what.isdecimal()}
-    store = world.descriptor(UNITS, shard_format)
+    store = world.descriptor(UNITS, *kind)
     if (root / "softlabels.json").exists():
         if not units <= world.judge(root, store):
             raise AssertionError(f"units {units} were promised")
@@ -348,7 +354,7 @@ def _judge(root: Path, promised: set[str], shard_format: str, *, resume: bool) -
     if "sealed" in promised and sl.open(root).rows != UNITS * world.UNIT_ROWS:
         raise AssertionError("the sealed snapshot is gone")
     if resume:
-        writer = world.open_store(root, UNITS, shard_format)
+        writer = world.open_store(root, UNITS, *kind)
         for unit in list(writer.missing()):
             world.commit(writer, unit, extras=unit == 0)
         sl.seal(root)

@@ -22,8 +22,13 @@ CHUNK_ROWS = 4
 TEMPORARY = Path("/dev/shm")  # noqa: S108  memory where there is any: kills and cuts need no disk
 
 
-LABELS = {"topk": "topk:3:f16", "adaptive": "adaptive:0.01:f16:2", "threshold": "threshold:0.05"}
-"""What rows hold: three classes each; as many as there are, and a codebook; a sample."""
+LABELS = {
+    "topk": "topk:3:f16", "adaptive": "adaptive:0.01:f16:2", "threshold": "threshold:0.05",
+    "counts": "counts:20:0.005:2",
+}  # fmt: skip
+"""Contents of rows: three classes, as many as are likely with a codebook, a sample, and draws under ranks."""
+CODEBOOKS = {"adaptive", "counts"}
+"""Labels whose head has a codebook."""
 CODEBOOK = Codebook(np.stack([np.full((1, 300), 1 / 300), np.arange(1, 301)[None] / 45150], axis=1).astype(np.float32))
 
 
@@ -31,7 +36,7 @@ CODEBOOK = Codebook(np.stack([np.full((1, 300), 1 / 300), np.arange(1, 301)[None
 def descriptor(units: int, shard_format: str = "zarr", labels: str = "topk") -> Descriptor:
     """A store of ``units`` units."""
     rows = units * UNIT_ROWS
-    codebook = digest_of(CODEBOOK) if labels == "adaptive" else None
+    codebook = digest_of(CODEBOOK) if labels in CODEBOOKS else None
     spec = parse(LABELS[labels], classes=300).spec
     return Descriptor(
         rows=rows, unit_rows=UNIT_ROWS, chunk_rows=CHUNK_ROWS, shard_format=shard_format, codec="lz4",
@@ -52,6 +57,8 @@ def content(unit: int, labels: str = "topk") -> dict[str, np.ndarray]:
     tail = np.full((UNIT_ROWS, 1), -2.0, np.float32)
     if labels == "topk":
         return own | {"logits/ids": ids, "logits/values": values, "logits/tail": tail}
+    if labels == "counts":
+        return own | _draws(rows)
     counts = (1 + rows % 3).astype(np.uint16)
     listed = np.arange(3) < counts[:, None]
     own |= {"logits/count": counts, "logits/ids": ids[listed]}
@@ -61,6 +68,18 @@ def content(unit: int, labels: str = "topk") -> dict[str, np.ndarray]:
     listed_counts = np.maximum(counts - 1, 1).astype(np.uint16)
     codes = np.tile(np.array([0, 43], np.uint8), (UNIT_ROWS, 1))[np.arange(2) < listed_counts[:, None]]
     return own | {"logits/listed": listed_counts, "logits/codes": codes}
+
+
+def _draws(rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Columns of ``counts``: one to three near ranks and up to two far ones, with fewer draws than there may be."""
+    near, far = (1 + rows % 3).astype(np.uint8), (rows % 3).astype(np.uint8)
+    columns = {
+        "prior": rows % 2, "near": near, "near_gaps": np.repeat(rows % 80, near),
+        "near_draws": np.repeat(rows % 4, near),
+        "far": far, "far_blocks": np.zeros(far.sum()), "far_offsets": np.concatenate([9 * np.arange(n) for n in far]),
+        "far_draws": np.repeat(rows % 2, far),
+    }  # fmt: skip
+    return {f"logits/{name}": values.astype(np.uint8) for name, values in columns.items()}
 
 
 def commit(store: StoreWriter, unit: int, *, extras: bool = False) -> bool:
@@ -78,7 +97,7 @@ def labels_of(store: Descriptor) -> str:
 
 def open_store(root: Path, units: int, shard_format: str = "zarr", labels: str = "topk") -> StoreWriter:
     """The store at ``root``, made where there is none."""
-    codebooks = {"logits": CODEBOOK} if labels == "adaptive" else {}
+    codebooks = {"logits": CODEBOOK} if labels in CODEBOOKS else {}
     return create_or_open(root, descriptor(units, shard_format, labels), codebooks)
 
 
