@@ -24,7 +24,8 @@ from softlabels.suggestions import suggest
 COMMANDS = ("train-teacher", "train-student")
 """Commands that a file may have a table for."""
 
-MAX_BYTES = 2**20
+MAX_BYTES = 2**16
+"""Size of a file; the time to parse nested names grows with its square."""
 
 
 def read(path: Path, command: str, known: Sequence[str]) -> dict[str, Any]:
@@ -41,10 +42,13 @@ def read(path: Path, command: str, known: Sequence[str]) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as file:
-            document = tomllib.loads(file.read(MAX_BYTES).decode())
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"more than {MAX_BYTES:,} bytes")
+        document = tomllib.loads(data.decode())
     except FileNotFoundError:
         raise DataNotFound(f"--config: no such file, got {path}; expected a recipe in TOML") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidArgument(f"--config {path}: cannot be read, got {error}; expected a recipe in TOML") from None
     for name in document:
         check_key(name, COMMANDS, f"--config {path}")

@@ -127,18 +127,22 @@ with softlabels train-teacher or train-student
     return record_from_bytes(path, data)
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path, expected: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Return the weights of a run.
 
     Args:
         folder: Run directory.
+        expected: Tensors of the network, perhaps on the meta device, which bound the size of the file; None: the memory
+            of this machine bounds it.
 
     Raises:
-        RunCorrupt: The weights are missing, damaged, or larger than the memory of this machine.
+        RunCorrupt: The weights are missing, damaged, or too large.
     """
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if expected is not None:
+        limit = sum(tensor.nbytes for tensor in expected.values()) + MAX_HEADER_BYTES
     try:
-        data = read_file(folder, WEIGHTS_FILE, memory)
+        data = read_file(folder, WEIGHTS_FILE, limit)
     except FileNotFoundError:
         raise RunCorrupt(
             f"{folder / WEIGHTS_FILE}: missing, got an incomplete run; expected the weights. Copy the run again, or "

@@ -18,6 +18,7 @@ from softlabels.store.format import canonical_json
 from softlabels.store.format.fields import Fields
 from softlabels.store.format.limits import MAX_ROWS, MAX_UNITS
 from softlabels.store.storage.posix import PosixStorage
+from softlabels.store.storage.regular_file import read_regular
 from softlabels.store.storage.storage import Storage
 from softlabels.store.storage.system_errors import system_errors
 
@@ -55,15 +56,13 @@ def read_lock(path: Path) -> dict[str, LockEntry]:
         InvalidData: The file is no lock file that this version reads.
     """
     try:
-        data = path.read_bytes()
+        return _parse(read_regular(path, MAX_BYTES))
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise InvalidData(
             f"{path}: cannot be read, got {error.strerror}; expected a lock file. Name another"
         ) from error
-    try:
-        return _parse(data)
     except (ValueError, RecursionError) as error:
         raise InvalidData(
             f"{path}: not a lock file, got {error}; expected what softlabels pull writes. Restore it, or delete it and "
@@ -143,8 +142,6 @@ def lock_key(storage: Storage, path: Path) -> str:
 
 def _parse(data: bytes) -> dict[str, LockEntry]:
     """Return the entries in the bytes of a lock file; raises ValueError for anything else."""
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"{len(data):,} bytes")
     fields = Fields(json.loads(data.decode(), object_pairs_hook=canonical_json.unique))
     if fields.get("format") != FORMAT or fields.get("version") != VERSION:
         raise ValueError(f"format {fields.get('format')!r:.40}, version {fields.get('version')!r:.40}")

@@ -229,7 +229,7 @@ def _read_known(storage: Storage, unit: int, digest: str) -> UnitFigures | None:
         if not canonical_json.has_digest(data, digest):
             return None
         figures = UnitFigures.of_json(json.loads(data))
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return figures if figures.unit == unit else None
 

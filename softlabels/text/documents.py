@@ -80,8 +80,14 @@ def chat_encoder(tokenizer: Tokenizer, options: TextOptions, where: str) -> Enco
         where: First words of messages.
 
     Raises:
+        InvalidArgument: The template came with a store.
         InvalidData: A chat cannot be rendered, or has no response although only responses are labelled; names the row.
     """
+    if options.from_store and tokenizer.chat_template is not None:
+        raise InvalidArgument(
+            f"{where}: chats are rendered by a template, got that of the store, which is code; expected one that you "
+            "trust. Train from the tokens in the store, without --data, or name the tokenizer with --tokenizer"
+        )
 
     def encode(chats: Sequence[Any], first: int) -> list[Tokens]:
         rows: list[Tokens] = []

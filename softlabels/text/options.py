@@ -29,6 +29,7 @@ class TextOptions:
             columns. None: all tokens are labelled.
         max_tokens: Longer documents are truncated to this; None: documents are never truncated.
         target: What labels belong to: the ``next`` token of each position, each ``token`` itself, or the ``row``.
+        from_store: True if the tokenizer came with a store. A store is untrusted, so its chat template is not run.
 
     Raises:
         InvalidArgument: An option is out of range, or options exclude one another.
@@ -44,6 +45,7 @@ class TextOptions:
     mask: Mask | None = None
     max_tokens: int | None = None
     target: Target = "next"
+    from_store: bool = False
 
     def __post_init__(self) -> None:
         for name, value, kind in (("documents", self.documents, Documents), ("target", self.target, Target)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument, InvalidData
+from softlabels.text.tokenizer_growth import check_growth
 
 if TYPE_CHECKING:
     import tokenizers
@@ -33,6 +35,8 @@ BYTES = 256
 """Tokens of a byte-level alphabet."""
 
 MAX_VOCABULARY = 2**20
+MAX_REASON = 300
+"""Characters of an error that a message cites."""
 NOT_IDENTITY = ("truncation", "padding")
 """Members of ``tokenizer.json`` that hold the settings of one call, not of the tokenizer."""
 
@@ -59,6 +63,13 @@ class Tokenizer:
         self.special = dict(special)
         self.chat_template = chat_template
         self.to_bytes()  # a value that JSON cannot hold is an error here, not when a store is written
+        try:
+            check_growth(self.model)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise InvalidData(
+                f"tokenizer: cannot be used, got {type(error).__name__}: {str(error)[:MAX_REASON]}; expected a "
+                "tokenizer.json. Use another tokenizer"
+            ) from None
         _ = self.backend
 
     def __getstate__(self) -> dict[str, Any]:
@@ -128,13 +139,19 @@ class Tokenizer:
             value = json.loads(data)
             if value["format"] != FORMAT or value["version"] != VERSION:
                 raise ValueError(f"format {value['format']!r}, version {value['version']!r}")
-            special = {str(role): int(token) for role, token in value["special"].items()}
-            return cls(value["tokenizer"], special, value["chat_template"])
+            template = value["chat_template"]
+            if not isinstance(template, str | None):
+                raise TypeError(f"a chat template of type {type(template).__name__}")
+            tokenizer = cls(value["tokenizer"], value["special"], template)
+            for role, token in tokenizer.special.items():
+                if type(token) is not int or not 0 <= token < tokenizer.size:
+                    raise ValueError(f"{token!r} as the id of {role!r}, of {tokenizer.size:,} tokens")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidData(
-                f"{subject}: not a tokenizer document, got {type(error).__name__} {error}; expected {FORMAT} version "
-                f"{VERSION}. Copy the store or the run again"
+                f"{subject}: not a tokenizer document, got {type(error).__name__} {str(error)[:MAX_REASON]}; expected "
+                f"{FORMAT} version {VERSION}. Copy the store or the run again"
             ) from None
+        return tokenizer
 
     def to_bytes(self) -> bytes:
         """Return the document: JSON with sorted keys and without spaces, equal for equal tokenizers."""
@@ -155,14 +172,8 @@ class Tokenizer:
     @cached_property
     def backend(self) -> tokenizers.Tokenizer:
         """Return the native tokenizer."""
-        library = _library()
-        try:
-            native: tokenizers.Tokenizer = library.Tokenizer.from_str(json.dumps(self.model))
-        except Exception as error:  # noqa: BLE001  the library raises nothing narrower
-            raise InvalidData(
-                f"tokenizer: the tokenizers library cannot read it, got {error}; expected a tokenizer.json. Save it "
-                "again with a recent version of transformers"
-            ) from None
+        with _library_errors("cannot read it"):
+            native: tokenizers.Tokenizer = _library().Tokenizer.from_str(json.dumps(self.model))
         return native
 
     @cached_property
@@ -191,7 +202,8 @@ class Tokenizer:
                 token.
             max_tokens: Longer texts are truncated to this, special tokens included; None: no text is truncated.
         """
-        encodings = self._limited(max_tokens).encode_batch_fast(list(texts), add_special_tokens=special)
+        with _library_errors("cannot encode with it"):
+            encodings = self._limited(max_tokens).encode_batch_fast(list(texts), add_special_tokens=special)
         return [np.array(encoding.ids, np.int64) for encoding in encodings]
 
     def encode_pairs(
@@ -203,7 +215,8 @@ class Tokenizer:
             pairs: First and second text of each row.
             max_tokens: As for ``encode``.
         """
-        encodings = self._limited(max_tokens).encode_batch_fast(list(pairs), add_special_tokens=True)
+        with _library_errors("cannot encode with it"):
+            encodings = self._limited(max_tokens).encode_batch_fast(list(pairs), add_special_tokens=True)
         return [(np.array(one.ids, np.int64), np.array(one.type_ids) > 0) for one in encodings]
 
     def _limited(self, max_tokens: int | None) -> tokenizers.Tokenizer:
@@ -220,7 +233,8 @@ class Tokenizer:
         Args:
             text: A document, e.g. a rendered chat.
         """
-        encoding = self.backend.encode(text, add_special_tokens=False)
+        with _library_errors("cannot encode with it"):
+            encoding = self.backend.encode(text, add_special_tokens=False)
         return np.array(encoding.ids, np.int64), np.array(encoding.offsets, np.int64).reshape(-1, 2)
 
     def decode(self, ids: Sequence[int] | NDArray[np.integer[Any]]) -> str:
@@ -229,7 +243,8 @@ class Tokenizer:
         Args:
             ids: Token ids, (n,).
         """
-        return str(self.backend.decode([int(token) for token in ids], skip_special_tokens=False))
+        with _library_errors("cannot decode with it"):
+            return str(self.backend.decode([int(token) for token in ids], skip_special_tokens=False))
 
     def difference(self, other: Tokenizer) -> str | None:
         """Return the first respect in which another tokenizer differs, in words; None if they are equal.
@@ -258,6 +273,20 @@ class Tokenizer:
             ]
             return f"the {' and '.join(differing)} of the model differ"
         return f"the {member.replace('_', ' ')} differs"
+
+
+@contextmanager
+def _library_errors(problem: str) -> Iterator[None]:
+    """Turn what the tokenizers library raises into InvalidData; a panic of its Rust code is no Exception."""
+    try:
+        yield
+    except (InvalidArgument, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001  the library raises nothing narrower
+        raise InvalidData(
+            f"tokenizer: the tokenizers library {problem}, got {str(error)[:MAX_REASON]}; expected a tokenizer.json. "
+            "Save it again with a recent version of transformers"
+        ) from None
 
 
 def _library() -> Any:

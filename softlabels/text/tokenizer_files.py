@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from softlabels.errors import DataNotFound, InvalidArgument, InvalidData
+from softlabels.store.storage.regular_file import read_regular
 from softlabels.text.tokenizer import MAX_BYTES, Tokenizer
 
 FORMS = "bpe:VOCABULARY or a directory with a tokenizer.json"
@@ -92,11 +93,11 @@ def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
     """Return the chat template: the file of its own, else the one in the configuration."""
     file = folder / "chat_template.jinja"
     if file.exists():
-        return _read(file).decode()
+        return _read(file).decode(errors="replace")
     template = config.get("chat_template")
     if isinstance(template, list):  # named templates; the default is the one for plain conversations
-        named = {entry["name"]: entry["template"] for entry in template}
-        template = named.get("default")
+        entries = [entry for entry in template if isinstance(entry, dict)]
+        template = next((entry.get("template") for entry in entries if entry.get("name") == "default"), None)
     return None if template is None else str(template)
 
 
@@ -105,11 +106,11 @@ def _optional(file: Path) -> dict[str, Any]:
 
 
 def _read(file: Path) -> bytes:
-    with file.open("rb") as stream:
-        data = stream.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise InvalidData(f"{file}: too large, got more than {MAX_BYTES:,} bytes; expected a tokenizer")
-    return data
+    try:
+        return read_regular(file, MAX_BYTES)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidData(f"{file}: cannot be read, got {reason}; expected a tokenizer. Download it again") from None
 
 
 def _parse(file: Path, data: bytes) -> dict[str, Any]:

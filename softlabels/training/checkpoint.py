@@ -147,11 +147,12 @@ def saved_step(folder: Path) -> int:
         folder: Run directory.
     """
     try:
-        with (folder / CHECKPOINT_FILE).open("rb") as file:
+        # Without O_NONBLOCK a FIFO would wait for its other end.
+        with os.fdopen(os.open(folder / CHECKPOINT_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, MAX_HEADER_BYTES)))
         return int(json.loads(header["__metadata__"][METADATA])["step"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return 0
 
 

@@ -12,6 +12,10 @@ from softlabels.training.metrics import read_metrics
 HELD_OUT = "held_out."
 NOT_DRAWN = ("step", "lr")
 MAX_PANELS = 9
+MAX_NAME = 200
+"""Characters of a name that are drawn."""
+MAX_VALUE = 1e100
+"""Bound of what is drawn; a file may hold anything."""
 
 
 def plot(runs: Sequence[str | Path], out: str | Path = "curves.svg") -> Path:
@@ -56,11 +60,12 @@ def plot(runs: Sequence[str | Path], out: str | Path = "curves.svg") -> Path:
     for axis, name in zip(axes.flat, names, strict=False):
         for index, (run, entries) in enumerate(lines.items()):
             for prefix, style in (("", "-"), (HELD_OUT, "--")):
-                points = [(entry["step"], entry[prefix + name]) for entry in entries if prefix + name in entry]
+                points = [(entry["step"], entry[prefix + name]) for entry in entries if _is_drawn(entry, prefix + name)]
                 if points:
                     label = f"{run} (held-out)" if prefix else run
-                    axis.plot(*zip(*points, strict=True), style, color=f"C{index % 10}", label=label, linewidth=1.2)
-        axis.set(title=name, xlabel="step")
+                    style_of_line = {"color": f"C{index % 10}", "label": _shown(label), "linewidth": 1.2}
+                    axis.plot(*zip(*points, strict=True), style, **style_of_line)
+        axis.set(title=_shown(name), xlabel="step")
         axis.grid(visible=True, alpha=0.2)
     for axis in axes.flat[len(names) :]:
         axis.set_axis_off()
@@ -87,6 +92,17 @@ def _figures(lines: dict[str, list[dict[str, float]]]) -> list[str]:
         for entries in lines.values()
         for entry in entries
         for name in entry
-        if name not in NOT_DRAWN
+        if name not in NOT_DRAWN and _is_drawn(entry, name)
     )
     return list(names)[:MAX_PANELS]
+
+
+def _is_drawn(entry: dict[str, float], name: str) -> bool:
+    """Return True if a line holds a number of this name that fits into a picture."""
+    step, value = entry["step"], entry.get(name)
+    return isinstance(value, int | float) and max(abs(step), abs(value)) < MAX_VALUE
+
+
+def _shown(text: str) -> str:
+    """Return a name as it shows: without control characters, and not as a formula."""
+    return "".join(character if character.isprintable() else "?" for character in text[:MAX_NAME]).replace("$", r"\$")

@@ -89,9 +89,10 @@ def options_of(labels: object, text: TextOptions | None) -> TextOptions | None:
     document = labels.tokenizer_document() if isinstance(labels, Store) else None
     if document is None or not isinstance(labels, Store):
         return text
-    text = text or TextOptions()
-    tokenizer = Tokenizer.from_bytes(document) if text.tokenizer is None else text.tokenizer
-    return replace(text, tokenizer=tokenizer, target=target_of_store(labels))
+    text = replace(text or TextOptions(), target=target_of_store(labels))
+    if text.tokenizer is not None:
+        return text
+    return replace(text, tokenizer=Tokenizer.from_bytes(document), from_store=True)
 
 
 def tokenizer_of(source: Source) -> Tokenizer | None:

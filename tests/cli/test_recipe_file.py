@@ -123,6 +123,16 @@ def test_a_recipe_that_is_none_is_named(run, tmp_path, recipe, message):
         raise result.exception
 
 
+@pytest.mark.parametrize(
+    "text", ["a = " + "[" * 60_000, "a = " + "9" * 5000, "a." * 40_000 + "a = 1", "a = " + "{a=" * 2000], ids=len
+)
+def test_a_recipe_that_no_parser_should_read_is_refused(run, tmp_path, text):
+    result = run("--out", tmp_path / "run", recipe=text)
+    assert isinstance(result.exception, InvalidArgument)
+    with pytest.raises(InvalidArgument, match="cannot be read"):
+        raise result.exception
+
+
 def test_a_value_of_another_type_is_a_usage_error(run, tmp_path):
     result = run("--out", tmp_path / "run", recipe=RECIPE.replace("0.01", '"fast"'))
     assert result.exit_code == 2

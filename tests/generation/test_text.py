@@ -22,6 +22,7 @@ from softlabels.sources.store_tokens import StoreTokens
 from softlabels.store import verify
 from softlabels.text import LABELLED, START, Tokenizer
 from softlabels.text.options import TextOptions
+from softlabels.training.inputs import open_data
 
 TEXTS = [f"def f{i}(path):\n    return {i} + len(path)\n" + "x" * (i % 7) for i in range(40)]
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
@@ -167,6 +168,16 @@ def test_only_responses_of_chats_are_labelled(tmp_path, tokenizer, teacher):
         assert len(labels.ids) == len(positions) < len(ids) - 1
         assert f"return {number}" in tokenizer.decode(ids[positions + 1])
         assert "path" not in tokenizer.decode(ids[positions + 1])
+
+
+def test_the_chat_template_of_a_store_is_not_run(tmp_path, tokenizer, teacher):
+    """It is code, and a store is untrusted; a student of these chats names a tokenizer, or takes the stored tokens."""
+    chats = pa.table({"messages": [[{"role": "user", "content": f"path {i}"}] for i in range(6)]})
+    generate(chats, teacher=teacher, out=tmp_path / "labels", encoding="topk:3", text=TextOptions(tokenizer=tokenizer))
+    store = sl.open(tmp_path / "labels")
+    with pytest.raises(InvalidArgument, match="got that of the store, which is code"):
+        open_data(chats, store)
+    assert len(open_data(chats, store, text=TextOptions(tokenizer=tokenizer))) == len(open_data(None, store)) == 6
 
 
 def test_an_interrupted_run_is_resumed_with_the_same_labels(tmp_path, tokenizer, data, teacher):

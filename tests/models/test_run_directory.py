@@ -208,6 +208,15 @@ def test_a_declared_network_is_compared_with_the_weights_before_it_is_allocated(
         load_run(tmp_path)
 
 
+def test_weights_larger_than_the_network_are_refused_before_they_are_read(tmp_path):
+    """The file has a hole of 16 GiB, which takes no space on a disk."""
+    save(tmp_path)
+    with (tmp_path / WEIGHTS_FILE).open("r+b") as file:
+        file.truncate(2**34)
+    with pytest.raises(RunCorrupt, match="17,179,869,184 bytes"):
+        load_run(tmp_path)
+
+
 def test_an_option_of_a_later_version_is_refused(tmp_path):
     """It may change outputs without changing the shapes of the weights."""
     save(tmp_path)

@@ -1,6 +1,7 @@
 """Lock files: written by pull, checked by train-student, and never taken on trust."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -101,10 +102,24 @@ def test_a_damaged_lock_file_is_an_error_and_pins_nothing_silently(source, tmp_p
 
 
 def test_a_lock_file_that_cannot_be_read_or_written_is_an_error(source, tmp_path):
-    with pytest.raises(InvalidData, match="cannot be read"):
+    with pytest.raises(InvalidData, match="no regular file"):
         read_lock(tmp_path)
     with pytest.raises(StorageFailed):
         write_lock(tmp_path / "none" / "softlabels.lock", sl.open(source), "x")
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "large"])
+def test_a_lock_file_that_would_hang_or_fill_the_memory_is_refused(tmp_path, kind):
+    path = tmp_path / "softlabels.lock"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.truncate(2**34)
+    with pytest.raises(InvalidData, match="not a lock file"):
+        read_lock(path)
 
 
 def test_the_command_pins_by_default(source, tmp_path, monkeypatch):

@@ -114,7 +114,7 @@ def test_a_directory_of_transformers_is_loaded(tokenizer, tmp_path):
 def test_missing_and_damaged_files_are_named(tmp_path):
     with pytest.raises(DataNotFound, match="AutoTokenizer"):
         load_tokenizer(tmp_path)
-    for data, message in ((b"{", "not JSON"), (b"[]", "not an object"), (b'{"model": 3}', "cannot read it")):
+    for data, message in ((b"{", "not JSON"), (b"[]", "not an object"), (b'{"model": 3}', "cannot be used")):
         (tmp_path / "tokenizer.json").write_bytes(data)
         with pytest.raises(InvalidData, match=message):
             load_tokenizer(tmp_path)

@@ -1,11 +1,13 @@
 """Checkpoints: exact, and refused if a bit differs or the run is another."""
 
+import os
+
 import pytest
 import torch
 
 from softlabels.errors import RunCorrupt, StoreConflict
 from softlabels.models.digest import state_of
-from softlabels.training.checkpoint import CHECKPOINT_FILE, read_checkpoint, write_checkpoint
+from softlabels.training.checkpoint import CHECKPOINT_FILE, read_checkpoint, saved_step, write_checkpoint
 from softlabels.training.optimization import MixedPrecision, WeightAverage
 from softlabels.training.recipe import Recipe
 from softlabels.training.state import TrainingState
@@ -94,3 +96,13 @@ def test_a_network_of_another_shape_is_refused(tmp_path):
         state.module[2] = torch.nn.Linear(2, 3)
         with pytest.raises(RunCorrupt, match="size mismatch"):
             read_checkpoint(tmp_path, state, identity=IDENTITY)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 100, (90_000).to_bytes(8, "little") + b"[" * 90_000, None])
+def test_a_damaged_newest_checkpoint_counts_as_no_step_and_is_refused(tmp_path, content):
+    """None: a FIFO, which would block a reader for ever."""
+    path = tmp_path / CHECKPOINT_FILE
+    os.mkfifo(path) if content is None else path.write_bytes(content)
+    assert saved_step(tmp_path) == 0
+    with torch.random.fork_rng(), pytest.raises(RunCorrupt):
+        read_checkpoint(tmp_path, trained(0), identity=IDENTITY)

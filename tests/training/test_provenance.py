@@ -1,5 +1,6 @@
 """The chain that made a run, and curves of runs."""
 
+import json
 import shutil
 from xml.etree import ElementTree as ET
 
@@ -71,6 +72,24 @@ def test_plot_draws_the_curves_of_several_runs(folder, tmp_path):
         assert f"<!-- {name}" in text or f"{name} -->" in text, name
     again = sl.plot([folder / "teacher", folder / "student"], tmp_path / "again.svg")
     assert again.read_text() == text
+
+
+def test_plot_draws_what_is_a_number(tmp_path):
+    """A file of metrics may hold anything: other types, numbers that no axis has, formulas and control characters."""
+    values = (1.0, 1e308, 10**300, "x", None, [1], {"a": 1}, float("nan"), float("inf"))
+    lines = [{"step": step, "loss": value, "$x_{$\x1b[31m": 2.0} for step, value in enumerate(values)]
+    lines += [{"step": 2**70, "loss": 1.0}, {"step": 10, "loss": 0.5}]
+    run = tmp_path / "$run_{$"
+    run.mkdir()
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (run / "metrics.jsonl").write_text(text + '{"step": 3, "loss": ' + "9" * 5000 + "}\n")
+    drawn = sl.plot([run], tmp_path / "curves.svg").read_text()
+    ET.fromstring(drawn)  # noqa: S314  written by this test
+    assert "loss" in drawn
+    assert "x_{" in drawn
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": "x"}\n')
+    with pytest.raises(DataNotFound, match="nothing to draw"):
+        sl.plot([run], tmp_path / "curves.svg")
 
 
 def test_runs_without_metrics_are_named(tmp_path):

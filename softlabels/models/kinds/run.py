@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from softlabels.errors import DataNotFound, InvalidArgument, InvalidData, RunCorrupt
 from softlabels.models.building import build_without_weights
+from softlabels.models.digest import state_of
 from softlabels.models.heads import OutputHead
 from softlabels.models.kind import Kind, ModelSpec
 from softlabels.models.kinds import kinds
@@ -48,12 +49,11 @@ def load_run(folder: Path, network: nn.Module | None = None) -> Model:
             f"run:{folder}: the network is code of the user, which a run cannot name; expected "
             f"{run.model.spec}@{folder}, if you trust that code"
         )
-    tensors = read_weights(folder)
     try:
         config = run.model.config
         shape = tuple(int(side) for side in config["input_shape"])
         heads = {str(name): OutputHead.from_json(head) for name, head in config["heads"].items()}
-        module = _network(config, shape, heads, tensors) if network is None else _with_weights(network, tensors)
+        module = _network(config, shape, heads, folder) if network is None else _with_weights(network, folder)
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, AttributeError) as error:
         raise RunCorrupt(f"{folder}: the run is damaged, got {error}; expected what training wrote. Copy it again, or "
                          "train again") from error  # fmt: skip
@@ -96,9 +96,9 @@ def _tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer | None:
 
 
 def _network(
-    config: Mapping[str, Any], input_shape: tuple[int, ...], heads: Mapping[str, OutputHead], tensors: dict[str, Tensor]
+    config: Mapping[str, Any], input_shape: tuple[int, ...], heads: Mapping[str, OutputHead], folder: Path
 ) -> nn.Module:
-    """Return the network that a configuration describes, with the tensors as its weights."""
+    """Return the network that a configuration describes, with the weights of its run."""
     kind = kinds().get(config["kind"])
     if kind is None or (kind.options is None and kind.restore is None):
         raise InvalidArgument(f"model kind: unsupported, got {config['kind']!r}; expected a built-in architecture")
@@ -107,9 +107,9 @@ def _network(
             f"code version of {kind.name}: unsupported, got {config['version']!r}; expected {kind.version}. Train again"
         )
     if kind.restore is not None:
-        return kind.restore(config, tensors)
+        return kind.restore(config, read_weights(folder))
     module = build_without_weights(kind, ModelSpec(kind.name, _options(kind, config["options"])), input_shape, heads)
-    module.load_state_dict(tensors, assign=True)
+    module.load_state_dict(read_weights(folder, state_of(module)), assign=True)
     for parameter in module.parameters():
         parameter.requires_grad_(True)
     return module.eval()
@@ -130,8 +130,8 @@ def _options(kind: Kind, recorded: Mapping[str, Any]) -> dict[str, int | float]:
     }
 
 
-def _with_weights(network: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
-    network.load_state_dict(tensors)
+def _with_weights(network: nn.Module, folder: Path) -> nn.Module:
+    network.load_state_dict(read_weights(folder, state_of(network)))
     return network.eval()
 
 
