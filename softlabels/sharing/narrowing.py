@@ -9,8 +9,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.encodings import Dense, TopK
+from softlabels.encodings import Adaptive, Dense, TopK
 from softlabels.encodings.tail import exposure
+from softlabels.columns import COUNT
 from softlabels.errors import InvalidArgument
 from softlabels.labels import DISTRIBUTIONS, DenseLabels, Head, SparseLabels
 from softlabels.store import Store
@@ -28,11 +29,13 @@ class NarrowHead:
         store: Store that is copied from.
         name: Name of the head.
         head: The head of the copy.
+        k: Largest number of classes of a row of the copy; None to copy rows as they are.
     """
 
     store: Store
     name: str
     head: Head
+    k: int | None = None
 
     @classmethod
     def of(cls, store: Store, name: str, top: int | None) -> NarrowHead:
@@ -49,21 +52,23 @@ class NarrowHead:
         head, encoding = store.heads[name], store.encoding(name)
         if top is None or head.kind not in DISTRIBUTIONS or top >= head.classes:
             return cls(store, name, head)
+        if isinstance(encoding, TopK) and top >= encoding.k:
+            return cls(store, name, head)
         if isinstance(encoding, TopK):
-            narrow = encoding if top >= encoding.k else replace(encoding, k=top)
-        elif isinstance(encoding, Dense) and not head.position_shape:
-            narrow = TopK(top)
-        else:
-            raise InvalidArgument(
-                f"top: head {name!r} is stored as {head.encoding}, which cannot be narrowed; expected topk, or dense "
-                "with one distribution per row or token. Copy it as it is, or leave the head out"
-            )
-        return cls(store, name, replace(head, encoding=narrow.spec))
-
-    @property
-    def is_changed(self) -> bool:
-        """True if the copy lists fewer classes."""
-        return self.head != self.store.heads[self.name]
+            return cls(store, name, replace(head, encoding=replace(encoding, k=top).spec), top)
+        if isinstance(encoding, Adaptive):
+            return cls(store, name, head, top)
+        if isinstance(encoding, Dense) and not head.position_shape:
+            return cls(store, name, replace(head, encoding=TopK(top).spec), top)
+        reason = (
+            "it has a distribution per pixel"
+            if isinstance(encoding, Dense)
+            else "its classes are draws, and the likeliest of them alone are no longer right on average"
+        )
+        raise InvalidArgument(
+            f"top: head {name!r} is stored as {head.encoding}, which cannot be narrowed: {reason}; expected topk, "
+            "adaptive, or dense with one distribution per row or token. Copy it as it is, or leave the head out"
+        )
 
     def columns(
         self, columns: Mapping[str, NDArray[Any]], rows: NDArray[np.int64], *, sums: bool
@@ -77,19 +82,18 @@ class NarrowHead:
         """
         own = {name: array for name, array in columns.items() if name.startswith(f"{self.name}/")}
         labels = self.store.decode(own, self.name)
-        if not self.is_changed:
+        if self.k is None:
             prior = self.store.prior(self.name) if sums else None
             return own, None if prior is None else spread_tail(cast("SparseLabels", labels), prior)
         if isinstance(labels, DenseLabels):
-            return self._encode(labels, own, rows, sums=sums)
-        return self._cut(labels, own, sums=sums)
+            return self._encode(labels, own, rows, TopK(self.k), sums=sums)
+        return self._cut(labels, own, self.k, sums=sums)
 
     def _encode(
-        self, labels: DenseLabels, own: Columns, rows: NDArray[np.int64], *, sums: bool
+        self, labels: DenseLabels, own: Columns, rows: NDArray[np.int64], encoding: TopK, *, sums: bool
     ) -> tuple[Columns, NDArray[np.float64] | None]:
         import torch
 
-        encoding = cast("TopK", self._encoding())
         items = rows if labels.lengths is None else np.repeat(rows, labels.lengths)
         values = torch.from_numpy(np.ascontiguousarray(labels.values, np.float32))
         encoded = encoding.encode(values, self.head, items, residual=sums)
@@ -98,21 +102,19 @@ class NarrowHead:
             arrays[length] = own[length]
         return arrays, encoded.residual
 
-    def _cut(self, labels: SparseLabels, own: Columns, *, sums: bool) -> tuple[Columns, NDArray[np.float64] | None]:
-        k, classes = cast("TopK", self._encoding()).k, labels.classes
-        schema = self.store.descriptor.columns()
-        arrays = {
-            # Entries are descending, and steps are differences, so the first ones stand by themselves.
-            name: array[:, :k] if schema[name].shape == labels.ids.shape[1:] and not name.endswith("/tail") else array
-            for name, array in own.items()
-        }
+    def _cut(
+        self, labels: SparseLabels, own: Columns, k: int, *, sums: bool
+    ) -> tuple[Columns, NDArray[np.float64] | None]:
+        classes = labels.classes
+        arrays = self._first_entries(own, labels.ids.shape[1:], k)
         listed = [labels.listed_log_probs(temperature).astype(np.float64) for temperature in labels.temperatures]
         dropped = np.stack([log_probs[:, k:] for log_probs in listed])
         with np.errstate(divide="ignore"):
             mass = np.exp(labels.log_tail.astype(np.float64)) + np.exp(dropped).sum(axis=2).T
             log_tail = np.minimum(np.log(mass), 0.0)
         tail = f"{self.name}/tail"
-        arrays[tail] = log_tail.astype(own[tail].dtype)
+        is_cut = np.isfinite(labels.values[:, k:]).any(axis=1, keepdims=True)
+        arrays[tail] = np.where(is_cut, log_tail, own[tail]).astype(own[tail].dtype)
         if not sums:
             return arrays, None
         prior = self.store.prior(self.name)
@@ -123,7 +125,13 @@ class NarrowHead:
         of_dropped = np.stack([np.bincount(ids, np.exp(one).ravel(), minlength=classes) for one in dropped])
         return arrays, np.stack([of_rest + of_dropped, even])
 
-    def _encoding(self) -> object:
-        from softlabels import encodings
-
-        return encodings.parse(self.head.encoding, classes=self.head.classes)
+    def _first_entries(self, own: Columns, shape: tuple[int, ...], k: int) -> Columns:
+        """Return columns with the first ``k`` entries of each row. They are descending, and steps are differences."""
+        schema, count = self.store.descriptor.columns(), f"{self.name}/{COUNT}"
+        if count not in own:
+            is_cut = {name for name in own if schema[name].shape == shape and not name.endswith("/tail")}
+            return {name: array[:, :k] if name in is_cut else array for name, array in own.items()}
+        counts = own[count]
+        place = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+        cut = {name: array[place < k] if schema[name].per == count else array for name, array in own.items()}
+        return cut | {count: np.minimum(counts, k).astype(counts.dtype)}

@@ -94,8 +94,8 @@ def push(
         keys: Keys or ids of the rows to copy, or a file with one a line; by default all.
         heads: Names of the heads to copy; by default all.
         views: Numbers of the views to copy; by default all.
-        top: Number of likeliest classes of each row to copy, from labels in the encodings topk and dense; by default
-            those of the store.
+        top: Number of likeliest classes of each row to copy, at most, from labels in the encodings topk, adaptive and
+            dense; by default those of the store.
 
     Raises:
         InvalidArgument: The part is empty, or the store lacks what was named.

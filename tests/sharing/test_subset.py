@@ -174,12 +174,43 @@ def test_a_part_that_the_store_lacks_is_an_error_and_makes_nothing(store, tmp_pa
     assert not (tmp_path / "part").exists()
 
 
-def test_encodings_that_cannot_be_narrowed_are_named(tmp_path, logits):
-    heads = {"logits": sl.Head(classes=CLASSES, encoding="adaptive:0.01")}
-    with sl.create(tmp_path / "a", heads=heads) as writer:
+@pytest.mark.parametrize("encoding", ["sampled:8", "threshold:0.1", "counts:12:0.01:4"])
+def test_draws_cannot_be_narrowed(tmp_path, logits, encoding):
+    """The likeliest of the drawn classes are biased towards likely ones."""
+    with sl.create(tmp_path / "a", heads={"logits": sl.Head(classes=CLASSES, encoding=encoding)}) as writer:
         writer.append(list(range(2 * ROWS)), {"logits": logits})
-    with pytest.raises(InvalidArgument, match=r"adaptive:0\.01.* cannot be narrowed"):
+    with pytest.raises(InvalidArgument, match=r"cannot be narrowed: its classes are draws.* right on average"):
         sl.push(tmp_path / "a", tmp_path / "part", top=2)
+
+
+@pytest.mark.parametrize("stored_as", ["f16", "q8", "d4"])
+@pytest.mark.parametrize("kind", ["classes", "tokens"])
+def test_adaptive_rows_keep_at_most_as_many_classes(tmp_path, logits, stored_as, kind):
+    """A shorter row stays as it is, bit by bit; of a longer one the rest joins the tail at every temperature."""
+    shape = (None,) if kind == "tokens" else ()
+    head = sl.Head(
+        classes=CLASSES, encoding=f"adaptive:0.03:{stored_as}", temperatures=(1.0, 3.0), kind=kind, shape=shape
+    )
+    rows = np.array_split(logits, ROWS) if kind == "tokens" else logits
+    with sl.create(tmp_path / "whole", heads={"logits": head}, unit_rows=25) as writer:
+        writer.append(list(range(len(rows))), {"logits": rows})
+    sl.push(tmp_path / "whole", tmp_path / "part", top=2)
+    source, subset = sl.open(tmp_path / "whole"), sl.open(tmp_path / "part")
+    before, after = (one.read(range(len(rows))) for one in (source, subset))
+    counts = np.isfinite(before.values).sum(axis=1)
+    assert {1, 2} < set(counts.tolist())
+    np.testing.assert_array_equal(np.isfinite(after.values).sum(axis=1), np.minimum(counts, 2))
+    np.testing.assert_array_equal(after.ids, before.ids[:, :2])
+    np.testing.assert_array_equal(after.log_tail[counts <= 2], before.log_tail[counts <= 2])
+    for number, temperature in enumerate(after.temperatures):
+        listed = np.exp(before.listed_log_probs(temperature).astype(np.float64))
+        expected = np.exp(before.log_tail[:, number].astype(np.float64)) + listed[:, 2:].sum(axis=1)
+        np.testing.assert_allclose(np.exp(after.log_tail[:, number]), expected, atol=2e-3)
+        np.testing.assert_allclose(np.exp(after.listed_log_probs(temperature)), listed[:, :2], atol=5e-3)
+    assert subset.heads["logits"].encoding == source.heads["logits"].encoding
+    assert subset.descriptor.subset_of.top == 2
+    assert subset.bytes < source.bytes
+    assert sl.verify(tmp_path / "part", deep=True).ok
 
 
 @given(
