@@ -63,7 +63,8 @@ class Loader:
         world_size: Number of shares.
         last: Use of rows that do not fill a batch: ``keep``, ``drop``, or fill it by ``repeat``-ing rows.
         workers: Number of processes that make batches, for inputs that are slow to read. 0: threads of this process.
-        threads: Number of threads that read and decode. None: one per core, at most four; one if chunks are small.
+        threads: Number of threads that read and decode. None: one per core, at most four; one if chunks are small; 32
+            for a store in an object store or behind a web server.
         memory: Bytes of decoded chunks to hold. A store that fits is decoded once. None: an eighth of the free memory,
             divided by ``workers`` and ``world_size``; 256 MiB to 4 GiB, and at most half of the free memory.
         device: Device of the batches' tensors, e.g. ``"cuda"`` or ``"cpu"``. None: NumPy arrays.

@@ -9,9 +9,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabels.columns import COUNT
 from softlabels.encodings import Adaptive, Dense, TopK
 from softlabels.encodings.tail import exposure
-from softlabels.columns import COUNT
 from softlabels.errors import InvalidArgument
 from softlabels.labels import DISTRIBUTIONS, DenseLabels, Head, SparseLabels
 from softlabels.store import Store

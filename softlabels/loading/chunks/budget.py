@@ -78,8 +78,12 @@ def _read_number(path: Path) -> int | None:
 def default_threads(stores: Sequence[Store]) -> int:
     """Return the number of threads that read: one per core, at most four; one if chunks are small.
 
-    Small chunks are mostly calls from Python. Two threads that take turns at those need longer than one.
+    Behind a network, as many as the storage takes requests: each chunk is a request that its thread waits for. Small
+    chunks are mostly calls from Python. Two threads that take turns at those need longer than one.
     """
+    requests = max((store.storage.read_threads for store in stores), default=1)
+    if requests > 1:
+        return requests
     small = sum(store.bytes for store in stores) < SMALL_CHUNK_BYTES * sum(store.chunks for store in stores)
     return 1 if small else min(MAX_THREADS, cores())
 

@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from softlabels.errors import StorageFailed, StorageUnknown, StorageUnsupported, StoreError
+from softlabels.store.storage.aws_profile import profile_options
 from softlabels.store.storage.retries import Backoff, error_text
 
 if TYPE_CHECKING:
@@ -30,6 +31,16 @@ REFUSALS = {
     "SignatureDoesNotMatch": "Check the credentials, whose secret key is wrong",
 }
 """Error codes of services that no retry ends, some with a status that looks like a bad request; and what to do."""
+
+METADATA = ("/latest/api/token", "/latest/meta-data/", "/computeMetadata/", "/metadata/identity/")
+"""Paths of the services that give credentials to machines of a cloud. A machine that asks them has no others."""
+LOGIN = {
+    "s3": "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, run aws configure, or set AWS_SKIP_SIGNATURE=true for a "
+    "public bucket",
+    "gs": "Run gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "Set AZURE_STORAGE_ACCOUNT_KEY, or run az login and set AZURE_USE_AZURE_CLI=true",
+}
+"""Sentence on how to log in, by scheme."""
 
 Result = TypeVar("Result")
 
@@ -112,6 +123,12 @@ class ObjectClient:
                 f"{self.location}/{name}: the service does not support the request, got {error_text(error)}; expected "
                 "conditional requests and ranges. Copy the store to a directory"
             )
+        login = LOGIN.get(self.location.partition(":")[0].lower())
+        if login and any(path in str(error) for path in METADATA):
+            return StorageFailed(
+                f"{self.location}: no credentials, got {error_text(error)} from the metadata service of the machine; "
+                f"expected those of the cloud's own tools. {login}"
+            )
         refused = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
         if isinstance(error, refused) or any(code in str(error) for code in REFUSALS):
             return self.refusal(name, error)
@@ -149,8 +166,11 @@ class ObjectClient:
         # Options that are given replace these variables of the services' own tools.
         allowed = any(os.environ.get(name, "").lower() == "true" for name in ALLOW_HTTP)
         options["allow_http"] = allowed or self.location.lower().startswith("http:")
+        credentials = profile_options() if self.location.lower().startswith("s3:") else {}
         try:
-            return obstore().store.from_url(self.location, client_options=options, retry_config=retries)  # type: ignore[no-any-return]
+            return obstore().store.from_url(  # type: ignore[no-any-return]
+                self.location, client_options=options, retry_config=retries, **credentials
+            )
         except obstore().exceptions.BaseError as error:
             raise StorageFailed(
                 f"{self.location}: cannot be opened, got {error_text(error)}; expected a bucket and a prefix. Check "

@@ -12,6 +12,9 @@ FIRST_DELAY = 0.1
 MAX_DELAY = 5.0
 MAX_TEXT = 300
 """Characters of a foreign error that a message shows."""
+STATUS = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
+CODE = re.compile(r"<Code>([A-Za-z]{1,60})</Code>")
+"""Status and code in the answer of an object store."""
 QUERY = re.compile(r"\?[^\s\"']*")
 """Query strings of URLs, which may hold a signature or a token."""
 
@@ -53,14 +56,21 @@ def of_size(data: bytes, size: int) -> bytes:
 
 
 def error_text(error: BaseException) -> str:
-    """Return the first line of an error without query strings, which may hold secrets.
+    """Return the status and code of an answer, or the first line of an error without query strings.
+
+    Query strings may hold secrets.
 
     Args:
         error: Error of another library.
 
     Example:
+        >>> error_text(OSError("PUT failed: status code: 403 Forbidden: <Error><Code>AccessDenied</Code></Error>"))
+        '403 Forbidden, AccessDenied'
         >>> error_text(OSError("GET https://host/labels?token=abc failed"))
         'GET https://host/labels failed'
     """
+    if status := STATUS.search(str(error)):
+        code = CODE.search(str(error))
+        return f"{status[1].strip()}, {code[1]}" if code else status[1].strip()
     first = str(error).strip().split("\n")[0]
     return QUERY.sub("", first)[:MAX_TEXT] or type(error).__name__

@@ -45,7 +45,10 @@ def test_a_kernel_that_does_not_report_free_memory_is_no_error(tmp_path, monkeyp
 def test_small_chunks_are_read_by_one_thread_and_large_ones_by_several(monkeypatch):
     """A loader without a store reads no chunks."""
     monkeypatch.setattr(budget, "cores", lambda: 3)
-    small, large = (SimpleNamespace(bytes=10 * size, chunks=10) for size in (2**18 - 1, 2**18))
+    disk, network = SimpleNamespace(read_threads=1), SimpleNamespace(read_threads=32)
+    small, large = (SimpleNamespace(bytes=10 * size, chunks=10, storage=disk) for size in (2**18 - 1, 2**18))
     assert [budget.default_threads(stores) for stores in ([small], [large], [], [small, large])] == [1, 3, 3, 1]
     monkeypatch.setattr(budget, "cores", lambda: 64)
     assert budget.default_threads([large]) == 4
+    remote = SimpleNamespace(bytes=small.bytes, chunks=10, storage=network)
+    assert budget.default_threads([large, remote]) == 32, "they wait for answers"
