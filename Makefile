@@ -23,7 +23,7 @@ COMMIT ?= 96b3514
 # Per cent of lines and branches of softlabels/store that its tests must reach.
 COVERED ?= 100
 
-.PHONY: help demo demo-language demo-driving test coverage lint benchmarks peers readers before-after reliability \
+.PHONY: help demo demo-language demo-driving test coverage lint benchmarks peers readers azurite before-after reliability \
 	structure clean
 .DEFAULT_GOAL := help
 
@@ -77,6 +77,9 @@ readers: $(STAMP)  ## Measure the loader beside a memory-mapped gather and other
 
 structure: $(STAMP)  ## Measure what docs/architecture.md reports (a few seconds).
 	$(BIN)/python benchmarks/structure.py
+
+azurite:  ## Install Azure's emulator in cache/azurite; tests of az:// run if it is there (needs npm).
+	npm install --silent --prefix cache/azurite azurite@3.35.0
 
 before-after: $(STAMP)  ## Compare speeds with those of COMMIT, in turns, as a table (ten minutes; BENCHMARKS=1: an hour).
 	$(BIN)/python benchmarks/before_after.py $(COMMIT) $(if $(BENCHMARKS),--benchmarks)

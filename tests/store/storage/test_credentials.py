@@ -23,7 +23,7 @@ def service():
     boto3 = pytest.importorskip("boto3")
     with s3_server() as port:
         with use_server(port):
-            iam = boto3.client("iam")
+            iam = boto3.client("iam", region_name="us-east-1")
 
         def keys(name, actions):
             statement = {"Effect": "Allow", "Action": actions, "Resource": "*"}

@@ -10,6 +10,7 @@ import subprocess
 import time
 import uuid
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,7 @@ from tests.store.storage.gcs_server import BUCKET, gcs_server
 from tests.store.storage.object_store_server import free_port
 
 pytest.importorskip("obstore", reason="object stores need the extra remote")
+INSTALLED = Path(__file__).parents[3] / "cache" / "azurite" / "node_modules" / ".bin"
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # azurite's own
 
@@ -79,9 +81,9 @@ def test_a_service_that_ignores_generations_is_refused_before_anything_is_writte
 @pytest.fixture(scope="module")
 def azurite(tmp_path_factory):
     """A container on Azure's emulator."""
-    program = shutil.which("azurite-blob")
+    program = shutil.which("azurite-blob") or shutil.which("azurite-blob", path=INSTALLED)
     if program is None:
-        pytest.skip("azurite is not installed (npm install azurite)")
+        pytest.skip("azurite is not installed (make azurite)")
     port, folder = free_port(), tmp_path_factory.mktemp("azurite")
     options = ["--blobPort", str(port), "--location", str(folder), "--skipApiVersionCheck", "--disableTelemetry"]
     process = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
