@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return a question that names the most similar of some names; empty if none is similar.
+    """Return a question for the end of a message, which names the most similar name; empty if none is similar.
 
     Args:
         name: Name that does not exist.
@@ -16,16 +16,16 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
     Example:
         >>> suggest("topc", ["dense", "topk"])
-        " Did you mean 'topk'?"
+        ". Did you mean 'topk'?"
         >>> suggest("zebra", ["dense", "topk"])
         ''
     """
     near = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    return f". Did you mean {near[0]!r}?" if near else ""
 
 
 def suggest_path(path: str | Path, *, holding: str | None = None) -> str:
-    """Return a question that names the entry beside a path that is spelt alike; empty if there is none.
+    """Return a question for the end of a message, which names an entry beside a path that is spelt alike.
 
     Args:
         path: Path that does not exist. Nothing is similar to a URL.
@@ -37,4 +37,4 @@ def suggest_path(path: str | Path, *, holding: str | None = None) -> str:
     except OSError:
         return ""
     near = difflib.get_close_matches(path.name, [entry.name for entry in entries], n=1)
-    return f" Did you mean {path.with_name(near[0])}?" if near else ""
+    return f". Did you mean {path.with_name(near[0])}?" if near else ""

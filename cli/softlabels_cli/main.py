@@ -76,8 +76,8 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Return the command as click does, with the most similar name in the error if there is none."""
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            hint = suggest(args[0], self.list_commands(ctx)) or " See softlabels --help."
-            raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
+            hint = suggest(args[0], self.list_commands(ctx)) or ". See softlabels --help."
+            raise click.UsageError(f"There is no command {args[0]!r}{hint}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -77,8 +77,8 @@ def check_key(name: str, known: Sequence[str], subject: str) -> None:
     """
     if name in known:
         return
-    hint = suggest(name, known) or f" Known are {', '.join(known)}"
-    raise InvalidArgument(f"{subject}: unknown key, got {name!r}; expected a known one.{hint}")
+    hint = suggest(name, known) or f". Known are {', '.join(known)}"
+    raise InvalidArgument(f"{subject}: unknown key, got {name!r}; expected a known one{hint}")
 
 
 def to_toml(command: str, values: Mapping[str, Any]) -> str:

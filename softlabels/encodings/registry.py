@@ -14,6 +14,7 @@ from softlabels.encodings.sampled import Sampled
 from softlabels.encodings.threshold import Threshold
 from softlabels.encodings.topk import TopK
 from softlabels.errors import InvalidArgument
+from softlabels.suggestions import suggest
 
 FAMILIES: tuple[type[Encoding], ...] = (Dense, TopK, Adaptive, Sampled, Threshold, Counts)
 """Every encoding, in the order in which messages list them."""
@@ -42,7 +43,7 @@ def parse(spec: str, *, classes: int) -> Encoding:
     name, *options = spec.split(":")
     families = {family.name: family for family in FAMILIES}
     if name not in families:
-        raise InvalidArgument(f"unknown encoding {spec!r}; expected one of {forms()}")
+        raise InvalidArgument(f"unknown encoding {spec!r}; expected one of {forms()}{suggest(name, families)}")
     try:
         return families[name].from_options(options, classes)
     except InvalidArgument:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from softlabels.errors import InvalidArgument
 from softlabels.labels import DISTRIBUTIONS, HeadKind
+from softlabels.suggestions import suggest
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -102,5 +103,7 @@ def get(name: str) -> Loss:
         InvalidArgument: No loss has this name. The message lists the names.
     """
     if name not in _LOSSES:
-        raise InvalidArgument(f"loss: unknown name, got {name!r}; expected one of {', '.join(names())}")
+        raise InvalidArgument(
+            f"loss: unknown name, got {name!r}; expected one of {', '.join(names())}{suggest(name, names())}"
+        )
     return _LOSSES[name]

@@ -121,8 +121,8 @@ with softlabels train-teacher or train-student
         state = "a run whose training has not finished" if folder.is_dir() else "no such directory"
         near = "" if folder.is_dir() else suggest_path(folder, holding=RUN_FILE)
         raise DataNotFound(
-            f"{folder}: not a finished run, got {state}; expected {RUN_FILE}."
-            f"{near or ' Train with softlabels train-teacher or train-student'}"
+            f"{folder}: not a finished run, got {state}; expected {RUN_FILE}"
+            f"{near or '. Train with softlabels train-teacher or train-student'}"
         ) from None
     return record_from_bytes(path, data)
 

@@ -57,15 +57,15 @@ def kind_of(text: str) -> Kind:
         return kinds()[name]
     hint = suggest(name, kinds()) or _hint(text)
     forms = ", ".join(kind.form for kind in kinds().values())
-    raise InvalidArgument(f"MODEL {text!r}: unknown kind, got {name!r}; expected {forms}.{hint}")
+    raise InvalidArgument(f"MODEL {text!r}: unknown kind, got {name!r}; expected {forms}{hint}")
 
 
 def _hint(text: str) -> str:
     """Return a question for a specification that lacks its kind: a run directory, or MODULE:NAME."""
     if (Path(text) / "run.json").is_file():
-        return f" Did you mean 'run:{text}'?"
+        return f". Did you mean 'run:{text}'?"
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
-        return f" Did you mean 'python:{text}'?"
+        return f". Did you mean 'python:{text}'?"
     return ""
 
 

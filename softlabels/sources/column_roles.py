@@ -159,7 +159,7 @@ def require_column(column: str, names: Sequence[str], name: str) -> None:
         ColumnMissing: ``column`` is not one of ``names``; names the most similar one.
     """
     if column not in names:
-        raise ColumnMissing(f"{name}: no column {column!r}; it has: {', '.join(names)}.{suggest(column, names)}")
+        raise ColumnMissing(f"{name}: no column {column!r}; it has: {', '.join(names)}{suggest(column, names)}")
 
 
 def check_unique(names: Sequence[str], name: str) -> None:

@@ -232,4 +232,4 @@ def _nearest(path: Path) -> str:
     """Return a hint that names a file beside ``path`` that is spelt alike."""
     if not path.parent.is_dir():
         return f", and no directory {path.parent}"
-    return f".{suggest_path(path)}"
+    return suggest_path(path)

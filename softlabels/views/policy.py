@@ -261,7 +261,7 @@ def parse_policy(spec: str) -> Policy:
         name, *settings = item.strip().split(":")
         if name not in TRANSFORMS:
             raise InvalidArgument(
-                f"augmentation: unknown transform, got {name!r}; expected one of {', '.join(TRANSFORMS)}."
+                f"augmentation: unknown transform, got {name!r}; expected one of {', '.join(TRANSFORMS)}"
                 f"{suggest(name, TRANSFORMS)}"
             )
         transform = TRANSFORMS[name]

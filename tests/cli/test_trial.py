@@ -222,6 +222,19 @@ def test_misspelt_stores_and_runs_are_answered_by_the_nearest(place):
     assert "Did you mean labels?" in call("inspect", "lables", code=2)
     call("train-student", "labels", "--student", "mlp:width=8", "--data", "digits", "--out", "run", "--steps", 2, "-q")
     assert "Did you mean run?" in call("compare", "run:runn", "--data", "digits", code=2)
+    generate = ("generate", "digits", *TEACH, "--out", "other")
+    assert "Did you mean 'topk'?" in call(*generate, "--encoding", "topkk:3", code=2)
+    assert "Did you mean 'ray'?" in call(*generate, "--engine", "rey", code=2)
+    assert call(*generate, "--label", "z", code=2).endswith("it has: image, label, split\n")
+
+
+def test_a_teacher_named_by_its_file_and_a_dangling_link(place):
+    named = call("generate", "digits", "--teacher", "python:trial_teacher.py:logits", "--out", "labels", code=2)
+    assert "Name the module, not its file, e.g. python:trial_teacher:logits" in named
+    (place / "labels").symlink_to("nowhere")
+    assert "labels is a file or a dangling link; name a dir" in call(
+        "generate", "digits", *TEACH, "--out", "labels", code=2
+    )
 
 
 def test_operations_that_torch_does_not_count_are_not_counted(place):

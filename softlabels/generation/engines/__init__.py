@@ -13,6 +13,7 @@ from functools import cache
 
 from softlabels.errors import InvalidArgument
 from softlabels.generation.engine import Engine
+from softlabels.suggestions import suggest
 
 
 @cache
@@ -38,5 +39,7 @@ def engine_of(name: str) -> Engine:
         InvalidArgument: There is no such engine.
     """
     if name not in engines():
-        raise InvalidArgument(f"engine: unknown, got {name!r}; expected {', '.join(engines())}")
+        raise InvalidArgument(
+            f"engine: unknown, got {name!r}; expected {', '.join(engines())}{suggest(name, engines())}"
+        )
     return engines()[name]

@@ -91,7 +91,7 @@ def import_name(spec: ModelSpec) -> Any:
     module_name, _, attribute = spec.text.partition(":")
     if not attribute:
         raise InvalidArgument(f"MODEL {str(spec)!r}: the name inside the module is missing; expected {FORM}")
-    if not all(name.isidentifier() for name in module_name.split(".")):
+    if module_name.endswith(".py") or not all(name.isidentifier() for name in module_name.split(".")):
         stem = module_name.removesuffix(".py").removeprefix("./").replace("/", ".")
         raise InvalidArgument(
             f"MODEL {str(spec)!r}: not a module name, got {module_name!r}; expected {FORM}. Name the module, not its "

@@ -52,5 +52,5 @@ def kind_of_file(path: Path, spec: str) -> DataKind:
     if suffix in known:
         return known[suffix]
     supported = ", ".join([*known, *(name for kind in data_kinds() for name in kind.names)])
-    hint = suggest(suffix, known) or " Convert the data to one of these"
-    raise InvalidArgument(f"{spec}: unsupported file type {suffix!r}; supported: {supported}.{hint}")
+    hint = suggest(suffix, known) or ". Convert the data to one of these"
+    raise InvalidArgument(f"{spec}: unsupported file type {suffix!r}; supported: {supported}{hint}")

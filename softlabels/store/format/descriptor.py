@@ -381,10 +381,10 @@ def _not_found(storage: Storage) -> StoreNotFound | StoreCorrupt:
         return StoreNotFound(
             f"{storage}: not a store of labels, got a directory with {', '.join(names[:3])}; {expected}. Check the path"
         )
-    hint = " Check the path, or make a store with softlabels generate --out"
+    hint = ". Check the path, or make a store with softlabels generate --out"
     kind = "a file" if storage.info("") is not None else "an empty directory, or no directory"
     return StoreNotFound(
-        f"{storage}: not a store of labels, got {kind}; {expected}."
+        f"{storage}: not a store of labels, got {kind}; {expected}"
         f"{suggest_path(storage.location, holding=paths.DESCRIPTOR) or hint}"
     )
 

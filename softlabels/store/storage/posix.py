@@ -161,7 +161,9 @@ class PosixStorage(Storage):
         path = self._root
         while not os.path.isdir(path):
             if os.path.lexists(path):
-                raise StoreConflict(f"{self.location}: {path} is a file; name a directory for the store")
+                raise StoreConflict(
+                    f"{self.location}: {path} is a file or a dangling link; name a directory for the store"
+                )
             missing.append(path)
             path = os.path.dirname(path)
         for path in reversed(missing):

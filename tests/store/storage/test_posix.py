@@ -65,7 +65,7 @@ def test_a_relative_path_stays_valid_when_the_process_changes_its_directory(tmp_
 def test_a_file_in_the_place_of_the_store_or_above_it_is_a_conflict(tmp_path):
     (tmp_path / "file").write_text("text")
     for path in (tmp_path / "file", tmp_path / "file" / "s"):
-        with pytest.raises(StoreConflict, match="file is a file; name a directory"):
+        with pytest.raises(StoreConflict, match="file is a file or a dangling link; name a directory"):
             PosixStorage(path).prepare()
     assert (tmp_path / "file").read_text() == "text"
 
