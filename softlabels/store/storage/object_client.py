@@ -31,11 +31,6 @@ REFUSALS = {
     "SignatureDoesNotMatch": "Check the credentials, whose secret key is wrong",
 }
 """Error codes of services that no retry ends, some with a status that looks like a bad request; and what to do."""
-NO_CREDENTIALS = {
-    "/latest/api/token": "Set the credentials, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. None were found",
-    "/computeMetadata/": "Set the credentials, such as GOOGLE_APPLICATION_CREDENTIALS. None were found",
-}
-"""Addresses that are asked for credentials when there are none, once retries have ended; and what to do."""
 
 METADATA = ("/latest/api/token", "/latest/meta-data/", "/computeMetadata/", "/metadata/identity/")
 """Paths of the services that give credentials to machines of a cloud. A machine that asks them has no others."""
@@ -118,8 +113,6 @@ class ObjectClient:
                 if (final := self.final(name, error)) is not None:
                     raise final from None
                 if not wait.again():
-                    if any(address in str(error) for address in NO_CREDENTIALS):
-                        raise self.refusal(name, error) from None
                     raise (self.unknown(name, error) if changes else self.failure(name, error)) from None
 
     def final(self, name: str, error: Exception) -> StorageFailed | StorageUnsupported | None:
@@ -149,7 +142,7 @@ class ObjectClient:
                 "may be written to. Check its name, or make it with the tools of the service"
             )
         advice = next(
-            (text for code, text in (REFUSALS | NO_CREDENTIALS).items() if code in str(error)),
+            (text for code, text in REFUSALS.items() if code in str(error)),
             "Check the credentials and the permissions of the bucket",
         )
         return StorageFailed(f"{self.location}/{name}: access was refused, got {error_text(error)}. {advice}")

@@ -321,12 +321,3 @@ def test_a_student_trains_while_the_service_is_restarted(proxy, location, sealed
     model = sl.train_student(store, "digits", "mlp:width=8", tmp_path / "run", epochs=1)
     assert model.run.metrics.steps > 0
     assert len(shards) > store.units, "requests were repeated"
-
-
-def test_missing_credentials_are_named_in_place_of_an_unknown_outcome(monkeypatch):
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")
-    storage = ObjectStorage("s3://bucket/labels", deadline=1)
-    with pytest.raises(StorageFailed, match="Set the credentials, such as AWS_ACCESS_KEY_ID"):
-        storage.put_if_absent(NAME, b"")
