@@ -14,7 +14,7 @@ from softlabels.losses.chosen_tokens import chosen
 from softlabels.losses.correlation import dist
 from softlabels.losses.decoupled import dkd
 from softlabels.losses.divergences import cross_entropy, jensen_shannon, kl, reverse_kl
-from softlabels.losses.fused import linear_kl
+from softlabels.losses.fused import linear_distillation, linear_kl
 from softlabels.losses.logit_error import logit_mse
 from softlabels.losses.matching import NO_LABEL, check_classes
 from softlabels.losses.mixing import distillation
@@ -35,6 +35,7 @@ __all__ = [
     "huber",
     "jensen_shannon",
     "kl",
+    "linear_distillation",
     "linear_kl",
     "logit_mse",
     "mse",

@@ -262,6 +262,43 @@ class SparseTargets:
         return mask.scatter_(1, self._slots(), value=False)[:, : self.classes]
 
 
+@dataclass(frozen=True)
+class MixedTargets:
+    """Soft labels at T and a hard label of each row, for alpha * T^2 * KL + (1 - alpha) * cross-entropy.
+
+    Attributes:
+        soft: Soft labels.
+        hard: (N,) int64 class ids.
+        alpha: Weight of the soft labels, 0 to 1.
+        temperature: Temperature T of the soft labels.
+    """
+
+    soft: Targets
+    hard: Tensor
+    alpha: float
+    temperature: float
+
+    def rows(self, start: int, stop: int) -> MixedTargets:
+        """See Targets.rows."""
+        return replace(self, soft=self.soft.rows(start, stop), hard=self.hard[start:stop])
+
+    def value(self, log_q: Tensor) -> Tensor:
+        """Return the loss of each row, (n,), from the student's log-probabilities at T, (n, C)."""
+        soft = (self.alpha * self.temperature**2) * self.soft.kl(log_q)
+        return soft - (1 - self.alpha) * self._at_1(log_q).gather(1, self.hard[:, None])[:, 0]
+
+    def gradient(self, log_q: Tensor) -> Tensor:
+        """Return the gradient of the loss with respect to the student's logits over T, (n, C)."""
+        gradient = self.soft.gradient(log_q).mul_(self.alpha * self.temperature**2)
+        share = (1 - self.alpha) * self.temperature
+        gradient.add_(self._at_1(log_q).exp(), alpha=share)
+        ids = self.hard[:, None]
+        return gradient.scatter_add_(1, ids, gradient.new_full((), -share).expand(ids.shape))
+
+    def _at_1(self, log_q: Tensor) -> Tensor:
+        return log_q if self.temperature == 1 else (log_q * self.temperature).log_softmax(dim=-1)
+
+
 def place(labels: SoftLabels, temperature: float, device: torch.device) -> Targets:
     """Return labels at ``temperature`` as targets on ``device``.
 

@@ -52,6 +52,40 @@ def test_a_fused_linear_layer_has_the_value_and_gradients_of_both(spec, with_bia
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("tail", ["calibrated", "bucket"])
+@pytest.mark.parametrize("spec", ["dense:f32", "topk:5:f16", "threshold:0.2"])
+def test_both_parts_of_a_distillation_come_from_one_pass(spec, tail, monkeypatch):
+    """Value and gradients at each temperature, with hard labels that the soft ones list, and others."""
+    monkeypatch.setitem(blocks.ELEMENTS, "cpu", 120)
+    labels, _ = oracle.make_labels(1, 50, spec, tail=tail)
+    hard = torch.tensor([0 if spec == "dense:f32" else int(labels.ids[0, 0]), 3, 49, 0, 17, 3])
+    mask = torch.tensor([1.0, 0.0, 0.5, 1.0, 1.0, 1.0])
+    for temperature in getattr(labels, "temperatures", (1.0, 2.0)):
+        grads = []
+        for fused in (True, False):
+            generator = torch.Generator().manual_seed(0)
+            states = torch.randn(6, 8, generator=generator).requires_grad_()
+            weight = torch.randn(50, 8, generator=generator).requires_grad_()
+            options = {"temperature": temperature, "alpha": 0.7, "mask": mask}
+            if fused:
+                loss = losses.linear_distillation(states, weight, labels, hard, **options)
+            else:
+                loss = losses.distillation(states @ weight.T, labels, hard, **options)
+            loss.backward()
+            grads.append([loss.detach(), states.grad, weight.grad])
+        for one, other in zip(*grads, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_row_without_a_hard_label_is_refused_by_a_fused_distillation():
+    labels, _ = oracle.make_labels(1, 50, "topk:5:f16")
+    hard = torch.tensor([0, 1, -1, 3, 4, 5])
+    with pytest.raises(InvalidArgument, match="hard labels: row 2 has none"):
+        losses.linear_distillation(torch.zeros(6, 8), torch.zeros(50, 8), labels, hard)
+    with pytest.raises(InvalidArgument, match=r"got 1\.5; expected 0 to 1"):
+        losses.linear_distillation(torch.zeros(6, 8), torch.zeros(50, 8), labels, hard, alpha=1.5)
+
+
 def test_a_fused_layer_follows_autocast():
     labels, _ = oracle.make_labels(1, 50, "topk:5:f16")
     states, weight = torch.randn(6, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)

@@ -23,7 +23,7 @@ from softlabels.training.label_check import LabelCheck
 from softlabels.training.session import language_forward
 from softlabels.training.tasks import Objective, Objectives
 from softlabels.training.tasks.loss_spec import LossSpec
-from softlabels.training.tasks.tokens import hard_token_term, next_token_targets, soft_token_term
+from softlabels.training.tasks.tokens import hard_token_term, mixed_token_term, next_token_targets, soft_token_term
 
 TEXTS = [f"def f{i}(path):\n    return {i} + len(path)\n" for i in range(60)]
 STUDENT = "gpt:layers=1,width=16,heads=2"
@@ -121,8 +121,18 @@ def test_fused_losses_are_those_of_all_logits(folder, monkeypatch, alpha):
         value.backward()
         values.append(value.item())
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in module.parameters()]))
-    assert values[0] == pytest.approx(values[1], rel=1e-5)
-    assert torch.allclose(*gradients, atol=1e-6)
+    if alpha < 1:
+        kl = LossSpec.parse("kl").losses[0]
+        mixed = mixed_token_term(model, "logits", kl, lambda b: b.targets["logits"], temperature=1.0, alpha=alpha)
+        assert mixed.name == str(Objective(head="logits", terms=(soft, hard_token_term(model, weight=1 - alpha))))
+        module.zero_grad()
+        value = mixed.loss({language.STATES: module.states(inputs)}, batch)
+        value.backward()
+        values.append(value.item())
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in module.parameters()]))
+    for value, gradient in zip(values, gradients, strict=True):
+        assert value == pytest.approx(values[0], rel=1e-5)
+        assert torch.allclose(gradient, gradients[0], atol=1e-6)
     assert not language.uses_states(model)
     monkeypatch.setattr(language, "FUSED_CLASSES", 2)
     assert language.uses_states(model)

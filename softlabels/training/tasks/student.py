@@ -20,7 +20,7 @@ from softlabels.training.tasks.loss_spec import LossSpec, WeightedLoss
 from softlabels.training.tasks.objective import Objective, Term
 from softlabels.training.tasks.soft_targets import LivePredictions, SoftTargets, choose_loss, soft_term
 from softlabels.training.tasks.task import Task
-from softlabels.training.tasks.tokens import hard_token_term, next_token_mask, soft_token_term
+from softlabels.training.tasks.tokens import hard_token_term, mixed_token_term, next_token_mask, soft_token_term
 
 
 def student_task(teacher: Store | Model, heads: Mapping[str, OutputHead], prepared: Prepared, recipe: Recipe) -> Task:
@@ -147,6 +147,9 @@ def _token_terms(
         return tuple(soft_term(head, loss, soft(head), temperature=temperature) for loss in spec.losses)
     if all(loss.loss.labels_of is not None for loss in spec.losses):
         alpha = 1.0  # the tokens of the text are judged, not learned
+    first = spec.losses[0]
+    if 0 < alpha < 1 and language.uses_states(model) and len(spec.losses) == 1 and str(spec) == "kl":
+        return (mixed_token_term(model, head, first, soft(head), temperature=temperature, alpha=alpha),)
     terms = [
         soft_token_term(
             model, head, loss, soft(loss.loss.labels_of or head), temperature=temperature, weight=alpha

@@ -76,6 +76,38 @@ def soft_token_term(
     )
 
 
+def mixed_token_term(
+    model: Model, head: str, loss: WeightedLoss, labels: SoftTargets, *, temperature: float, alpha: float
+) -> Term:
+    """Return alpha * KL to soft labels + (1 - alpha) * the cross-entropy with the next token, in one pass.
+
+    Args:
+        model: A model that is trained through its final states.
+        head: Head that is trained.
+        loss: The loss ``kl``.
+        labels: Returns the soft labels of a batch.
+        temperature: Temperature of the KL.
+        alpha: Weight of the soft labels.
+    """
+    module: Any = model.module
+
+    def value(outputs: Outputs, batch: Batch) -> Tensor:
+        following, counts = next_token_targets(batch)
+        return losses.linear_distillation(
+            outputs[STATES],
+            module.output_weight,
+            labels(batch),
+            following,
+            bias=module.output_bias,
+            temperature=temperature,
+            alpha=alpha,
+            mask=counts,
+        )
+
+    name = f"{alpha:g} * {name_of(loss, temperature)} + {1 - alpha:g} * cross_entropy"
+    return Term(name=name, loss=value, count=count_next_tokens, is_soft=True)
+
+
 def next_token_targets(batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the next token of each labelled position, (N,), and whether it counts, (N,) bool.
 
@@ -123,5 +155,6 @@ def _cross_entropy(model: Model, outputs: Outputs, following: Tensor, counts: Te
         values=np.zeros((len(following), 1), np.float32),
         temperatures=(1.0,),
         log_tail=np.full((len(following), 1), -np.inf, np.float32),
+        unbiased=True,  # no tail, which would cost passes over all classes
     )
     return losses.linear_kl(outputs[STATES], module.output_weight, certain, bias=module.output_bias, mask=counts)
