@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 
 from softlabels.labels import SoftLabels
-from softlabels.losses.blocks import Rule, per_row
+from softlabels.losses.blocks import Rule, mean_of_rows
 from softlabels.losses.divergences import divergence
+from softlabels.losses.log_arithmetic import logsumexp
 from softlabels.losses.matching import (
     NO_LABEL,
     HardLabels,
     Mask,
     hard_labels,
     match,
-    reduce,
     require_classes,
     scaled,
     weights_of,
 )
 from softlabels.losses.registry import loss
-from softlabels.losses.targets import Targets, logsumexp
+from softlabels.losses.targets import Targets
 
 
 @loss(hard=True)
@@ -76,8 +76,10 @@ def dkd(
         target = torch.where(block.ids == NO_LABEL, log_p.argmax(dim=-1), block.ids)[:, None]
         return _decoupled(log_q, log_p, target, target_weight, other_weight)
 
-    losses = per_row(logits, _TargetedRows(targets, ids), Rule(value), float(temperature))
-    return scaled(reduce(losses, weights_of(mask, losses)), temperature, scale_by_temperature=scale_by_temperature)
+    weights = None if mask is None else weights_of(mask, logits)
+    rows = _TargetedRows(targets, ids)
+    mean = mean_of_rows(logits, rows, Rule(value), temperature=float(temperature), weights=weights)
+    return scaled(mean, temperature, scale_by_temperature=scale_by_temperature)
 
 
 @dataclass(frozen=True)

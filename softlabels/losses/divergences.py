@@ -15,18 +15,18 @@ import torch
 from torch import Tensor
 
 from softlabels.labels import DenseLabels, SoftLabels, SparseLabels
-from softlabels.losses.blocks import Rule, per_row
+from softlabels.losses.blocks import Rule, mean_of_rows
 from softlabels.losses.matching import (
     NO_LABEL,
     HardLabels,
     Mask,
     hard_labels,
     mean_over_rows,
-    reduce,
     refuse_samples,
     require_support,
     weights_of,
 )
+from softlabels.losses.predictions import Predictions
 from softlabels.losses.registry import loss
 from softlabels.losses.targets import Targets
 
@@ -115,8 +115,11 @@ def cross_entropy(
         )
     logits = student_logits.flatten(0, -2) if student_logits.ndim > 1 else student_logits[None]
     ids = hard_labels(target, len(logits), logits.shape[1], logits.device)
-    losses = per_row(logits, _HardTargets(ids.clamp_min(0)), HARD_CROSS_ENTROPY)
-    return reduce(losses, (ids != NO_LABEL).float() * weights_of(mask, losses))
+    is_labelled = ids != NO_LABEL
+    weights: Tensor | None = None
+    if mask is not None or not bool(is_labelled.all()):
+        weights = is_labelled.float() * weights_of(mask, logits)
+    return mean_of_rows(logits, _HardTargets(ids.clamp_min(0)), HARD_CROSS_ENTROPY, weights=weights)
 
 
 @loss()
@@ -218,9 +221,10 @@ class _HardTargets:
     def value(self, log_q: Tensor) -> Tensor:
         return -log_q.gather(1, self.ids[:, None])[:, 0]
 
-    def gradient(self, log_q: Tensor) -> Tensor:
+    def both(self, student: Predictions) -> tuple[Tensor, Tensor]:
         ids = self.ids[:, None]
-        return log_q.exp().scatter_add_(1, ids, log_q.new_full((), -1.0).expand(ids.shape))
+        value = -student.log_probs_of(ids)[:, 0]
+        return value, student.probs.scatter_add_(1, ids, value.new_full((), -1.0).expand(ids.shape))
 
 
 def divergence(log_a: Tensor, log_b: Tensor) -> Tensor:
@@ -243,10 +247,13 @@ def _jensen_shannon_value(log_q: Tensor, targets: Targets) -> Tensor:
     return 0.5 * (divergence(log_p, middle) + divergence(log_q, middle))
 
 
-KL = Rule(lambda log_q, targets: targets.kl(log_q), lambda log_q, targets: targets.gradient(log_q))
-CROSS_ENTROPY = Rule(
-    lambda log_q, targets: targets.cross_entropy(log_q), lambda log_q, targets: targets.gradient(log_q)
-)
-HARD_CROSS_ENTROPY = Rule(lambda log_q, targets: targets.value(log_q), lambda log_q, targets: targets.gradient(log_q))
+def _soft_cross_entropy(student: Predictions, targets: Targets) -> tuple[Tensor, Tensor]:
+    log_q = student.log_probs()
+    return targets.cross_entropy(log_q), targets.gradient(log_q)
+
+
+KL = Rule(lambda log_q, targets: targets.kl(log_q), lambda student, targets: targets.kl_and_gradient(student))
+CROSS_ENTROPY = Rule(lambda log_q, targets: targets.cross_entropy(log_q), _soft_cross_entropy)
+HARD_CROSS_ENTROPY = Rule(lambda log_q, targets: targets.value(log_q), lambda student, targets: targets.both(student))
 REVERSE_KL = Rule(_reverse_value)
 JENSEN_SHANNON = Rule(_jensen_shannon_value)

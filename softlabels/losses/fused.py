@@ -6,7 +6,7 @@ from torch import Tensor
 
 from softlabels.errors import InvalidArgument
 from softlabels.labels import SoftLabels
-from softlabels.losses.blocks import Rule, per_row_of_linear
+from softlabels.losses.blocks import Rule, mean_of_linear_rows
 from softlabels.losses.divergences import KL
 from softlabels.losses.matching import (
     HardLabels,
@@ -14,13 +14,12 @@ from softlabels.losses.matching import (
     check_classes,
     checked_temperature,
     hard_labels,
-    reduce,
     scaled,
     weights_of,
 )
 from softlabels.losses.targets import MixedTargets, place
 
-MIXED = Rule(lambda log_q, targets: targets.value(log_q), lambda log_q, targets: targets.gradient(log_q))
+MIXED = Rule(lambda log_q, targets: targets.value(log_q), lambda student, targets: targets.value_and_gradient(student))
 
 
 def linear_kl(
@@ -35,9 +34,9 @@ def linear_kl(
 ) -> Tensor:
     """Return ``kl`` of logits = states @ weight.T + bias, which are never held as a whole.
 
-    A few MiB of logits exist at a time and are computed again in the backward pass. Beside the gradients of the
-    arguments, memory does not depend on N times C. Value and gradients are those of ``kl``. Under autocast the products
-    are in its dtype, and the loss of them in float32.
+    A few MiB of logits exist at a time, and the gradients of the arguments are computed beside the loss. Apart from
+    them, memory does not depend on N times C. Value and gradients are those of ``kl``. Under autocast the products are
+    in its dtype, and the loss of them in float32.
 
     Example:
         >>> import numpy as np, torch
@@ -66,8 +65,9 @@ def linear_kl(
     flat = states.flatten(0, -2)
     check_classes(flat.new_empty(0).expand(len(flat), 0), labels, width=len(weight))
     targets = place(labels, checked_temperature(temperature), flat.device)
-    losses = per_row_of_linear(flat, weight, bias, targets, KL, float(temperature))
-    return scaled(reduce(losses, weights_of(mask, losses)), temperature, scale_by_temperature=scale_by_temperature)
+    weights = None if mask is None else weights_of(mask, flat)
+    mean = mean_of_linear_rows(flat, weight, bias, targets, KL, temperature=float(temperature), weights=weights)
+    return scaled(mean, temperature, scale_by_temperature=scale_by_temperature)
 
 
 def linear_distillation(
@@ -124,5 +124,5 @@ def linear_distillation(
         )
     soft = place(labels, checked_temperature(temperature), flat.device)
     targets = MixedTargets(soft=soft, hard=ids, alpha=alpha, temperature=float(temperature))
-    losses = per_row_of_linear(flat, weight, bias, targets, MIXED, float(temperature))
-    return reduce(losses, weights_of(mask, losses))
+    weights = None if mask is None else weights_of(mask, flat)
+    return mean_of_linear_rows(flat, weight, bias, targets, MIXED, temperature=float(temperature), weights=weights)

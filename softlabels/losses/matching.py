@@ -12,7 +12,7 @@ from torch import Tensor
 
 from softlabels.errors import InvalidArgument
 from softlabels.labels import DISTRIBUTIONS, DenseLabels, SoftLabels, SparseLabels
-from softlabels.losses.blocks import Rule, per_row
+from softlabels.losses.blocks import Rule, mean_of_rows
 from softlabels.losses.targets import Targets, place
 
 Mask: TypeAlias = Tensor | NDArray[Any] | None
@@ -52,8 +52,9 @@ def mean_over_rows(
         TemperatureNotStored: The labels hold no tail mass at this temperature.
     """
     logits, targets = match(student_logits, labels, temperature)
-    losses = per_row(logits, targets, rule, float(temperature))
-    return scaled(reduce(losses, weights_of(mask, losses)), temperature, scale_by_temperature=scale_by_temperature)
+    weights = None if mask is None else weights_of(mask, logits)
+    mean = mean_of_rows(logits, targets, rule, temperature=float(temperature), weights=weights)
+    return scaled(mean, temperature, scale_by_temperature=scale_by_temperature)
 
 
 def scaled(loss: Tensor, temperature: float, *, scale_by_temperature: bool) -> Tensor:
@@ -84,23 +85,23 @@ def checked_temperature(temperature: float) -> float:
     return float(temperature)
 
 
-def weights_of(mask: Mask, losses: Tensor) -> Tensor:
-    """Return a mask as (N,) float32 weights on the device of ``losses``, (N,), with its gradient if it has one.
+def weights_of(mask: Mask, rows: Tensor) -> Tensor:
+    """Return a mask as (N,) float32 weights on the device of ``rows``, (N, ...), with its gradient if it has one.
 
     Raises:
         InvalidArgument: Another number of entries, or weights that are negative, NaN or infinite.
     """
     if mask is None:
-        return torch.ones_like(losses, requires_grad=False)
+        return torch.ones(len(rows), device=rows.device)
     weights = _as_tensor("mask", mask).flatten()
-    if len(weights) != len(losses):
-        raise InvalidArgument(f"mask: got {len(weights)} entries; expected one per row, {len(losses)}")
+    if len(weights) != len(rows):
+        raise InvalidArgument(f"mask: got {len(weights)} entries; expected one per row, {len(rows)}")
     if weights.dtype != torch.bool and not bool(((weights >= 0) & weights.isfinite()).all()):
         row = int((~((weights >= 0) & weights.isfinite())).int().argmax())
         raise InvalidArgument(
             f"mask: row {row} has weight {float(weights[row])}; expected booleans, or weights of 0 or more"
         )
-    return weights.to(losses.device).float()
+    return weights.to(rows.device).float()
 
 
 def hard_labels(
