@@ -20,7 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument, InvalidData
-from softlabels.sources.arrow_types import is_binary, is_text, scalar_values
+from softlabels.sources.arrow_types import is_binary, is_text, numbers_of, scalar_values
 from softlabels.sources.scratch import ArrayBuilder
 
 MAX_CLASSES = 2**24
@@ -230,7 +230,7 @@ class LabelReader:
                 f"{self._name}: more than {MAX_NAMES:,} different labels; expected class names. "
                 "Name another column with --label, or use --no-label"
             )
-        places = np.asarray(encoded.indices.fill_null(-1), np.int64)
+        places = numbers_of(encoded.indices, null=-1).astype(np.int64)
         return np.where(places < 0, NO_LABEL, np.append(own, NO_LABEL)[places])
 
     def _number_codes(self, values: pa.Array, first_row: int) -> NDArray[np.int64]:
@@ -243,8 +243,8 @@ class LabelReader:
                 f"{self._name}: labels must be whole numbers or text, got {values.type}. "
                 "Name another column with --label, or use --no-label"
             )
-        numbers = values.fill_null(0).to_numpy(zero_copy_only=False)
-        missing = np.asarray(values.is_null())
+        numbers = numbers_of(values, null=0)
+        missing = numbers_of(values.is_null()).copy()
         if numbers.dtype.kind == "f":
             missing |= np.isnan(numbers)
             self._check(numbers != np.floor(numbers), missing, numbers, first_row, "not a whole number")

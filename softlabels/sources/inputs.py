@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidData
-from softlabels.sources.arrow_types import is_text
+from softlabels.sources.arrow_types import is_text, numbers_of
 from softlabels.sources.protocol import Columns
 
 EXACT = 2**53
@@ -100,7 +100,7 @@ def column_array(column: pa.ChunkedArray, name: str, rows: NDArray[np.int64]) ->
     shape: list[int] = [len(array)]
     while True:
         if array.null_count:
-            row = int(np.argmax(np.asarray(array.is_null()))) // max(math.prod(shape[1:]), 1)
+            row = int(np.argmax(numbers_of(array.is_null()))) // max(math.prod(shape[1:]), 1)
             raise InvalidData(f"{name}, row {rows[row]}: the value is null. Correct or remove that row")
         if pa.types.is_fixed_size_list(array.type):
             shape.append(array.type.list_size)
@@ -117,7 +117,7 @@ def column_array(column: pa.ChunkedArray, name: str, rows: NDArray[np.int64]) ->
             f"{name}: values of type {kind} cannot be the input of a model; expected numbers. "
             "Convert the column, or name another one with --input"
         )
-    return np.asarray(array.to_numpy(zero_copy_only=False)).reshape(shape)
+    return numbers_of(array).reshape(shape)
 
 
 def _uniform_length(array: pa.Array, name: str, rows: NDArray[np.int64], lists_per_row: int) -> int:
@@ -126,7 +126,7 @@ def _uniform_length(array: pa.Array, name: str, rows: NDArray[np.int64], lists_p
     Raises:
         InvalidData: Lengths differ; names the first row with another one.
     """
-    lengths = np.asarray(array.value_lengths())
+    lengths = numbers_of(array.value_lengths())
     if len(lengths) == 0:
         return 0
     odd = np.flatnonzero(lengths != lengths[0])

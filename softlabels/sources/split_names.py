@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument, InvalidData
-from softlabels.sources.arrow_types import is_binary, is_number, is_text, scalar_values
+from softlabels.sources.arrow_types import is_binary, is_number, is_text, numbers_of, scalar_values
 from softlabels.sources.scratch import ArrayBuilder
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -105,7 +105,7 @@ class SplitReader:
                 f"{self._name}: more than {MAX_SPLITS:,} different splits; expected a few names, as train and test. "
                 "Rename the column"
             )
-        self._builder.append(own[np.asarray(encoded.indices.fill_null(-1), np.int64)].astype(np.int16))
+        self._builder.append(own[numbers_of(encoded.indices, null=-1)].astype(np.int16))
 
     def finish(self) -> Splits:
         """Return the splits once all rows are there."""

@@ -194,4 +194,6 @@ def take(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
     """
     if len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all():
         return table.slice(int(rows[0]), len(rows))
-    return table.take(pa.array(rows))
+    # Not pa.array, which imports pandas where it is installed.
+    indices = pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(np.ascontiguousarray(rows, np.int64))])
+    return table.take(indices)

@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidData
-from softlabels.sources.arrow_types import is_list, is_number, is_tensor, is_text, value_type
+from softlabels.sources.arrow_types import is_list, is_number, is_tensor, is_text, numbers_of, value_type
 from softlabels.sources.class_labels import ClassLabels, LabelReader, recorded_names
 from softlabels.sources.image_column import ImageColumn
 from softlabels.sources.image_sizes import ImageSizes
@@ -223,11 +223,11 @@ class RegressionReader:
         """Return the values as (n, width) float32; a null row is NaN throughout."""
         if is_list(values.type):
             present = values.drop_null()
-            rows = np.flatnonzero(np.asarray(values.is_valid()))
+            rows = np.flatnonzero(numbers_of(values.is_valid()))
             numbers = np.full((len(values), self._width or 1), np.nan, np.float32)
             if len(present):
                 flat = self._floats(present.flatten(), first_row)
-                lengths = np.asarray(present.value_lengths())
+                lengths = numbers_of(present.value_lengths())
                 if (lengths != lengths[0]).any() or lengths[0] == 0:
                     row = first_row + int(rows[int((lengths != lengths[0]).argmax())])
                     raise InvalidData(
@@ -247,7 +247,7 @@ class RegressionReader:
                 f"{self._name}, row {first_row}: not a number, got values of type {values.type}; expected numbers"
             )
         with np.errstate(over="ignore"):
-            numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+            numbers = numbers_of(values.cast(pa.float64(), safe=False))
             return np.asarray(numbers, np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Optimisers, mixed precision, and the moving average of the weights."""
+"""The optimiser of a recipe, mixed precision, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from softlabels.errors import InvalidArgument
 from softlabels.models.digest import state_of
+from softlabels.training.optimizers import SGD, AdamW, Optimizer
 from softlabels.training.recipe import Recipe
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def new_optimizer(recipe: Recipe, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+def new_optimizer(recipe: Recipe, parameters: Sequence[nn.Parameter]) -> Optimizer:
     """Return the optimiser of a recipe.
 
     Args:
@@ -27,8 +28,8 @@ def new_optimizer(recipe: Recipe, parameters: Sequence[nn.Parameter]) -> torch.o
         'SGD'
     """
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
-    return torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        return SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
+    return AdamW(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
 
 
 class MixedPrecision:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from softlabels.models.digest import state_of
 from softlabels.training.optimization import MixedPrecision, WeightAverage
+from softlabels.training.optimizers import Optimizer
 from softlabels.training.stopping import EarlyStopping
 
 ON_CPU = "step"
@@ -34,7 +35,7 @@ class TrainingState:
     """
 
     module: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     precision: MixedPrecision
     average: WeightAverage | None
     stopping: EarlyStopping

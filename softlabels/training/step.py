@@ -111,7 +111,7 @@ class Stepper:
         rate = run.recipe.learning_rate(state.step, run.steps)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        state.optimizer.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad()
         sums = FigureSums(run.task, None) if is_logged else None
         loss = 0.0
         for index, share in enumerate(shares):
@@ -155,7 +155,8 @@ class Stepper:
     def _update(self, batch: Batch) -> None:
         run, state = self._run, self._state
         scaler = state.precision.scaler
-        scaler.unscale_(state.optimizer)
+        optimizer: Any = state.optimizer
+        scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, run.recipe.clip)
         # A scaler skips steps whose gradient overflows, and lowers its scale.
         if not scaler.is_enabled() and not torch.isfinite(norm):
@@ -163,7 +164,7 @@ class Stepper:
                 f"gradient at step {state.step}: not finite, got norm {float(norm)} ({_name_rows({}, batch)}); "
                 "expected a number. Use a lower --lr; the last checkpoint is still there"
             )
-        scaler.step(state.optimizer)
+        scaler.step(optimizer)
         scaler.update()
 
     def _outputs(self, batch: Batch) -> Outputs:

@@ -133,3 +133,49 @@ def test_labels_of_ragged_rows_are_matched_by_position():
     assert losses.kl(student, ragged).item() == pytest.approx(losses.kl(student, labels).item())
     with pytest.raises(InvalidArgument, match="got 5 rows; there are labels of 6"):
         losses.kl(student[:5], ragged)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_graph_can_be_walked_twice(fused):
+    """Gradients of the forward pass are handed over to the first walk, which may change them in place."""
+    labels, _ = oracle.make_labels(1, 50, "topk:5:f16")
+    states, weight = torch.randn(6, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
+    logits = states @ weight.T
+    loss = losses.linear_kl(states, weight, labels) if fused else losses.kl(logits, labels)
+    first = torch.autograd.grad(loss, [states, weight], retain_graph=True)
+    expected = [gradient.clone() for gradient in first]
+    for gradient in first:
+        gradient.zero_()
+    second = torch.autograd.grad(3 * loss, [states, weight])
+    for one, other in zip(second, expected, strict=True):
+        torch.testing.assert_close(one, 3 * other, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_weights_of_rows_have_a_gradient(fused):
+    labels, _ = oracle.make_labels(1, 50, "topk:5:f16")
+    generator = torch.Generator().manual_seed(0)
+    states, layer = torch.randn(6, 8, generator=generator), torch.randn(50, 8, generator=generator)
+    logits = states @ layer.T
+    rows = torch.stack([losses.kl(logits[row : row + 1], labels.take(np.array([row]))) for row in range(6)])
+    weights = torch.tensor([1.0, 2.0, 0.0, 0.5, 1.0, 3.0])
+    gradients = []
+    for mean in (
+        lambda mask: losses.linear_kl(states, layer, labels, mask=mask)
+        if fused
+        else losses.kl(logits, labels, mask=mask),
+        lambda mask: (torch.where(mask > 0, rows * mask, 0.0)).sum() / mask.sum(),
+    ):
+        leaf = weights.clone().requires_grad_()
+        mean(leaf).backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+def test_a_loss_without_weight_has_no_gradient_even_if_it_is_infinite():
+    labels, student = oracle.make_labels(0, 30, "dense:f32")
+    leaf = student.float().masked_fill(torch.arange(30) == 3, -torch.inf).requires_grad_()
+    loss = losses.kl(leaf, labels)
+    assert loss.item() == float("inf")
+    (0 * loss).backward()
+    assert (leaf.grad == 0).all()

@@ -51,6 +51,15 @@ def test_sources_need_no_torch(digits_path):
     )
 
 
+def test_training_loads_neither_a_compiler_nor_pandas(tmp_path):
+    """Either takes about as long to import as torch: sympy is a part of torch's compiler."""
+    code = (
+        "import softlabels as sl\n"
+        f"sl.train_teacher('digits', 'mlp:width=4,depth=1', {str(tmp_path / 'run')!r}, steps=1, batch_size=8)"
+    )
+    assert not modules_after(code) & {"sympy", "pandas"}
+
+
 def test_every_public_name_resolves():
     import softlabels as sl
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from softlabels.errors import InvalidData
 from softlabels.sources import as_source, open_source
-from softlabels.sources.arrow_types import plain_array
+from softlabels.sources.arrow_types import numbers_of, plain_array
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
 NESTED = st.lists(st.none() | st.lists(st.none() | st.integers(0, 9), max_size=4), max_size=8)
@@ -119,3 +119,20 @@ def test_text_that_is_not_utf8_is_a_typed_error(tmp_path, column):
     pq.write_table(pa.table({"x": [1.0, 2.0], column: text}), tmp_path / "d.parquet")
     with pytest.raises(InvalidData, match=f"column '{column}': cannot be read as string: .*UTF-?8"):
         open_source(tmp_path / "d.parquet", id="id" if column == "id" else None)
+
+
+@given(
+    values=st.lists(st.none() | st.integers(0, 1), max_size=40),
+    start=st.integers(0, 9),
+    kind=st.sampled_from([pa.bool_(), pa.int8(), pa.uint16(), pa.int64(), pa.float16(), pa.float32(), pa.float64()]),
+)
+def test_numbers_are_those_of_arrow(values, start, kind):
+    array = pa.array([None if v is None else kind.to_pandas_dtype()(v) for v in values], kind).slice(start)
+    present = array.drop_null()
+    assert numbers_of(present).tolist() == present.to_pylist()
+    assert numbers_of(present).dtype == kind.to_pandas_dtype()
+    assert not numbers_of(present).flags.writeable
+    numbers = numbers_of(array)
+    assert [None if np.isnan(v) else v for v in numbers.astype(float)] == array.to_pylist()
+    if kind in {pa.int8(), pa.int64()}:
+        assert numbers_of(array, null=-1).tolist() == [-1 if v is None else v for v in array.to_pylist()]
