@@ -6,6 +6,7 @@ the fused functions take a tenth of the time of the default ones, which passes o
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -41,7 +42,7 @@ class _OneGroup:
 
     def __init__(self, parameters: Sequence[nn.Parameter], **options: float) -> None:
         self.param_groups: list[dict[str, Any]] = [{"params": list(parameters), **options}]
-        self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
+        self.state: dict[nn.Parameter, dict[str, Tensor]] = defaultdict(dict)
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
@@ -83,7 +84,7 @@ class AdamW(_OneGroup):
         """Update the parameters that have a gradient."""
         group, parameters, gradients = self._updated()
         for parameter in parameters:
-            if parameter not in self.state:
+            if not self.state[parameter]:
                 moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
                 self.state[parameter] = {"step": torch.tensor(0.0), **moments}
         states = [self.state[parameter] for parameter in parameters]
@@ -137,8 +138,9 @@ class SGD(_OneGroup):
         if group["momentum"] != 0:
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 # The first buffer is the gradient, as in torch; a buffer of zeros becomes that in the first step.
-                self.state.setdefault(parameter, {"momentum_buffer": torch.zeros_like(gradient)})
-        buffers = [self.state.get(parameter, {}).get("momentum_buffer") for parameter in parameters]
+                if not self.state[parameter]:
+                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(gradient)
+        buffers = [self.state[parameter].get("momentum_buffer") for parameter in parameters]
         sgd(
             parameters,
             gradients,
