@@ -82,7 +82,7 @@ def classes_and_numbers(task: str, folder: Path) -> tuple[dict[str, Arm], Callab
         "stored, a tenth of hard": lambda out, seed: sl.train_student(
             store, source, network, out, seed=seed, alpha=alpha, hard_labels=tenth, **options
         ),
-        "teacher": lambda out, seed: teacher,
+        "teacher": lambda *_: teacher,
     }
     return arms, lambda model: _quality(model, source, held_out)
 
@@ -116,7 +116,7 @@ def text(path: Path, folder: Path) -> tuple[dict[str, Arm], Callable[[Model], Fi
         "live": student(teacher, tokens),
         "hard": lambda out, seed: sl.train_teacher(tokens, network, out, seed=seed, **hard),
         "a tenth of hard": lambda out, seed: sl.train_teacher(TenthOfText(store), network, out, seed=seed, **hard),
-        "teacher": lambda out, seed: teacher,
+        "teacher": lambda *_: teacher,
     }
 
     def measure(model: Model) -> Figures:
