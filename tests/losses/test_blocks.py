@@ -161,9 +161,9 @@ def test_weights_of_rows_have_a_gradient(fused):
     weights = torch.tensor([1.0, 2.0, 0.0, 0.5, 1.0, 3.0])
     gradients = []
     for mean in (
-        lambda mask: losses.linear_kl(states, layer, labels, mask=mask)
-        if fused
-        else losses.kl(logits, labels, mask=mask),
+        lambda mask: (
+            losses.linear_kl(states, layer, labels, mask=mask) if fused else losses.kl(logits, labels, mask=mask)
+        ),
         lambda mask: (torch.where(mask > 0, rows * mask, 0.0)).sum() / mask.sum(),
     ):
         leaf = weights.clone().requires_grad_()
