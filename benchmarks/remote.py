@@ -1,96 +1,251 @@
-"""Speed of reading a store through an object store, beside a local disk: ``python -m benchmarks.remote``.
+"""Measure reading through an object store, push and pull: ``python -m benchmarks.remote``.
 
-The service is moto's S3 server on this machine. Prints rows/s of an epoch from disk, with a cold and with a warm cache,
-the time to the first chunk, and the bytes of the ranges that were fetched over the bytes of the shards. Then the time
-of a push of a larger store to a directory, beside reading, hashing, writing and syncing the same bytes.
+    python -m benchmarks.remote [--rows 400000] [--latency-ms 20] [--mb 1000] [--s3-mb 200] [--repeats 3] [--json FILE]
+
+The service is moto's S3 server on this machine, which takes its share of the cores.
+
+1. Epochs of the loader, rows in order: from disk, through S3 with a cold and with a warm cache, in turns. A relay
+   delays every request by ``--latency-ms``, as a network does, and counts the bytes that arrive. Goals: a cold epoch at
+   0.60 of the rows/s of disk, the first batch within 1 s, bytes fetched over bytes needed at most 1.1.
+2. ``push`` and ``pull`` beside the least that moves and checks the same files: a loop that reads, hashes, writes and
+   syncs them; bare uploads and hashes; bare downloads that are hashed, written and synced. Goal: 0.7 of its speed.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import json
+import multiprocessing
 import os
 import shutil
+import statistics
 import tempfile
 import time
 import uuid
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from blake3 import blake3
 
 import softlabels as sl
+from softlabels.sharing.transfer import NETWORK_WORKERS
 from softlabels.store.storage.posix import BLOCK_BYTES
-from tests.store.storage.object_store_server import BUCKET, s3_server, use_server
+from tests.store.storage.object_store_server import BUCKET, free_port, s3_server, use_server
 
+Runs = Mapping[str, Callable[[], dict[str, float]]]
 CLASSES = 1000
+RELAY_BYTES = 2**18
 
 
-def make(path: Path, rows: int) -> None:
-    """Make a store of random top-32 labels."""
-    rng = np.random.default_rng(0)
-    heads = {"logits": sl.Head(classes=CLASSES, encoding="topk:32")}
-    with sl.create(path, heads=heads) as writer:
-        for start in range(0, rows, 4096):
-            count = min(4096, rows - start)
-            logits = rng.normal(size=(count, CLASSES)).astype(np.float32)
-            writer.append(list(range(start, start + count)), {"logits": logits})
+def make(path: Path, rows: int, encoding: str) -> None:
+    """Make a store of random labels; the same logits again and again, since only their bytes matter."""
+    logits = np.random.default_rng(0).normal(size=(4096, CLASSES)).astype(np.float32)
+    with sl.create(path, heads={"logits": sl.Head(classes=CLASSES, encoding=encoding)}) as writer:
+        for start in range(0, rows, len(logits)):
+            count = min(len(logits), rows - start)
+            writer.append(list(range(start, start + count)), {"logits": logits[:count]})
 
 
-def epoch(location: str | Path) -> tuple[float, float]:
-    """Read all rows in the order of the store; returns seconds to the first batch and in all."""
-    began = time.perf_counter()
-    store = sl.open(location)
-    first = None
-    for number in range(store.chunks):
-        store.read_chunk(number)
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay: float, count: Any) -> None:
+    """Pass bytes on, each group after a delay, and count them."""
+    while data := await reader.read(RELAY_BYTES):
+        await asyncio.sleep(delay)
+        writer.write(data)
+        await writer.drain()
+        count.value += len(data)
+    writer.close()
+
+
+def _serve(port: int, upstream: int, delay: float, received: Any) -> None:
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sent = multiprocessing.Value("q", 0, lock=False)
+        there, back = await asyncio.open_connection("127.0.0.1", upstream)
+        both = (_pump(reader, back, delay, sent), _pump(there, writer, 0.0, received))
+        await asyncio.gather(*both, return_exceptions=True)
+
+    async def serve() -> None:
+        server = await asyncio.start_server(connect, "127.0.0.1", port)
+        await server.serve_forever()
+
+    asyncio.run(serve())
+
+
+@contextmanager
+def relay(upstream: int, delay: float) -> Iterator[tuple[int, Any]]:
+    """Run a relay in a process of its own; yields its port and the count of the bytes that clients received."""
+    port, received = free_port(), multiprocessing.Value("q", 0, lock=False)
+    process = multiprocessing.Process(target=_serve, args=(port, upstream, delay, received), daemon=True)
+    process.start()
+    try:
+        yield port, received
+    finally:
+        process.terminate()
+        process.join()
+
+
+def epoch(location: str | Path) -> dict[str, float]:
+    """Read all rows in their order by the loader; returns seconds to the first batch and in all."""
+    began, first = time.perf_counter(), 0.0
+    for _ in sl.loader(sl.open(location), batch_size=1024, shuffle=False):
         first = first or time.perf_counter() - began
-    return first or 0.0, time.perf_counter() - began
+    return {"first": first, "seconds": time.perf_counter() - began}
+
+
+def in_turns(runs: Runs, repeats: int) -> dict[str, dict[str, float]]:
+    """Return the median of each figure of each run; runs take turns, so that other work disturbs all of them alike."""
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            results[name].append(run())
+    return {
+        name: {figure: statistics.median(one[figure] for one in many) for figure in many[0]}
+        for name, many in results.items()
+    }
+
+
+def read(root: Path, rows: int, latency: float, repeats: int, port: int) -> dict[str, Any]:
+    """Measure and print epochs through S3 beside those from disk."""
+    make(root / "labels", rows, "topk:32")
+    size, cache = sl.open(root / "labels").bytes, root / "cache"
+    with relay(port, latency) as (between, received), use_server(between):
+        url = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+        sl.push(root / "labels", url)
+
+        def cold() -> dict[str, float]:
+            shutil.rmtree(cache, ignore_errors=True)
+            before = received.value
+            return epoch(url) | {"fetched": (received.value - before) / size}
+
+        runs = {"disk": lambda: epoch(root / "labels"), "cold": cold, "warm": lambda: epoch(url)}
+        epoch(root / "labels")  # imports
+        results = in_turns(runs, repeats)
+    disk = results["disk"]["seconds"]
+    print(f"{rows:,} rows, {size / 1e6:.0f} MB, {latency * 1000:.0f} ms a request")
+    for name, one in results.items():
+        print(
+            f"  {name}: {rows / one['seconds'] / 1e6:.2f} M rows/s, {disk / one['seconds']:.2f} of disk; first batch "
+            f"{one['first']:.2f} s" + (f"; bytes fetched over needed {one['fetched']:.3f}" if "fetched" in one else "")
+        )
+    return results
+
+
+def timed(work: Callable[[], object]) -> dict[str, float]:
+    """Return the seconds that something takes."""
+    began = time.perf_counter()
+    work()
+    return {"seconds": time.perf_counter() - began}
+
+
+def copied(source: Path, target: Path) -> None:
+    """Read, hash, write and sync the shards of a store, one after the other."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    for path in sorted((source / "shards").rglob("*.zip")):
+        hasher = blake3()
+        with path.open("rb") as data, (target / path.name).open("wb") as copy:
+            while block := data.read(BLOCK_BYTES):
+                hasher.update(block)
+                copy.write(block)
+            copy.flush()
+            os.fsync(copy.fileno())
+
+
+def transfer(root: Path, mb: int, s3_mb: int, repeats: int, port: int) -> dict[str, Any]:
+    """Measure and print push and pull beside the least that moves the same bytes."""
+    results: dict[str, Any] = {}
+    for place, megabytes, runs_of in (("directory", mb, _between_directories), ("S3", s3_mb, _through_s3)):
+        large = root / f"large-{place}"
+        make(large, megabytes * 500, "dense:f16")
+        size = sl.open(large).bytes
+        results[place] = medians = in_turns(runs_of(root, large), repeats)
+        print(f"{place}, {size / 1e6:.0f} MB")
+        for name, one in medians.items():
+            least = (
+                medians[name.replace("push", "least push").replace("pull", "least pull")] if " " not in name else one
+            )
+            print(
+                f"  {name}: {size / one['seconds'] / 1e6:.0f} MB/s, {least['seconds'] / one['seconds']:.2f} of the least"
+            )
+    return results
+
+
+def _between_directories(root: Path, large: Path) -> Runs:
+    return {
+        "least push": lambda: timed(lambda: copied(large, root / "least")),
+        "push": lambda: timed(lambda: _anew(root / "copy", large)),
+    }
+
+
+def _through_s3(root: Path, large: Path) -> Runs:
+    import obstore
+
+    shards = sorted((large / "shards").rglob("*.zip"))
+    bare = obstore.store.from_url(f"s3://{BUCKET}/bare", client_options={"allow_http": True})
+    urls: list[str] = []
+
+    def put(path: Path) -> None:
+        with path.open("rb") as data:
+            blake3(data.read())
+            data.seek(0)
+            obstore.put(bare, path.name, data)
+
+    def get(path: Path) -> None:
+        data = bytes(obstore.get(bare, path.name).bytes())
+        blake3(data)
+        with (root / "least" / path.name).open("wb") as copy:
+            copy.write(data)
+            copy.flush()
+            os.fsync(copy.fileno())
+
+    def all_of(one: Callable[[Path], None]) -> None:
+        with ThreadPoolExecutor(NETWORK_WORKERS) as pool:
+            list(pool.map(one, shards))
+
+    def push() -> None:
+        urls.append(f"s3://{BUCKET}/{uuid.uuid4().hex}")
+        sl.push(large, urls[-1])
+
+    return {
+        "least push": lambda: timed(lambda: all_of(put)),
+        "push": lambda: timed(push),
+        "least pull": lambda: timed(lambda: all_of(get)),
+        "pull": lambda: timed(lambda: _anew(root / "copy", urls[-1])),
+    }
+
+
+def _anew(target: Path, source: str | Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    sl.push(source, target)
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--push-mb", type=int, default=1000)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=400_000)
+    parser.add_argument("--latency-ms", type=float, default=20.0)
+    parser.add_argument("--mb", type=int, default=1000)
+    parser.add_argument("--s3-mb", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, s3_server() as port:
         root = Path(folder)
         os.environ["XDG_CACHE_HOME"] = str(root / "cache")
-        make(root / "labels", arguments.rows)
-        size = sl.open(root / "labels").bytes
-        _, local = epoch(root / "labels")
-        print(f"{arguments.rows:,} rows, {size / 1e6:.0f} MB; local disk {arguments.rows / local / 1e6:.2f} M rows/s")
-        with s3_server() as port, use_server(port):
-            url = f"s3://{BUCKET}/{uuid.uuid4().hex}"
-            sl.push(root / "labels", url)
-            for name in ("cold", "warm"):
-                first, seconds = epoch(url)
-                fetched = sum(path.stat().st_size for path in (root / "cache").rglob("*") if path.is_file())
-                print(
-                    f"S3, {name} cache: {arguments.rows / seconds / 1e6:.2f} M rows/s, {local / seconds:.2f} of disk; "
-                    f"first chunk {first:.2f} s; ranges fetched over bytes of shards {fetched / size:.3f}"
-                )
-        copies = max(1, arguments.push_mb * 10**6 // size)
-        large = root / "large"
-        make(large, arguments.rows * copies)
-        began = time.perf_counter()
-        outcome = sl.push(large, root / "copy")
-        pushed = time.perf_counter() - began
-        began = time.perf_counter()
-        for path in sorted((large / "shards").rglob("*.zip")):
-            hasher = blake3()
-            with path.open("rb") as source, (root / "plain").open("wb") as target:
-                while data := source.read(BLOCK_BYTES):
-                    hasher.update(data)
-                    target.write(data)
-                target.flush()
-                os.fsync(target.fileno())
-        plain = time.perf_counter() - began
-        print(
-            f"push of {outcome.bytes / 1e6:.0f} MB to a directory: {outcome.bytes / pushed / 1e6:.0f} MB/s, "
-            f"{plain / pushed:.2f} of reading, hashing, writing and syncing in one thread"
-        )
-        shutil.rmtree(large)
+        results: dict[str, Any] = {}
+        if arguments.rows:
+            latency = arguments.latency_ms / 1000
+            results["read"] = read(root, arguments.rows, latency, arguments.repeats, port)
+        if arguments.mb:
+            with use_server(port):
+                results |= transfer(root, arguments.mb, arguments.s3_mb, arguments.repeats, port)
+    print(f"load of the machine {os.getloadavg()[1]:.1f} on {os.cpu_count()} cores")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -29,12 +29,15 @@ from softlabels.store.format import paths
 from softlabels.store.format.descriptor import Descriptor, find_descriptor, read_descriptor
 from softlabels.store.format.limits import MAX_DESCRIPTOR_BYTES, MAX_SNAPSHOT_BYTES
 from softlabels.store.storage.hf_storage import HfStorage
+from softlabels.store.storage.posix import PosixStorage
 from softlabels.store.storage.read_errors import SEAL
 from softlabels.store.storage.registry import open_storage
 from softlabels.store.storage.storage import TEMPORARY, Location, Storage
 
-DEFAULT_WORKERS = 8
-"""Units that are copied at the same time."""
+NETWORK_WORKERS = 16
+"""Units that are copied at the same time by default if one of the places is behind a network."""
+MAX_LOCAL_WORKERS = 8
+"""The same between directories, at most: one per core, since hashing and copying keep a core busy."""
 BESIDE_A_STORE = {TEMPORARY, paths.CODEBOOKS, paths.TOKENIZERS, ".gitattributes", CARD, "LICENSE"}
 """Names that a place may have before a store is there: what is copied before the descriptor, and what the hub makes."""
 
@@ -71,7 +74,7 @@ def push(
     to: Location,
     *,
     digest: str | None = None,
-    workers: int = DEFAULT_WORKERS,
+    workers: int | None = None,
     progress: TransferProgress | None = None,
     rows: str | None = None,
     keys: KeyNames | None = None,
@@ -88,7 +91,7 @@ def push(
         to: Directory, or URL such as ``s3://team/labels`` or ``hf://datasets/team/labels``. It may hold an earlier or
             interrupted copy of the store.
         digest: Digest that the snapshot must have; by default any.
-        workers: Units that are copied at the same time.
+        workers: Units that are copied at the same time; by default 16, or between directories one per core.
         progress: Called with bytes (rows of a part) done and in all.
         rows: Range of row numbers to copy, such as ``0:1000``; by default all.
         keys: Keys or ids of the rows to copy, or a file with one a line; by default all.
@@ -118,7 +121,7 @@ def pull(
     store: Location,
     *,
     digest: str | None = None,
-    workers: int = DEFAULT_WORKERS,
+    workers: int | None = None,
     progress: TransferProgress | None = None,
     rows: str | None = None,
     keys: KeyNames | None = None,
@@ -134,7 +137,7 @@ def pull(
         source: Location to copy from, such as ``https://example.org/labels``.
         store: Location of the copy.
         digest: Digest that the snapshot must have; by default the one that ``lock`` pins, or else any.
-        workers: Units that are copied at the same time.
+        workers: Units that are copied at the same time; by default 16, or between directories one per core.
         progress: Called with bytes (rows of a part) done and in all.
         rows: Rows to copy; this and the next four as for `push`.
         keys: Keys of the rows to copy.
@@ -176,9 +179,10 @@ def pull(
 
 
 def _transfer(
-    source: Store, to: Storage, selection: Selection | None, workers: int, progress: TransferProgress | None
+    source: Store, to: Storage, selection: Selection | None, workers: int | None, progress: TransferProgress | None
 ) -> Transfer:
     """Copy a store, or the selected part of it."""
+    workers = workers or default_workers(source.storage, to)
     if selection is None:
         return _copy(source, to, workers, progress)
     if not isinstance(to, HfStorage):
@@ -186,6 +190,22 @@ def _transfer(
     with tempfile.TemporaryDirectory(prefix="softlabels-") as folder:
         copied = _copy_part(source, open_storage(folder), selection, workers, progress)
         return replace(_copy(open_store(folder), to, workers, None), source=copied.source)
+
+
+def default_workers(source: Storage, target: Storage) -> int:
+    """Return the number of units to copy at the same time.
+
+    Args:
+        source: Storage that is copied from.
+        target: Storage that is copied to.
+
+    Example:
+        >>> default_workers(open_storage("labels"), open_storage("copy")) <= MAX_LOCAL_WORKERS
+        True
+    """
+    if isinstance(source, PosixStorage) and isinstance(target, PosixStorage):
+        return min(MAX_LOCAL_WORKERS, len(os.sched_getaffinity(0)))
+    return NETWORK_WORKERS
 
 
 def _copy_part(
