@@ -165,12 +165,9 @@ def transfer(root: Path, mb: int, s3_mb: int, repeats: int, port: int) -> dict[s
         results[place] = medians = in_turns(runs_of(root, large), repeats)
         print(f"{place}, {size / 1e6:.0f} MB")
         for name, one in medians.items():
-            least = (
-                medians[name.replace("push", "least push").replace("pull", "least pull")] if " " not in name else one
-            )
-            print(
-                f"  {name}: {size / one['seconds'] / 1e6:.0f} MB/s, {least['seconds'] / one['seconds']:.2f} of the least"
-            )
+            least = medians[f"least {name.removeprefix('least ')}"]["seconds"]
+            rate = size / one["seconds"] / 1e6
+            print(f"  {name}: {rate:.0f} MB/s, {least / one['seconds']:.2f} of the least")
     return results
 
 
