@@ -11,7 +11,7 @@ from softlabels.errors import InvalidArgument
 from softlabels.loading.ensemble import Ensemble, stores_of
 from softlabels.loading.key_index import as_names
 from softlabels.sources import Source, as_source
-from softlabels.sources.view_inputs import ViewInputs
+from softlabels.sources.view_inputs import ViewInputs, implied_size
 from softlabels.store import Store
 from softlabels.store.format.view_record import ViewRecord, same_views
 from softlabels.views import parse_policy
@@ -30,8 +30,8 @@ def source_of(inputs: Any, labels: Store | Ensemble | None, size: int | None = N
         InvalidData: The data cannot be used.
     """
     if size is None and getattr(inputs, "size", None) is None:
-        records = [store.descriptor.views for store in stores_of(labels)]
-        size = next((record.size for record in records if record is not None), None)
+        record = next((store.descriptor.views for store in stores_of(labels) if store.descriptor.views), None)
+        size = None if record is None else implied_size(record)
     return as_source(inputs, size=size)
 
 

@@ -22,6 +22,8 @@ from softlabels.store.format.view_record import ViewDigest, ViewRecord
 
 DIGESTS = 8
 """Views whose pixels a store records."""
+MAX_IMPLIED_SIZE = 2048
+"""Side in pixels above which views are replayed only if the user chose the size; one then takes 100 MB and more."""
 
 
 class ViewInputs:
@@ -62,9 +64,11 @@ class ViewInputs:
                 f"views: made by version {record.version} of the transforms, this softlabels has {POLICY_VERSION}; "
                 "expected the same. Install a softlabels of that version, or generate the labels again"
             )
+        chosen: int | None = getattr(source, "size", None)
+        check_size(record, chosen)
         self.source = source
         self.record = record
-        self.size: int | None = getattr(source, "size", None) or record.size
+        self.size = chosen or record.size
         self._policy = parse_policy(record.policy)
         self._partners = partners
         if self._policy.mixes and partners is None and len(source) != record.examples:
@@ -229,6 +233,40 @@ class ViewInputs:
             places = np.flatnonzero(own == np.frombuffer(key, "S16"))
             rows += [(int(places[0]), key)] if len(places) else []
         return rows
+
+
+def check_size(record: ViewRecord, chosen: int | None) -> None:
+    """Raise if the views of a store are too large to be replayed because a store says so.
+
+    Args:
+        record: Record of the views.
+        chosen: Side of the views that the user chose, in pixels; None: nothing was chosen.
+
+    Raises:
+        InvalidArgument: The views are larger than is replayed by default, and than what was chosen.
+
+    Example:
+        >>> record = ViewRecord(count=2, policy="flip", version=1, seed=0, size=8192, examples=9)
+        >>> check_size(record, chosen=8192)
+    """
+    if (record.size or 0) > max(MAX_IMPLIED_SIZE, chosen or 0):
+        raise InvalidArgument(
+            f"views: too large to be replayed by default, got {record.size} pixels a side; expected at most "
+            f"{MAX_IMPLIED_SIZE}. If you trust the store, choose that size with --size {record.size}"
+        )
+
+
+def implied_size(record: ViewRecord) -> int | None:
+    """Return the size of images if the user chose none: that of the views; None: their own.
+
+    Args:
+        record: Record of the views.
+
+    Raises:
+        InvalidArgument: The views are larger than is replayed by default.
+    """
+    check_size(record, None)
+    return record.size
 
 
 def record_views(source: Source, *, count: int, policy: str, seed: int) -> ViewRecord:

@@ -18,6 +18,7 @@ from softlabels.sources import DatasetSource, Source, as_source
 from softlabels.sources.request import DataOptions
 from softlabels.sources.single_target import LABEL_HEAD
 from softlabels.sources.store_tokens import StoreTokens
+from softlabels.sources.view_inputs import implied_size
 from softlabels.store import Store, open_store
 from softlabels.text.options import TextOptions
 from softlabels.training.language import options_of
@@ -96,8 +97,9 @@ def open_data(
                 f"that they were made from {named!r}; if you trust that, name it with --data"
             )
         data = BUNDLED
-    if isinstance(labels, Store) and labels.descriptor.views is not None and getattr(data, "size", None) is None:
-        options.setdefault("size", labels.descriptor.views.size)
+    views = labels.descriptor.views if isinstance(labels, Store) else None
+    if views is not None and getattr(data, "size", None) is None and "size" not in options:
+        options["size"] = implied_size(views)
     if not isinstance(data, Source):
         text = options_of(labels, text)
     source = as_source(data, text=text, **options)

@@ -1,5 +1,6 @@
 """Views: labels of augmented images meet exactly the pixels that they were made from."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -20,6 +21,7 @@ from softlabels.sources import as_source, open_source
 from softlabels.sources.view_inputs import ViewInputs
 from softlabels.store.format import canonical_json
 from softlabels.store.format.descriptor import parse_descriptor
+from softlabels.training.inputs import open_data
 
 POLICIES = [
     "randcrop", "flip", "color", "randaugment", "erase:p=1", "mixup", "cutmix:p=0.7", "randcrop,mixup",
@@ -232,3 +234,18 @@ def test_mixed_views_have_no_hard_labels_and_find_their_partners_in_data_of_any_
         list(sl.loader(store, inputs=as_source({"image": files[:2]}, size=SIZE)))
     with pytest.raises(InvalidArgument, match="cutmix mixes finished views, got flip behind it"):
         label(photos, tmp_path / "x", "cutmix,flip")
+
+
+def test_views_are_not_replayed_at_a_size_that_only_a_store_names(store, photos):
+    """A view of 8,192 pixels a side takes 2 GB; the sizes of honest stores are below the limit."""
+    record = dataclasses.replace(store.descriptor.views, size=8192, digests=())
+    with pytest.raises(InvalidArgument, match="choose that size with --size 8192"):
+        ViewInputs(open_source(photos, size=16), record)
+    assert ViewInputs(open_source(photos, size=8192), record).size == 8192
+    large = dataclasses.replace(store.descriptor, views=record)
+    store = copy.copy(store)
+    store.descriptor = large
+    with pytest.raises(InvalidArgument, match="choose that size"):
+        sl.loader(store, inputs=photos)
+    with pytest.raises(InvalidArgument, match="choose that size"):
+        open_data(photos, store)
