@@ -21,6 +21,10 @@ BLOCK = 2**22
 MEANS = ("mass", "top1", "entropy", "error")
 """Figures that are one number."""
 
+MAX_ROWS = 2**48
+MAX_FIGURE = 1e100
+"""Bounds of the figures of a document, so that sums of them are numbers."""
+
 POOR_MASS = 0.9
 """Listed mass below which a fifth of POOR_KL is enough for a warning."""
 POOR_KL = 0.1
@@ -51,11 +55,9 @@ class Fidelity:
     error: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object that records, snapshots and ``inspect`` hold."""
-        return {
-            "rows": self.rows, "kl": self.kl, "mass": self.mass, "top1": self.top1, "entropy": self.entropy,
-            "error": self.error,
-        }  # fmt: skip
+        """Return the object that records, snapshots and ``inspect`` hold, with figures that JSON has."""
+        figures = {name: _finite(getattr(self, name)) for name in MEANS}
+        return {"rows": self.rows, "kl": {name: _finite(figure) for name, figure in self.kl.items()}} | figures
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -67,7 +69,7 @@ class Fidelity:
         try:
             kl = {str(name): _number(figure) for name, figure in dict(value["kl"]).items()}
             rows = value["rows"]
-            if type(rows) is not int or rows < 1:
+            if type(rows) is not int or not 1 <= rows <= MAX_ROWS:
                 raise ValueError(f"{rows!r} rows")
             return cls(
                 rows=rows, kl=kl, **{name: _number(value[name]) for name in ("mass", "top1", "entropy", "error")}
@@ -202,10 +204,13 @@ def as_rows(labels: SoftLabels, lengths: NDArray[np.integer[Any]], positions: ND
 def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{value!r:.60} where a number is expected")  # noqa: TRY004  of untrusted content, not of a type
-    try:
-        return float(value)
-    except OverflowError:
-        raise ValueError("an integer beyond float64, where a number is expected") from None
+    if not abs(value) <= MAX_FIGURE:
+        raise ValueError(f"a number above {MAX_FIGURE:g} where a figure is expected")
+    return float(value)
+
+
+def _finite(figure: float) -> float:
+    return figure if abs(figure) <= MAX_FIGURE else MAX_FIGURE
 
 
 def distance(labels: SoftLabels, others: SoftLabels) -> NDArray[np.float64]:

@@ -30,6 +30,8 @@ DISTRIBUTIONS: tuple[HeadKind, ...] = ("classes", "tokens", "pixels")
 
 TEMPERATURE_TOLERANCE = 1e-6
 """Largest relative difference of two temperatures that are one: 7 * 0.1 is 0.7, and so is its float32."""
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.001, 1000.0
+"""Bounds of a temperature, within which logits divided by it stay finite in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +76,11 @@ class Head:
             raise InvalidArgument(f"head: got {self.classes} classes; expected 1 to 2^31 - 1")
         if self.shape != (None,) and not all(isinstance(side, int) and 0 < side < 2**20 for side in self.shape):
             raise InvalidArgument(f"head: got shape {self.shape}; expected numbers above 0, or (None,) for ragged rows")
-        if not self.temperatures or not all(0 < t < float("inf") for t in self.temperatures):
-            raise InvalidArgument(f"head: got temperatures {self.temperatures}; expected positive, finite numbers")
+        if not self.temperatures or not all(MIN_TEMPERATURE <= t <= MAX_TEMPERATURE for t in self.temperatures):
+            raise InvalidArgument(
+                f"head: got temperatures {self.temperatures}; expected numbers from {MIN_TEMPERATURE:g} to "
+                f"{MAX_TEMPERATURE:g}"
+            )
 
     @property
     def ragged(self) -> bool:

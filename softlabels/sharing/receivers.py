@@ -12,6 +12,9 @@ from softlabels.store.storage.hf_storage import HfStorage
 from softlabels.store.storage.read_errors import FETCH, read_errors
 from softlabels.store.storage.storage import NewFile, Storage
 
+MAX_SEALED_BYTES = 2**30
+"""Bytes of a file that a snapshot or descriptor names by its digest alone; a table of 2**20 units has half of them."""
+
 
 class Receiver(Protocol):
     """A place that files are copied to. What was stored is visible after `finish` at the latest.
@@ -96,7 +99,9 @@ def replace_file(storage: Storage, name: str, data: bytes) -> None:
     storage.put_if_absent(name, data)
 
 
-def copy_file(source: Storage, receiver: Receiver, name: str, digest: str, advice: str = FETCH) -> None:
+def copy_file(
+    source: Storage, receiver: Receiver, name: str, digest: str, advice: str = FETCH, *, limit: int = MAX_SEALED_BYTES
+) -> None:
     """Copy a file unless the receiver has it; it gets its name only if its hash is right.
 
     Args:
@@ -105,6 +110,7 @@ def copy_file(source: Storage, receiver: Receiver, name: str, digest: str, advic
         name: Name of the file.
         digest: BLAKE3 of its bytes, hexadecimal.
         advice: Sentence for errors that says what to do.
+        limit: Greatest size in bytes; a source that never ends must not fill the disk.
 
     Raises:
         StoreCorrupt: The file is missing, or has other bytes than were sealed, at the source or at the target.
@@ -114,10 +120,13 @@ def copy_file(source: Storage, receiver: Receiver, name: str, digest: str, advic
         if _hash(target, name) != digest:
             raise StoreCorrupt(f"{target.locate(name)}: has other bytes than were sealed. Delete it and run again")
         return
-    hasher, file = blake3(), receiver.create()
+    hasher, file, size = blake3(), receiver.create(), 0
     try:
         with read_errors(source.locate(name), advice):
             for block in source.read_blocks(name):
+                size += len(block)
+                if size > limit:
+                    raise ValueError(f"it has more than {limit:,} bytes")
                 hasher.update(block)
                 file.write(block)
             if hasher.hexdigest() != digest:

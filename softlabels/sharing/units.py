@@ -95,10 +95,10 @@ class UnitCopier:
         if unit not in self._existing:
             source = self._source.storage
             shard = paths.shard_path(unit, record.attempt, self._source.descriptor.shard_format)
-            copy_file(source, self._receiver, shard, record.blake3, REPAIR)
+            copy_file(source, self._receiver, shard, record.blake3, REPAIR, limit=record.size)
             if record.extras is not None:
                 extras = paths.extras_path(unit, record.attempt)
-                copy_file(source, self._receiver, extras, record.extras[1], REPAIR)
+                copy_file(source, self._receiver, extras, record.extras[1], REPAIR, limit=record.extras[0])
             if self._receiver.put_if_absent(name, data):
                 return True
         target = self._receiver.storage

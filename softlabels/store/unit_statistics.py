@@ -181,16 +181,23 @@ def split_extras(
         shape = {PRIOR: sums, PROBE: dense, PROBE_NUMBERS: (count,), PROBE_POSITIONS: (count,)}[name]
         if array.shape != shape:
             raise ValueError(f"{full_name!r} has shape {array.shape} where {shape} is expected")
-        if array.dtype.kind == "f" and np.isnan(array).any():
-            raise ValueError(f"{full_name!r} holds NaN")
-        if name == PRIOR and not ((array >= 0) & np.isfinite(array)).all():
-            raise ValueError(f"{full_name!r} holds no sums of probabilities")
-        if name == PROBE_NUMBERS and (array.dtype != np.int64 or (np.diff(array, prepend=-1, append=rows) <= 0).any()):
-            raise ValueError(f"{full_name!r} are no ascending rows of the unit")
-        if name == PROBE_POSITIONS and (array.dtype != np.int64 or (array < 0).any()):
-            raise ValueError(f"{full_name!r} are no positions")
+        _check_values(array, full_name, name, rows)
         by_head.setdefault(head, {})[name] = array
     for head, arrays in by_head.items():
         if PROBE in arrays and (PROBE_POSITIONS in arrays) != descriptor.heads[head].ragged:
             raise ValueError(f"the dense rows of {head!r} have positions, or lack them")
     return by_head
+
+
+def _check_values(array: NDArray[Any], full_name: str, name: str, rows: int) -> None:
+    """Raise ValueError for values of an array of extras that no writer stores."""
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        raise ValueError(f"{full_name!r} holds NaN")
+    if name == PROBE and not np.isfinite(array.max(axis=-1)).all():
+        raise ValueError(f"{full_name!r} holds rows without a finite greatest value")
+    if name == PRIOR and not ((array >= 0) & np.isfinite(array)).all():
+        raise ValueError(f"{full_name!r} holds no sums of probabilities")
+    if name == PROBE_NUMBERS and (array.dtype != np.int64 or (np.diff(array, prepend=-1, append=rows) <= 0).any()):
+        raise ValueError(f"{full_name!r} are no ascending rows of the unit")
+    if name == PROBE_POSITIONS and (array.dtype != np.int64 or (array < 0).any()):
+        raise ValueError(f"{full_name!r} are no positions")
