@@ -87,6 +87,19 @@ def test_a_damaged_source_gives_an_error_and_no_sealed_copy(sealed, tmp_path, di
         sl.open(tmp_path / "copy")
 
 
+@pytest.mark.parametrize("directory", ["shards", "extras"])
+def test_a_source_whose_files_do_not_end_does_not_fill_the_disk(sealed, tmp_path, directory):
+    """A file of 16 TiB with a hole; the copy ends at the size that was sealed."""
+    shutil.copytree(sealed, tmp_path / "source")
+    path = next((tmp_path / "source" / directory).rglob("0*"))
+    path = next(path.iterdir()) if path.is_dir() else path
+    with path.open("r+b") as file:
+        file.truncate(2**43)
+    with pytest.raises(StoreCorrupt, match="it has more than"):
+        sl.push(tmp_path / "source", tmp_path / "copy")
+    assert sum(file.stat().st_size for file in (tmp_path / "copy").rglob("*") if file.is_file()) < 2**22
+
+
 def test_a_target_that_is_not_a_copy_is_refused_and_left_as_it_is(sealed, tmp_path, teacher):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
