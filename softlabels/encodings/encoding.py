@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from softlabels.encodings.codebook import Codebook
 
-BLOCK_ELEMENTS = 2**20
-"""Logits per block on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,8 @@ class Encoding(ABC):
     """First word of the specification."""
     form: ClassVar[str]
     """Grammar of the specification, for messages."""
+    block_elements: ClassVar[int] = 2**20
+    """Logits per block on a CPU. Encodings of few passes, and of many small operations per block, take larger ones."""
 
     @classmethod
     @abstractmethod
@@ -164,7 +164,7 @@ class Encoding(ABC):
         words = words_of(0, rows) if words is None else words
         step = max(1, len(rows))
         if logits.device.type == "cpu":
-            step = max(1, BLOCK_ELEMENTS // max(1, logits[:1].numel()))
+            step = max(1, self.block_elements // max(1, logits[:1].numel()))
         encoded = []
         for start in range(0, max(1, len(rows)), step):
             block = slice(start, start + step)

@@ -57,6 +57,7 @@ class Threshold(Encoding):
 
     name: ClassVar[str] = "threshold"
     form: ClassVar[str] = "threshold:TAU[:LEVELS]"
+    block_elements: ClassVar[int] = 2**22
 
     tau: float
     levels: int

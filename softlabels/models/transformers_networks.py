@@ -282,9 +282,10 @@ class SequenceClassifier(TransformersNetwork):
         """
         padded = self.padded(tokens)
         if self.network.config.pad_token_id is None and not bool(padded.valid.all()):
+            row = int((~padded.valid).any(dim=1).nonzero()[0])
             raise InvalidArgument(
-                f"{type(self.network).__name__}: rows of unequal length need a padding token, got none; expected "
-                "pad_token_id in config.json"
+                f"row {row} of the batch: shorter than others, and {type(self.network).__name__} has no padding token "
+                "that shows its end; expected pad_token_id in config.json. Add it, or use --batch-size 1"
             )
         logits: Tensor = self.network(**mask_arguments(padded, self.network)).logits
         return logits

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import resource
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 import softlabels as sl
 from softlabels import models
-from softlabels.errors import InvalidArgument, InvalidData, InvalidLogits
+from softlabels.errors import InvalidArgument, InvalidData, InvalidLogits, StorageFailed
 from softlabels.generation import generate
 from softlabels.models import OutputHead
 from softlabels.models import model as model_module
@@ -199,6 +201,28 @@ def test_an_interrupted_run_is_resumed_with_the_same_labels(tmp_path, tokenizer,
     for chunk in range(complete.chunks):
         first, second = complete.read_chunk(chunk), killed.read_chunk(chunk)
         assert {name: array.tobytes() for name, array in first.items()} == {n: a.tobytes() for n, a in second.items()}
+
+
+def test_a_disk_that_fills_ends_the_run_with_an_error_and_committed_units(tmp_path, tokenizer, data, teacher):
+    options = {"teacher": teacher, "encoding": "dense:f32", "text": TextOptions(tokenizer=tokenizer, pack=16),
+               "unit_rows": 8, "batch_size": 4}  # fmt: skip
+    generate(data, out=tmp_path / "whole", **options)
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def fill(done, total):
+        if done >= 32:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+
+    try:
+        with pytest.raises(StorageFailed, match="File too large"):
+            generate(data, out=tmp_path / "full", progress=fill, **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    result = generate(data, out=tmp_path / "full", **options)
+    assert 0 < result.new_units < result.units
+    whole, full = sl.open(tmp_path / "whole"), sl.open(tmp_path / "full")
+    np.testing.assert_array_equal(full.read(np.arange(full.rows)).values, whole.read(np.arange(whole.rows)).values)
 
 
 def test_rows_of_another_store_are_copied_with_their_tokens(tmp_path, tokenizer, teacher):

@@ -136,6 +136,14 @@ def test_classes_are_those_of_each_row_alone(directories):
     assert torch.allclose(model.predict(tokens())["logits"].double(), expected, atol=1e-4)
 
 
+def test_a_classifier_without_a_padding_token_refuses_rows_of_unequal_length(tmp_path):
+    config = transformers.GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=1, n_head=4, num_labels=3)
+    model = models.load(f"hf:{save(transformers.GPT2ForSequenceClassification(config), tmp_path / 'classifier')}")
+    assert model.predict(tokens([[1, 2, 3]]))["logits"].shape == (1, 3)
+    with pytest.raises(InvalidArgument, match="row 1 of the batch: shorter than others, and GPT2ForSequenceClassif"):
+        model.predict(tokens([[1, 2, 3], [4, 5]]))
+
+
 def test_the_second_text_of_a_pair_has_its_own_type(directories):
     folder = directories["BertForSequenceClassification"]
     network = transformers.BertForSequenceClassification.from_pretrained(folder).eval()

@@ -1,5 +1,8 @@
 """Rows of tokens: packing, marks, targets, the cache, padding."""
 
+import resource
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -119,6 +122,25 @@ def test_a_cached_corpus_is_used_again_and_a_damaged_one_is_not(tmp_path, monkey
     assert len(calls) == 4
     run()
     assert len(calls) == 4
+
+
+def test_a_cache_on_a_full_disk_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_module, "MIN_CACHED", 0)
+    blocks = [["abc" * 1000]]
+    options = {"dtype": np.dtype(np.uint16), "settings": "a", "cache": tmp_path}
+
+    def encode(block, first):
+        return [(np.array([ord(letter) for letter in text]), None) for text in block]
+
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        corpus = tokenize(lambda: blocks, encode, **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert corpus.ids.tolist() == [97, 98, 99] * 1000
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_small_corpus_is_not_cached(tmp_path):
