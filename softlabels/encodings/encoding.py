@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from softlabels.encodings.codebook import Codebook
 
 
-
 @dataclass(frozen=True)
 class Encoded:
     """Encoded batch.
