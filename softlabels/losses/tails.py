@@ -121,7 +121,7 @@ class PriorTail:
 
     def _of_rows(self, values: Tensor) -> Tensor:
         """Return values of priors, (M, ...), by row, (n, ...); (1, ...) of one prior."""
-        return values if len(values) == 1 else values[self.prior_index]
+        return values if len(values) == 1 else values.index_select(0, self.prior_index)
 
     def _spread(self, log_prior: Tensor, log_q: Tensor, unlisted: Tensor) -> tuple[Tensor, Tensor]:
         """Return the prior of the open classes, (n, C), and the log of its factor w = exp(r) / sum, (n,).

@@ -138,3 +138,34 @@ def test_what_does_not_fit_together_is_refused():
         losses.kl(student, DenseLabels(np.zeros((6, 10), np.float32), "regression"))
     with pytest.raises(InvalidArgument, match="alpha"):
         losses.distillation(student, labels, alpha=1.5)
+
+
+@pytest.mark.parametrize("unlisted", [0.5, 1e-3, 1e-6])
+@pytest.mark.parametrize("ruled_out", [False, True])
+def test_a_codeword_that_leaves_little_to_unlisted_classes_loses_no_digits(unlisted, ruled_out):
+    """The sum over unlisted classes is a difference of sums, or taken class by class where that would cancel."""
+    generator = np.random.default_rng(0)
+    priors = generator.gamma(0.5, size=(1, 2, 50)) + 1e-4
+    priors[..., :2] = 0
+    priors *= unlisted / priors.sum(axis=-1, keepdims=True)
+    priors[..., :2] = (1 - unlisted) / 2
+    log_tail = np.log(np.full((5, 1), 0.3, np.float32))
+    labels = SparseLabels(
+        50, np.tile([0, 1], (5, 1)), np.log(np.tile([0.4, 0.3], (5, 1))).astype(np.float32), (1.0,), log_tail,
+        prior=priors.astype(np.float32), prior_index=np.array([0, 1, 0, 1, 0]),
+    )  # fmt: skip
+    student = torch.from_numpy(generator.normal(0, 2, (5, 50)))
+    if ruled_out:
+        student[:, 7] = -torch.inf
+    prior = torch.from_numpy(labels.prior[0][labels.prior_index]).double().masked_fill(student.isneginf(), 0.0)
+    prior[:, :2] = 0
+    p = 0.3 * prior / prior.sum(-1, keepdim=True)
+    p[:, :2] = torch.tensor([0.4, 0.3], dtype=torch.float64)
+    leaf = student.clone().requires_grad_()
+    expected = torch.where(p > 0, p * (p.log() - leaf.log_softmax(-1)), 0.0).sum(-1).mean()
+    expected.backward()
+    actual = student.float().requires_grad_()
+    loss = losses.kl(actual, labels)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(actual.grad.double(), leaf.grad, rtol=1e-4, atol=1e-6)
