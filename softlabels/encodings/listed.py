@@ -106,7 +106,7 @@ class Listed(Encoding):
         values, tails, sums = listing.measure(head.temperatures, residual=block.residual)
         arrays = {
             "ids": to_numpy(listing.ids).astype(id_dtype(head.classes)),
-            "tail": to_numpy(tails.half() if log_probs.tail_dtype == "float16" else tails),
+            "tail": to_numpy(log_probs.rounded_tail(tails)),
             **log_probs.encode(values, max_temperature=max(head.temperatures)),
         }
         if block.codebook is not None:

@@ -87,8 +87,9 @@ def test_what_is_listed_and_what_is_left_are_those_of_float64(kind, seed, classe
         for index, temperature in enumerate(temperatures):
             p = np.exp(log_softmax64(logits, temperature))
             unlisted = np.where(mask, 0.0, p).sum(axis=1)
-            # float16 holds a tail to 2^-11 of itself and to 6e-8.
-            relative = 2e-3 * np.abs(np.log(np.maximum(unlisted, 1e-300))) + 2e-3
+            # float16 holds a tail to 2^-11 of itself and to 6e-8, and dN to 1 / 4N of itself.
+            steps = next((int(option[1:]) for option in spec.split(":") if option[0] == "d"), 125)
+            relative = np.expm1((np.abs(np.log(np.maximum(unlisted, 1e-9))) + 1) / (4 * steps))
             np.testing.assert_array_less(
                 np.abs(np.exp(labels.log_tail[:, index]) - unlisted), unlisted * relative + 1e-6
             )
