@@ -34,8 +34,9 @@ class Column:
     Attributes:
         dtype: NumPy name of the type, little endian in files.
         shape: Shape of one entry.
-        per: Column that counts how many entries of this one belong to each of its own; None: one entry per row. That
-            column may be ragged itself: entries per position, positions per row.
+        per: Column that counts how many entries of this one belong to each of its own numbers; None: one entry per row.
+            That column may be ragged itself: entries per position, positions per row. It may also have a shape, such as
+            (H, W): entries per pixel.
         packed: Compressed to the entropy of its bytes, by a Huffman code, whatever the store's codec is.
     """
 
@@ -55,6 +56,11 @@ Bounds = dict[str, NDArray[np.int64]]
 
 Buffers = Mapping[str, NDArray[Any]]
 """Little-endian memory to decode into, by column. A column whose buffer is missing or too small gets new memory."""
+
+
+def entry_counts(counts: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Return the entries of each row of a column, (n,), from the column that counts them, (n, *shape)."""
+    return counts if counts.ndim == 1 else counts.reshape(len(counts), -1).sum(axis=1, dtype=np.int64)
 
 
 def entries(rows: Rows, columns: Mapping[str, Column], name: str) -> int:
@@ -122,7 +128,7 @@ def bounds(rows: Rows, columns: Mapping[str, Column]) -> Bounds:
     starts: Bounds = {}
     for name in columns:  # in whose order a column comes after the one that counts it
         if name in rows and (per := columns[name].per) is not None and per not in starts:
-            ends = np.concatenate([[0], np.cumsum(rows[per], dtype=np.int64)])
+            ends = np.concatenate([[0], np.cumsum(entry_counts(rows[per]), dtype=np.int64)])
             outer = columns[per].per
             starts[per] = ends if outer is None else ends[starts[outer]]
     return starts

@@ -110,7 +110,7 @@ def measure(logits: NDArray[np.float32], labels: SoftLabels, temperatures: Seque
     """
     classes = logits.shape[-1]
     if isinstance(labels, SparseLabels):
-        labels = replace(labels, tail="uniform" if labels.tail == "uniform" else "calibrated")
+        labels = replace(labels, tail="uniform" if labels.tail == "uniform" else "calibrated", shape=())
     else:
         labels = replace(labels, values=labels.values.reshape(-1, classes))
     flat = logits.reshape(-1, classes)
@@ -231,7 +231,7 @@ def distance(labels: SoftLabels, others: SoftLabels) -> NDArray[np.float64]:
     else:
         return np.full(len(labels), np.inf)
     if labels.lengths is None or others.lengths is None:
-        return apart
+        return np.asarray(apart.reshape(len(labels), -1).max(axis=1, initial=0.0))
     worst = np.where(labels.lengths == others.lengths, 0.0, np.inf)
     np.maximum.at(worst, np.repeat(np.arange(len(worst)), labels.lengths.astype(np.int64)), apart)
     return worst

@@ -52,6 +52,8 @@ class Head:
         temperatures: Temperatures at which tail masses are captured. Samples are drawn at the first.
         tail: Default model of the unlisted mass.
         codebook: BLAKE3 of the store's file of tail priors to choose from; None without one.
+        downsample: Height and width in pixels of the square of the teacher's output that a position stands for. Its
+            label is their mean distribution (see softlabels.losses.pool).
 
     Raises:
         InvalidArgument: A field outside its range.
@@ -64,6 +66,7 @@ class Head:
     temperatures: tuple[float, ...] = (1.0,)
     tail: TailModel = "calibrated"
     codebook: str | None = None
+    downsample: int = 1
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(HeadKind):
@@ -81,6 +84,11 @@ class Head:
                 f"head: got temperatures {self.temperatures}; expected numbers from {MIN_TEMPERATURE:g} to "
                 f"{MAX_TEMPERATURE:g}"
             )
+        if not 1 <= self.downsample < 2**20 or (self.downsample > 1 and len(self.position_shape) != 2):
+            raise InvalidArgument(
+                f"head: got downsample {self.downsample} for shape {self.shape}; expected 1, or for a shape of height "
+                "and width a whole number from 1 to 2^20"
+            )
 
     @property
     def ragged(self) -> bool:
@@ -92,6 +100,11 @@ class Head:
         """Positions of one encoded item: those of a row, or () where each position of a ragged row is an item."""
         return tuple(side for side in self.shape if side is not None)
 
+    @property
+    def item(self) -> Head:
+        """Head of one position, with one distribution per row."""
+        return replace(self, shape=(), downsample=1)
+
     def to_json(self) -> dict[str, object]:
         """Return this head as an object of the store's descriptor."""
         fields: dict[str, object] = {
@@ -102,7 +115,8 @@ class Head:
             "temperatures": list(self.temperatures),
             "tail": self.tail,
         }
-        return fields if self.codebook is None else fields | {"codebook": self.codebook}
+        fields |= {} if self.codebook is None else {"codebook": self.codebook}
+        return fields if self.downsample == 1 else fields | {"downsample": self.downsample}
 
 
 def canonical_temperatures(temperatures: Iterable[float], existing: Iterable[float] = ()) -> tuple[float, ...]:
@@ -199,6 +213,8 @@ class SparseLabels:
         prior_index: (B,) index of each row's tail prior among M; None if there is one for all rows.
         drawn: True if the listed probabilities are counts of draws. Their mean is right, but a row may leave no mass to
             the tail where the teacher has some, so KL(p || p^) may be infinite.
+        shape: Positions of each row, such as (H, W) for pixels. The arrays above then have one entry per position,
+            those of all rows one after the other, as for ragged rows.
     """
 
     classes: int
@@ -212,9 +228,10 @@ class SparseLabels:
     lengths: NDArray[np.integer] | None = None
     prior_index: NDArray[np.integer] | None = None
     drawn: bool = False
+    shape: tuple[int, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.ids if self.lengths is None else self.lengths)
+        return len(self.ids) // math.prod(self.shape) if self.lengths is None else len(self.lengths)
 
     @property
     def is_sample(self) -> bool:
@@ -253,7 +270,7 @@ class SparseLabels:
         return (listed + log1mexp(self.log_tail[:, index].astype(np.float64))[:, None]).astype(np.float32)
 
     def log_probs(self, temperature: float = 1.0) -> NDArray[np.float32]:
-        """Return the reconstructed distribution p^ over all classes, (B, C) float32.
+        """Return the reconstructed distribution p^ over all classes, (B, *shape, C) float32.
 
         It is for inspection and tests; losses never build it. With ``tail="bucket"`` unlisted classes are -inf and the
         row sums to the listed mass; with ``renormalize`` the listed classes sum to one.
@@ -277,7 +294,7 @@ class SparseLabels:
             with np.errstate(divide="ignore"):
                 out = np.log(prior) + (self.log_tail[:, index] - np.log(np.where(rest > 0, rest, 1.0)))[:, None]
         out[row_of, self.ids[row_of, column]] = listed[row_of, column]
-        return out.astype(np.float32)
+        return out.astype(np.float32).reshape(-1, *self.shape, self.classes)
 
     def tail_prior(self, index: int) -> NDArray[np.float64]:
         """Return the distribution that unlisted mass follows at temperatures[index], (B, C) float64."""
@@ -290,6 +307,9 @@ class SparseLabels:
     def take(self, rows: NDArray[np.integer]) -> SparseLabels:
         """Return the labels of ``rows``, in that order."""
         positions, lengths = _positions(self.lengths, rows)
+        if self.shape:
+            per_row = math.prod(self.shape)
+            positions = (positions[:, None] * per_row + np.arange(per_row)).reshape(-1)
         return replace(
             self,
             ids=self.ids[positions],

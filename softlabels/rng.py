@@ -49,7 +49,12 @@ def words(
     """
     start = mix(mix(np.array([seed % 2**64], np.uint64)) ^ np.uint64(stream))
     row_words = mix(start ^ rows.astype(np.uint64))
-    return row_words if positions is None else mix(row_words ^ positions.astype(np.uint64))
+    return row_words if positions is None else at_positions(row_words, positions)
+
+
+def at_positions(row_words: NDArray[np.uint64], positions: NDArray[np.integer]) -> NDArray[np.uint64]:
+    """Return the words of positions of rows, from the words of the rows; the arguments broadcast."""
+    return mix(row_words ^ positions.astype(np.uint64))
 
 
 def uniforms(item_words: NDArray[np.uint64], counters: NDArray[np.integer]) -> NDArray[np.float64]:

@@ -59,6 +59,13 @@ if TYPE_CHECKING:
     "topk:32 below 4,096, then threshold:0.05, or adaptive:0.005 at several temperatures; regression dense:f32; "
     "embedding and pixels dense:f16]",
 )
+@click.option(
+    "--downsample",
+    "sides",
+    metavar="[HEAD=]N",
+    multiple=True,
+    help="Store the mean distribution of each square of N x N pixels; repeat for more heads. [1]",
+)
 @temperature_option
 @layout_options
 @click.option(
@@ -114,6 +121,7 @@ def command(
     teacher: str,
     out: str,
     encodings: tuple[str, ...],
+    sides: tuple[str, ...],
     reuse: tuple[str, ...],
     digests: tuple[str, ...],
     distinct: bool,
@@ -152,6 +160,7 @@ def command(
         if source.left_out:
             note(f"{count(source.left_out, 'row')} of {data} repeat earlier inputs and share their labels.")
     options["encoding"] = parse_encodings(encodings)
+    options["downsample"] = parse_sides(sides)
     if dry_run:
         estimate = generation.estimate(source, teacher=model, settings=generation.Settings(**options))
         costs = generation.Costs.of(
@@ -207,6 +216,30 @@ def parse_encodings(values: Sequence[str]) -> dict[str, str] | None:
             raise click.UsageError(f"--encoding {subject}: got {encodings[name]!r} and {spec!r}; expected one")
         encodings[name] = spec
     return encodings or None
+
+
+def parse_sides(values: Sequence[str]) -> int | dict[str, int]:
+    """Return the squares of --downsample: one number for all heads, or a number by head.
+
+    Args:
+        values: Values of the option.
+
+    Raises:
+        UsageError: A value is no whole number above 0, or a head has two.
+
+    Example:
+        >>> parse_sides(["4"]), parse_sides(["road=4"]), parse_sides([])
+        (4, {'road': 4}, 1)
+    """
+    sides: dict[str, int] = {}
+    for value in values:
+        name, _, number = value.rpartition("=")
+        if not (number.isascii() and number.isdecimal() and len(number) < 8 and int(number) > 0) or name in sides:
+            raise click.UsageError(f"--downsample: got {value!r}; expected [HEAD=]N with N above 0, once for each head")
+        sides[name] = int(number)
+    if "" in sides and len(sides) > 1:
+        raise click.UsageError("--downsample: got a number for all heads and one for a head; expected HEAD=N alone")
+    return sides.get("", sides or 1)
 
 
 def parse_layers(value: str | None) -> tuple[int, ...]:

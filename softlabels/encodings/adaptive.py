@@ -62,7 +62,7 @@ class Adaptive(Listed):
         """Canonical specification."""
         return f"adaptive:{self.least:g}:{self.suffix}"
 
-    def columns(self, head: Head) -> dict[str, Column]:
+    def item_columns(self, head: Head) -> dict[str, Column]:
         """Return ``count``, the listed classes of a row, and the columns of ``topk``."""
         return {COUNT: Column("uint16"), **self.listed_columns(head, (), COUNT)}
 
@@ -76,22 +76,22 @@ class Adaptive(Listed):
 
         return at_least(values, self.least)
 
-    def encode_block(self, block: Block) -> Encoded:
-        """See Encoding.encode_block."""
+    def encode_items(self, block: Block) -> Encoded:
+        """See ItemEncoding.encode_items."""
         listing = self.choose(block.values)
         padded = self.encode_listing(listing, block)
         counts = listing.counts.cpu().numpy().astype(np.uint16)
         ragged = {name: unpad(padded.arrays[name], counts) for name in self._ragged()}
         return Encoded({**padded.arrays, **ragged, COUNT: counts}, padded.residual)
 
-    def decode(
+    def decode_items(
         self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None, *, widen: bool = True
     ) -> SparseLabels:
-        """See Encoding.decode."""
+        """See ItemEncoding.decode_items."""
         return self.decode_padded(self._padded(arrays), head, prior, widen=widen)
 
-    def check(self, arrays: Arrays, head: Head) -> None:
-        """See Encoding.check."""
+    def check_items(self, arrays: Arrays, head: Head) -> None:
+        """See ItemEncoding.check_items."""
         if (arrays[COUNT] < 1).any():
             raise ValueError("a row without a listed class")
         self.check_padded(self._padded(arrays), head)

@@ -173,7 +173,7 @@ def fit(encoding: Encoding, head: Head, pilot: Iterable[Tensor], *, seed: int = 
     Args:
         encoding: Encoding of the head.
         head: Head of the rows.
-        pilot: (n, C) logits each, some thousand rows in all.
+        pilot: (n, C) logits each, of some thousand rows or positions in all.
         seed: Seed of the rows at which clustering starts.
 
     Raises:
@@ -182,6 +182,7 @@ def fit(encoding: Encoding, head: Head, pilot: Iterable[Tensor], *, seed: int = 
     """
     import torch
 
+    head = head.item
     by_temperature: list[list[Tensor]] = [[] for _ in head.temperatures]
     priors, rows, limit = encoding.priors, 0, pilot_rows(head)
     for logits in pilot:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from softlabels.columns import Arrays, Column
 from softlabels.encodings.codebook import classes_by_rank
-from softlabels.encodings.encoding import Block, Encoded, Encoding, id_dtype
+from softlabels.encodings.encoding import Block, Encoded, id_dtype
+from softlabels.encodings.items import ItemEncoding
 from softlabels.encodings.log_probs import padded_width
 from softlabels.encodings.options import integer, probability, require_count
 from softlabels.encodings.samples import require_one_temperature
@@ -47,7 +48,7 @@ WIDE_CLASSES = NEAR + 256 * NEAR
 
 
 @dataclass(frozen=True)
-class Counts(Encoding):
+class Counts(ItemEncoding):
     """Counts of systematic draws.
 
     Example:
@@ -117,7 +118,7 @@ class Counts(Encoding):
         """True if classes below the floor are left to the prior."""
         return self.floor > 0
 
-    def columns(self, head: Head) -> dict[str, Column]:
+    def item_columns(self, head: Head) -> dict[str, Column]:
         """Return the row's codeword, and for near and far entries their number, ranks and draws less one."""
         require_one_temperature(self.spec, head)
         blocks = "uint8" if head.classes <= WIDE_CLASSES else "uint16" if head.classes <= WIDE_CLASSES**2 else "uint32"
@@ -147,8 +148,8 @@ class Counts(Encoding):
         values = checked_float(logits, head, rows)
         return [(values / temperature).softmax(dim=-1) for temperature in head.temperatures]
 
-    def encode_block(self, block: Block) -> Encoded:
-        """See Encoding.encode_block."""
+    def encode_items(self, block: Block) -> Encoded:
+        """See ItemEncoding.encode_items."""
         if block.codebook is None:
             raise ValueError(f"{self.spec}: needs a codebook")
         u = uniforms(block.words, np.zeros(1, np.int64))
@@ -157,7 +158,9 @@ class Counts(Encoding):
         order = np.argsort(draws.row * block.head.classes + ranks)
         ranked = _ranked(draws.row[order], ranks[order], draws.counts[order], rows=len(draws.prior))
         arrays: Arrays = {PRIOR: draws.prior, **ranked}
-        return Encoded({name: arrays[name].astype(column.dtype) for name, column in self.columns(block.head).items()})
+        return Encoded(
+            {name: arrays[name].astype(column.dtype) for name, column in self.item_columns(block.head).items()}
+        )
 
     def _draw_above_floor(self, block: Block, codebook: Codebook, u: NDArray[np.float64]) -> _Draws:
         """Draw from the classes of probability ``floor`` or more, likeliest first."""
@@ -196,10 +199,10 @@ class Counts(Encoding):
         places = row * self.draws + column
         return _Draws(prior, row, ids[row, column], np.diff(places, append=ids.size))
 
-    def decode(
+    def decode_items(
         self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None, *, widen: bool = True
     ) -> SparseLabels:
-        """See Encoding.decode.
+        """See ItemEncoding.decode_items.
 
         Classes are in no order. A row without draws, which a flat distribution has, lists the likeliest class of its
         codeword with the probability that it has there.
@@ -252,8 +255,8 @@ class Counts(Encoding):
         """Return n / N for every number n of draws, (256,)."""
         return np.arange(MAX_DRAWS + 1) / self.draws
 
-    def check(self, arrays: Arrays, head: Head) -> None:
-        """See Encoding.check."""
+    def check_items(self, arrays: Arrays, head: Head) -> None:
+        """See ItemEncoding.check_items."""
         near, far = arrays["near"].astype(np.int64), arrays["far"].astype(np.int64)
         padded_width(near + far)
         if arrays[PRIOR].size and int(arrays[PRIOR].max()) >= self.priors:

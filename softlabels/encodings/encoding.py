@@ -10,6 +10,7 @@ On accelerators a batch is encoded at once.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -18,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.columns import Arrays, Column
-from softlabels.errors import InvalidArgument
 from softlabels.labels import Head, SoftLabels
 from softlabels.rng import words as words_of
 
@@ -113,7 +113,7 @@ class Encoding(ABC):
         """
 
     def typical_entries(self, head: Head) -> float:
-        """Return an estimate of the entries per row of ragged columns, for sizing units."""
+        """Return an estimate of the entries per item of ragged columns, for sizing units."""
         return 1.0
 
     def entries(self, arrays: Arrays, head: Head) -> int:
@@ -242,18 +242,9 @@ def row_bytes(encoding: Encoding, head: Head) -> float:
         >>> encodings.row_bytes(encoding, Head(encoding=encoding.spec, classes=1000))
         132.0
     """
-    entries = encoding.typical_entries(head)
+    entries = encoding.typical_entries(head) * math.prod(head.position_shape)
     columns = encoding.columns(head).values()
     return float(sum(column.entry_bytes * (1 if column.per is None else entries) for column in columns))
-
-
-def require_single_distribution(spec: str, head: Head) -> None:
-    """Raise InvalidArgument unless each encoded item is one distribution."""
-    if head.position_shape:
-        raise InvalidArgument(
-            f"{spec}: stores one distribution per row, or tokens in ragged rows; got a head of shape {head.shape}. Use "
-            "dense, or Head(shape=(None,))"
-        )
 
 
 def check_ids(ids: NDArray[Any], head: Head) -> None:

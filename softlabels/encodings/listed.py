@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.columns import Arrays, Column
-from softlabels.encodings.encoding import Block, Encoded, Encoding, check_ids, id_dtype, require_single_distribution
+from softlabels.encodings.encoding import Block, Encoded, check_ids, id_dtype
+from softlabels.encodings.items import ItemEncoding
 from softlabels.encodings.log_probs import MAX_ABOVE_ZERO, NAMES, LogProbs
 from softlabels.encodings.options import choice, integer
 from softlabels.labels import Head, SparseLabels
@@ -38,7 +39,7 @@ MAX_LOST_MASS = 1e-3
 """Largest tail mass of a row that lists every class, which has nowhere to go."""
 
 
-class Listed(Encoding):
+class Listed(ItemEncoding):
     """Listed classes with a tail.
 
     Attributes:
@@ -89,7 +90,6 @@ class Listed(Encoding):
             shape: Shape of one entry of ``ids``: (K,), or () if it is ragged.
             per: Column that counts the entries of ``ids``; None if it is not ragged.
         """
-        require_single_distribution(self.spec, head)
         log_probs = LogProbs(self.dtype)
         return {
             "ids": Column(id_dtype(head.classes), shape, per),

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.columns import COUNT, Arrays, Column
-from softlabels.encodings.encoding import Block, Encoded, Encoding, id_dtype
+from softlabels.encodings.encoding import Block, Encoded, id_dtype
+from softlabels.encodings.items import ItemEncoding
 from softlabels.encodings.log_probs import pad
 from softlabels.encodings.options import integer, require_count
 from softlabels.encodings.samples import check_sampled_ids, require_one_temperature, sample_labels
@@ -26,7 +27,7 @@ MAX_LOG_WEIGHT = 80.0
 
 
 @dataclass(frozen=True)
-class Sampled(Encoding):
+class Sampled(ItemEncoding):
     """Draws with replacement.
 
     Example:
@@ -63,7 +64,7 @@ class Sampled(Encoding):
         """Canonical specification."""
         return f"sampled:{self.draws}" + ("" if self.exponent == 1 else f":{self.exponent:g}")
 
-    def columns(self, head: Head) -> dict[str, Column]:
+    def item_columns(self, head: Head) -> dict[str, Column]:
         """Return ``count`` of a row's distinct classes, ``ids``, ``draws`` of each, and log importance ``weights``."""
         require_one_temperature(self.spec, head)
         columns = {
@@ -77,8 +78,8 @@ class Sampled(Encoding):
         """Return an estimate: half of the draws repeat another."""
         return min(head.classes, max(1.0, 0.5 * self.draws))
 
-    def encode_block(self, block: Block) -> Encoded:
-        """See Encoding.encode_block."""
+    def encode_items(self, block: Block) -> Encoded:
+        """See ItemEncoding.encode_items."""
         import torch
 
         from softlabels.encodings.listing import relative
@@ -97,7 +98,7 @@ class Sampled(Encoding):
         arrays: dict[str, NDArray[Any]] = {
             COUNT: counts,
             "ids": ids[is_first].astype(id_dtype(block.head.classes)),
-            "draws": np.diff(starts).astype(self.columns(block.head)["draws"].dtype),
+            "draws": np.diff(starts).astype(self.item_columns(block.head)["draws"].dtype),
         }
         if self.exponent != 1:
             row = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(values.device)
@@ -107,17 +108,17 @@ class Sampled(Encoding):
             arrays["weights"] = to_numpy((scaled * (1 - self.exponent) - normalizers[row]).float())
         return Encoded(arrays)
 
-    def decode(
+    def decode_items(
         self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None, *, widen: bool = True
     ) -> SparseLabels:
-        """See Encoding.decode."""
+        """See ItemEncoding.decode_items."""
         log_weights = np.log(arrays["draws"].astype(np.float32) / np.float32(self.draws))
         if self.exponent != 1:
             log_weights = log_weights + arrays["weights"].astype(np.float32)
         return sample_labels(arrays[COUNT], arrays["ids"], pad(log_weights, arrays[COUNT], -np.inf), head, widen=widen)
 
-    def check(self, arrays: Arrays, head: Head) -> None:
-        """See Encoding.check."""
+    def check_items(self, arrays: Arrays, head: Head) -> None:
+        """See ItemEncoding.check_items."""
         counts, draws = arrays[COUNT], arrays["draws"]
         check_sampled_ids(arrays["ids"], counts, head)
         total = np.bincount(np.repeat(np.arange(len(counts)), counts), draws, minlength=len(counts))

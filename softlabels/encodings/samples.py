@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.encodings.encoding import check_distinct, check_ids, require_single_distribution
+from softlabels.encodings.encoding import check_distinct, check_ids
 from softlabels.encodings.log_probs import pad, padded_width
 from softlabels.errors import InvalidArgument
 from softlabels.labels import Head, SparseLabels
@@ -49,8 +49,7 @@ def check_sampled_ids(ids: NDArray[Any], counts: NDArray[np.integer], head: Head
 
 
 def require_one_temperature(spec: str, head: Head) -> None:
-    """Raise InvalidArgument unless the head is one distribution per item at one temperature."""
-    require_single_distribution(spec, head)
+    """Raise InvalidArgument unless the head has one temperature."""
     if len(head.temperatures) > 1:
         named = ", ".join(f"{t:g}" for t in head.temperatures)
         raise InvalidArgument(

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.columns import COUNT, Arrays, Column
-from softlabels.encodings.encoding import Block, Encoded, Encoding, id_dtype
+from softlabels.encodings.encoding import Block, Encoded, id_dtype
+from softlabels.encodings.items import ItemEncoding
 from softlabels.encodings.log_probs import pad
 from softlabels.encodings.options import integer, probability, require_count
 from softlabels.encodings.samples import check_sampled_ids, require_one_temperature, sample_labels
@@ -38,7 +39,7 @@ SUM_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
-class Threshold(Encoding):
+class Threshold(ItemEncoding):
     """Classes of probability ``tau`` or more, and a systematic sample of the rest.
 
     Example:
@@ -86,7 +87,7 @@ class Threshold(Encoding):
         """Difference of log-probabilities from one level to the next, below 0."""
         return math.log(self.tau) / self.levels
 
-    def columns(self, head: Head) -> dict[str, Column]:
+    def item_columns(self, head: Head) -> dict[str, Column]:
         """Return ``count`` of the row's classes, ``ids``, and ``codes`` of the first ``listed`` of them."""
         require_one_temperature(self.spec, head)
         return {
@@ -100,8 +101,8 @@ class Threshold(Encoding):
         """Return an estimate; a row of small classes alone has 1 / tau."""
         return min(head.classes, max(1.0, 0.4 / self.tau))
 
-    def encode_block(self, block: Block) -> Encoded:
-        """See Encoding.encode_block."""
+    def encode_items(self, block: Block) -> Encoded:
+        """See ItemEncoding.encode_items."""
         import torch
 
         from softlabels.encodings.listing import relative
@@ -142,17 +143,17 @@ class Threshold(Encoding):
         codes: NDArray[np.uint8] = np.where(uniforms(words, ids) < chance, upper, upper + 1).astype(np.uint8)
         return codes
 
-    def decode(
+    def decode_items(
         self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None, *, widen: bool = True
     ) -> SparseLabels:
-        """See Encoding.decode."""
+        """See ItemEncoding.decode_items."""
         counts, listed = arrays[COUNT], arrays[LISTED]
         values = pad(np.full(len(arrays["ids"]), np.float32(math.log(self.tau))), counts, -np.inf)
         values[np.arange(values.shape[1]) < listed[:, None]] = arrays["codes"] * np.float32(self._step)
         return sample_labels(counts, arrays["ids"], values.astype(np.float32), head, widen=widen)
 
-    def check(self, arrays: Arrays, head: Head) -> None:
-        """See Encoding.check."""
+    def check_items(self, arrays: Arrays, head: Head) -> None:
+        """See ItemEncoding.check_items."""
         counts, listed, codes = arrays[COUNT], arrays[LISTED], arrays["codes"]
         check_sampled_ids(arrays["ids"], counts, head)
         if (listed > counts).any():

@@ -64,7 +64,7 @@ class TopK(Listed):
         """Canonical specification."""
         return f"topk:{self.k}:{self.suffix}"
 
-    def columns(self, head: Head) -> dict[str, Column]:
+    def item_columns(self, head: Head) -> dict[str, Column]:
         """Return ``ids``, ``tail``, and ``values``, or ``codes``, ``top`` and ``scale``, or ``steps``."""
         return self.listed_columns(head, (self.k,), None)
 
@@ -74,18 +74,18 @@ class TopK(Listed):
 
         return likeliest(values, self.k)
 
-    def encode_block(self, block: Block) -> Encoded:
-        """See Encoding.encode_block."""
+    def encode_items(self, block: Block) -> Encoded:
+        """See ItemEncoding.encode_items."""
         return self.encode_listing(self.choose(block.values), block)
 
-    def decode(
+    def decode_items(
         self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None, *, widen: bool = True
     ) -> SparseLabels:
-        """See Encoding.decode."""
+        """See ItemEncoding.decode_items."""
         return self.decode_padded(arrays, head, prior, widen=widen)
 
-    def check(self, arrays: Arrays, head: Head) -> None:
-        """See Encoding.check."""
+    def check_items(self, arrays: Arrays, head: Head) -> None:
+        """See ItemEncoding.check_items."""
         self.check_padded(arrays, head)
         ordered = np.sort(arrays["ids"], axis=1)
         if (ordered[:, 1:] == ordered[:, :-1]).any():

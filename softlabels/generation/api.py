@@ -93,6 +93,7 @@ def generate(
     written_by: str | None = DEFAULTS.written_by,
     views: int | None = DEFAULTS.views,
     augment: str | None = DEFAULTS.augment,
+    downsample: int | Mapping[str, int] = DEFAULTS.downsample,
     size: int | None = None,
     reuse: Sequence[Location] = (),
     digests: Sequence[str] = (),
@@ -130,6 +131,8 @@ def generate(
         written_by: Digest or name of the model that wrote the text; None if unknown.
         views: Augmented views of each image to label; None: the images as they are.
         augment: Policy of the views, such as ``randcrop,flip,color``; see softlabels.views.parse_policy.
+        downsample: Height and width in pixels of the squares whose mean distribution is stored, of every head with an
+            output per pixel, or by head; 1: every pixel is stored.
         size: Height and width of images and views in pixels; None: their own size.
         reuse: Sealed stores of the same teacher with the same heads; rows they hold are copied.
         digests: Digests that the snapshots of the stores to reuse must have, in the order of the stores; empty: any.
@@ -176,6 +179,7 @@ def generate(
         written_by=written_by,
         views=views,
         augment=augment,
+        downsample=downsample,
     )
     open_storage(out).check_writable()
     check_digests(reuse, digests)
@@ -266,13 +270,11 @@ def sample(
     """
     plan, model, settings = _prepare(data, teacher, settings, None)
     require_logits(model)
-    heads = requested_heads(model.heads, None, settings.temperatures)
-    usable = [name for name, one in heads.items() if one.kind in DISTRIBUTIONS and not one.position_shape]
+    heads = requested_heads(model.heads, None, settings.temperatures, settings.downsample)
+    usable = [name for name, one in heads.items() if one.kind in DISTRIBUTIONS]
     name = head if head is not None else next(iter(usable), None)
     if name not in usable:
-        raise InvalidArgument(
-            f"head: no distribution per row or token, got {head!r}; expected {', '.join(usable) or 'none is there'}"
-        )
+        raise InvalidArgument(f"head: no distribution, got {head!r}; expected {', '.join(usable) or 'none is there'}")
     return TeacherPilot(plan, model, settings, rows).sample(name, heads[name])
 
 
@@ -335,7 +337,8 @@ def describe_store(
         InvalidArgument: An encoding, a temperature or a size is invalid for this teacher.
     """
     heads = dict(model.heads) | ({CHOSEN: CHOSEN_HEAD} if settings.chosen else {})
-    requested = listed_heads(requested_heads(heads, encoding_of(model, settings), settings.temperatures), model)
+    named = requested_heads(heads, encoding_of(model, settings), settings.temperatures, settings.downsample)
+    requested = listed_heads(named, model)
     planned = plan_heads(requested, existing, TeacherPilot(plan, model, settings), seed=settings.seed)
     unit_rows, chunk_rows = planned.geometry(len(plan), settings.unit_rows, positions=_positions(plan.source))
     descriptor = Descriptor(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 MAX_HELD_BYTES = 2**29
 """Bytes of outputs that are held at most."""
+
+SAMPLE_IMAGES = 64
+"""Rows of many positions, such as pixels, that a target is resolved on."""
 
 Start = Callable[[Mapping[str, "Tensor"]], LabelWriter]
 """Opens the store, with the outputs of the first rows by head as its pilot."""
@@ -126,7 +130,9 @@ class FirstRows(LabelWriter):
     def _is_enough(self) -> bool:
         """Return True if the rows held suffice for every head, or memory for more is spent."""
         sizes = {name: sum(len(batch.outputs[name].values) for batch in self._batches) for name in self._heads}
-        held = sum(4 * sizes[name] * head.classes for name, head in self._heads.items())
+        held = sum(
+            4 * sizes[name] * head.classes * math.prod(head.position_shape) for name, head in self._heads.items()
+        )
         return held >= MAX_HELD_BYTES or all(sizes[name] >= _needed(head) for name, head in self._heads.items())
 
     def _begin(self) -> None:
@@ -148,15 +154,16 @@ def needs_rows(heads: Mapping[str, Head]) -> bool:
 
 
 def _needed(head: Head) -> int:
-    """Return the number of rows that a head needs before its store can begin; 0 if none."""
+    """Return the number of rows, or positions of ragged rows, that a head needs before its store can begin."""
     if head.encoding.startswith("auto:budget"):
         raise InvalidArgument(
             f"encoding: a budget needs the number of rows, got {head.encoding!r} for a store that grows; expected "
             "bytes per row, such as adaptive:bytes=40 or threshold:bytes=40"
         )
+    of_codebook = -(-pilot_rows(head) // math.prod(head.position_shape))
     if planning.is_target(head.encoding):
-        return max(SAMPLE_ROWS, pilot_rows(head))
-    return pilot_rows(head) if encodings.parse(head.encoding, classes=head.classes).priors > 1 else 0
+        return max(SAMPLE_IMAGES if head.position_shape else SAMPLE_ROWS, of_codebook)
+    return of_codebook if encodings.parse(head.encoding, classes=head.classes).priors > 1 else 0
 
 
 def _copied(output: HeadOutput) -> HeadOutput:

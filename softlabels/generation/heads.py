@@ -83,7 +83,10 @@ def default_encoding(head: OutputHead, temperatures: int = 1) -> str:
 
 
 def requested_heads(
-    outputs: Mapping[str, OutputHead], encoding: str | Mapping[str, str] | None, temperatures: tuple[float, ...]
+    outputs: Mapping[str, OutputHead],
+    encoding: str | Mapping[str, str] | None,
+    temperatures: tuple[float, ...],
+    downsample: int | Mapping[str, int] = 1,
 ) -> dict[str, Head]:
     """Return the heads of a store for the outputs of a teacher; encodings may still be targets.
 
@@ -93,11 +96,13 @@ def requested_heads(
         outputs: Heads of the teacher.
         encoding: As ``Settings.encoding``.
         temperatures: As ``Settings.temperatures``.
+        downsample: As ``Settings.downsample``.
 
     Raises:
         InvalidArgument: An encoding names no head, or a temperature is out of range.
     """
     chosen = _encodings_by_head(outputs, encoding)
+    sides = _sides_by_head(outputs, downsample)
     sorted_temperatures = canonical_temperatures(sorted(temperatures))
     heads = {}
     for name, output in outputs.items():
@@ -108,10 +113,36 @@ def requested_heads(
             encoding=chosen.get(name) or default_encoding(output, len(sorted_temperatures)),
             classes=output.classes,
             kind=output.kind,
-            shape=output.shape,
+            shape=_downsampled(name, output, sides.get(name, 1)),
             temperatures=sorted_temperatures if is_distribution else (1.0,),
+            downsample=sides.get(name, 1),
         )
     return heads
+
+
+def _sides_by_head(outputs: Mapping[str, OutputHead], downsample: int | Mapping[str, int]) -> dict[str, int]:
+    """Return the squares that pixels are averaged over, by head."""
+    dense = [name for name, head in outputs.items() if len(head.shape) == 2]
+    sides = dict.fromkeys(dense, downsample) if isinstance(downsample, int) else dict(downsample)
+    unknown = next((name for name in sides if name not in dense), None)
+    if unknown is not None or (not dense and downsample not in (1, {})):
+        raise InvalidArgument(
+            f"downsample: no head with an output per pixel, got {unknown or downsample!r}; expected "
+            f"{', '.join(dense) or 'none, for the teacher has no such head'}"
+        )
+    return sides
+
+
+def _downsampled(name: str, output: OutputHead, side: int) -> tuple[int | None, ...]:
+    """Return the positions of a head once squares of pixels are averaged."""
+    if side == 1:
+        return output.shape
+    if side < 1 or any(int(axis or 1) % side for axis in output.shape):
+        raise InvalidArgument(
+            f"downsample: got {side} for head {name!r} of {' x '.join(map(str, output.shape))} pixels; expected a "
+            "number that divides both"
+        )
+    return tuple(int(axis or 1) // side for axis in output.shape)
 
 
 def _encodings_by_head(outputs: Mapping[str, OutputHead], encoding: str | Mapping[str, str] | None) -> dict[str, str]:
@@ -189,7 +220,7 @@ def _resolve(name: str, head: Head, existing: Head | None, pilot: Pilot) -> str:
     if not planning.is_target(head.encoding):
         encoding = encodings.parse(head.encoding, classes=head.classes)
         return encoding.spec if existing is not None and existing.encoding == encoding.spec else encoding.current.spec
-    if head.kind not in DISTRIBUTIONS or head.position_shape:
+    if head.kind not in DISTRIBUTIONS:
         raise InvalidArgument(
             f"head {name!r}: targets are for distributions, got {head.encoding!r} for {head.kind}; expected dense[:f32]"
         )

@@ -13,6 +13,7 @@ from softlabels.columns import ranges
 from softlabels.errors import InvalidArgument
 from softlabels.generation.text_data import chosen_log_probs
 from softlabels.labels import Head
+from softlabels.losses import pool
 from softlabels.models.sliced_logits import SlicedLogits
 from softlabels.sources import Ragged
 
@@ -104,8 +105,9 @@ def of_arrays(name: str, value: Any, head: Head, rows: int) -> HeadOutput:
 
 
 def _of_tensor(values: Tensor, head: Head) -> HeadOutput:
-    """Return a tensor as the output of a head; positions of equal number become ragged rows if the head is ragged."""
+    """Return a tensor as the output of a head; positions become ragged rows, or are downsampled, as the head is."""
     if not head.ragged:
-        return HeadOutput(values)
+        is_pooled = tuple(values.shape[1:-1]) == head.position_shape
+        return HeadOutput(values if is_pooled else pool(values, head.downsample, head.kind))
     rows, length = values.shape[:2]
     return HeadOutput(values.reshape(rows * length, -1), np.full(rows, length, np.int64))

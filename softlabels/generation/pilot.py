@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
@@ -89,13 +90,14 @@ class TeacherPilot:
 
     def sample(self, name: str, head: Head) -> planning.Sample:
         """See Pilot.sample; also tells how long the teacher takes."""
-        count = min(self._rows, max(planning.FEWEST, SAMPLE_BYTES // (4 * head.classes)))
+        size = 4 * head.classes * math.prod(head.position_shape)
+        count = min(self._rows, max(planning.FEWEST, SAMPLE_BYTES // size))
         outputs = list(self._spread(name, head, count))
         positions = sum(int(output.lengths.sum()) for output in outputs if output.lengths is not None)
         rows = sum(map(len, outputs))
         items = len(self._plan) if not head.ragged else max(1, round(len(self._plan) * positions / rows))
         return planning.Sample(
-            logits=np.concatenate([_spread_positions(output).float().cpu().numpy() for output in outputs])[:count],
+            logits=np.concatenate([_sampled(output).float().cpu().numpy() for output in outputs])[:count],
             temperatures=head.temperatures,
             items=items,
             rows=len(self._plan),
@@ -114,7 +116,7 @@ class TeacherPilot:
 
     def _spread(self, name: str, head: Head, count: int) -> Iterator[HeadOutput]:
         """Yield the outputs of about as many rows, or positions, batch by batch."""
-        wanted_rows = max(planning.FEWEST, count // ROW_POSITIONS) if head.ragged else count
+        wanted_rows = max(planning.FEWEST, count // ROW_POSITIONS) if head.ragged or head.position_shape else count
         rows = np.unique(np.linspace(0, len(self._plan) - 1, num=min(wanted_rows, len(self._plan))).astype(np.int64))
         for start in range(0, len(rows), self._settings.batch_size):
             batch = rows[start : start + self._settings.batch_size]
@@ -156,6 +158,11 @@ class GivenPilot:
                 "expected bytes per row, such as adaptive:bytes=40 or threshold:bytes=40"
             )
         logits = self._logits(name, head)
+        if logits.shape[1:-1] != head.position_shape:
+            raise InvalidArgument(
+                f"head {name!r}: a target for positions of a fixed shape needs whole rows, got a pilot of shape "
+                f"{tuple(logits.shape)}; expected (n, {', '.join(map(str, head.position_shape))}, {head.classes})"
+            )
         chosen = np.unique(np.linspace(0, len(logits) - 1, num=SAMPLE_ROWS).astype(np.int64))
         return planning.Sample(
             logits=logits[chosen].float().cpu().numpy(),
@@ -173,7 +180,7 @@ class GivenPilot:
         """See Pilot.logits."""
         import torch
 
-        yield from torch.split(self._logits(name, head), GIVEN_BLOCK)
+        yield from torch.split(self._logits(name, head).reshape(-1, head.classes), GIVEN_BLOCK)
 
     def _logits(self, name: str, head: Head) -> Tensor:
         import torch
@@ -184,7 +191,7 @@ class GivenPilot:
                 "(n, C) logits of a few thousand rows"
             )
         logits = torch.as_tensor(self._arrays[name]).detach()
-        if logits.ndim != 2 or logits.shape[1] != head.classes:
+        if logits.ndim < 2 or tuple(logits.shape[1:]) not in {(head.classes,), (*head.position_shape, head.classes)}:
             raise InvalidArgument(
                 f"head {name!r}: the pilot has another shape, got {tuple(logits.shape)}; expected (n, {head.classes})"
             )
@@ -209,10 +216,20 @@ def timed_predictions(
     return inputs, predictions, perf_counter() - began
 
 
+def _sampled(output: HeadOutput) -> Tensor:
+    """Return the rows of an output, (n, *shape, C); of ragged ones some positions of each, (n, C)."""
+    return output.values[:] if output.lengths is None else _spread_positions(output)
+
+
 def _spread_positions(output: HeadOutput) -> Tensor:
-    """Return the rows of an output, (n, C); of ragged ones up to ROW_POSITIONS positions of each, evenly spread."""
+    """Return items of an output, (n, C): rows, or up to ROW_POSITIONS positions of each, evenly spread."""
     if output.lengths is None:
-        return output.values[:]
+        values = output.values[:]
+        if values.ndim == 2:
+            return values
+        flat = values.flatten(1, -2)
+        chosen = np.unique(np.linspace(0, flat.shape[1] - 1, num=ROW_POSITIONS).astype(np.int64))
+        return flat[:, chosen.tolist()].flatten(0, 1)
     starts = np.cumsum(output.lengths) - output.lengths
     positions = [
         start + np.unique(np.linspace(0, length - 1, num=min(ROW_POSITIONS, length)).astype(np.int64))

@@ -45,6 +45,8 @@ class Settings:
         written_by: Digest or name of the model that wrote the text; None if unknown.
         views: Augmented views of each image to label; None: the images as they are.
         augment: Policy of the views; needed with ``views``.
+        downsample: Height and width in pixels of the squares whose mean distribution is stored, of every head with an
+            output per pixel, or by head; 1: every pixel is stored.
 
     Raises:
         InvalidArgument: A value is out of range or unknown.
@@ -69,6 +71,7 @@ class Settings:
     written_by: str | None = None
     views: int | None = None
     augment: str | None = None
+    downsample: int | Mapping[str, int] = 1
 
     def __post_init__(self) -> None:
         if (self.views is None) != (self.augment is None):
@@ -80,6 +83,9 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidArgument(f"{name}: too small, got {value}; expected 1 or more")
+        sides = [self.downsample] if isinstance(self.downsample, int) else self.downsample.values()
+        if any(side < 1 for side in sides):
+            raise InvalidArgument(f"downsample: too small, got {self.downsample}; expected 1 or more")
         if self.skip_bad is not None and self.skip_bad < 0:
             raise InvalidArgument(f"skip_bad: too small, got {self.skip_bad}; expected 0 or more")
         for name, choices in (("shard_format", names()), ("codec", get_args(Codec))):

@@ -111,6 +111,7 @@ def _mean_sparse(by_teacher: Sequence[SparseLabels], weights: Sequence[float], t
         prior=_mean_prior(by_teacher, weights, temperature),
         unbiased=first.unbiased,
         lengths=first.lengths,
+        shape=first.shape,
     )
 
 

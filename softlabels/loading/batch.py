@@ -130,6 +130,7 @@ def map_labels(labels: SoftLabels, change: Callable[[Any], Any], *, with_prior: 
         lengths=lengths,
         prior_index=None if labels.prior_index is None else change(labels.prior_index),
         drawn=labels.drawn,
+        shape=labels.shape,
     )
 
 

@@ -18,6 +18,7 @@ from softlabels.losses.fused import linear_distillation, linear_kl
 from softlabels.losses.logit_error import logit_mse
 from softlabels.losses.matching import NO_LABEL, check_classes
 from softlabels.losses.mixing import distillation
+from softlabels.losses.pooling import pool
 from softlabels.losses.registry import Loss, get, names
 from softlabels.losses.vectors import cosine, huber, mse
 
@@ -40,6 +41,7 @@ __all__ = [
     "logit_mse",
     "mse",
     "names",
+    "pool",
     "reverse_kl",
 ]
 

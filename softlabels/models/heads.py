@@ -58,12 +58,13 @@ class OutputHead:
 
     @classmethod
     def of_labels(cls, head: Head) -> OutputHead:
-        """Return the output that labels of ``head`` describe.
+        """Return the output that labels of ``head`` describe, before it is downsampled.
 
         Args:
             head: Head of a store.
         """
-        return cls(classes=head.classes, kind=head.kind, shape=head.shape)
+        shape = head.shape if head.ragged else tuple(side * head.downsample for side in head.position_shape)
+        return cls(classes=head.classes, kind=head.kind, shape=shape)
 
     @classmethod
     def of_output(cls, name: str, shape: tuple[int, ...], *, spec: str) -> OutputHead:

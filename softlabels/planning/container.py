@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from softlabels import columns as ragged
 from softlabels import encodings
 from softlabels.columns import Column
 from softlabels.labels import Head
@@ -77,7 +78,7 @@ def container_bytes(
 
 
 def label_bytes(head: Head, labels: Mapping[str, NDArray[Any]], rows: int, *, codec: str, shard_format: str) -> int:
-    """Return the bytes of the labels of some rows in a shard, without keys and containers.
+    """Return the bytes of the labels of some rows in a shard of chunks as a store has, without keys and containers.
 
     Args:
         head: Head of the labels, not ragged.
@@ -91,12 +92,18 @@ def label_bytes(head: Head, labels: Mapping[str, NDArray[Any]], rows: int, *, co
         "view": np.zeros(rows, np.uint32),
         **{f"head/{name}": np.ascontiguousarray(column) for name, column in labels.items()},
     }
-    descriptor = _descriptor(head, 1, rows, codec, shard_format)
-    return _written_bytes(descriptor, [columns]) - KEY_BYTES * rows - _empty_bytes(head, 1, codec, shard_format)
+    _, chunk_rows = geometry_of({"head": head}, rows)
+    chunks = -(-rows // chunk_rows)
+    descriptor = _descriptor(head, chunks, chunk_rows, codec, shard_format)
+    starts = range(0, rows, chunk_rows)
+    batches = [ragged.cut(columns, descriptor.columns(), start, min(start + chunk_rows, rows)) for start in starts]
+    return _written_bytes(descriptor, batches) - KEY_BYTES * rows - _empty_bytes(head, chunks, codec, shard_format)
 
 
 def _empty_bytes(head: Head, chunks: int, codec: str, shard_format: str) -> int:
     """Return the bytes of a shard with one row per chunk, without the labels and keys of those rows."""
+    # Positions make rows larger, and their container not.
+    head = head if head.ragged else replace(head, shape=(), downsample=1)
     descriptor = _descriptor(head, chunks, 1, codec, shard_format)
     schema = descriptor.columns()
     counts = {column.per for column in schema.values()}

@@ -8,6 +8,7 @@ from a store, its own prior is taken into the mean, and its codebook is used as 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -42,7 +43,7 @@ class Tried:
         label_bytes: Bytes of labels per item, compressed.
         total_bytes: Bytes of all shards of the dataset: labels, keys and containers.
         units: Units of the dataset.
-        ids: Classes listed per item.
+        ids: Classes listed per item, or per position of it.
         fidelity: Fidelity of the labels.
         kl_error: Standard error of the KL at the first temperature, in nats; 0 for unbiased labels.
     """
@@ -61,7 +62,8 @@ class Sample:
     """Dense logits of some rows, and the dataset they stand for.
 
     Attributes:
-        logits: Logits of the sampled items, (n, C) float32.
+        logits: Logits of the sampled items, (n, C) float32; of rows with a fixed shape of positions, such as pixels,
+            those of whole rows, (n, *shape, C), because neighbours compress together.
         temperatures: Temperatures of the labels; the first decides.
         items: Rows of the dataset; of ragged rows their positions.
         rows: Rows of the dataset.
@@ -103,7 +105,12 @@ class Sample:
     @property
     def classes(self) -> int:
         """Return the number of classes C."""
-        return int(self.logits.shape[1])
+        return int(self.logits.shape[-1])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the positions of an item; () for one distribution."""
+        return tuple(self.logits.shape[1:-1])
 
     @property
     def key_bytes(self) -> float:
@@ -133,7 +140,7 @@ class Sample:
         """
         encoding = encodings.parse(spec, classes=self.classes)
         temperatures = self.temperatures if encoding.has_tail else self.temperatures[:1]
-        head = Head(encoding=encoding.spec, classes=self.classes, temperatures=temperatures)
+        head = Head(encoding=encoding.spec, classes=self.classes, temperatures=temperatures, shape=self.shape)
         folds = np.array_split(np.arange(len(self.logits)), FOLDS)
         encoded, priors = self._encode(encoding, head, folds)
         columns = encoding.columns(head)
@@ -148,14 +155,14 @@ class Sample:
         fidelity = combine(blocks)
         size = label_bytes(head, labels, len(self.logits), codec=self.codec, shard_format=self.shard_format)
         per_item = size / len(self.logits)
-        stored = replace(head, kind=self.kind, shape=() if self.items == self.rows else (None,))
+        stored = replace(head, kind=self.kind, shape=self.shape if self.items == self.rows else (None,))
         unit_rows, _ = geometry_of({"head": stored}, None if self.grows else self.rows, self.unit_rows)
         return Tried(
             encoding=encoding.spec,
             label_bytes=per_item,
             total_bytes=per_item * self.items + KEY_BYTES * self.rows + self._container_bytes(stored),
             units=-(-self.rows // unit_rows),
-            ids=ids / len(self.logits),
+            ids=ids / (len(self.logits) * math.prod(self.shape)),
             fidelity=fidelity,
             kl_error=_standard_error(blocks, fidelity),
         )
@@ -199,7 +206,8 @@ class Sample:
         if self.codebook is not None and self.codebook.priors.shape[1] == encoding.priors:
             return self.codebook
         others = np.concatenate([rows for index, rows in enumerate(folds) if index != fold])
-        return codebooks.fit(encoding, head, torch.split(torch.from_numpy(self.logits[others]), PILOT_BLOCK))
+        pilot = torch.from_numpy(self.logits[others]).reshape(-1, self.classes)
+        return codebooks.fit(encoding, head, torch.split(pilot, PILOT_BLOCK))
 
     def _prior(
         self, residuals: Sequence[NDArray[np.float64] | None], fold: int, temperatures: tuple[float, ...]
@@ -239,7 +247,7 @@ def sample_of_store(path: Location, head: str | None = None, *, digest: str | No
         StoreNotFound: There is no sealed store.
     """
     store = open_store(path, digest=digest)
-    usable = [name for name, kind in store.heads.items() if kind.kind in DISTRIBUTIONS and not kind.position_shape]
+    usable = [name for name, kind in store.heads.items() if kind.kind in DISTRIBUTIONS]
     name = head if head is not None else next(iter(usable), next(iter(store.heads)))
     names = store.head_columns(name)
     kind = store.heads[name]

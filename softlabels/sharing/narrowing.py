@@ -9,8 +9,12 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.columns import COUNT
+from softlabels import encodings
+from softlabels.columns import COUNT, Arrays, Column
 from softlabels.encodings import Adaptive, Dense, TopK
+from softlabels.encodings.items import as_items, as_planes
+from softlabels.encodings.listed import Listed
+from softlabels.encodings.log_probs import LogProbs
 from softlabels.encodings.tail import exposure
 from softlabels.errors import InvalidArgument
 from softlabels.labels import DISTRIBUTIONS, DenseLabels, Head, SparseLabels
@@ -58,16 +62,12 @@ class NarrowHead:
             return cls(store, name, replace(head, encoding=replace(encoding, k=top).spec), top)
         if isinstance(encoding, Adaptive):
             return cls(store, name, head, top)
-        if isinstance(encoding, Dense) and not head.position_shape:
+        if isinstance(encoding, Dense):
             return cls(store, name, replace(head, encoding=TopK(top).spec), top)
-        reason = (
-            "it has a distribution per pixel"
-            if isinstance(encoding, Dense)
-            else "its classes are draws, and the likeliest of them alone are no longer right on average"
-        )
         raise InvalidArgument(
-            f"top: head {name!r} is stored as {head.encoding}, which cannot be narrowed: {reason}; expected topk, "
-            "adaptive, or dense with one distribution per row or token. Copy it as it is, or leave the head out"
+            f"top: head {name!r} is stored as {head.encoding}, which cannot be narrowed: its classes are draws, and "
+            "the likeliest of them alone are no longer right on average; expected topk, adaptive or dense. Copy it "
+            "as it is, or leave the head out"
         )
 
     def columns(
@@ -105,33 +105,41 @@ class NarrowHead:
     def _cut(
         self, labels: SparseLabels, own: Columns, k: int, *, sums: bool
     ) -> tuple[Columns, NDArray[np.float64] | None]:
-        classes = labels.classes
-        arrays = self._first_entries(own, labels.ids.shape[1:], k)
+        import torch
+
+        classes, shape = labels.classes, self.head.position_shape
+        columns = cast("Listed", self.store.encoding(self.name)).item_columns(self.head)
+        items = as_items({name.removeprefix(f"{self.name}/"): array for name, array in own.items()}, columns, shape)
+        arrays = _first_entries(items, columns, k)
         listed = [labels.listed_log_probs(temperature).astype(np.float64) for temperature in labels.temperatures]
         dropped = np.stack([log_probs[:, k:] for log_probs in listed])
         with np.errstate(divide="ignore"):
             mass = np.exp(labels.log_tail.astype(np.float64)) + np.exp(dropped).sum(axis=2).T
             log_tail = np.minimum(np.log(mass), 0.0)
-        tail = f"{self.name}/tail"
         is_cut = np.isfinite(labels.values[:, k:]).any(axis=1, keepdims=True)
-        arrays[tail] = np.where(is_cut, log_tail, own[tail]).astype(own[tail].dtype)
+        narrow = cast("Listed", encodings.parse(self.head.encoding, classes=classes))
+        rounded = LogProbs(narrow.dtype).rounded_tail(torch.from_numpy(log_tail.astype(np.float32))).numpy()
+        arrays["tail"] = np.where(is_cut, rounded, items["tail"])
+        planes = as_planes(arrays, narrow.item_columns(self.head), shape)
+        result = {f"{self.name}/{name}": array for name, array in planes.items()}
         if not sums:
-            return arrays, None
+            return result, None
         prior = self.store.prior(self.name)
         row, place = np.nonzero(np.isfinite(labels.values[:, :k]))
         even = exposure(log_tail, row, labels.ids[row, place], classes)
         of_rest = np.zeros_like(even) if prior is None else spread_tail(labels, prior)[0]
         ids = labels.ids[:, k:].ravel()
         of_dropped = np.stack([np.bincount(ids, np.exp(one).ravel(), minlength=classes) for one in dropped])
-        return arrays, np.stack([of_rest + of_dropped, even])
+        return result, np.stack([of_rest + of_dropped, even])
 
-    def _first_entries(self, own: Columns, shape: tuple[int, ...], k: int) -> Columns:
-        """Return columns with the first ``k`` entries of each row. They are descending, and steps are differences."""
-        schema, count = self.store.descriptor.columns(), f"{self.name}/{COUNT}"
-        if count not in own:
-            is_cut = {name for name in own if schema[name].shape == shape and not name.endswith("/tail")}
-            return {name: array[:, :k] if name in is_cut else array for name, array in own.items()}
-        counts = own[count]
-        place = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-        cut = {name: array[place < k] if schema[name].per == count else array for name, array in own.items()}
-        return cut | {count: np.minimum(counts, k).astype(counts.dtype)}
+
+def _first_entries(items: Arrays, columns: Mapping[str, Column], k: int) -> dict[str, NDArray[Any]]:
+    """Return columns with the first ``k`` entries of each item. They are descending, and steps are differences."""
+    if COUNT not in columns:
+        is_cut = {name for name, column in columns.items() if column.shape and name != "tail"}
+        return {name: array[:, :k] if name in is_cut else array for name, array in items.items()}
+    counts = items[COUNT]
+    place = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    is_cut = {name for name, column in columns.items() if column.per == COUNT}
+    cut = {name: array[place < k] if name in is_cut else array for name, array in items.items()}
+    return cut | {COUNT: np.minimum(counts, k).astype(counts.dtype)}

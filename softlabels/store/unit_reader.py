@@ -133,11 +133,17 @@ def _blocks(arrays: ragged.Rows, schema: Mapping[str, Column]) -> Iterator[tuple
         return
     start = 0
     while start < rows:
-        counts = sum(arrays[name][start : start + CHECKED_VALUES].astype(np.int64) for name in counting)
+        counts = sum(_padded(arrays[name][start : start + CHECKED_VALUES]) for name in counting)
         longest = np.maximum.accumulate(counts)
         fits = int((longest * np.arange(1, len(longest) + 1) <= CHECKED_VALUES).sum())
         yield start, start + max(1, fits)
         start += max(1, fits)
+
+
+def _padded(counts: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return the entries of each row, (n,), once its positions are padded to the longest of them."""
+    of_rows = counts.reshape(len(counts), -1)
+    return np.asarray(of_rows.max(axis=1).astype(np.int64) * of_rows.shape[1])
 
 
 def _scratch(size: int) -> memoryview:

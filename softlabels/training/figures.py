@@ -13,6 +13,7 @@ from torch import Tensor
 from softlabels import losses
 from softlabels.labels import DISTRIBUTIONS, DenseLabels, SoftLabels, SparseLabels
 from softlabels.loading import Batch
+from softlabels.losses.pooling import pool_like
 from softlabels.training.tasks import Objectives, Outputs, Task
 
 NAMES = ("kl", "agreement", "accuracy", "error")
@@ -97,7 +98,7 @@ class FigureSums:
         """Return the sums of KL and agreement, (2, 2); zeros for samples, which do not tell them."""
         if isinstance(labels, SparseLabels) and labels.is_sample:
             return np.zeros((2, 2))
-        logits = output.flatten(0, -2)
+        logits = pool_like(output, labels).flatten(0, -2)
         temperature = self._task.temperatures.get(name, 1.0)
         divergence = losses.kl(logits, labels, temperature=temperature, mask=mask, scale_by_temperature=False)
         agreeing = likeliest(labels).to(logits.device) == logits.argmax(dim=-1)

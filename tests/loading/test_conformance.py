@@ -21,8 +21,8 @@ CASES = [
     (kind, encoding)
     for kind in KINDS
     for encoding in ENCODINGS
-    # Values to regress on have no classes to list, and sparse labels have no axes of pixels.
-    if kind in ("classes", "tokens") or encoding.startswith("dense")
+    # Values to regress on have no classes to list.
+    if kind in DISTRIBUTIONS or encoding.startswith("dense")
 ]
 
 
@@ -56,8 +56,16 @@ def assert_same_labels(labels, expected):
             assert getattr(labels, name) == value, name
 
 
-@pytest.mark.parametrize("shard_format", ["zarr", "parquet"])
-@pytest.mark.parametrize(("kind", "encoding"), CASES)
+@pytest.mark.parametrize(
+    ("kind", "encoding", "shard_format"),
+    [
+        (kind, encoding, shard_format)
+        for index, (kind, encoding) in enumerate(CASES)
+        for shard_format in ("zarr", "parquet")
+        # Pixels take turns: their columns are those of rows and of ragged rows, which both formats hold above.
+        if kind != "pixels" or encoding.startswith("dense") or shard_format == ("zarr", "parquet")[index % 2]
+    ],
+)
 def test_every_reader_returns_the_labels_of_the_store(tmp_path, kind, encoding, shard_format):
     """A Loader with much and with little memory, for NumPy and for a device, and a LabelDataset."""
     store = write(tmp_path / "store", kind, encoding, shard_format)

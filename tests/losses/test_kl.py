@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softlabels import encodings, losses
+from softlabels.encodings import codebook
 from softlabels.encodings.tail import tail_prior
 from softlabels.errors import InvalidArgument, TemperatureNotStored
 from softlabels.labels import DenseLabels, Head, SparseLabels
@@ -169,3 +170,24 @@ def test_a_codeword_that_leaves_little_to_unlisted_classes_loses_no_digits(unlis
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     torch.testing.assert_close(actual.grad.double(), leaf.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("encoding", ["topk:3", "adaptive:0.05:d4:2", "threshold:0.1", "dense:q8"])
+def test_pixels_have_the_loss_of_their_distributions_without_those_a_mask_ignores(encoding):
+    """(B, H, W, C) outputs and an (H, W) mask of a batch; linear_kl takes the features of pixels."""
+    generator = torch.Generator().manual_seed(3)
+    logits, student = (torch.randn(4, 2, 3, 9, generator=generator) * 3 for _ in range(2))
+    mask = torch.rand(4, 2, 3, generator=generator) < 0.6
+    parsed = encodings.parse(encoding, classes=9)
+    head = Head(classes=9, kind="pixels", shape=(2, 3), encoding=parsed.spec)
+    book = codebook.fit(parsed, head, [torch.randn(80, 9, generator=generator)]) if parsed.priors > 1 else None
+    arrays = parsed.encode(logits, head, np.arange(4), codebook=book).arrays
+    labels = parsed.decode(arrays, head, None if book is None else book.priors)
+    log_p = labels.log_probs().astype(np.float64)
+    log_q = student.double().log_softmax(dim=-1).numpy()
+    terms = np.where(np.isfinite(log_p), np.exp(log_p) * (np.where(np.isfinite(log_p), log_p, 0) - log_q), 0.0)
+    expected = terms.sum(axis=-1)[mask.numpy()].mean()
+    assert losses.kl(student, labels, mask=mask).item() == pytest.approx(expected, rel=1e-4)
+    weight = torch.linalg.qr(torch.randn(9, 9, generator=generator)).Q
+    states = student @ weight  # whose product with the weight is the student again
+    assert losses.linear_kl(states, weight, labels, mask=mask).item() == pytest.approx(expected, rel=1e-3)

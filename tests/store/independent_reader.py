@@ -65,7 +65,33 @@ def read_store(root):
         if not kind["encoding"].startswith(("dense", "topk")):  # lists of entries, not of one width
             for item in parts:
                 item |= {key: item[key].reshape(-1) for key in item if key.startswith(f"{name}/") and "tail" not in key}
-    return {name: np.concatenate([item[name] for item in parts]) for name in parts[0]}, descriptor
+    columns = {name: np.concatenate([item[name] for item in parts]) for name in parts[0]}
+    for name, kind in descriptor["heads"].items():
+        if kind["shape"] not in ([], [None]) and not kind["encoding"].startswith("dense"):
+            columns |= of_positions(columns, kind, name)
+    return columns, descriptor
+
+
+PER_ENTRY = {
+    "topk": (),
+    "adaptive": ("ids", "values", "codes", "steps"),
+    "sampled": ("ids", "draws", "weights"),
+    "threshold": ("ids", "codes"),
+    "counts": ("near_gaps", "near_draws", "far_blocks", "far_offsets", "far_draws"),
+}
+
+
+def of_positions(columns, kind, name):
+    """Section 5: planes of positions as one entry per position; columns that another one counts stay as they are."""
+    positions, family = len(columns["key"]) * math.prod(kind["shape"]), kind["encoding"].split(":")[0]
+    result = {}
+    for column, array in columns.items():
+        head, _, short = column.partition("/")
+        if head == name and short not in PER_ENTRY[family]:
+            planes = array.reshape(len(columns["key"]), array.size // positions, -1)
+            has_axis = short == "tail" or (family == "topk" and short in {"ids", "values", "codes", "steps"})
+            result[column] = planes.transpose(0, 2, 1).reshape((positions, -1) if has_axis else positions)
+    return result
 
 
 def listed(columns, kind, name, index=0, codes=None):

@@ -27,6 +27,8 @@ def main() -> None:
     counts = sl.Head(classes=CLASSES, kind="tokens", encoding="counts:20:0.02:3", shape=(None,))
     unbiased = sl.Head(classes=CLASSES, encoding="counts:30:0:2")
     excess = sl.Head(classes=CLASSES, kind="tokens", encoding="counts:20:0.02:3:excess", shape=(None,))
+    pixels = {"classes": CLASSES, "kind": "pixels", "shape": (2, 3)}
+    images = np.random.default_rng(14).normal(0, 3, (5, 2, 3, CLASSES)).astype(np.float32)
     for name, head, values in (
         ("topk-zarr", topk, logits),
         ("topk-parquet", topk, logits),
@@ -43,6 +45,8 @@ def main() -> None:
         ("unbiased-zarr", unbiased, logits),
         ("excess-zarr", excess, tokens),
         ("excess-parquet", excess, tokens),
+        ("pixels-zarr", sl.Head(encoding="topk:2:d4", temperatures=(1.0, 2.0), **pixels), images),
+        ("pixels-parquet", sl.Head(encoding="adaptive:0.02:q8:3", downsample=2, **pixels), images),
     ):
         form = name.split("-")[1]
         if (GOLDEN / name).exists():

@@ -304,6 +304,42 @@ def test_rows_too_wide_for_a_chunk_are_refused():
         describe("zarr", Head(encoding="dense:f32", classes=2**20), rows=1000, unit_rows=1000, chunk_rows=100)
 
 
-def test_sparse_heads_of_fixed_positions_are_refused():
-    with pytest.raises(InvalidArgument, match="ragged"):
-        describe("zarr", Head(encoding="topk:3:f16", classes=CLASSES, kind="pixels", shape=(4, 4)), rows=4)
+@pytest.mark.parametrize(
+    ("encoding", "shard_format"), [(encoding, FORMATS[index % 2]) for index, encoding in enumerate(ENCODINGS)]
+)
+def test_pixels_come_back(tmp_path, encoding, shard_format):
+    """Positions of a fixed shape decode to the labels of the same distributions stored as ragged rows."""
+    head, books = head_of(encoding, kind="pixels", shape=(2, 3))
+    logits = random_logits(20 * 6).reshape(20, 2, 3, CLASSES)
+    columns = encode(logits, head, books=books)
+    store = write(tmp_path / "s", describe(shard_format, head, rows=20), columns, books)
+    assert_same(store, columns)
+    assert_decoded_alike(store, columns)
+    assert sl.verify(tmp_path / "s", deep=True).ok
+    temperature, everything = head.temperatures[0], store.read(range(20))
+    assert everything.log_probs(temperature).shape == (20, 2, 3, CLASSES)
+    expected = np.array([19, 0, 7, 7, 3])
+    np.testing.assert_array_equal(
+        store.read(expected).log_probs(temperature), everything.log_probs(temperature)[expected]
+    )
+    if not encoding.startswith(("sampled", "threshold", "counts")):  # whose draws depend on row and position
+        flat = replace(head, kind="classes", shape=())
+        alone = parse(head.encoding, classes=CLASSES).encode(
+            torch.from_numpy(logits.reshape(-1, CLASSES)), flat, np.arange(120), codebook=books.get("logits")
+        )
+        labels = parse(head.encoding, classes=CLASSES).decode(alone.arrays, flat, store.prior("logits"))
+        np.testing.assert_array_equal(
+            labels.log_probs(temperature).reshape(20, 2, 3, -1), everything.log_probs(temperature)
+        )
+
+
+@pytest.mark.parametrize("shard_format", FORMATS)
+def test_pixels_are_planes_of_runs(tmp_path, shard_format):
+    """An image with one boundary takes a hundredth of the bytes of its logits in half precision."""
+    head = Head(encoding="topk:2:d4", classes=CLASSES, kind="pixels", shape=(64, 64))
+    logits = np.zeros((4, 64, 64, CLASSES), np.float32)
+    logits[:, :32, :, 3], logits[:, 32:, :, 7], logits[..., 9] = 9, 9, 4
+    columns = encode(logits, head)
+    assert columns["logits/ids"].shape == (4, 2, 64, 64)
+    store = write(tmp_path / "s", describe(shard_format, head, rows=4), columns)
+    assert store.bytes < logits.size * 2 / 100

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.columns import Column, ranges
+from softlabels.columns import Column, entry_counts, ranges
 from softlabels.loading.buffer_pool import BufferPool
 
 Arrays = dict[str, NDArray[Any]]
@@ -165,8 +165,9 @@ class ChunkArena:
             if name in self._starts:
                 self._starts[name] = self._grown(self._starts[name], stop)
                 # Entries of row i begin behind those of the rows before it, within the extent of this chunk.
-                ends = np.cumsum(values, dtype=np.int64)
-                self._starts[name][start:stop] = self._extents[slot][name][0] + ends - values
+                counts = entry_counts(values)
+                ends = np.cumsum(counts, dtype=np.int64)
+                self._starts[name][start:stop] = self._extents[slot][name][0] + ends - counts
 
     def release(self, slot: int) -> None:
         """Free a slot, and return its entries to the heaps."""
@@ -189,7 +190,7 @@ class ChunkArena:
             # All indices are valid. Without a mode, NumPy copies twice lest it leave half a result.
             np.take(array, index, axis=0, out=gathered[name], mode="clip")
             if name in self._starts:
-                lengths = gathered[name].astype(np.int64)
+                lengths = entry_counts(gathered[name]).astype(np.int64)
                 out = pool.empty(f"indices of {name}", (int(lengths.sum()),), np.int64)
                 indices[name] = ranges(self._starts[name].take(index), lengths, out)
         return gathered

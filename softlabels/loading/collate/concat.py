@@ -89,7 +89,8 @@ def _describe(labels: SoftLabels) -> tuple[object, ...]:
     if isinstance(labels, DenseLabels):
         return "dense", labels.kind, labels.values.shape[1:], labels.lengths is None
     temperatures = canonical_temperatures(labels.temperatures)
-    return "sparse", labels.classes, temperatures, labels.tail, labels.unbiased, labels.lengths is None
+    layout = labels.lengths is None, labels.shape
+    return "sparse", labels.classes, temperatures, labels.tail, labels.unbiased, *layout
 
 
 def _stack_priors(

@@ -332,6 +332,7 @@ def _head(fields: Fields) -> Head:
         temperatures=tuple(check_number(fields.path("temperatures"), value) for value in temperatures),
         tail=cast("TailModel", fields.text("tail")),
         codebook=fields.optional_hash("codebook"),
+        downsample=1 if fields.get("downsample") is None else fields.integer("downsample", 2, 2**20 - 1),
     )
 
 

@@ -204,7 +204,8 @@ class Footer:
 
     def _empty_lists(self, result: Mapping[str, NDArray[Any]], name: str) -> int:
         """Return the number of empty lists in a column of a chunk; each stands in a page as one value."""
-        return sum(int((result[per] == 0).sum()) for per in _counts(self._columns, name))
+        counts = [level for level in _levels(self._columns, name) if isinstance(level, str)]
+        return sum(int((result[per] == 0).sum()) for per in counts)
 
     def _read(self, data: bytes, number: int, name: str, result: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         source = pa.PythonFile(_Window(data, self._chunks[number].offset), mode="r")
@@ -256,40 +257,32 @@ def _arrow_type(columns: Mapping[str, Column], name: str) -> pa.DataType:
     if name == "key":
         return pa.binary(columns[name].shape[0])
     kind = pa.from_numpy_dtype(np.dtype(columns[name].dtype))
-    for _ in range(_depth(columns, name)):
+    for _ in _levels(columns, name):
         kind = pa.list_(pa.field("element", kind, nullable=False))
     return kind
 
 
-def _depth(columns: Mapping[str, Column], name: str) -> int:
-    """Return the levels of lists of a column: one per ragged level and one per dimension."""
-    return len(_counts(columns, name)) + len(columns[name].shape)
-
-
-def _counts(columns: Mapping[str, Column], name: str) -> list[str]:
-    """Return the columns that count the entries of a ragged one, outermost first."""
-    per, result = columns[name].per, []
-    while per is not None:
-        result.append(per)
-        per = columns[per].per
-    return result[::-1]
+def _levels(columns: Mapping[str, Column], name: str) -> list[str | int]:
+    """Return the levels of lists of a column, outermost first: the length of a dimension, or the column that counts."""
+    column = columns[name]
+    return [*([] if column.per is None else [*_levels(columns, column.per), column.per]), *column.shape]
 
 
 def _leaf(name: str, columns: Mapping[str, Column]) -> str:
     """Return the path of a column's values in Parquet."""
-    return name + ".list.element" * _depth(columns, name)
+    return name + ".list.element" * len(_levels(columns, name))
 
 
 def _to_arrow(result: Mapping[str, NDArray[Any]], columns: Mapping[str, Column], name: str) -> pa.Array:
-    array, column = np.ascontiguousarray(result[name]), columns[name]
+    array = np.ascontiguousarray(result[name])
     if name == "key":
         return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(array), [None, pa.py_buffer(array)])
     values = pa.array(array.reshape(-1))
-    for side in reversed(column.shape):
-        offsets = np.arange(0, len(values) + 1, side)
-        values = _list(offsets, values)
-    for per in reversed(_counts(columns, name)):
-        values = _list(np.concatenate([[0], np.cumsum(result[per], dtype=np.int64)]), values)
+    for level in reversed(_levels(columns, name)):
+        if isinstance(level, int):
+            values = _list(np.arange(0, len(values) + 1, level), values)
+        else:
+            values = _list(np.concatenate([[0], np.cumsum(result[level], dtype=np.int64)]), values)
     return values
 
 
@@ -309,10 +302,9 @@ def _from_arrow(
     if name == "key":
         data = np.frombuffer(array.buffers()[1], np.uint8)[array.offset * 16 : (array.offset + count) * 16]
         return data.reshape(count, 16)
-    levels: list[NDArray[Any] | int] = [*(result[per] for per in _counts(columns, name)), *column.shape]
-    for expected in levels:
+    for level in _levels(columns, name):
         lengths = np.diff(np.asarray(array.offsets))
-        if (lengths != expected).any():
+        if (lengths != (level if isinstance(level, int) else result[level].reshape(-1))).any():
             raise ValueError(f"column {name!r} has lists of other lengths than it should")
         array = array.flatten()
     return np.asarray(array).reshape(-1, *column.shape)

@@ -13,6 +13,7 @@ from softlabels import losses
 from softlabels.errors import InvalidArgument
 from softlabels.labels import DenseLabels, HeadKind, SoftLabels, SparseLabels
 from softlabels.loading import Batch
+from softlabels.losses.pooling import pool_like
 from softlabels.models import Model, OutputHead
 from softlabels.training.tasks.hard_targets import HardTargets
 from softlabels.training.tasks.loss_spec import LossSpec, WeightedLoss
@@ -91,7 +92,8 @@ def soft_term(
 
     def value(outputs: Outputs, batch: Batch) -> Tensor:
         more = (hard.of_batch(batch),) if loss.loss.hard and hard is not None else ()
-        result: Tensor = loss.loss.function(outputs[head], labels(batch), *more, **options)
+        target = labels(batch)
+        result: Tensor = loss.loss.function(pool_like(outputs[head], target), target, *more, **options)
         return result
 
     return Term(
@@ -162,9 +164,7 @@ def _problem(entry: WeightedLoss, output: OutputHead, sample: SoftLabels, availa
         return f"a head of {output.kind}"
     if loss.labels_of is not None:
         return None if loss.labels_of in available else f"labels without a head {loss.labels_of!r}"
-    rows = count_positions(sample)
-    shape = sample.values.shape[:-1] if isinstance(sample, DenseLabels) else (rows,)
-    outputs = torch.zeros((*shape, output.classes))
+    outputs = torch.zeros((*sample.values.shape[:-1], output.classes))
     options: dict[str, Any] = dict(entry.options)
     if loss.temperature and isinstance(sample, SparseLabels):
         options["temperature"] = sample.temperatures[0]
