@@ -27,7 +27,7 @@ class Priors:
         probs: (M, C) float32.
         log_probs: (M, C) float32.
         total: (M,) float64, sums of ``probs``.
-        entropy: (M,) float64, sums of ``probs`` times ``log_probs``.
+        entropy: (M,) float64, sums of ``probs`` times their logs.
     """
 
     probs: Tensor
@@ -46,9 +46,9 @@ class Priors:
             >>> Priors.of(torch.full((1, 4), 0.25)).total.item()
             1.0
         """
-        log_probs = probs.log()
         exact = probs.double()
-        return Priors(probs, log_probs, exact.sum(dim=-1), (exact * log_probs).sum(dim=-1))
+        # In float64, since losses subtract from it what listed classes have of it.
+        return Priors(probs, probs.log(), exact.sum(dim=-1), torch.special.xlogy(exact, exact).sum(dim=-1))
 
 
 def priors_of(values: Any, index: int, classes: int, device: torch.device) -> Priors:
