@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from softlabels.errors import StoreConflict
+from softlabels.errors import StoreConflict, StoreCorrupt
 from softlabels.sharing.card import CARD
 from softlabels.sharing.describing import copy_description
 from softlabels.sharing.lock import check_lock, lock_key, read_lock, write_lock
@@ -26,12 +26,14 @@ from softlabels.sharing.subset import SubsetCopier
 from softlabels.sharing.units import TransferProgress, UnitCopier
 from softlabels.store import Store, open_store
 from softlabels.store.format import paths
+from softlabels.store.format.copying import begin_copy, end_copy
 from softlabels.store.format.descriptor import Descriptor, find_descriptor, read_descriptor
 from softlabels.store.format.limits import MAX_DESCRIPTOR_BYTES, MAX_SNAPSHOT_BYTES
 from softlabels.store.storage.hf_storage import HfStorage
 from softlabels.store.storage.posix import PosixStorage
 from softlabels.store.storage.read_errors import SEAL
 from softlabels.store.storage.registry import open_storage
+from softlabels.store.storage.remote_storage import ReadOnly
 from softlabels.store.storage.storage import TEMPORARY, Location, Storage
 
 NETWORK_WORKERS = 16
@@ -163,7 +165,15 @@ def pull(
                 "newer one with --update"
             )
         digest = pinned.digest
-    origin = open_store(source, digest=digest)
+    try:
+        origin = open_store(source, digest=digest)
+    except StoreCorrupt as error:
+        if pinned is None or digest != pinned.digest:
+            raise
+        raise StoreConflict(
+            f"{path}: pins a snapshot of {target} that the source does not have, got {error}. Accept another one with "
+            "--update"
+        ) from error
     if pinned is not None and selection is None and origin.snapshot.number < pinned.snapshot:
         raise StoreConflict(
             f"{origin.storage}: the snapshot is older than the one that {path} pins, got number "
@@ -182,6 +192,8 @@ def _transfer(
     source: Store, to: Storage, selection: Selection | None, workers: int | None, progress: TransferProgress | None
 ) -> Transfer:
     """Copy a store, or the selected part of it."""
+    if isinstance(to, ReadOnly) and not isinstance(to, HfStorage):
+        to.check_writable()
     workers = workers or default_workers(source.storage, to)
     if selection is None:
         return _copy(source, to, workers, progress)
@@ -222,6 +234,10 @@ def _copy_part(
 def _copy(source: Store, to: Storage, workers: int, progress: TransferProgress | None) -> Transfer:
     receiver = open_receiver(to)
     _prepare(source, receiver)
+    # Of other stores the number of rows is known, so that missing units are noticed; a repository cannot be sealed.
+    is_marked = source.descriptor.grows and not isinstance(to, HfStorage)
+    if is_marked and to.info(paths.snapshot_path(source.snapshot.number)) is None:
+        begin_copy(to, source.snapshot.digest)
     copier = UnitCopier(source, receiver, progress)
     copier.copy_all(workers)
     for name, expected in _sealed_files(source):
@@ -237,6 +253,8 @@ def _copy(source: Store, to: Storage, workers: int, progress: TransferProgress |
             f"{target}: snapshot {source.snapshot.number} there is another one, got {copied.snapshot.digest}; expected "
             f"{source.snapshot.digest}. Name another target"
         )
+    if is_marked:
+        end_copy(to)
     return Transfer(
         source=source.storage.origin, target=target.origin, digest=source.snapshot.digest, rows=source.rows,
         units=source.units, new_units=copier.units, bytes=copier.bytes,

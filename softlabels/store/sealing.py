@@ -16,6 +16,7 @@ from softlabels.errors import StoreIncomplete
 from softlabels.store.aggregation import aggregate
 from softlabels.store.committed import CommittedUnits, check_shard_sizes, read_committed
 from softlabels.store.format import array_file, canonical_json, paths
+from softlabels.store.format.copying import is_unfinished_copy
 from softlabels.store.format.descriptor import Descriptor, open_with_descriptor
 from softlabels.store.format.record import read_record
 from softlabels.store.format.snapshot import Snapshot, read_snapshot
@@ -45,6 +46,11 @@ def seal(location: Location) -> Snapshot:
         1
     """
     storage, descriptor = open_with_descriptor(location)
+    if descriptor.grows and is_unfinished_copy(storage):
+        raise StoreIncomplete(
+            f"{storage}: a copy that was interrupted, got only some of its units; expected those of the snapshot that "
+            "was copied. Run the same push or pull again, which seals it"
+        )
     snapshot = None
     cache = SealingCache(storage)
     while snapshot is None:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import softlabels as sl
-from softlabels.errors import SoftLabelsError, StoreConflict, StoreCorrupt, StoreNotFound
+from softlabels.errors import SoftLabelsError, StoreConflict, StoreCorrupt, StoreIncomplete, StoreNotFound
 from softlabels.store.storage.posix import PosixStorage
 from softlabels_cli.main import cli
 from tests.store.storage.object_store_server import BUCKET, FaultProxy, s3_server, use_server
@@ -71,6 +71,38 @@ def test_a_store_that_grew_is_topped_up(tmp_path):
         assert sl.push(tmp_path / "grows", tmp_path / "copy").new_units == units
     assert len(sl.open(tmp_path / "copy")) == 40
     np.testing.assert_array_equal(sl.open(tmp_path / "copy").read(range(40)).values, logits)
+
+
+def test_a_copy_of_appended_rows_that_was_interrupted_cannot_be_sealed(tmp_path):
+    """It has no number of rows to miss; sealed, it would pass for a smaller store."""
+    heads = {"logits": sl.Head(classes=5, encoding="dense:f32")}
+    logits = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+
+    def interrupted(target):
+        steps = iter(range(2))
+        with pytest.raises(KeyboardInterrupt):
+            sl.push(tmp_path / "grows", target, workers=1, progress=lambda *_: next(steps, None) is None and stop())
+
+    def stop():
+        raise KeyboardInterrupt
+
+    for rows in (20, 40):  # the second time it is a top-up
+        with sl.create(tmp_path / "grows", heads=heads, unit_rows=4) as writer:
+            writer.append([f"row {i}" for i in range(rows)], {"logits": logits[:rows]})
+        interrupted(tmp_path / "copy")
+        with pytest.raises(StoreIncomplete, match=r"a copy that was interrupted.*Run the same push or pull again"):
+            sl.seal(tmp_path / "copy")
+        report = sl.verify(tmp_path / "copy")
+        assert (report.ok, report.fix) == (False, "copy")
+        assert "Run the push or pull command that makes" in report.advice
+        with pytest.raises(StoreIncomplete), sl.create(tmp_path / "copy", heads=heads, unit_rows=4) as writer:
+            writer.append(["another"], {"logits": logits[:1]})
+        assert len(sl.push(tmp_path / "grows", tmp_path / "new" / str(rows)).digest) == 64
+        shutil.rmtree(tmp_path / "copy")
+        interrupted(tmp_path / "copy")
+        assert sl.push(tmp_path / "grows", tmp_path / "copy").digest == sl.open(tmp_path / "grows").snapshot.digest
+        assert sl.verify(tmp_path / "copy", deep=True).ok
+        assert not (tmp_path / "copy" / "copying.json").exists()
 
 
 @pytest.mark.parametrize("directory", ["shards", "extras", "records", "snapshots"])

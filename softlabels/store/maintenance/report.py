@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Fix = Literal["descriptor", "fetch", "repair", "generate", "seal"]
+Fix = Literal["descriptor", "fetch", "copy", "repair", "generate", "seal"]
 """Kinds of command that end a problem."""
 
-ORDER: tuple[Fix, ...] = ("descriptor", "fetch", "repair", "generate", "seal")
+ORDER: tuple[Fix, ...] = ("descriptor", "fetch", "copy", "repair", "generate", "seal")
 """Fixes in the order to apply them: each is of use only after those before it."""
 
 SCHEMA_VERSION = 1
@@ -120,6 +120,7 @@ class Report:
 ADVICE: dict[Fix, str] = {
     "descriptor": "Fetch {store}/softlabels.json again, or delete it and run the generate command that made the store.",
     "fetch": "Fetch the files named above again; if this is the only copy, delete {store} and generate it again.",
+    "copy": "Run the push or pull command that makes {store} again: it copies the missing units and seals.",
     "repair": "Run softlabels repair {store}.",
     "generate": "Run the generate command that made {store} again: it makes the missing units and seals.",
     "seal": "Run softlabels seal {store}.",

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from softlabels.errors import StorageFailed, StoreCorrupt, StoreError, StoreNotFound
 from softlabels.store.format import paths
 from softlabels.store.format.codebooks import read_codebook
+from softlabels.store.format.copying import is_unfinished_copy
 from softlabels.store.format.descriptor import Descriptor, open_with_descriptor
 from softlabels.store.format.identity import named_descriptors
 from softlabels.store.format.record import Record, read_record
@@ -185,7 +186,7 @@ def _missing_records(storage: Storage, committed: list[int], sealed: int) -> lis
 
 
 def _store_problems(storage: Storage, descriptor: Descriptor) -> list[Problem]:
-    """Return the problems of files that only their origin has: codebooks and the tokenizer."""
+    """Return the problems of the whole store: codebooks and tokenizer, which only their origin has; a partial copy."""
     problems = []
     for head, kind in descriptor.heads.items():
         try:
@@ -197,6 +198,8 @@ def _store_problems(storage: Storage, descriptor: Descriptor) -> list[Problem]:
         read_tokenizer(storage, descriptor)
     except StoreError as error:
         problems.append(Problem(None, str(storage), str(error), "fetch"))
+    if descriptor.grows and is_unfinished_copy(storage):
+        problems.append(Problem(None, str(storage), "it is a copy that was interrupted", "copy"))
     return problems
 
 
