@@ -19,6 +19,7 @@ from softlabels.store.format import paths
 from softlabels.store.format.description import Description
 from softlabels.store.format.record import read_record
 from softlabels.store.shards.registry import shard_format
+from softlabels.store.storage.read_errors import FETCH, read_errors
 from softlabels.store.storage.storage import Storage
 
 CROISSANT = "croissant.json"
@@ -236,8 +237,12 @@ def sha256_of(storage: Storage, name: str) -> str:
     Args:
         storage: Storage of the store.
         name: Name of the file.
+
+    Raises:
+        StoreCorrupt: The file is missing, or no regular file.
     """
     hasher = hashlib.sha256()
-    for block in storage.read_blocks(name):
-        hasher.update(block)
+    with read_errors(storage.locate(name), FETCH):
+        for block in storage.read_blocks(name):
+            hasher.update(block)
     return hasher.hexdigest()

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from softlabels.errors import SignatureInvalid, StorageFailed
+from softlabels.errors import SignatureInvalid, StorageFailed, StoreCorrupt
 from softlabels.sharing.bundle import MAX_BUNDLE_BYTES, PublicKey, read_private_key, sign_files, signed_files
 from softlabels.sharing.croissant import sha256_of
 from softlabels.sharing.receivers import Receiver, replace_file
@@ -120,7 +120,7 @@ def verify_signature(
             raise SignatureInvalid(f"{place}: signs a name that leaves the store, got {file!r:.100}. Do not use it")
         try:
             is_equal = sha256_of(storage, file) == expected.hex()
-        except (FileNotFoundError, NotADirectoryError, ValueError):
+        except StoreCorrupt:
             is_equal = False
         if not is_equal:
             raise SignatureInvalid(f"{storage.locate(file)}: is not the file that was signed. Fetch the store again")

@@ -26,6 +26,7 @@ from softlabels.keys import KEY_BYTES
 from softlabels.sources.arrow_types import is_binary, is_image_struct, is_text
 from softlabels.sources.image_cache import ImageCache, KnownImage, is_settled, mark_of
 from softlabels.sources.image_files import SUFFIXES, Undecodable, decode_image, decode_mask, image_size
+from softlabels.store.storage.regular_file import read_regular
 
 FILE_HEADER = b"softlabels key 1\0file\0"
 MAX_THREADS = 16
@@ -210,12 +211,6 @@ def _pool(process: int) -> ThreadPoolExecutor:
 
 def _read_file(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            if not path.is_file():
-                raise Undecodable("not a regular file")
-            data = file.read(MAX_FILE_BYTES + 1)
+        return read_regular(path, MAX_FILE_BYTES)
     except (OSError, ValueError) as error:
         raise Undecodable(str(getattr(error, "strerror", None) or error)) from error
-    if len(data) > MAX_FILE_BYTES:
-        raise Undecodable(f"more than {MAX_FILE_BYTES:,} bytes")
-    return data

@@ -1,5 +1,6 @@
 """Images as data: folders of classes, tables of files and of bytes, pairs of image and mask."""
 
+import os
 import pickle
 import unicodedata
 
@@ -44,6 +45,26 @@ def test_class_folders_have_images_and_labels(photos):
     assert source.labels(rows).tolist() == [1, 0]
     assert source.columns.computed
     assert source.inputs(rows[:0]).shape == (0, 12, 18, 3)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "directory", "large"])
+def test_a_file_that_would_hang_or_fill_the_memory_is_a_bad_row(photos, kind):
+    path = paths_of(photos)[1]
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "large":
+        with path.open("wb") as file:
+            file.truncate(2**34)
+    source = open_source(photos)
+    if kind == "directory":  # it is not there any more
+        path = paths_of(photos)[1]
+        path.unlink()
+        path.mkdir()
+    with pytest.raises(UnreadableRow, match=r"regular file|more than"):
+        source.inputs(ROWS[:3])
 
 
 def test_every_container_of_the_same_files_has_the_same_keys_and_pixels(photos, tmp_path):

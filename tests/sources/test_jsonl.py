@@ -45,7 +45,10 @@ def test_a_byte_order_mark_is_skipped(tmp_path):
         ('{"x": [1, NaN]}\n', "row 0: the input holds NaN"),
         ('{"x": 1, "x": 2}\n', "cannot be read as JSON lines"),
         ('{"x": 1, "label": 0}\n{"x": 1, "label": "cat"}\n', "cannot be read as JSON lines"),
-        ('[{"x": 1}]', "cannot be read as JSON lines"),
+        ('[{"x": 1}]', "line 1: expected one JSON object per line, got '\\[{"),
+        ("null\n", "line 1: expected one JSON object per line, got 'null'"),  # Arrow crashes on these two
+        ('{"x": 1}\n' * 200_000 + " null\n" * 400_000, "line 200001: expected one JSON object"),
+        ("\ufeff\n \n" + " " * 2**20 + "null\n", "line 3: expected one JSON object per line, got 'null'"),
         ('{"x": [1, 2]}\n{"x": null}\n', "row 1: the value is null"),
         ('{"x": [1, 2]}\n{"x": [1]}\n', "row 1: values must have one shape"),
         ("", "cannot be read as JSON lines"),

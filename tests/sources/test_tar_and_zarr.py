@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import tarfile
 
@@ -11,7 +12,7 @@ import webdataset
 import zarr
 from PIL import Image
 
-from softlabels.errors import InvalidData
+from softlabels.errors import InvalidData, SoftLabelsError
 from softlabels.sources import open_source
 
 ROWS = np.arange(5)
@@ -128,6 +129,26 @@ def test_a_damaged_chunk_is_an_error(tmp_path):
         source.inputs(np.arange(3))
 
 
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+def test_a_chunk_that_is_no_regular_file_is_refused(tmp_path, kind):
+    zarr.open_group(tmp_path / "a.zarr", mode="w").create_array("x", data=np.ones((3, 4)))
+    chunk = tmp_path / "a.zarr" / "x" / "c" / "0" / "0"
+    chunk.unlink()
+    os.mkfifo(chunk) if kind == "fifo" else chunk.symlink_to("/dev/zero")
+    with pytest.raises(InvalidData, match="is no regular file"):
+        open_source(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunks"), [((3, 2**40), (1, 4)), ((2**30, 2), (2**30, 2)), ((3, 2**31), (3, 2**31))]
+)
+def test_an_array_that_claims_more_memory_than_a_block_may_take_is_refused(tmp_path, shape, chunks):
+    """No chunk of it is stored, so it takes a few hundred bytes."""
+    zarr.open_group(tmp_path / "a.zarr", mode="w").create_array("x", shape=shape, chunks=chunks, dtype="f4")
+    with pytest.raises(InvalidData, match="takes too much memory"):
+        open_source(tmp_path / "a.zarr")
+
+
 def test_a_saved_dataset_has_images_and_class_names(tmp_path):
     datasets = pytest.importorskip("datasets")
     features = datasets.Features({"picture": datasets.Image(), "kind": datasets.ClassLabel(names=["dog", "cat"])})
@@ -136,3 +157,29 @@ def test_a_saved_dataset_has_images_and_class_names(tmp_path):
     source = open_source(tmp_path / "saved", label="kind")
     assert source.class_names == ("dog", "cat")
     np.testing.assert_array_equal(source.inputs(np.array([4, 0])), [photo(4), photo(0)])
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "state.json", "data-00000-of-00001.arrow"])
+@pytest.mark.parametrize("content", [b"", b"null", b"[]", b"{}", b"[" * 100_000, b"\xff", None], ids=repr)
+def test_a_forged_file_of_a_saved_dataset_is_an_error_of_ours(tmp_path, name, content):
+    """None: a FIFO. The library checks no document, and a prepared Arrow file can crash the process."""
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"x": [[1.0, 2.0]] * 3, "label": [0, 1, 0]}).save_to_disk(str(tmp_path / "saved"))
+    path = tmp_path / "saved" / name
+    path.unlink()
+    os.mkfifo(path) if content is None else path.write_bytes(content)
+    try:
+        open_source(tmp_path / "saved")
+    except SoftLabelsError:
+        return
+    assert (name, content) == ("dataset_info.json", b"{}"), "the schema of the Arrow file is enough"
+
+
+def test_a_saved_dataset_names_files_of_its_own_folder_alone(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    for folder in ("saved", "other"):
+        datasets.Dataset.from_dict({"x": [[1.0, 2.0]] * 3}).save_to_disk(str(tmp_path / folder))
+    state = tmp_path / "saved" / "state.json"
+    state.write_text(state.read_text().replace("data-0", "../other/data-0"))
+    with pytest.raises(InvalidData, match=r"no regular file '\.\./other/data-0"):
+        open_source(tmp_path / "saved")

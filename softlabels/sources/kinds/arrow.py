@@ -60,7 +60,7 @@ def open_arrow(path: Path, name: str, probed: Probed | None = None) -> BlockTabl
     with reading(name, "Arrow IPC"):
         state = _file_state(path)
         if probed is None or probed.state != state:
-            probed = Probed(state, _probe(path, name, state[2]))
+            probed = Probed(state, probe(path, name, state[2]))
         if _file_state(path) != state:
             raise InvalidData(f"{name}: the file changes while it is read. Try again when it is complete")
         source = pa.OSFile(str(path))
@@ -92,8 +92,13 @@ def _file_state(path: Path) -> FileState:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _probe(path: Path, name: str, size: int) -> list[int] | None:
-    """Read the file in a child process, and return the rows of its batches; None for a stream.
+def probe(path: Path, name: str, size: int) -> list[int] | None:
+    """Read a file in a child process, and return the rows of its batches; None for a stream.
+
+    Args:
+        path: The file.
+        name: Its name in messages.
+        size: Its size in bytes, which bounds the memory.
 
     Raises:
         InvalidData: The child process reports damage, crashes, or takes too long or too much memory.
@@ -105,7 +110,7 @@ def _probe(path: Path, name: str, size: int) -> list[int] | None:
     # -P: the folder of the script must not be searched for modules
     command = [sys.executable, "-P", arrow_probe.__file__, str(path), str(limit_of(size))]
     try:
-        probe = subprocess.run(
+        child = subprocess.run(
             command,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -115,20 +120,20 @@ def _probe(path: Path, name: str, size: int) -> list[int] | None:
         )
     except subprocess.TimeoutExpired as error:
         raise InvalidData(f"{name}: cannot be read as Arrow IPC: reading it takes too long. Write it again") from error
-    if probe.returncode == arrow_probe.TOO_LARGE:
+    if child.returncode == arrow_probe.TOO_LARGE:
         raise InvalidData(
             f"{name}: cannot be read as Arrow IPC: a record batch takes too much memory, got more than "
             f"{limit_of(size):,} bytes from a file of {size:,}. Is it complete? Write it again with smaller batches"
         )
-    if probe.returncode == arrow_probe.DAMAGED:
-        reason = probe.stdout.decode(errors="replace").strip()
+    if child.returncode == arrow_probe.DAMAGED:
+        reason = child.stdout.decode(errors="replace").strip()
         raise InvalidData(f"{name}: cannot be read as Arrow IPC: {reason}. Is the file complete?")
-    if probe.returncode != 0:
+    if child.returncode != 0:
         raise InvalidData(
-            f"{name}: cannot be read as Arrow IPC: a process that reads it ends with code {probe.returncode}. "
+            f"{name}: cannot be read as Arrow IPC: a process that reads it ends with code {child.returncode}. "
             "The file is damaged; write it again"
         )
-    batch_rows: list[int] | None = json.loads(probe.stdout)
+    batch_rows: list[int] | None = json.loads(child.stdout)
     return batch_rows
 
 

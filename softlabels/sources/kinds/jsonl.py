@@ -61,14 +61,27 @@ def _read(path: Path, block_bytes: int, types: dict[str, pa.DataType]) -> pa.Tab
 
 
 def _longest_line(path: Path, name: str) -> int:
-    """Return the bytes of the longest line, in one pass over the file."""
-    longest = current = 0
+    """Return the bytes of the longest line, in one pass over the file.
+
+    Arrow crashes on a block of lines that are all ``null``, so every line must begin with a brace.
+    """
+    longest = current = row = 0
+    is_blank = True  # the line so far
     with path.open("rb") as file:
+        file.seek(len(BOM) if file.read(len(BOM)) == BOM else 0)
         while block := file.read(BLOCK_BYTES):
-            first, *others = block.split(b"\n")
-            current += len(first)
-            longest = max(longest, current, *map(len, others[:-1]))
-            current = len(others[-1]) if others else current
+            lines = block.split(b"\n")
+            for number, line in enumerate(lines):
+                if number:
+                    longest, current, is_blank = max(longest, current), 0, True
+                    row += 1
+                if is_blank and line[:1] != b"{" and (start := line.lstrip()[:20]) and start[:1] != b"{":
+                    raise InvalidData(
+                        f"{name}, line {row + 1}: expected one JSON object per line, got "
+                        f"{start.decode(errors='replace')!r}. Correct or remove that line"
+                    )
+                current += len(line)
+                is_blank = is_blank and not line.strip()
             if max(longest, current) > MAX_LINE_BYTES:
                 raise InvalidData(
                     f"{name}: a line has more than {MAX_LINE_BYTES:,} bytes; expected one JSON object per line"

@@ -5,7 +5,11 @@ Codecs are checked before anything is read: one of them, pickle, would run code 
 
 from __future__ import annotations
 
+import math
+import os
+import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from numpy.typing import NDArray
 
 from softlabels.errors import InvalidData
 from softlabels.sources.arrays import ArrayTable
+from softlabels.sources.expansion import check_expansion
 from softlabels.sources.protocol import Source
 from softlabels.sources.request import DataKind, OpenRequest
 
@@ -76,6 +81,7 @@ def open_zarr(path: Path, name: str) -> ArrayTable:
     """
     import zarr
 
+    _check_files(path, name)
     try:
         opened: Any = zarr.open(path, mode="r")
         arrays = {"image": ("", opened)} if isinstance(opened, zarr.Array) else {n: (n, a) for n, a in opened.arrays()}
@@ -98,7 +104,21 @@ def _rows(path: Path, name: str, array_name: str, array: Any) -> ZarrRows:
                 f"{label}: unsupported codec, got {codec!r}; expected numbers packed by blosc, zstd or gzip"
             )
     dtype = np.dtype(array.dtype)
+    # A chunk that is not stored is the fill value, so a shape alone can claim any memory.
+    for block, shape in (("a chunk", array.chunks), ("a row", array.shape[1:])):
+        check_expansion(math.prod(map(int, shape)) * dtype.itemsize, 0, label, block)
     return ZarrRows(path, array_name, tuple(array.shape), dtype, label)
+
+
+def _check_files(path: Path, name: str) -> None:
+    """Raise InvalidData if the directory holds a FIFO, socket or device, which a reader would wait for."""
+    for folder, _, files in os.walk(path):
+        for file in files:
+            with suppress(FileNotFoundError):
+                if not stat.S_ISREG(Path(folder, file).stat().st_mode):
+                    raise InvalidData(
+                        f"{name}: {folder}/{file} is no regular file; expected a Zarr group. Copy it again"
+                    )
 
 
 def _codecs(metadata: Any) -> Iterator[str]:
