@@ -24,6 +24,7 @@ from softlabels_cli.text_options import chosen_text, text_options
 from softlabels_cli.training_options import (
     config_options,
     print_explained,
+    recipe_directories,
     recipe_of,
     resolved,
     soft_options,
@@ -69,7 +70,7 @@ def command(
     Inputs are matched with labels by their content, in any order. Rows of the split train are trained on; the others
     measure the result. All heads of STORE are learned that the student has. The same command again resumes an
     interrupted run and does not change a finished one. torchrun starts it on several processes. A file
-    softlabels.lock in the current directory that names STORE must pin its digest.
+    softlabels.lock that names STORE, in the current directory or beside the recipe of --config, must pin its digest.
     """
     if print_explained(explain):
         return
@@ -81,7 +82,8 @@ def command(
         from softlabels.training.inputs import open_data
 
         labels = open_store(store, digest=digest)
-        check_lock(labels, Path(LOCK_NAME))
+        for directory in sorted(recipe_directories()):
+            check_lock(labels, directory / LOCK_NAME)
         source = open_data(data, labels, **chosen_data(), text=chosen_text())
         note_data(source, quiet=quiet)
         announce = announcer(out, quiet=quiet, digest=labels.snapshot.digest)

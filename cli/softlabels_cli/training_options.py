@@ -25,6 +25,9 @@ PREFIX = "SOFTLABELS_"
 EXCLUDED = ("config", "explain", "as_json", "quiet", "debug", "help", "out")
 """Options that are no part of a recipe file; ``out`` may be in one, but is not written."""
 
+RECIPE = "softlabels.recipe"
+"""Key of the context that holds the path of the recipe file."""
+
 SOURCES = {
     ParameterSource.COMMANDLINE: "command line",
     ParameterSource.DEFAULT_MAP: "file",
@@ -41,8 +44,15 @@ def _load(context: click.Context, parameter: click.Parameter, value: Path | None
     if value is not None:
         known = {key_of(entry): entry for entry in context.command.params if entry.name not in EXCLUDED[:-1]}
         values = recipe_file.read(value, str(context.info_name), sorted(known))
+        context.meta[RECIPE] = value
         context.default_map = {str(known[key].name): _as_click(known[key], entry) for key, entry in values.items()}
     return value
+
+
+def recipe_directories() -> set[Path]:
+    """Return the directories whose lock file counts: the current one, and that of the recipe file."""
+    recipe: Path | None = click.get_current_context().meta.get(RECIPE)
+    return {directory.resolve() for directory in (Path(), *([] if recipe is None else [recipe.parent]))}
 
 
 def key_of(parameter: click.Parameter) -> str:

@@ -74,6 +74,18 @@ def test_a_store_that_is_not_the_pinned_one_is_not_trained_from(source, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+def test_a_lock_file_beside_a_recipe_counts(source, tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "a.toml").write_text('[train-student]\nstore = "labels"\nstudent = "mlp"\n')
+    sl.pull(source, tmp_path / "labels", lock=tmp_path / "recipes" / "softlabels.lock")
+    grow(tmp_path / "labels", 20)
+    monkeypatch.chdir(tmp_path)
+    for command, pinned in ((["--config", "recipes/a.toml"], True), (["labels", "--student", "mlp"], False)):
+        done = CliRunner().invoke(cli, ["train-student", *command, "--out", "run", "--data", "digits"])
+        assert ("pins another snapshot" in str(done.exception)) == pinned
+        assert not (tmp_path / "run").exists()
+
+
 def test_entries_of_other_stores_stay(source, tmp_path):
     lock = tmp_path / "softlabels.lock"
     write_lock(lock, sl.open(source), "s3://team/a")
