@@ -9,9 +9,10 @@ weights, which cost what trained ones do, and use one thread each, so that other
 
 Both forms of a loop take turns, and the median of the ratios counts. CPU time stands a machine that has other work:
 the teacher's thread alone, and for students all threads of the process. Wall time does not, and is printed beside it.
-Bytes are those of all shards, keys included. TinyViT (Wu et al. 2022) stores ten classes of a view in 40 bytes and a
-seed in 4, and spreads the remaining mass evenly; its KL is that of the same logits. A random network says nothing about
-bytes, so ``--teacher`` names a trained one of 1,000 classes; its outputs are computed once and encoded several times.
+Bytes are those of a further view in a shard, keys included: the difference of two stores. TinyViT (Wu et al. 2022)
+stores ten classes of a view in 40 bytes and a seed in 4, and spreads the remaining mass evenly; its KL is that of the
+same logits. A random network says nothing about bytes, so ``--teacher`` names a trained one of 1,000 classes. Its
+outputs are computed once and encoded several times.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from blake3 import blake3
 from numpy.typing import NDArray
 from PIL import Image
 
 import softlabels as sl
 from softlabels.loading.view_replay import replay_of
-from softlabels.models import as_model
+from softlabels.models import Model, as_model
 from softlabels.sources import Source, open_source
 from softlabels.sources.roads import render
+from softlabels.sources.view_inputs import ViewInputs, record_views
 
 BATCH = 64
 HEIGHT, WIDTH = 320, 400
@@ -45,8 +46,8 @@ CLASSES = 1000
 LISTED, TINYVIT_BYTES = 10, 44
 POLICY = "randcrop,flip,color"
 ENCODINGS = (
-    "topk:10", "topk:10:d4", "topk:10:d4:16", "auto:max-kl={kl:.4f}", "adaptive:bytes=16", "counts:12", "counts:20",
-    "counts:30", "threshold:0.05",
+    "topk:10", "topk:10:d4", "topk:8:d4", "adaptive:0.01:d4", "adaptive:0.015:d4:4", "adaptive:0.02:d4:4", "counts:20",
+    "threshold:0.05",
 )  # fmt: skip
 PHOTOGRAPHS = {
     "skimage": ("data", "astronaut camera chelsea coffee coins grass horse motorcycle_left motorcycle_right rocket"),
@@ -108,27 +109,6 @@ def network(width: int) -> Predict:
             return logits
 
     return predict
-
-
-class Remembered:
-    """A teacher that predicts each image once.
-
-    Args:
-        predict: Its forward pass, from a batch of images to logits.
-    """
-
-    def __init__(self, predict: Callable[[Any], Any]) -> None:
-        self._predict = predict
-        self._outputs: dict[bytes, torch.Tensor] = {}
-
-    def __call__(self, images: Any) -> torch.Tensor:
-        """Return the logits of images, (B, classes)."""
-        names = [blake3(np.ascontiguousarray(image).tobytes()).digest() for image in np.asarray(images)]
-        new = [place for place, name in enumerate(names) if name not in self._outputs]
-        if new:
-            outputs = torch.as_tensor(self._predict(np.asarray(images)[new]))
-            self._outputs.update((names[place], row) for place, row in zip(new, outputs, strict=True))
-        return torch.stack([self._outputs[name] for name in names])
 
 
 def clocks() -> NDArray[np.float64]:
@@ -219,35 +199,56 @@ def hard_batches(
             yield torch.from_numpy(pixels), torch.from_numpy(np.asarray(source.labels(rows)))
 
 
-def measure_bytes(source: Source, predict: Predict, views: int, folder: Path) -> None:
-    """Print bytes per view and KL of each encoding, beside TinyViT's on the same logits."""
-    teacher = Remembered(predict)
-    kl = np.nan
-    print("| encoding | bytes per view | KL | error | same top class |\n|---|---:|---:|---:|---:|")
-    logits = torch.empty(0)
-    for spec in ("dense:f32", *ENCODINGS):
-        out = folder / spec.replace(":", "-")
-        encoding = spec.format(kl=kl)
-        sl.generate(source, teacher=teacher, out=out, views=views, augment=POLICY, encoding=encoding, gate=False)
-        store = sl.open(out)
+def predict_views(source: Source, predict: Predict, views: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Return the logits of all views, (examples, views, classes), and the keys of the examples."""
+    replay = ViewInputs(source, record_views(source, count=views, policy=POLICY, seed=0))
+    rows = [predict(replay.inputs(np.full(views, example), np.arange(views))) for example in range(len(source))]
+    return torch.stack(rows).float().numpy(), np.array(source.keys())
+
+
+def measure_bytes(logits: NDArray[np.float32], keys: NDArray[np.uint8], folder: Path) -> None:
+    """Print bytes per view and KL of each encoding, beside TinyViT's on the same logits.
+
+    Priors and targets are fitted to the views of the first half of the images; those of the second half are stored.
+    """
+    half = len(logits) // 2
+    pilot, stored = logits[:half].reshape(-1, CLASSES), logits[half:]
+    log_p = torch.from_numpy(stored.reshape(-1, CLASSES)).log_softmax(-1)
+    print(f"{len(log_p):,} views of {len(stored)} images, fitted to {len(pilot):,} views of others")
+    print(f"| encoding | bytes per view | KL | error | same top class |\n|---|---:|---:|---:|---:|\n{tinyvit(log_p)}")
+    for encoding in ENCODINGS:
+        head = sl.Head(classes=CLASSES, encoding=encoding)
+        few, store = (
+            write_store(folder / f"{encoding.replace(':', '-')}-{count}", head, pilot, stored[:count], keys[half:])
+            for count in (len(stored) // 2, len(stored))
+        )
+        own = store.heads["logits"].encoding
+        name = own if own == encoding else f"{own} ({encoding})"
+        further = (store.bytes - few.bytes) / (store.rows - few.rows)
         labels = store.read(np.arange(store.rows))
-        if spec == "dense:f32":
-            logits = torch.from_numpy(labels.log_probs())
-            kl, row = tinyvit(logits)
-            print(row)
-        else:
-            own = store.heads["logits"].encoding
-            name = own if own == encoding else f"{own} ({encoding})"
-            print(table_row(name, store.bytes_per_row, logits, torch.as_tensor(labels.log_probs())), flush=True)
+        print(table_row(name, further, log_p, torch.as_tensor(labels.log_probs())), flush=True)
+    print(f"a shard takes {store.bytes - further * store.rows:,.0f} bytes more, however many views it holds")
 
 
-def tinyvit(log_p: torch.Tensor) -> tuple[float, str]:
-    """Return the KL of TinyViT's labels, ten classes and an even remainder, and their row of the table."""
+def write_store(
+    out: Path, head: sl.Head, pilot: NDArray[np.float32], logits: NDArray[np.float32], keys: NDArray[np.uint8]
+) -> sl.store.Store:
+    """Return a store of (examples, views, classes) logits."""
+    examples, views, _ = logits.shape
+    with sl.create(out, heads={"logits": head}, pilot={"logits": pilot}) as writer:
+        names = np.repeat(keys[:examples], views, axis=0)
+        writer.append(
+            names, {"logits": logits.reshape(-1, CLASSES)}, views=np.tile(np.arange(views), examples).tolist()
+        )
+    return sl.open(out)
+
+
+def tinyvit(log_p: torch.Tensor) -> str:
+    """Return TinyViT's labels, ten classes and an even remainder, as a row of the table."""
     top = log_p.topk(LISTED)
     rest = (1 - top.values.exp().sum(1, keepdim=True)).clamp_min(1e-30) / (log_p.shape[1] - LISTED)
     log_q = rest.log().expand_as(log_p).scatter(1, top.indices, top.values)
-    kl = float((log_p.exp() * (log_p - log_q)).sum(1).mean())
-    return kl, table_row("TinyViT, ten classes", TINYVIT_BYTES, log_p, log_q)
+    return table_row("TinyViT, ten classes", TINYVIT_BYTES, log_p, log_q)
 
 
 def table_row(name: str, size: float, log_p: torch.Tensor, log_q: torch.Tensor) -> str:
@@ -257,6 +258,11 @@ def table_row(name: str, size: float, log_p: torch.Tensor, log_q: torch.Tensor) 
     error = float((p - q).square().sum(1).mean())
     same = float((log_p.argmax(1) == log_q.argmax(1)).float().mean())
     return f"| {name} | {size:.1f} | {kl:.3f} | {error:.1e} | {same:.1%} |"
+
+
+def first_head(model: Model, images: Any) -> torch.Tensor:
+    """Return the output of a model with one head."""
+    return next(iter(model.predict(images).values()))
 
 
 def main() -> None:
@@ -277,11 +283,11 @@ def main() -> None:
         if arguments.only != "bytes":
             measure_generate(source, predict, arguments.views, arguments.turns, folder)
             measure_student(source, arguments.turns, folder)
-        if arguments.teacher is not None:
-            model = as_model(arguments.teacher, sample=source.inputs(np.arange(1)))
-            predict = lambda images: model.predict(images)["logits"]  # noqa: E731
         if arguments.only != "times":
-            measure_bytes(source, predict, arguments.views, folder)
+            if arguments.teacher is not None:
+                model = as_model(arguments.teacher, sample=source.inputs(np.arange(1)))
+                predict = functools.partial(first_head, model)
+            measure_bytes(*predict_views(source, predict, arguments.views), folder)
 
 
 if __name__ == "__main__":

@@ -69,10 +69,10 @@ def story(out: Path, seeds: int) -> list[tuple[str, list[str]]]:
     default="digits",
     show_default=True,
     help="digits: images, two minutes. language: a small GPT on source code, ten minutes. driving: pixels and steering "
-    "of road scenes, ten minutes.",
+    "of road scenes, eight minutes.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Directory for all results. [demo, or demo-TASK]")
-@click.option("--seeds", type=click.IntRange(min=1), help="Students per setting. [3, for driving 1]")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Students per setting.")
 @click.option(
     "--scenes",
     type=click.IntRange(min=20),
@@ -82,19 +82,19 @@ def story(out: Path, seeds: int) -> list[tuple[str, list[str]]]:
 )
 @json_option
 @quiet_option
-def command(*, task: str, out: Path | None, seeds: int | None, scenes: int, as_json: bool, quiet: bool) -> None:
+def command(*, task: str, out: Path | None, seeds: int, scenes: int, as_json: bool, quiet: bool) -> None:
     """Distil a teacher into students on bundled data, from end to end.
 
     Prints each command before running it: type them to do the same with other data. Results that exist are reused.
     """
     began = time.monotonic()
     out = out or Path("demo" if task == "digits" else f"demo-{task}")
-    setting, steps = SETTING, story(out, seeds or 3)
+    setting, steps = SETTING, story(out, seeds)
     if task == "language":
         demo_language.write_corpus(out)
-        setting, steps = demo_language.SETTING, demo_language.story(out, seeds or 3)
+        setting, steps = demo_language.SETTING, demo_language.story(out, seeds)
     if task == "driving":
-        setting, steps = demo_driving.SETTING, demo_driving.story(out, seeds or 1, scenes)
+        setting, steps = demo_driving.SETTING, demo_driving.story(out, seeds, scenes)
     to_stdout = sys.stderr if as_json else sys.stdout
     with contextlib.redirect_stdout(to_stdout):
         click.echo(setting)

@@ -19,13 +19,17 @@ SCENES = 1000
 """Road scenes; every fifth is in the split test."""
 LABELLED = 0.05
 """Share of the training scenes whose hard labels the students' team has."""
-TEACHER, TEACHER_EPOCHS = "unet:width=16,depth=4", 10
-STUDENT, STUDENT_EPOCHS = "unet:width=8,depth=3", 15
-BATCH = 16
+SIZE = "32x48"
+"""Height and width of a scene in pixels."""
+TEACHER, TEACHER_EPOCHS, TEACHER_LR = "unet:width=16,depth=4", 10, 0.003
+STUDENT, STUDENT_EPOCHS, STUDENT_LR = "unet:width=8,depth=3", 12, 0.006
+BATCH = 8
 RATES = (10, 30)
 """Frames per second of cameras."""
 SHOWN = 6
 """Scenes of the contact sheet."""
+SCALE = 4
+"""Enlargement of the contact sheet."""
 COLOURS = ((120, 160, 220), (70, 120, 50), (90, 90, 95), (240, 230, 120), (200, 50, 50))
 """Colours of sky, terrain, road, marking and vehicle."""
 
@@ -44,7 +48,7 @@ def data_of(scenes: int) -> str:
     Args:
         scenes: Number of scenes.
     """
-    return f"roads:{scenes}"
+    return f"roads:{scenes},size={SIZE}"
 
 
 def story(out: Path, seeds: int, scenes: int = SCENES) -> list[tuple[str, list[str]]]:
@@ -55,18 +59,20 @@ def story(out: Path, seeds: int, scenes: int = SCENES) -> list[tuple[str, list[s
         seeds: Number of students per setting.
         scenes: Number of scenes.
     """
-    data, labels, onnx = data_of(scenes), f"{out}/labels", f"{out}/student.onnx"
+    data, labels = data_of(scenes), f"{out}/labels"
+    onnx, int8 = f"{out}/student.onnx", f"{out}/student-int8.onnx"
     trained = scenes * 4 // 5
     steps = max(1, STUDENT_EPOCHS * trained // BATCH)
-    recipe = ["--batch-size", str(BATCH), "--lr", "0.003", "--loss", "steering=huber", "--weight", "steering=0.2"]
-    few = ["--steps", str(steps), "--hard-labels", str(max(1, round(LABELLED * trained)))]
+    recipe = ["--batch-size", str(BATCH), "--loss", "steering=huber", "--weight", "steering=0.2"]
+    hard_labels = max(1, round(LABELLED * trained))
+    few = ["--lr", str(STUDENT_LR), "--steps", str(steps), "--hard-labels", str(hard_labels)]
     soft = [f"{out}/student-soft-{seed}" for seed in range(seeds)]
     hard = [f"{out}/student-hard-{seed}" for seed in range(seeds)]
-    models = [f"run:{out}/teacher", *(f"run:{run}" for run in (*soft, *hard)), f"onnx:{onnx}"]
+    models = [f"run:{out}/teacher", *(f"run:{run}" for run in (*soft, *hard)), f"onnx:{onnx}", f"onnx:{int8}"]
     return [
         ("Train a teacher on all hard labels: classes of pixels and steering angles.",
-         ["train-teacher", data, "--model", TEACHER, "--epochs", str(TEACHER_EPOCHS), *recipe, "--out",
-          f"{out}/teacher"]),
+         ["train-teacher", data, "--model", TEACHER, "--epochs", str(TEACHER_EPOCHS), "--lr", str(TEACHER_LR), *recipe,
+          "--out", f"{out}/teacher"]),
         ("Run it once over the images; store 8 bits for each class of each pixel, and the angle in float32.",
          ["generate", data, "--teacher", f"run:{out}/teacher", "--out", labels, "--encoding", "road=dense:q8",
           "--encoding", "steering=dense:f32"]),
@@ -79,6 +85,8 @@ def story(out: Path, seeds: int, scenes: int = SCENES) -> list[tuple[str, list[s
           for seed, run in enumerate(hard)),
         ("Export the student for a runtime without torch, checked on test scenes.",
          ["export-model", f"run:{soft[0]}", "--data", data, "--out", onnx]),
+        ("The same with 8-bit weights and activations, whose ranges come from training scenes.",
+         ["export-model", f"run:{soft[0]}", "--data", data, "--out", int8, "--int8"]),
         ("What was gained?", ["compare", *models, "--data", data]),
     ]  # fmt: skip
 
@@ -103,9 +111,10 @@ def finish(out: Path, scenes: int = SCENES) -> None:
         "soft labels": f"run:{out}/student-soft-0",
         "hard labels": f"run:{out}/student-hard-0",
         "ONNX": f"onnx:{out}/student.onnx",
+        "ONNX int8": f"onnx:{out}/student-int8.onnx",
     }
     models = {name: as_model(spec, sample=images) for name, spec in specs.items()}
-    for name in ("soft labels", "ONNX"):
+    for name in ("soft labels", "ONNX", "ONNX int8"):
         cost = measure(models[name], images[:1])
         rate = 1e3 / cost.latency_ms
         verdicts = ", ".join(f"{hertz} Hz {'yes' if cost.latency_p99_ms < 1e3 / hertz else 'no'}" for hertz in RATES)
@@ -135,10 +144,10 @@ def _coloured(classes: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _panels(images: NDArray[np.uint8], angles: NDArray[Any] | None) -> NDArray[np.uint8]:
-    """Return images with a white border, at twice their size, each with its steering angle as a line from below."""
+    """Return enlarged images with a white border, each with its steering angle as a line from below."""
     import numpy as np
 
-    panels = images.repeat(2, axis=1).repeat(2, axis=2)
+    panels = images.repeat(SCALE, axis=1).repeat(SCALE, axis=2)
     height, width = panels.shape[1:3]
     for panel, angle in zip(panels, [] if angles is None else angles, strict=False):
         length = np.arange(height // 2)
