@@ -173,7 +173,7 @@ class Counts(ItemEncoding):
         p = np.exp(to_numpy(listing.log_probs(temperature)).astype(np.float64))
         if self.excess:
             below = np.exp(to_numpy(listing.masses(temperature).log_tail).astype(np.float64))
-            p = _excess(p, np.where(p > 0, codebook.priors[0][prior[:, None], ids], 0.0), below)
+            p = excess_over(p, np.where(p > 0, codebook.priors[0][prior[:, None], ids], 0.0), below)
         # Rounding may take the sum of a row that lists all of its probability above 1.
         crossed = np.floor(np.minimum(self.draws * np.cumsum(p, axis=1), self.draws) + u[:, None])
         drawn = np.diff(np.minimum(crossed, self.draws), axis=1, prepend=0).astype(np.int64)
@@ -283,7 +283,7 @@ class _Draws(NamedTuple):
     counts: NDArray[np.int64]
 
 
-def _excess(p: NDArray[np.float64], pi: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
+def excess_over(p: NDArray[np.float64], pi: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the excess of p over a share of the codeword, (B, K); with that share it sums to 1.
 
     The share s solves s + sum over v of max(p_v - s pi_v, 0) = 1 by Newton's method from above. Each step solves it for
