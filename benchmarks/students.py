@@ -81,18 +81,19 @@ TAPS = 4
 STUDENTS = (
     Student(LIVE),
     Student(HARD),
-    Student("counts, 5 bytes", "counts:bytes=5"),
+    Student("counts:18", "counts:18"),
     Student("threshold", THRESHOLD),
-    Student("adaptive with codebook, 20 bytes", "adaptive:bytes=20:d4:64"),
-    Student("RS-KD, 18 bytes", "sampled:10", entry_bits=24),
-    Student("RS-KD, 36 bytes", "sampled:26", entry_bits=24),
-    Student("counts, 3 bytes", "counts:bytes=3"),
-    Student("counts, 8 bytes", "counts:bytes=8"),
-    Student("counts, 12 bytes", "counts:bytes=12"),
+    Student("adaptive, 64 codewords", "adaptive:0.009:d4:64"),
+    Student("RS-KD, 7 draws", "sampled:7", entry_bits=24),
+    Student("RS-KD, 15 draws", "sampled:15", entry_bits=24),
+    Student("counts:10", "counts:10"),
+    Student("counts:30", "counts:30"),
+    Student("counts:50", "counts:50"),
+    Student("counts:30:0, unbiased", "counts:30:0"),
 )
 EXPLANATIONS = (
     Student("full KD, second moment of threshold", second_moment="threshold"),
-    Student("mean of counts, 5 bytes", mean_of="counts:bytes=5"),
+    Student("mean of counts:18", mean_of="counts:18"),
     Student("threshold, rows scaled to sum to 1", THRESHOLD, normalised=True),
 )
 

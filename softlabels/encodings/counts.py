@@ -156,8 +156,8 @@ class Counts(ItemEncoding):
         draws = (self._draw_above_floor if self.floor else self._draw_all)(block, block.codebook, u)
         ranks = block.codebook.ranks[draws.prior[draws.row], draws.ids].astype(np.int64)
         order = np.argsort(draws.row * block.head.classes + ranks)
-        ranked = _ranked(draws.row[order], ranks[order], draws.counts[order], rows=len(draws.prior))
-        arrays: Arrays = {PRIOR: draws.prior, **ranked}
+        entries = ranked(draws.row[order], ranks[order], draws.counts[order], rows=len(draws.prior))
+        arrays: Arrays = {PRIOR: draws.prior, **entries}
         return Encoded(
             {name: arrays[name].astype(column.dtype) for name, column in self.item_columns(block.head).items()}
         )
@@ -304,7 +304,7 @@ def excess_over(p: NDArray[np.float64], pi: NDArray[np.float64], below: NDArray[
         is_above = excess > 0
 
 
-def _ranked(
+def ranked(
     row: NDArray[np.int64], ranks: NDArray[np.int64], counts: NDArray[np.int64], *, rows: int
 ) -> dict[str, NDArray[np.int64]]:
     """Return the columns of entries in the order of rows and, within a row, of ranks."""
