@@ -3,10 +3,10 @@
     python benchmarks/students.py [--sequences 480] [--seeds 5] [--explain] [--json FILE] [--plot docs/students.svg]
 
 The teacher is the GPT of benchmarks/language_model.py with three layers of width 128 and 2,048 tokens. Students have
-two layers of width 64 behind a causal convolution and learn from one pass over the same sequences of 256 tokens, by the
-KL at T = 1 alone. The students of a seed start from the same weights and see the same batches in the same order, so
-they are compared pair by pair. Labels are written by sl.create and read by sl.loader. Bytes per token are those of real
-stores, keys included; those of RS-KD are 24 bits for each class drawn (arXiv 2503.16870).
+two layers of width 64 behind a causal convolution and learn from the same sequences of 256 tokens, by the KL at T = 1
+alone. The students of a seed start from the same weights and see the same batches in the same order, so they are
+compared pair by pair. Labels are written by sl.create and read by sl.loader. Bytes per token are those of real stores,
+keys included; those of RS-KD are 24 bits for each class drawn (arXiv 2503.16870).
 
 Figures are on held-out text: loss on the true tokens, KL to the teacher, agreement, and calibration error (15 bins of
 the top probability). ``--explain`` trains the students of section 9 of docs/fidelity.md that take the second moment of
@@ -102,6 +102,7 @@ def main() -> None:
     """Train all students and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sequences", type=int, default=480)
+    parser.add_argument("--epochs", type=int, default=3, help="passes over the sequences and their labels")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=500, help="of the teacher's training")
     parser.add_argument("--only", nargs="*", help="names of students to train")
@@ -125,7 +126,7 @@ def main() -> None:
     rows = []
     for seed in range(options.seeds):
         for student in students:
-            figures = run(student, seed, teacher, data, validation)
+            figures = run(student, seed, teacher, data, validation, options.epochs)
             rows.append(figures | {"scheme": student.name, "seed": seed})
             print(json.dumps(rows[-1]), flush=True)
     report(rows)
@@ -275,9 +276,11 @@ class Adam:
             parameter.addcdiv_(first, scale, value=-lr / (1 - 0.9**self.steps))
 
 
-def run(student: Student, seed: int, teacher: GPT, data: np.ndarray, validation: np.ndarray) -> dict[str, float]:
+def run(
+    student: Student, seed: int, teacher: GPT, data: np.ndarray, validation: np.ndarray, epochs: int
+) -> dict[str, float]:
     """Train one student and return its figures."""
-    name = "".join(letter if letter.isalnum() else "-" for letter in student.name) + f"-{seed}-{len(data)}"
+    name = "".join(letter if letter.isalnum() else "-" for letter in student.name) + f"-{seed}-{len(data)}-{epochs}"
     done = CACHE / f"{name}.json"
     if done.exists():
         return dict(json.loads(done.read_text()))
@@ -296,7 +299,8 @@ def run(student: Student, seed: int, teacher: GPT, data: np.ndarray, validation:
             else mean_of_counts(logits, student.mean_of, len(data))
         )
 
-    order = np.random.default_rng(seed).permutation(len(batches))
+    random = np.random.default_rng(seed)
+    order = np.concatenate([random.permutation(len(batches)) for _ in range(epochs)])
     for step, number in enumerate(tqdm(order, desc=name, mininterval=10)):
         rows = batches[number]
         labels: SoftLabels | None = None if student.name == HARD else stored[number] if stored else live(rows)
