@@ -170,6 +170,7 @@ def report(out: Path, model: Model, *, as_json: bool) -> None:
         ("bits per byte", metrics.bits_per_byte, ".3f"),
         ("KL to the labels", metrics.kl, ".3f"),
         ("agreement with the labels", metrics.agreement, ".1%"),
+        ("same nearest neighbour as the labels", metrics.figures.get("retrieval"), ".1%"),
     ):
         measured += "" if value is None else f", {name} {value:{form}}"
     parameters = sum(parameter.numel() for parameter in model.module.parameters())

@@ -283,7 +283,7 @@ class Tally:
             "agreement": self._mean("agreement", self.compared),
             "distance": self._mean("distance", self.compared),
             "cosine": self._mean("cosine", self.compared),
-            "retrieval": _retrieval(self.embeddings),
+            "retrieval": retrieval(self.embeddings),
         }
 
     def _mean(self, name: str, count: int) -> float | None:
@@ -411,8 +411,12 @@ def _mean_iou(confusion: NDArray[np.int64] | None) -> float | None:
     return float((right[occurs] / union[occurs]).mean())
 
 
-def _retrieval(embeddings: Sequence[tuple[Tensor, Tensor]]) -> float | None:
-    """Return the share of rows whose nearest other row is the same in both spaces; None for fewer than three rows."""
+def retrieval(embeddings: Sequence[tuple[Tensor, Tensor]]) -> float | None:
+    """Return the share of rows whose nearest other row is the same in both spaces; None for fewer than three rows.
+
+    Args:
+        embeddings: Batches of unit vectors of the same rows in both spaces, (B, D) each; the widths may differ.
+    """
     if not embeddings:
         return None
     neighbours = []

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
 from softlabels.errors import InvalidArgument
-from softlabels.loading import Loader
+from softlabels.loading import Batch, Loader
 from softlabels.loading.view_replay import has_views
 from softlabels.models import Model
 from softlabels.sources.store_tokens import StoreTokens
@@ -12,7 +16,8 @@ from softlabels.training import language
 from softlabels.training.distributed import Workers
 from softlabels.training.figures import FigureSums
 from softlabels.training.inputs import Prepared
-from softlabels.training.tasks import Objectives, Task
+from softlabels.training.quality import MAX_NEIGHBOURS, retrieval
+from softlabels.training.tasks import Objectives, Outputs, Task
 
 BATCH_ROWS = 256
 """Rows that are predicted at a time."""
@@ -56,10 +61,13 @@ class Validation:
         if self._loader is None:
             return self._workers.on_first(self._measure_text)
         sums = FigureSums(self._task, self._objectives, with_soft=self._has_soft)
+        neighbours = Neighbours(self._task if self._has_soft and self._workers.world_size == 1 else None)
         for batch in self._loader.epoch(0):
             if len(batch):
-                sums.add(self._model.predict(batch.inputs), batch)
-        return sums.figures(self._workers.sum(sums.totals()))
+                outputs = self._model.predict(batch.inputs)
+                sums.add(outputs, batch)
+                neighbours.add(outputs, batch)
+        return sums.figures(self._workers.sum(sums.totals())) | neighbours.figures()
 
     def _measure_text(self) -> dict[str, float]:
         source = self._prepared.source
@@ -67,6 +75,37 @@ class Validation:
         measured = language.measure(self._model, source, self._prepared.held_out, store)
         figures = {"loss": measured.loss, "kl": measured.kl, "agreement": measured.agreement}
         return {name: value for name, value in figures.items() if value is not None}
+
+
+class Neighbours:
+    """Embeddings of the first rows beside their labels, for the agreement on nearest neighbours.
+
+    Args:
+        task: Heads and labels of the run; None: nothing is measured.
+    """
+
+    def __init__(self, task: Task | None) -> None:
+        heads = {} if task is None else {name: head for name, head in task.heads.items() if name in task.soft}
+        self._labels = {name: task.soft[name] for name, head in heads.items() if task and head.kind == "embedding"}
+        self._prefix = "" if task is None or len(task.heads) == 1 else "{name}."
+        self._vectors: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self._labels}
+
+    def add(self, outputs: Outputs, batch: Batch) -> None:
+        """Add a batch.
+
+        Args:
+            outputs: Outputs by head.
+            batch: The batch.
+        """
+        for name, labels in self._labels.items():
+            pairs, values = self._vectors[name], torch.as_tensor(labels(batch).values)
+            if values.ndim == 2 and name in outputs and sum(len(own) for own, _ in pairs) < MAX_NEIGHBOURS:
+                pairs.append((normalize(outputs[name].float().cpu(), dim=-1), normalize(values.float().cpu(), dim=-1)))
+
+    def figures(self) -> dict[str, float]:
+        """Return the share of rows with the same nearest neighbour: ``retrieval``, or ``HEAD.retrieval``."""
+        shares = {self._prefix.format(name=name): retrieval(pairs) for name, pairs in self._vectors.items()}
+        return {f"{prefix}retrieval": share for prefix, share in shares.items() if share is not None}
 
 
 def _held_out_loader(prepared: Prepared, task: Task, workers: Workers) -> tuple[Loader, bool]:

@@ -6,6 +6,7 @@ import pyarrow.csv
 import pytest
 import torch
 import transformers
+from torch.nn.functional import normalize
 from transformers import PreTrainedTokenizerFast
 
 import softlabels as sl
@@ -13,6 +14,7 @@ from softlabels.generation import generate
 from softlabels.sources.store_tokens import StoreTokens
 from softlabels.text import Tokenizer
 from softlabels.training import compare, train_student
+from softlabels.training.splits import split_rows
 
 WORDS = {"good": 1, "fine": 1, "bad": 0, "poor": 0}
 ROWS = 120
@@ -82,6 +84,13 @@ def test_embeddings_of_text_are_learned_and_compared_by_retrieval(folder, tmp_pa
     student = train_student(tmp_path / "labels", None, f"hf:{folder / 'small-BertModel'}", tmp_path / "student",
                             steps=60, lr=3e-3, batch_size=16)  # fmt: skip
     assert student.run.objectives == {"embedding": "cosine"}
+    store = sl.open(tmp_path / "labels")
+    tokens = StoreTokens(store)
+    held_out = split_rows(tokens)[1]
+    own = normalize(student.predict(tokens.inputs(held_out))["embedding"], dim=-1)
+    vectors = normalize(torch.from_numpy(store.read(held_out, "embedding").values.astype(np.float32)), dim=-1)
+    nearest = [(side @ side.T).fill_diagonal_(-1).argmax(dim=-1) for side in (own, vectors)]
+    assert student.run.metrics.figures["retrieval"] == pytest.approx(float((nearest[0] == nearest[1]).float().mean()))
     first, other, learned = compare(
         [teacher, f"hf:{folder / 'small-BertModel'}", f"run:{tmp_path / 'student'}"], folder / "reviews.csv"
     )
