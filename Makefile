@@ -23,7 +23,7 @@ COMMIT ?= 96b3514
 # Per cent of lines and branches of softlabels/store that its tests must reach.
 COVERED ?= 100
 
-.PHONY: help demo demo-language demo-driving test coverage lint benchmarks peers readers azurite before-after reliability \
+.PHONY: help demo demo-language demo-driving test coverage lint benchmarks peers readers azurite test-vision before-after reliability \
 	structure clean
 .DEFAULT_GOAL := help
 
@@ -80,6 +80,10 @@ structure: $(STAMP)  ## Measure what docs/architecture.md reports (a few seconds
 
 azurite:  ## Install Azure's emulator in cache/azurite; tests of az:// run if it is there (needs npm).
 	npm install --silent --prefix cache/azurite azurite@3.35.0
+
+test-vision: $(STAMP)  ## Tests of timm and torchvision, which are installed in cache/vision (a minute).
+	$(PIP) --no-deps --upgrade --target cache/vision torchvision==0.28.0 timm==1.0.31
+	PYTHONPATH=cache/vision $(BIN)/python -m pytest tests/models/test_image_libraries.py
 
 before-after: $(STAMP)  ## Compare speeds with those of COMMIT, in turns, as a table (ten minutes; BENCHMARKS=1: an hour).
 	$(BIN)/python benchmarks/before_after.py $(COMMIT) $(if $(BENCHMARKS),--benchmarks)
