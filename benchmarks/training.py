@@ -89,6 +89,14 @@ def data_of(classes: int) -> Source:
     return as_source(columns).with_class_names([str(number) for number in range(classes)])
 
 
+def sharpened(teacher: models.Model) -> models.Model:
+    """Return an untrained teacher whose predictions differ between rows, as those of a trained one."""
+    with torch.no_grad():
+        for parameter in list(teacher.module.parameters())[-2:]:
+            parameter.mul_(100)
+    return teacher
+
+
 def timed(train: Callable[..., Any], folder: Path, steps: int) -> tuple[float, float]:
     """Return seconds of CPU and wall time per step of a run."""
     clock = Clock()
@@ -122,7 +130,7 @@ def stored_over_hard(classes: int, folder: Path, steps: int, repeats: int) -> di
     """Return the time of a step from stored labels over that of a step from hard labels."""
     source, student = data_of(classes), STUDENTS[classes]
     head = {"logits": models.OutputHead(classes=classes)}
-    teacher = models.build("cnn:width=8,depth=1,stem=8", input_shape=(SIDE, SIDE, 3), heads=head)
+    teacher = sharpened(models.build("cnn:width=8,depth=1,stem=8", input_shape=(SIDE, SIDE, 3), heads=head))
     store = folder / f"labels-{classes}"
     encoding = "dense:f16" if classes <= 64 else "topk:32"
     sl.generate(source, teacher=teacher, out=store, encoding=encoding, gate=False)
@@ -180,7 +188,7 @@ def stored_over_online(folder: Path, steps: int, repeats: int) -> dict[str, Any]
         models.build(spec, input_shape=(SIDE, SIDE, 3), heads=head) for spec in (ONLINE_TEACHER, ONLINE_STUDENT)
     )
     batch = source.inputs(np.arange(BATCH))
-    both = teacher, student
+    both = sharpened(teacher), student
     flops = [measure(model, batch[:1], repeats=1).flops or 0 for model in both]
     forward = [min(_seconds(model, batch) for _ in range(5)) for model in both]
     sl.generate(source, teacher=teacher, out=folder / "online", gate=False)

@@ -159,7 +159,7 @@ training_options = group_of(
     ),
     _option("--log-every", type=click.IntRange(min=1), default=50, show_default=True, help="Steps between metrics."),
     click.option(
-        "--track", metavar="TRACKER", multiple=True, help="Send the metrics to tensorboard or wandb too; repeatable."
+        "--track", metavar="TRACKER", multiple=True, help="Send metrics to tensorboard, wandb or trackio too; repeatable."
     ),
     click.option(
         "--checkpoint-seconds", type=click.FloatRange(min=0), default=20.0, show_default=True,

@@ -1,13 +1,15 @@
 """Trackers: receivers of the metrics of a run, beside ``metrics.jsonl``.
 
 A tracker is an object with ``log`` and ``close``. To send metrics elsewhere, write such an object and pass it to
-``train_student(..., trackers=[...])``.
+``train_student(..., track=[...])``.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -85,9 +87,47 @@ class WandbTracker:
         self._run.finish()
 
 
+class TrackioTracker:
+    """Writes a run of trackio to its folder, which ``trackio show`` draws; nothing is sent anywhere.
+
+    A run that resumes is continued under the name of its directory. CPU and GPU are not monitored.
+
+    Args:
+        folder: Run directory; its name is that of the run.
+        config: Options of the run.
+        resumed: Step that the run resumes from.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], resumed: int) -> None:
+        try:
+            import trackio
+        except ImportError as error:
+            raise missing_package("trackio", error) from None
+        with redirect_stdout(sys.stderr):  # results alone are on stdout
+            self._run: Any = trackio.init(
+                project="softlabels",
+                name=folder.resolve().name,
+                config=dict(config),
+                resume="allow",
+                embed=False,
+                auto_log_gpu=False,
+                auto_log_cpu=False,
+            )
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """See Tracker.log."""
+        self._run.log(dict(figures), step=step)
+
+    def close(self) -> None:
+        """See Tracker.close."""
+        with redirect_stdout(sys.stderr):
+            self._run.finish()
+
+
 TRACKERS: dict[str, Callable[[Path, Mapping[str, Any], int], Tracker]] = {
     "tensorboard": TensorBoardTracker,
     "wandb": WandbTracker,
+    "trackio": TrackioTracker,
 }
 """Trackers by name."""
 
@@ -96,7 +136,7 @@ def new_tracker(name: str | Tracker, folder: Path, config: Mapping[str, Any], re
     """Return a tracker.
 
     Args:
-        name: ``tensorboard`` or ``wandb``, or a tracker, which is returned.
+        name: ``tensorboard``, ``wandb`` or ``trackio``, or a tracker, which is returned.
         folder: Run directory.
         config: Options of the run.
         resumed: Step that the run resumes from.
@@ -119,8 +159,8 @@ def missing_package(name: str, error: ImportError) -> InvalidArgument:
         error: Error of the import.
     """
     return InvalidArgument(
-        f"tracker {name}: the package is missing, got {error}; expected {name} to be installed. Install "
-        "softlabels[tracking]"
+        f"tracker {name}: the package is missing, got {error}; expected {name} to be installed. Run "
+        f"pip install {name}"
     )
 
 

@@ -58,7 +58,7 @@ def train_teacher(
         device: torch device; None: an accelerator if there is one.
         progress: Callback that shows how training proceeds; None: nothing is shown.
         announce: Receives one line that says what is minimised, before the first step; None: nothing is shown.
-        track: Names of trackers (``tensorboard``, ``wandb``), or trackers, that receive the metrics.
+        track: Names of trackers (``tensorboard``, ``wandb``, ``trackio``), or trackers, that receive the metrics.
         checkpoint_seconds: Time between checkpoints in seconds: what a kill may cost.
         keep_checkpoints: Number of checkpoints to preserve, the newest included.
         options: Fields of ``Recipe``, such as ``steps``, ``lr`` and ``seed``.
@@ -142,7 +142,7 @@ def train_student(
         device: torch device; None: an accelerator if there is one.
         progress: Callback that shows how training proceeds; None: nothing is shown.
         announce: Receives one line that says what is minimised, before the first step; None: nothing is shown.
-        track: Names of trackers (``tensorboard``, ``wandb``), or trackers, that receive the metrics.
+        track: Names of trackers (``tensorboard``, ``wandb``, ``trackio``), or trackers, that receive the metrics.
         checkpoint_seconds: Time between checkpoints in seconds: what a kill may cost.
         keep_checkpoints: Number of checkpoints to preserve, the newest included.
         options: Fields of ``Recipe``, such as ``steps``, ``lr``, ``loss`` and ``alpha``.

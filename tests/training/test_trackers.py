@@ -1,5 +1,10 @@
 """Trackers receive the metrics of a run, in the run directory and without a network."""
 
+import json
+import sqlite3
+import sys
+from contextlib import closing
+
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -51,6 +56,25 @@ def test_tensorboard_has_the_same_figures(data, tmp_path):
 
 def test_unknown_trackers_are_named(data, tmp_path):
     with pytest.raises(
-        InvalidArgument, match="tracker: unknown name, got 'tensorbord'; expected one of tensorboard, wandb"
+        InvalidArgument, match="tracker: unknown name, got 'tensorbord'; expected one of tensorboard, wandb, trackio"
     ):
         train_teacher(data, "mlp:width=4,depth=1", tmp_path / "run", track=["tensorbord"], **RECIPE)
+
+
+def test_trackio_has_the_same_figures(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    pytest.importorskip("trackio")
+    train_teacher(data, "mlp:width=4,depth=1", tmp_path / "run", track=["trackio"], **RECIPE)
+    with closing(sqlite3.connect(tmp_path / "trackio" / "softlabels.db")) as database:
+        rows = database.execute("select run_name, step, metrics from metrics order by id").fetchall()
+    assert {name for name, _, _ in rows} == {"run"}
+    assert [{"step": step, **json.loads(figures)} for _, step, figures in rows] == read_metrics(tmp_path / "run")
+    assert capsys.readouterr().out == "", "results alone are on stdout"
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio"])
+def test_a_missing_package_is_named(name, data, tmp_path, monkeypatch):
+    for module in (name, "torch.utils.tensorboard"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(InvalidArgument, match=f"tracker {name}: the package is missing.*pip install {name}"):
+        train_teacher(data, "mlp:width=4,depth=1", tmp_path / "run", track=[name], **RECIPE)
