@@ -27,6 +27,7 @@ from softlabels_cli.training_options import (
     recipe_directories,
     recipe_of,
     resolved,
+    run_option,
     soft_options,
     training_options,
 )
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 )
 @store_argument()
 @click.option("--student", required=True, metavar="MODEL", help="mlp:width=64  run:DIR  python:MODULE:NAME")
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="RUN", help="Directory of the run.")
+@run_option
 @click.option("--data", metavar="DATA", help="Inputs of the labels. [the tokens in a store of text, or digits]")
 @click.option("--init-from", metavar="MODEL", help="Start with every n-th layer of this language model of equal sizes.")
 @soft_options

@@ -11,7 +11,7 @@ import click
 from softlabels_cli.options import chosen_data, data_options, json_option, quiet_option
 from softlabels_cli.text_options import chosen_text, text_options
 from softlabels_cli.train_student import announcer, note_data, run_training
-from softlabels_cli.training_options import config_options, print_explained, recipe_of, training_options
+from softlabels_cli.training_options import config_options, print_explained, recipe_of, run_option, training_options
 
 if TYPE_CHECKING:
     from softlabels.models import Model
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--model", required=True, metavar="MODEL", help="cnn:width=64,stem=4,separable=1  gpt:layers=6  python:MODULE:NAME"
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="RUN", help="Directory of the run.")
+@run_option
 @training_options
 @text_options
 @data_options

@@ -96,6 +96,22 @@ def _number(text: str) -> float:
         raise click.BadParameter(f"{text!r} is not a number; expected [HEAD=]NUMBER") from None
 
 
+def _needed(context: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+    """Require a run directory, except for ``--explain``, which trains nothing."""
+    if value is None and context.params.get("explain") is None:
+        raise click.MissingParameter(ctx=context, param=parameter)
+    return value
+
+
+run_option = click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    callback=_needed,
+    help="Directory of the run.  [required]",
+)
+"""The directory that a run is written to."""
+
 config_options = group_of(
     click.option(
         "--config",
@@ -106,7 +122,9 @@ config_options = group_of(
         callback=_load,
         help="Recipe in TOML that holds any of these options.",
     ),
-    click.option("--explain", metavar="KEY", help="Print the value of an option and where it came from, and stop."),
+    click.option(
+        "--explain", metavar="KEY", is_eager=True, help="Print the value of an option and where it came from, and stop."
+    ),
 )
 """A recipe file; to be applied last, above all other options."""
 
@@ -159,7 +177,7 @@ training_options = group_of(
     ),
     _option("--log-every", type=click.IntRange(min=1), default=50, show_default=True, help="Steps between metrics."),
     click.option(
-        "--track", metavar="TRACKER", multiple=True, help="Send metrics to tensorboard, wandb or trackio too; repeatable."
+        "--track", metavar="TRACKER", multiple=True, help="Send metrics to tensorboard, wandb or trackio; repeatable."
     ),
     click.option(
         "--checkpoint-seconds", type=click.FloatRange(min=0), default=20.0, show_default=True,

@@ -367,4 +367,4 @@ def _flat(value: object, path: str = "") -> Iterator[tuple[str, object]]:
 
 def _short(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 20 else f"{text[:16]}..."
+    return text if len(text) <= 48 else f"{text[:22]}...{text[-23:]}"

@@ -121,7 +121,7 @@ class Stepper:
         if not np.isfinite(loss):
             raise TrainingFailed(
                 f"loss at step {state.step}: not finite, got {loss} on another process; expected a number. Use a lower "
-                "--lr; the last checkpoint is still there"
+                "--lr; earlier checkpoints are unchanged"
             )
         self._update(batch)
         state.step += 1
@@ -144,7 +144,7 @@ class Stepper:
         if not np.isfinite(number):
             raise TrainingFailed(
                 f"loss at step {state.step}: not finite, got {number} ({_name_rows(outputs, share)}); expected a "
-                "number. Use a lower --lr; the last checkpoint is still there"
+                "number. Use a lower --lr; earlier checkpoints are unchanged"
             )
         self._labels.check(outputs, share)
         if sums is not None:
@@ -162,7 +162,7 @@ class Stepper:
         if not scaler.is_enabled() and not torch.isfinite(norm):
             raise TrainingFailed(
                 f"gradient at step {state.step}: not finite, got norm {float(norm)} ({_name_rows({}, batch)}); "
-                "expected a number. Use a lower --lr; the last checkpoint is still there"
+                "expected a number. Use a lower --lr; earlier checkpoints are unchanged"
             )
         scaler.step(optimizer)
         scaler.update()

@@ -159,8 +159,7 @@ def missing_package(name: str, error: ImportError) -> InvalidArgument:
         error: Error of the import.
     """
     return InvalidArgument(
-        f"tracker {name}: the package is missing, got {error}; expected {name} to be installed. Run "
-        f"pip install {name}"
+        f"tracker {name}: the package is missing, got {error}; expected {name} to be installed. Run pip install {name}"
     )
 
 

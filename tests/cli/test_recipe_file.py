@@ -102,6 +102,13 @@ def test_flags_come_before_variables_before_the_file_before_defaults(run, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_explaining_needs_no_run_directory(run):
+    assert run("--explain", "lr").output == "lr = 0.01 (file)\n"
+    result = run()
+    assert result.exit_code == 2
+    assert "Missing option '--out'" in result.output
+
+
 def test_epochs_on_the_command_line_replace_steps_in_the_file(run, tmp_path):
     result = run("--out", tmp_path / "run", "--epochs", "1", "--json", recipe=TARGETS)
     assert '"steps": 1,' in result.output

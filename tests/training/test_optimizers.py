@@ -51,3 +51,16 @@ def test_a_parameter_without_a_gradient_does_not_change():
     optimizer.step()
     assert unused.tolist() == [1, 1]
     assert list(optimizer.state) == [used]
+
+
+def test_a_scaler_of_losses_skips_a_step_that_overflows():
+    weight = nn.Parameter(torch.ones(2))
+    optimizer, scaler = AdamW([weight], lr=0.1, weight_decay=0.0), torch.amp.GradScaler("cpu", init_scale=4.0)
+    for factor, expected in ((float("inf"), [1.0, 1.0]), (1.0, [0.9, 0.9])):
+        optimizer.zero_grad()
+        scaler.scale((factor * weight).sum()).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        assert weight.tolist() == pytest.approx(expected)
+    assert scaler.get_scale() == 2.0
