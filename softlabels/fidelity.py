@@ -163,16 +163,14 @@ def combine(figures: Sequence[Fidelity]) -> Fidelity:
 def _measure(
     logits: NDArray[np.float32], labels: SoftLabels, temperatures: Sequence[float], *, is_sample: bool
 ) -> Fidelity:
+    compared = _compare(logits, labels, temperatures[0])
+    log_p, p, log_q = compared
     kl = {}
-    for temperature in () if is_sample else temperatures:
-        log_p = log_softmax(logits, temperature).astype(np.float64)
-        p = np.exp(log_p)
-        with np.errstate(invalid="ignore"):
-            terms = np.where(p > NEGLIGIBLE, p * (log_p - labels.log_probs(temperature)), 0.0)
-        kl[f"{temperature:g}"] = float(max(terms.sum(axis=-1).mean(), 0.0))
-    log_p = log_softmax(logits, temperatures[0]).astype(np.float64)
-    p = np.exp(log_p)
-    reconstructed = np.exp(labels.log_probs(temperatures[0]).astype(np.float64))
+    if not is_sample:
+        others = (_compare(logits, labels, temperature) for temperature in temperatures[1:])
+        for temperature, figures in zip(temperatures, (compared, *others), strict=True):
+            kl[f"{temperature:g}"] = _divergence(*figures)
+    reconstructed = np.exp(log_q)
     mass, likeliest = 1.0, reconstructed.argmax(axis=-1)
     if isinstance(labels, SparseLabels):
         listed = np.isfinite(labels.values)
@@ -188,6 +186,21 @@ def _measure(
         entropy=float(-(p * np.where(p > 0, log_p, 0.0)).sum(axis=-1).mean()),
         error=float(((reconstructed - p) ** 2).sum(axis=-1).mean()),
     )
+
+
+def _compare(
+    logits: NDArray[np.float32], labels: SoftLabels, temperature: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return log-probabilities and probabilities of the teacher, and log-probabilities of the labels."""
+    log_p = log_softmax(logits, temperature).astype(np.float64)
+    return log_p, np.exp(log_p), labels.log_probs(temperature).astype(np.float64)
+
+
+def _divergence(log_p: NDArray[np.float64], p: NDArray[np.float64], log_q: NDArray[np.float64]) -> float:
+    """Return the mean KL from the teacher to the labels."""
+    with np.errstate(invalid="ignore"):
+        terms = np.where(p > NEGLIGIBLE, p * (log_p - log_q), 0.0)
+    return float(max(terms.sum(axis=-1).mean(), 0.0))
 
 
 def as_rows(labels: SoftLabels, lengths: NDArray[np.integer[Any]], positions: NDArray[np.int64]) -> SoftLabels:

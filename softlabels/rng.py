@@ -8,10 +8,15 @@ drawn for the item is a hash of that word and a counter. Philox fills long array
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
-GOLDEN = 0x9E3779B97F4A7C15
+# SplitMix64; constants of this type, because making them takes longer than the arithmetic of a batch.
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_SHIFTS = tuple(map(np.uint64, (30, 27, 31)))
+_FACTORS = tuple(map(np.uint64, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)))
 
 # Streams keep draws for unlike purposes independent. A number in use is never given another meaning.
 UNIT_STREAM, ROW_STREAM, MEASURE_STREAM, POSITION_STREAM = 0, 1, 2, 3
@@ -23,12 +28,21 @@ CHUNK_STREAM, ITEM_STREAM, BATCH_STREAM, VIEW_STREAM, PART_STREAM = range(5)
 
 
 def mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return one step of SplitMix64: a bijection of 64-bit words whose outputs look random."""
-    with np.errstate(over="ignore"):
-        x = x + np.uint64(GOLDEN)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    """Return one step of SplitMix64: a bijection of 64-bit words whose outputs look random.
+
+    Args:
+        x: Words in an array of at least one axis; NumPy warns of the overflow of scalars.
+    """
+    x = x + _STEP
+    x = (x ^ (x >> _SHIFTS[0])) * _FACTORS[0]
+    x = (x ^ (x >> _SHIFTS[1])) * _FACTORS[1]
+    return x ^ (x >> _SHIFTS[2])
+
+
+@lru_cache(maxsize=64)
+def _start(seed: int, stream: int) -> NDArray[np.uint64]:
+    """Return the word of a stream, (1,)."""
+    return mix(mix(np.array([seed % 2**64], np.uint64)) ^ np.uint64(stream))
 
 
 def words(
@@ -47,8 +61,7 @@ def words(
         >>> int(words(0, np.arange(2))[0] != words(0, np.arange(2))[1])
         1
     """
-    start = mix(mix(np.array([seed % 2**64], np.uint64)) ^ np.uint64(stream))
-    row_words = mix(start ^ rows.astype(np.uint64))
+    row_words = mix(_start(seed, stream) ^ rows.astype(np.uint64))
     return row_words if positions is None else at_positions(row_words, positions)
 
 

@@ -8,6 +8,7 @@ the spread of the classes that remain.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,8 +51,9 @@ class OutputSample:
         """Return whether the values are logits."""
         return self.head.kind in DISTRIBUTIONS
 
+    @cached_property
     def comparable(self) -> NDArray[np.float64]:
-        """Return the values to compare, (n, C): log-probabilities, NaN without probability; or the values."""
+        """The values to compare, (n, C): log-probabilities, NaN without probability; or the values."""
         if not self.is_distribution:
             return self.values
         # Relative to the largest value: the least float32 would swallow the others in a difference.
@@ -63,21 +65,22 @@ class OutputSample:
 
     def scale(self) -> float:
         """Return the size of the largest value that has probability, at least 1; rounding errors grow with it."""
-        values = np.abs(self.values[np.isfinite(self.comparable())])
+        values = np.abs(self.values[np.isfinite(self.comparable)])
         return max(float(values.max(initial=0.0)), 1.0)
 
     def is_flat(self) -> bool:
         """Return whether every item gives each class that is not ruled out the same probability."""
-        values = self.comparable()
+        values = self.comparable
         has_choice = np.isfinite(values).sum(axis=1) > 1
         if not self.is_distribution or not has_choice.any():
             return False
-        spread = np.nanmax(values[has_choice], axis=1) - np.nanmin(values[has_choice], axis=1)
+        values = values[has_choice]
+        spread = np.fmax.reduce(values, axis=1) - np.fmin.reduce(values, axis=1)  # fmax is faster than nanmax
         return bool((spread <= FLAT * self.scale()).all())
 
     def is_constant(self) -> bool:
         """Return whether all items have the same output."""
-        values = self.comparable()
+        values = self.comparable
         finite = np.isfinite(values)
         if (finite != finite[:1]).any():
             return False
@@ -98,7 +101,7 @@ class OutputSample:
         Args:
             other: Sample of the same items.
         """
-        values, other_values = self.comparable(), other.comparable()
+        values, other_values = self.comparable, other.comparable
         both = np.isfinite(values) & np.isfinite(other_values)
         apart = float(np.sqrt(np.mean((values - other_values)[both] ** 2))) if both.any() else 0.0
         return apart / max(self._spread(values), FLAT * self.scale())
