@@ -6,15 +6,15 @@
 from __future__ import annotations
 
 from softlabels.columns import Arrays, Column
-from softlabels.encodings.adaptive import Adaptive
 from softlabels.encodings.codebook import Codebook
-from softlabels.encodings.counts import Counts
-from softlabels.encodings.dense import Dense
 from softlabels.encodings.encoding import Encoded, Encoding, row_bytes
+from softlabels.encodings.families.adaptive import Adaptive
+from softlabels.encodings.families.counts import Counts
+from softlabels.encodings.families.dense import Dense
+from softlabels.encodings.families.sampled import Sampled
+from softlabels.encodings.families.threshold import Threshold
+from softlabels.encodings.families.topk import TopK
 from softlabels.encodings.registry import MANY_CLASSES, default, parse
-from softlabels.encodings.sampled import Sampled
-from softlabels.encodings.threshold import Threshold
-from softlabels.encodings.topk import TopK
 
 __all__ = [
     "MANY_CLASSES",

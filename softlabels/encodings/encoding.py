@@ -1,6 +1,6 @@
 """Interface of an encoding: named columns, an encoder where the logits are, and a decoder that needs NumPy alone.
 
-An encoding is one frozen dataclass that derives from ``Encoding`` and has an entry in ``registry.FAMILIES``. It
+An encoding is one frozen dataclass that derives from ``Encoding``, in a module of ``softlabels/encodings/families``. It
 implements ``encode_block``; ``Encoding.encode`` checks the logits, draws the random words, and splits the batch.
 
 A batch is encoded a few rows at a time, so that intermediate results stay in a core's cache. A batch of a language

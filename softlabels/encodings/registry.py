@@ -1,23 +1,19 @@
 """Encodings by specification, such as ``topk:32:q8``.
 
 A specification names options in order, and those left out have defaults. An encoding's ``spec`` spells all of them out
-and parses to the encoding. A new encoding is one file and its class in FAMILIES.
+and parses to the encoding. A new encoding is one file in ``softlabels/encodings/families``.
 """
 
 from __future__ import annotations
 
-from softlabels.encodings.adaptive import Adaptive
-from softlabels.encodings.counts import Counts
-from softlabels.encodings.dense import Dense
 from softlabels.encodings.encoding import Encoding
-from softlabels.encodings.sampled import Sampled
-from softlabels.encodings.threshold import Threshold
-from softlabels.encodings.topk import TopK
+from softlabels.encodings.families import families
+from softlabels.encodings.families.adaptive import Adaptive
+from softlabels.encodings.families.dense import Dense
+from softlabels.encodings.families.threshold import Threshold
+from softlabels.encodings.families.topk import TopK
 from softlabels.errors import InvalidArgument
 from softlabels.suggestions import suggest
-
-FAMILIES: tuple[type[Encoding], ...] = (Dense, TopK, Adaptive, Sampled, Threshold, Counts)
-"""Every encoding, in the order in which messages list them."""
 
 MAX_DENSE_CLASSES = 64
 """Greatest number of classes for which the default encoding stores every logit."""
@@ -41,20 +37,19 @@ def parse(spec: str, *, classes: int) -> Encoding:
         InvalidArgument: An unknown encoding or option, or k above the number of classes.
     """
     name, *options = spec.split(":")
-    families = {family.name: family for family in FAMILIES}
-    if name not in families:
-        raise InvalidArgument(f"unknown encoding {spec!r}; expected one of {forms()}{suggest(name, families)}")
+    if name not in families():
+        raise InvalidArgument(f"unknown encoding {spec!r}; expected one of {forms()}{suggest(name, families())}")
     try:
-        return families[name].from_options(options, classes)
+        return families()[name].from_options(options, classes)
     except InvalidArgument:
         raise
     except ValueError as error:
-        raise InvalidArgument(f"encoding: invalid {spec!r} ({error}); expected {families[name].form}") from None
+        raise InvalidArgument(f"encoding: invalid {spec!r} ({error}); expected {families()[name].form}") from None
 
 
 def forms() -> str:
     """Return the grammar of every encoding, for messages."""
-    return ", ".join(family.form for family in FAMILIES)
+    return ", ".join(family.form for family in families().values())
 
 
 def default(classes: int, temperatures: int = 1) -> Encoding:

@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import TypeGuard
 
 from softlabels import encodings
-from softlabels.encodings import counts
+from softlabels.encodings.families import counts
 from softlabels.errors import InvalidArgument
 from softlabels.planning.sample import FOLDS, Sample
 from softlabels.planning.table import PlanRow, measure_row, plan, priors_for

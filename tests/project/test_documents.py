@@ -83,16 +83,21 @@ def test_the_targets_that_readme_names_exist(root):
     assert [target for target in targets if f"\n{target}: " not in makefile] == []
 
 
-PACKAGES = ("softlabels.models.kinds", "softlabels.sources.kinds", "softlabels.losses", "softlabels.store.shards")
+PACKAGES = (
+    "softlabels.models.kinds", "softlabels.sources.kinds", "softlabels.encodings.families", "softlabels.losses",
+    "softlabels.generation.engines", "softlabels.store.shards",
+)  # fmt: skip
 RUN_PARTS = """
 import importlib, pathlib, re, sys
 from tests.project.test_documents import BLOCK, PACKAGES
 for name in PACKAGES:
     importlib.import_module(name).__path__.append(str(pathlib.Path("parts", *name.split(".")).absolute()))
+from softlabels.encodings.families import families
+from softlabels.generation.engines import engines
 from softlabels.models.kinds import kinds
 from softlabels.sources.kinds import data_kinds
 from softlabels.store.shards.registry import names
-for listed in (kinds, data_kinds, names):
+for listed in (kinds, data_kinds, families, engines, names):
     listed.cache_clear()  # a server of test processes has listed them without these parts
 importlib.import_module("softlabels.losses.brier")
 exec(BLOCK.findall(pathlib.Path(sys.argv[1]).read_text())[-1][1])

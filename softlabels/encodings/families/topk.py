@@ -90,3 +90,6 @@ class TopK(Listed):
         ordered = np.sort(arrays["ids"], axis=1)
         if (ordered[:, 1:] == ordered[:, :-1]).any():
             raise ValueError("a class listed twice in one row")
+
+
+ENCODING = TopK

@@ -104,3 +104,6 @@ class Adaptive(Listed):
     def _padded(self, arrays: Arrays) -> dict[str, NDArray[Any]]:
         padded = {name: pad(arrays[name], arrays[COUNT], RULED_OUT.get(name, 0)) for name in self._ragged()}
         return {**arrays, **padded}
+
+
+ENCODING = Adaptive

@@ -152,6 +152,9 @@ class Dense(Encoding):
             raise ValueError("logits with NaN, infinity, or a row without any finite value")
 
 
+ENCODING = Dense
+
+
 def _quantize(block: Block) -> dict[str, NDArray[np.generic]]:
     """Return codes, scale and offset of (B, *shape, C) values: value = offset + scale * code, in 255 equal steps.
 

@@ -126,3 +126,6 @@ class Sampled(ItemEncoding):
             raise ValueError(f"a row that does not hold {self.draws} draws")
         if "weights" in arrays and not (np.abs(arrays["weights"]) <= MAX_LOG_WEIGHT).all():
             raise ValueError("importance weights that are not finite, or out of range")
+
+
+ENCODING = Sampled

@@ -274,6 +274,9 @@ class Counts(ItemEncoding):
             raise ValueError(f"a row that does not hold {self.draws} draws" + (" or fewer" if self.floor else ""))
 
 
+ENCODING = Counts
+
+
 class _Draws(NamedTuple):
     """Draws of a batch: the codeword of each row, and row, class and number of draws of each class drawn."""
 

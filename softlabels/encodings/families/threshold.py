@@ -167,3 +167,6 @@ class Threshold(ItemEncoding):
         level = math.exp(-self._step)
         if (total > level + self.tau + SUM_TOLERANCE).any() or (total < 1 / level - self.tau - SUM_TOLERANCE).any():
             raise ValueError("weights of a row that do not sum to 1")
+
+
+ENCODING = Threshold
