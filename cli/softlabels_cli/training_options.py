@@ -196,8 +196,8 @@ soft_options = group_of(
     ),
     _option("--alpha", metavar="[HEAD=]A", multiple=True, callback=_by_head, help="Weight of the soft labels. [0.9]"),
     _option(
-        "--views", type=click.Choice(["one", "all"]), default="one", show_default=True,
-        help="Views of each image in an epoch, if the labels are of several.",
+        "--views", type=click.Choice(["one", "all", "mean"]), default="one", show_default=True,
+        help="Views of each image in an epoch, if the labels are of several; mean: the image with their mean label.",
     ),
     click.option("--head", "heads", metavar="NAME", multiple=True, help="Head to learn; repeatable. [all]"),
 )  # fmt: skip

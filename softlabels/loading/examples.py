@@ -18,6 +18,7 @@ from softlabels.loading.join import Missing, Views, aligned_rows, match
 from softlabels.loading.order.epoch import EpochPlan, Rows, label_bytes, length_column, select_columns, select_rows
 from softlabels.loading.order.steps import Span
 from softlabels.loading.state import Identity
+from softlabels.loading.view_means import ViewMeans
 from softlabels.loading.view_replay import replay_of
 from softlabels.sources import Source
 from softlabels.sources.store_tokens import StoreTokens
@@ -122,13 +123,16 @@ class Examples:
     ) -> None:
         stores = stores_of(store)
         first = stores[0] if stores else None
-        replay = replay_of(store, inputs)
+        is_mean = options.views == "mean"
+        if is_mean and isinstance(store, Ensemble):
+            raise InvalidArgument("views: mean is of the views of one store, got an ensemble; expected one or all")
+        replay = None if is_mean else replay_of(store, inputs)
         check = "off" if replay is not None else effective_check(options.check, store, inputs)
         selected = rows
         if first is not None or inputs is not None:
             selected = select_rows(rows, len(inputs) if inputs is not None else stores[0].rows)
         joined = match(first, inputs, selected, missing=options.missing, views=options.views)
-        views = replay is not None or (joined is not None and joined.has_views)
+        views = replay is not None or (joined is not None and joined.has_views and not is_mean)
         aligned = [aligned_rows(stores[0], other) if number else None for number, other in enumerate(stores)]
         if joined is not None:
             length = len(joined)
@@ -158,8 +162,16 @@ class Examples:
         self.identity = Identity.of(store, inputs, self.plan)
         input_bytes = 0 if inputs is None else inputs.input_dtype.itemsize * math.prod(inputs.input_shape)
         self._row_bytes = input_bytes + label_bytes(stores)
-        self._collator = Collator(store, inputs, check=check, tensors=options.tensors, views=views, replay=replay)
         self.caches = open_caches(self.plan, windowed=windowed)
+        self._collator = Collator(
+            store,
+            inputs,
+            check=check,
+            tensors=options.tensors,
+            views=views,
+            replay=replay,
+            means=ViewMeans.of(joined, self.caches[0]) if is_mean and joined is not None else None,
+        )
 
     @property
     def row_bytes(self) -> int:

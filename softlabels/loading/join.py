@@ -17,7 +17,7 @@ MAX_NAMED = 3
 """Missing keys that a message names."""
 
 Missing = Literal["error", "drop"]
-Views = Literal["all", "one"]
+Views = Literal["all", "one", "mean"]
 
 
 def match(
@@ -51,7 +51,7 @@ def match(
         raise InvalidArgument(
             "rows: views are drawn from all rows of a store, or from rows joined to data by key. Leave rows= out"
         )
-    return by_view(store)
+    return by_view(store, first=views == "mean")
 
 
 def positional(store: Store, source: Source) -> bool:
@@ -69,7 +69,7 @@ def join(store: Store, source: Source, rows: Rows, *, missing: Missing = "error"
         source: Data, in any order, with any other columns and rows.
         rows: Data rows to find labels for, (n,).
         missing: ``error``, or ``drop`` the rows without a label.
-        views: ``all`` views of an example, or ``one`` in each epoch.
+        views: ``all`` views of an example, ``one`` in each epoch, or the ``mean`` of their labels.
 
     Raises:
         KeyMissing: Rows without a label, other than those that were skipped when the labels were made; counts them and
@@ -84,7 +84,7 @@ def join(store: Store, source: Source, rows: Rows, *, missing: Missing = "error"
     first, count = first[labelled], count[labelled]
     store_rows = index.rows[ranges(first, count)]
     unused = store.rows - len(np.unique(store_rows))
-    return Join(rows[labelled], store_rows, count, rows[unlabelled], unused, draw=views == "one")
+    return Join(rows[labelled], store_rows, count, rows[unlabelled], unused, draw=views != "all", first=views == "mean")
 
 
 def _were_skipped(store: Store, source: Source, rows: Rows) -> bool:
@@ -94,13 +94,18 @@ def _were_skipped(store: Store, source: Source, rows: Rows) -> bool:
     return bool(skipped) and all(keys[row].tobytes().hex() in skipped for row in rows)
 
 
-def by_view(store: Store) -> Join:
-    """Return all examples of a store without data, to draw a view of each."""
+def by_view(store: Store, *, first: bool = False) -> Join:
+    """Return all examples of a store without data, to draw a view of each.
+
+    Args:
+        store: Store of the labels.
+        first: Use the first view of each in every epoch.
+    """
     index = key_index(store)
     starts = np.flatnonzero(np.concatenate([[True], index.keys[1:] != index.keys[:-1]]))
     views = np.diff(np.append(starts, len(index.keys)))
     nothing = np.empty(0, np.int64)
-    return Join(None, index.rows, views, nothing, store.rows - len(index.rows), draw=True)
+    return Join(None, index.rows, views, nothing, store.rows - len(index.rows), draw=True, first=first)
 
 
 def aligned_rows(store: Store, other: Store) -> Rows | None:

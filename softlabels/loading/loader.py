@@ -58,7 +58,8 @@ class Loader:
         check: Inputs to hash again as they pass: the first row of each batch (``sample``), ``all``, or none (``off``).
         missing: Treatment of data rows without a label: raise an ``error``, or ``drop`` them. ``items.joined`` counts
             them.
-        views: Use of several views of an example: ``all`` are rows of an epoch, or one is drawn per epoch (``one``).
+        views: Use of several views of an example: ``all`` are rows of an epoch, one is drawn per epoch (``one``), or
+            the ``mean`` of their labels belongs to the image itself, at the highest temperature of each head.
         rank: Share of each batch to return, from 0.
         world_size: Number of shares.
         last: Use of rows that do not fill a batch: ``keep``, ``drop``, or fill it by ``repeat``-ing rows.

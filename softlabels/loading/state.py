@@ -45,7 +45,11 @@ class Identity:
         """Return the identity of the order of a plan."""
         hasher = blake3()
         joined = plan.joined
-        parts = (plan.subset,) if joined is None else (joined.examples, joined.rows, joined.views, int(joined.draw))
+        parts = (
+            (plan.subset,)
+            if joined is None
+            else (joined.examples, joined.rows, joined.views, int(joined.draw) + int(joined.first))
+        )
         for value in (*parts, *([] if plan.data_chunks is None else [plan.data_chunks])):
             hasher.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
         hasher.update((inputs.fingerprint if inputs is not None else "").encode())

@@ -14,7 +14,7 @@ from softlabels.models.run_record import RecipeValue
 Optimizer = Literal["adamw", "sgd"]
 Schedule = Literal["cosine", "linear", "constant"]
 Precision = Literal["float32", "bf16", "fp16"]
-Views = Literal["one", "all"]
+Views = Literal["one", "all", "mean"]
 
 Text: TypeAlias = str | Mapping[str, str]
 """One text for all heads, or one for each head; the head ``*`` stands for all others."""
@@ -106,7 +106,8 @@ class Recipe:
         temperature: Temperature of the losses; None: the highest the labels were captured at.
         alpha: Weight of the soft labels against the hard ones, 0 to 1. Without hard labels it is 1.
         log_every: Steps between lines of metrics.
-        views: Rows of an epoch if labels are of several views of an example: ``one`` view of each, or ``all``.
+        views: Rows of an epoch if labels are of several views of an example: ``one`` view of each,
+            ``all``, or the images themselves with the ``mean`` of the labels of their views.
 
     Raises:
         InvalidArgument: A value is out of range.

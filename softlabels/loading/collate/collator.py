@@ -14,6 +14,7 @@ from softlabels.loading.chunks.rows import RowColumns
 from softlabels.loading.ensemble import Ensemble, stores_of
 from softlabels.loading.order.steps import Span
 from softlabels.loading.shared_memory import as_tensor
+from softlabels.loading.view_means import ViewMeans
 from softlabels.sources import Ragged, Source, input_keys, map_arrays
 from softlabels.sources.single_target import LABEL_HEAD
 from softlabels.sources.view_inputs import ViewInputs
@@ -44,6 +45,7 @@ class Collator:
             arrays, with int64 ids and float32 values.
         views: Include the view of each row.
         replay: Views of the inputs, which are replayed; None: inputs are read as they are.
+        means: Views of every example, whose mean labels are those of its input; None: labels are those of rows.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Collator:
         tensors: bool,
         views: bool,
         replay: ViewInputs | None = None,
+        means: ViewMeans | None = None,
     ) -> None:
         self._store = store
         self._stores = stores_of(store)
@@ -64,6 +67,7 @@ class Collator:
         self._tensors = tensors
         self._views = views
         self._replay = replay
+        self._means = means
 
     def collate(self, span: Span, rows: RowColumns) -> Batch:
         """Return the batch of some rows of a step.
@@ -85,7 +89,7 @@ class Collator:
             rows=rows.source_rows,
             inputs=inputs,
             hard=hard,
-            targets={head: self._labels(head, rows) for head in self._heads},
+            targets=self._targets(rows),
             views=rows.columns[0]["view"] if self._views else None,
             global_rows=span.stop - span.start,
         )
@@ -104,6 +108,17 @@ class Collator:
         if hard is None or self._replay is None or LABEL_HEAD not in self._replay.targets:
             return hard
         return np.asarray(self._replay.target(LABEL_HEAD, rows.source_rows, rows.columns[0]["view"]), np.int64)
+
+    def _targets(self, rows: RowColumns) -> dict[str, SoftLabels]:
+        """Return the labels of rows by head."""
+        if self._means is None:
+            return {head: self._labels(head, rows) for head in self._heads}
+        by_view = self._means.columns(rows.store_rows)
+        means = {head: self._means.mean(head, by_view) for head in self._heads}
+        return {
+            head: map_labels(labels, as_tensor, with_prior=True) if self._tensors else labels
+            for head, labels in means.items()
+        }
 
     def _labels(self, head: str, rows: RowColumns) -> SoftLabels:
         if isinstance(self._store, Ensemble):

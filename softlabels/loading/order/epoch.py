@@ -65,6 +65,7 @@ class Join:
         missing: Data rows that were requested and have no label.
         unused: Number of store rows that no example uses.
         draw: If True, an epoch has one view of each example. Otherwise every view is an example of its own.
+        first: If True, that view is the first of each example in every epoch.
     """
 
     examples: Rows | None
@@ -73,6 +74,7 @@ class Join:
     missing: Rows
     unused: int
     draw: bool
+    first: bool = False
 
     def __len__(self) -> int:
         """Return the number of examples in an epoch."""
@@ -91,7 +93,7 @@ class Join:
         """Return the examples of an epoch. The view that is drawn depends on (seed, epoch, example) alone."""
         if self.draw:
             choices = np.maximum(self.views, 1).astype(np.uint64)
-            drawn = philox_words(len(self.views), seed, epoch, VIEW_STREAM) % choices
+            drawn = philox_words(len(self.views), seed, epoch, VIEW_STREAM) % choices * (not self.first)
             rows, examples = self.rows[self._first + drawn.astype(np.int64)], self.examples
         else:
             rows = self.rows

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from softlabels.errors import InvalidArgument
-from softlabels.labels import SoftLabels
+from softlabels.labels import SoftLabels, same_temperature
 from softlabels.loading import Batch
-from softlabels.loading.view_replay import replay_of
+from softlabels.loading.view_replay import has_views, replay_of
 from softlabels.losses.chosen_tokens import HEAD as CHOSEN
 from softlabels.models import Model, OutputHead
 from softlabels.models.run_record import RunLabels
@@ -46,6 +46,7 @@ def student_task(teacher: Store | Model, heads: Mapping[str, OutputHead], prepar
         name: choose_loss(recipe.loss_of(name), name, head, samples[name], available) for name, head in heads.items()
     }
     temperatures = {name: _temperature(teacher, name, samples[name], recipe) for name in heads}
+    _check_mean(teacher, temperatures, recipe)
 
     def objectives(model: Model) -> list[Objective]:
         return [
@@ -176,6 +177,19 @@ def _temperature(teacher: Store | Model, head: str, sample: SoftLabels, recipe: 
     if not isinstance(teacher, Model) and hasattr(sample, "temperature_index"):
         sample.temperature_index(temperature)  # raises if the labels hold nothing at this temperature
     return temperature
+
+
+def _check_mean(teacher: Store | Model, temperatures: Mapping[str, float], recipe: Recipe) -> None:
+    """Raise InvalidArgument if labels of views are averaged at another temperature than that of the losses."""
+    if recipe.views != "mean" or isinstance(teacher, Model) or not has_views(teacher):
+        return
+    for name, temperature in temperatures.items():
+        highest = max(teacher.heads[name].temperatures)
+        if not same_temperature(temperature, highest):
+            raise InvalidArgument(
+                f"views: the mean of distributions belongs to one temperature, got {temperature:g} for head {name!r}; "
+                f"expected {highest:g}, the highest of the labels"
+            )
 
 
 def _labels_record(labels: Store | Model) -> RunLabels:
