@@ -148,7 +148,10 @@ def damaged_runs(scale: float) -> Section:
     result = runs.run(every=every, forged=int(5000 * scale), progress=bar("runs", None))
     which = "every bit" if every == 1 else f"one bit in {every}"
     lines = [
-        (f"bits flipped: {which} of a checkpoint, weights and the document of a run", f"{result.flips:,}"),
+        (
+            f"bits flipped: {which} of a checkpoint, and of weights, tokenizer and description of a run",
+            f"{result.flips:,}",
+        ),
         ("files with a flipped bit that were read", str(result.accepted)),
         ("documents and tensors changed and signed again", f"{result.forged:,}"),
         ("of them refused, read", f"{result.refused:,}, {result.forged - result.refused - result.untyped:,}"),

@@ -1,4 +1,4 @@
-"""Damaged and forged runs: every bit of a checkpoint, of weights and of a run's document, and documents signed again.
+"""Damaged and forged runs: every bit of a checkpoint, weights, tokenizer and description, and documents signed again.
 
 A flipped bit must be refused. A forgery carries the right digests, as somebody who knows the format would make it; it
 must be refused by an error of softlabels, or read.
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from softlabels.errors import RunCorrupt, SoftLabelsError
@@ -23,16 +24,20 @@ from softlabels.models import load_run
 from softlabels.models.digest import digest_of, state_of
 from softlabels.models.run_directory import tensors_from_bytes, tensors_to_bytes
 from softlabels.models.run_files import write_file
+from softlabels.sources import as_source
 from softlabels.store.format import canonical_json
+from softlabels.text import Tokenizer
+from softlabels.text.options import TextOptions
 from softlabels.training import train_teacher
 from softlabels.training.checkpoint import CHECKPOINT_FILE, METADATA, read_checkpoint, write_checkpoint
 from softlabels.training.optimization import MixedPrecision, WeightAverage
 from softlabels.training.recipe import Recipe
 from softlabels.training.state import TrainingState
 from softlabels.training.stopping import EarlyStopping
+from tests.reliability import world
 
 IDENTITY = "a" * 64
-RUN_FILE, WEIGHTS_FILE = "run.json", "model.safetensors"
+RUN_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "run.json", "model.safetensors", "tokenizer.json"
 VALUES: tuple[Any, ...] = (
     None, -1, 0, float("inf"), 2**31, 2**63, 2**70, 1e308, 0.5, "", "x", "f" * 64, [], {}, True, [[]], [None],
     "9" * 5000,
@@ -74,6 +79,8 @@ def run(*, every: int = 1, forged: int = 2000, seed: int = 0, progress: Callable
         for _ in range(forged):
             _forge_run(folder, rng, read, result)
         progress(result.flips + result.forged)
+    with _folder() as folder:
+        _flip(folder / TOKENIZER_FILE, every, _finished_text(folder), result, progress)
     with _folder() as folder, torch.random.fork_rng():
         state, read = _checkpointed(folder)
         _flip(folder / CHECKPOINT_FILE, every, read, result, progress)
@@ -85,7 +92,7 @@ def run(*, every: int = 1, forged: int = 2000, seed: int = 0, progress: Callable
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp())
+    folder = Path(tempfile.mkdtemp(dir=world.TEMPORARY if world.TEMPORARY.is_dir() else None))
     try:
         yield folder
     finally:
@@ -96,6 +103,14 @@ def _finished(folder: Path) -> Callable[[], object]:
     """Train the smallest network, and return a function that reads its run."""
     data = {"x": torch.randn(20, 1).numpy(), "label": (torch.arange(20) % 2).numpy()}
     train_teacher(data, "mlp:width=1,depth=1", folder, steps=1)
+    return lambda: load_run(folder)
+
+
+def _finished_text(folder: Path) -> Callable[[], object]:
+    """Train the smallest language model, which has a tokenizer, and return a function that reads its run."""
+    tokenizer = Tokenizer.train(["to be or not to be"] * 9, vocabulary=258)
+    source = as_source(pa.table({"text": ["to be or not to be"] * 9}), text=TextOptions(tokenizer=tokenizer))
+    train_teacher(source, "gpt:layers=1,width=8,heads=1", folder, steps=1)
     return lambda: load_run(folder)
 
 
