@@ -195,7 +195,11 @@ def hard_batches(
     order = np.random.default_rng(0).permutation(len(source))
     chunks = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
     with ThreadPoolExecutor(1) as pool:
-        for rows, pixels in zip(chunks, pool.map(inputs, chunks), strict=True):
+        ahead = pool.submit(inputs, chunks[0])
+        for rows, following in zip(chunks, [*chunks[1:], None], strict=True):
+            pixels = ahead.result()
+            if following is not None:
+                ahead = pool.submit(inputs, following)
             yield torch.from_numpy(pixels), torch.from_numpy(np.asarray(source.labels(rows)))
 
 

@@ -79,8 +79,8 @@ class Views:
 
 
 def as_features(images: Any) -> Tensor:
-    """Return images as the student takes them, (B, pixels) float32."""
-    return torch.as_tensor(images).flatten(1).float() / 255 - 0.5
+    """Return images of digits, whose pixels are 0 to 16, as the student takes them, (B, pixels) float32."""
+    return torch.as_tensor(images).flatten(1).float() / 8 - 1
 
 
 def make_views(digits: Source, teacher: Model, folder: Path) -> Views:
