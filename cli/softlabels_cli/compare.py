@@ -69,7 +69,7 @@ def command(
     """
     from softlabels.models import PreprocessingOptions
     from softlabels.models.declared import parse_kinds
-    from softlabels.planning.plot import check_target
+    from softlabels.planning.picture import check_target
     from softlabels.training import compare
     from softlabels.training.comparison_plot import draw_comparison
 

@@ -111,7 +111,8 @@ def command(
     """
     from softlabels import generation, planning
     from softlabels.generation.text_data import open_data
-    from softlabels.planning.plot import check_target, draw
+    from softlabels.planning.picture import check_target
+    from softlabels.planning.plot import draw
 
     goal = _goal(budget, max_kl)
     if plot is not None:

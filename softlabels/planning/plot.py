@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from softlabels.errors import InvalidArgument
+from softlabels.planning.picture import picture
 from softlabels.planning.table import Plan, PlanRow
 
-FORMATS = (".svg", ".png", ".pdf")
 COLOURS = {
     "dense": "#444444", "topk": "#1f77b4", "adaptive": "#2ca02c", "sampled": "#ff7f0e", "threshold": "#d62728",
     "counts": "#9467bd",
@@ -27,63 +25,31 @@ def draw(plan: Plan, path: str | Path) -> None:
     Raises:
         InvalidArgument: The file has another ending or cannot be written, or matplotlib is not installed.
     """
-    target = check_target(path)
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise InvalidArgument(
-            "plot: matplotlib is not installed. Run pip install 'softlabels[report]', or leave --plot out"
-        ) from None
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
     panels = [
         (False, "KL to the teacher, nats", [row for row in plan.rows if not row.unbiased and row.distance > 0]),
         (True, "draws: squared error of the gradient", [row for row in plan.rows if row.unbiased]),
     ]
     panels = [panel for panel in panels if panel[2]]
-    figure, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels), 4.4), squeeze=False)
-    for axis, (_, title, rows) in zip(axes[0], panels, strict=True):
-        for family in dict.fromkeys(row.encoding.split(":")[0] for row in rows):
-            members = [row for row in rows if row.encoding.startswith(f"{family}:")]
-            axis.scatter(*_points(members), label=family, color=COLOURS.get(family, OTHER_COLOUR), s=28)
-        axis.plot(*_points([row for row in rows if row.front]), color="black", linewidth=0.8, zorder=0, label="front")
-        for row in rows:
-            if row.front or row.current:
-                text = f"{row.encoding} (this store)" if row.current else row.encoding
-                axis.annotate(text, (row.bytes_per_row, row.distance), xytext=(4, 4), fontsize=6,
-                              textcoords="offset points")  # fmt: skip
-        axis.set(xscale="log", yscale="log", xlabel="bytes per row, compressed", title=title)
-        axis.grid(visible=True, which="both", alpha=0.15)
-        axis.legend(fontsize=8)
-    figure.suptitle(
-        f"{plan.sampled:,} rows measured; {plan.items:,} in all; entropy {plan.entropy:.2f} nats", fontsize=9
-    )
-    figure.tight_layout()
-    try:
-        figure.savefig(target)
-    except OSError as error:
-        raise InvalidArgument(f"plot: {target} cannot be written, got {error.strerror or error}") from error
-    finally:
-        plt.close(figure)
-
-
-def check_target(path: str | Path) -> Path:
-    """Return the file of a picture, once it is sure that it can be written.
-
-    Args:
-        path: File that ends in .svg, .png or .pdf.
-
-    Raises:
-        InvalidArgument: The file has another ending, or its directory cannot be written.
-    """
-    target = Path(path)
-    if target.suffix not in FORMATS:
-        raise InvalidArgument(f"plot: unknown file type, got {target}; expected {', '.join(FORMATS)}")
-    folder = target.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK) or target.is_dir():
-        raise InvalidArgument(f"plot: {target} cannot be written; expected a file in a directory that can be written")
-    return target
+    with picture(path, columns=len(panels), size=(5.6, 4.4)) as figure:
+        for axis, (_, title, rows) in zip(figure.axes, panels, strict=True):
+            for family in dict.fromkeys(row.encoding.split(":")[0] for row in rows):
+                members = [row for row in rows if row.encoding.startswith(f"{family}:")]
+                axis.scatter(*_points(members), label=family, color=COLOURS.get(family, OTHER_COLOUR), s=28)
+            axis.plot(
+                *_points([row for row in rows if row.front]), color="black", linewidth=0.8, zorder=0, label="front"
+            )
+            for row in rows:
+                if row.front or row.current:
+                    text = f"{row.encoding} (this store)" if row.current else row.encoding
+                    axis.annotate(text, (row.bytes_per_row, row.distance), xytext=(4, 4), fontsize=6,
+                                  textcoords="offset points")  # fmt: skip
+            axis.set(xscale="log", yscale="log", xlabel="bytes per row, compressed", title=title)
+            axis.grid(visible=True, which="both", alpha=0.15)
+            axis.legend(fontsize=8)
+        figure.suptitle(
+            f"{plan.sampled:,} rows measured; {plan.items:,} in all; entropy {plan.entropy:.2f} nats", fontsize=9
+        )
+        figure.tight_layout()
 
 
 def _points(rows: list[PlanRow]) -> tuple[list[float], list[float]]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from softlabels.errors import InvalidArgument
-from softlabels.planning.plot import check_target
+from softlabels.planning.picture import picture
 from softlabels.training.comparison import ComparedModel
 
 
@@ -26,37 +25,22 @@ def draw_comparison(rows: Sequence[ComparedModel], path: str | Path) -> None:
         ...
         softlabels.errors.InvalidArgument: plot: unknown file type, got picture.doc; expected .svg, .png, .pdf
     """
-    target = check_target(path)
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise InvalidArgument(
-            "plot: matplotlib is not installed. Run pip install 'softlabels[report]', or leave --plot out"
-        ) from None
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(6.4, 4.4))
-    for row in rows:
-        axis.errorbar(row.latency_ms, row.value, yerr=row.spread, fmt="o", capsize=3, markersize=6)
-        axis.annotate(
-            f"{row.name}\n{row.parameters:,} parameters", (row.latency_ms, row.value), xytext=(6, 4), fontsize=7,
-            textcoords="offset points",
-        )  # fmt: skip
-    head = next(iter(rows[0].heads), "")
-    unit = f", {rows[0].heads[head].unit}" if head and rows[0].heads[head].unit else ""
-    axis.set(
-        xscale="log",
-        xlabel="latency at batch 1 on one thread, ms (p50)",
-        ylabel=f"{rows[0].metric}{unit}" + (f" of {head}" if len(rows[0].heads) > 1 else ""),
-        title=f"{rows[0].measured_rows:,} rows, {rows[0].measured_on}",
-    )
-    axis.margins(x=0.25, y=0.15)
-    axis.grid(visible=True, which="both", alpha=0.15)
-    figure.tight_layout()
-    try:
-        figure.savefig(target)
-    except OSError as error:
-        raise InvalidArgument(f"plot: {target} cannot be written, got {error.strerror or error}") from error
-    finally:
-        plt.close(figure)
+    with picture(path, size=(6.4, 4.4)) as figure:
+        axis = figure.axes[0]
+        for row in rows:
+            axis.errorbar(row.latency_ms, row.value, yerr=row.spread, fmt="o", capsize=3, markersize=6)
+            axis.annotate(
+                f"{row.name}\n{row.parameters:,} parameters", (row.latency_ms, row.value), xytext=(6, 4), fontsize=7,
+                textcoords="offset points",
+            )  # fmt: skip
+        head = next(iter(rows[0].heads), "")
+        unit = f", {rows[0].heads[head].unit}" if head and rows[0].heads[head].unit else ""
+        axis.set(
+            xscale="log",
+            xlabel="latency at batch 1 on one thread, ms (p50)",
+            ylabel=f"{rows[0].metric}{unit}" + (f" of {head}" if len(rows[0].heads) > 1 else ""),
+            title=f"{rows[0].measured_rows:,} rows, {rows[0].measured_on}",
+        )
+        axis.margins(x=0.25, y=0.15)
+        axis.grid(visible=True, which="both", alpha=0.15)
+        figure.tight_layout()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from softlabels.errors import DataNotFound, InvalidArgument
-from softlabels.planning.plot import check_target
+from softlabels.planning.picture import check_target, picture
 from softlabels.training.metrics import read_metrics
 
 HELD_OUT = "held_out."
@@ -47,41 +47,30 @@ def plot(runs: Sequence[str | Path], out: str | Path = "curves.svg") -> Path:
     names = _figures(lines)
     if not names:
         raise DataNotFound(f"plot: nothing to draw, got no line of metrics in {', '.join(lines)}; expected some")
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise InvalidArgument("plot: matplotlib is not installed. Run pip install 'softlabels[report]'") from None
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4.4 * columns, 3.2 * rows), squeeze=False)
-    for axis, name in zip(axes.flat, names, strict=False):
-        for index, (run, entries) in enumerate(lines.items()):
-            for prefix, style in (("", "-"), (HELD_OUT, "--")):
-                points = [(entry["step"], entry[prefix + name]) for entry in entries if _is_drawn(entry, prefix + name)]
-                if points:
-                    label = f"{run} (held-out)" if prefix else run
-                    style_of_line = {"color": f"C{index % 10}", "label": _shown(label), "linewidth": 1.2}
-                    axis.plot(*zip(*points, strict=True), style, **style_of_line)
-        axis.set(title=_shown(name), xlabel="step")
-        axis.grid(visible=True, alpha=0.2)
-    for axis in axes.flat[len(names) :]:
-        axis.set_axis_off()
-    handles = {
-        label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=min(3, len(handles)), fontsize=8)
-    figure.tight_layout(rect=(0, 0.04 + 0.03 * (len(handles) // 3), 1, 1))
-    try:
-        # Without dates and random ids, so that the same metrics give the same file.
-        with mpl.rc_context({"svg.hashsalt": "softlabels"}):
-            figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None)
-    except OSError as error:
-        raise InvalidArgument(f"plot: {target} cannot be written, got {error.strerror or error}") from error
-    finally:
-        plt.close(figure)
+    with picture(target, rows=rows, columns=columns, size=(4.4, 3.2)) as figure:
+        for axis, name in zip(figure.axes, names, strict=False):
+            for index, (run, entries) in enumerate(lines.items()):
+                for prefix, style in (("", "-"), (HELD_OUT, "--")):
+                    points = [
+                        (entry["step"], entry[prefix + name]) for entry in entries if _is_drawn(entry, prefix + name)
+                    ]
+                    if points:
+                        label = f"{run} (held-out)" if prefix else run
+                        style_of_line = {"color": f"C{index % 10}", "label": _shown(label), "linewidth": 1.2}
+                        axis.plot(*zip(*points, strict=True), style, **style_of_line)
+            axis.set(title=_shown(name), xlabel="step")
+            axis.grid(visible=True, alpha=0.2)
+        for axis in figure.axes[len(names) :]:
+            axis.set_axis_off()
+        handles = {
+            label: handle
+            for axis in figure.axes
+            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=min(3, len(handles)), fontsize=8)
+        figure.tight_layout(rect=(0, 0.04 + 0.03 * (len(handles) // 3), 1, 1))
     return target
 
 
