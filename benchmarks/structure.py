@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, FrameType
@@ -48,6 +49,26 @@ def sources(*folders: str) -> list[Path]:
 def lines(path: Path) -> int:
     """Return the number of lines of a file."""
     return path.read_bytes().count(b"\n")
+
+
+def code_lines(path: Path) -> int:
+    """Return the number of lines that hold code: without docstrings, comments and blank lines."""
+    tree = ast.parse(path.read_text())
+    documentation: set[int] = set()
+    for node in ast.walk(tree):
+        for child in ast.iter_child_nodes(node):
+            if (
+                isinstance(child, ast.Expr)
+                and isinstance(child.value, ast.Constant)
+                and isinstance(child.value.value, str)
+            ):
+                documentation.update(range(child.lineno, (child.end_lineno or child.lineno) + 1))
+    ignored = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    with path.open("rb") as file:
+        tokens = [
+            token for token in tokenize.tokenize(file.readline) if token.type not in (*ignored, tokenize.ENCODING)
+        ]
+    return len({line for token in tokens for line in range(token.start[0], token.end[0] + 1)} - documentation)
 
 
 def functions(path: Path) -> Iterator[Function]:
@@ -116,7 +137,10 @@ def sizes() -> dict[str, Any]:
             sum("Raises:" in (ast.get_docstring(node) or "") for node in raising) / len(raising),
         "public docstrings with an example": sum(">>>" in (text or "") for text in documented),
         "lines of tests per line of source": sum(map(lines, tests)) / sum(modules),
+        "lines of code of tests per line of code of source":
+            sum(map(code_lines, tests)) / sum(map(code_lines, code)),
         "lines of source": sum(modules),
+        "lines of code of source": sum(map(code_lines, code)),
         "bound names that HOUSE bans": len(banned_names()) / names,
         "summary lines with a question word": len(question_summaries()),
     }  # fmt: skip
@@ -130,10 +154,14 @@ class FilesRun:
 
     Attributes:
         files: Paths below the package, in the order of their first call.
+        functions: Number of functions of the package that ran.
+        depth: Greatest number of them in one call stack, at the first call of each.
     """
 
     def __init__(self, *, everywhere: bool) -> None:
         self.files: dict[str, None] = {}
+        self.functions = 0
+        self.depth = 0
         self._everywhere = everywhere
         self._codes: set[CodeType] = set()
 
@@ -157,10 +185,21 @@ class FilesRun:
         path = Path(code.co_filename)
         if code.co_name != "<module>" and path.is_relative_to(PACKAGE):
             self.files.setdefault(str(path.relative_to(PACKAGE)))
+            self.functions += 1
+            self.depth = max(self.depth, _depth(frame))
 
 
-def paths() -> dict[str, list[str]]:
-    """Return the files on the path of a row from disk to batch, and of logits from the teacher to the record."""
+def _depth(frame: FrameType | None) -> int:
+    """Return the number of functions of the package in a call stack."""
+    depth = 0
+    while frame is not None:
+        depth += Path(frame.f_code.co_filename).is_relative_to(PACKAGE)
+        frame = frame.f_back
+    return depth
+
+
+def paths() -> dict[str, FilesRun]:
+    """Return what runs on the path of a row from disk to batch, and of logits from the teacher to the record."""
     import softlabels as sl
 
     teacher = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
@@ -174,7 +213,7 @@ def paths() -> dict[str, list[str]]:
         with FilesRun(everywhere=True) as reading:
             for _ in loader:
                 pass
-    return {"a row, from disk to batch": list(reading.files), "logits, from teacher to record": list(writing.files)}
+    return {"a row, from disk to batch": reading, "logits, from teacher to record": writing}
 
 
 def main() -> None:
@@ -186,12 +225,15 @@ def main() -> None:
     figures, passed = sizes(), paths()
     for name, value in figures.items():
         print(f"| {name} | {value:.2%} |" if isinstance(value, float) and value < 1 else f"| {name} | {value:,.4g} |")
-    for name, files in passed.items():
-        print(f"| files that run for {name} | {len(files)} |")
-        for file in files if options.files else ():
+    for name, run in passed.items():
+        print(f"| files, functions, deepest stack for {name} | {len(run.files)}, {run.functions}, {run.depth} |")
+        for file in run.files if options.files else ():
             print(f"    {file}")
     if options.json:
-        options.json.write_text(json.dumps({"sizes": figures, "paths": passed}, indent=2) + "\n")
+        options.json.write_text(
+            json.dumps({"sizes": figures, "paths": {name: list(run.files) for name, run in passed.items()}}, indent=2)
+            + "\n"
+        )
 
 
 if __name__ == "__main__":
