@@ -107,7 +107,9 @@ def _lines(store: StoreDescription) -> Iterator[tuple[str, str]]:
     for name, described in store.heads.items():
         head = described.head
         temperatures = ", ".join(f"{temperature:g}" for temperature in head.temperatures)
-        yield "head", f"{name}: {head.kind}, {head.classes:,} classes, {head.encoding}, T = {temperatures}"
+        size = f"{head.classes:,} {'numbers' if head.kind in {'regression', 'embedding'} else 'classes'}"
+        squares = f", mean of {head.downsample} x {head.downsample} pixels" if head.downsample > 1 else ""
+        yield "head", f"{name}: {head.kind}, {size}, {head.encoding}{squares}, T = {temperatures}"
         if described.fidelity:
             yield from (("", line) for line in fidelity_lines(described.fidelity))
         if described.warning:

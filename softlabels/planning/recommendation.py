@@ -12,6 +12,10 @@ from softlabels.planning.goals import KL_GOALS, parse_size, resolve
 from softlabels.planning.sample import Sample
 from softlabels.planning.table import PlanRow, measure_row
 
+PIXELS = "dense:f16"
+"""Default encoding of a distribution per pixel."""
+PIXELS_REASON = "the default for pixels, which keeps all of the teacher; lists of classes take fewer bytes"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recommendation:
@@ -41,6 +45,9 @@ def recommend(sample: Sample, goal: str | None = None) -> Recommendation:
     if goal is not None:
         row, _ = measure_row(sample, resolve(goal, sample))
         return Recommendation(row=row, goal=goal, reason=f"generate --encoding {goal} makes the same choice by itself")
+    if sample.shape:
+        row, _ = measure_row(sample, PIXELS)
+        return Recommendation(row=row, goal=None, reason=PIXELS_REASON)
     temperatures = len(sample.temperatures)
     row, _ = measure_row(sample, encodings.default(sample.classes, temperatures).spec)
     return Recommendation(row=row, goal=None, reason=default_reason(sample.classes, temperatures))

@@ -100,7 +100,7 @@ def plan(sample: Sample, *, progress: Callable[[int, int], None] | None = None) 
     Raises:
         InvalidLogits: A row of the sample is not finite.
     """
-    specs = candidates(sample.classes, priors_for(sample))
+    specs = candidates(sample.classes, priors_for(sample), per_position=bool(sample.shape))
     if sample.encoding is not None and sample.encoding not in specs:
         specs.append(sample.encoding)
     rows, entropy = [], 0.0
@@ -113,16 +113,17 @@ def plan(sample: Sample, *, progress: Callable[[int, int], None] | None = None) 
     return Plan(rows=_mark_fronts(rows), sampled=len(sample.logits), items=sample.items, entropy=entropy)
 
 
-def candidates(classes: int, priors: int = 1) -> list[str]:
+def candidates(classes: int, priors: int = 1, *, per_position: bool = False) -> list[str]:
     """Return the specifications worth measuring.
 
     Args:
         classes: Number of classes.
         priors: Tail priors of a codebook; 1: none is tried.
+        per_position: If True, rows have many distributions, such as those of pixels, of which most are certain.
     """
     listed = [k for k in LISTED if k < classes]
     specs = ["dense:f16", "dense:q8", *(f"topk:{k}:{dtype}" for k in listed for dtype in ("f16", "d4"))]
-    if classes > 16:
+    if classes > 16 or per_position:
         specs += [f"adaptive:{least:g}:d4" for least in LEAST]
         specs += [f"adaptive:{least:g}:d16" for least in LEAST if least < 0.01]
         specs += [f"adaptive:{least:g}:d4:{priors}" for least in LEAST if priors > 1]

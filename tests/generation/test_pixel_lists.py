@@ -10,8 +10,8 @@ from softlabels.errors import InvalidArgument
 from softlabels.generation import sample
 from softlabels.labels import DenseLabels
 from softlabels.models import OutputHead, load
-from softlabels.planning import sample_of_store
-from softlabels.planning.table import measure_row
+from softlabels.planning import recommend, sample_of_store
+from softlabels.planning.table import candidates, measure_row
 
 ROWS, CLASSES, SHAPE = 40, 20, (8, 12)
 
@@ -115,6 +115,8 @@ def test_plans_measure_whole_images(tmp_path, images):
     store = generate(tmp_path, images, {"road": "adaptive:0.02:d4"})
     assert row.bytes_total == pytest.approx(store.bytes, rel=0.15)
     assert row.kl == pytest.approx(store.snapshot.fidelity["road"]["kl"]["1"], rel=0.3)
+    assert "adaptive:0.02:d4" in candidates(5, per_position=True)
+    assert recommend(drawn).row.encoding == "dense:f16"
     target = f"adaptive:bytes={row.bytes_per_row:.0f}"
     result = sl.generate(images, teacher=Segmenter(), out=tmp_path / "target", encoding={"road": target})
     assert result.encodings["road"].startswith("adaptive:0.0")
@@ -130,6 +132,15 @@ def test_a_subset_lists_fewer_classes_of_each_pixel(tmp_path, images, encoding):
     np.testing.assert_array_equal(labels.ids, expected.ids[:, :2])
     np.testing.assert_allclose(labels.listed_log_probs()[:, 0], expected.listed_log_probs()[:, 0], atol=0.1)
     assert sl.verify(tmp_path / "part", deep=True).ok
+
+
+def test_masks_of_another_size_than_the_labels_name_the_size(tmp_path):
+    """``--size 16`` for the labels alone, as someone types it who forgot it for the student."""
+    small = sl.open_source("roads:20", size=16)
+    teacher = sl.train_teacher(small, "unet:width=4,depth=2", tmp_path / "teacher", steps=1)
+    sl.generate(small, teacher=teacher, out=tmp_path / "labels", encoding={"road": "topk:2:d4"}, downsample=4)
+    with pytest.raises(InvalidArgument, match=r"masks of head 'road' have another size.* with --size 16"):
+        sl.train_student(tmp_path / "labels", "roads:20", "unet:width=4,depth=2", tmp_path / "student", steps=1)
 
 
 @pytest.mark.parametrize(("encoding", "side"), [("topk:2:d4", 1), ("adaptive:0.05:d4", 4), ("threshold:0.1", 2)])

@@ -176,6 +176,13 @@ def _reader(name: str, prepared: Prepared) -> Callable[[NDArray[np.int64]], NDAr
 def _check_target(name: str, output: OutputHead, target: Target, spec: str) -> None:
     is_same_kind = target.kind == output.kind and tuple(target.shape) == tuple(output.shape)
     fits = target.classes == output.classes if target.kind == "regression" else target.classes <= output.classes
+    if target.kind == output.kind == "pixels" and fits and target.shape != output.shape:
+        height, width = output.shape
+        size = f"Open the data at that size, with --size {height}" if height == width else "Use images of that size"
+        raise InvalidArgument(
+            f"{spec}: the masks of head {name!r} have another size than the labels, got {target.shape}; expected "
+            f"{output.shape}. {size}"
+        )
     if not is_same_kind or (target.kind != "classes" and not fits):
         raise InvalidArgument(
             f"{spec}: the target of head {name!r} does not fit, got {target.kind} of {target.classes} classes and "
