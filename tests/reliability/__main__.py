@@ -280,35 +280,44 @@ def _lines(form: str, found: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-EXPERIMENTS = (
-    random_kills,
-    calls,
-    cuts,
-    races,
-    repairing,
-    signalling,
-    orphaned,
-    damaged_runs,
-    object_stores,
-    tampered,
-    maxima,
-    bugs,
-)
+EXPERIMENTS: dict[str, Callable[[float], Iterator[Section] | Section]] = {
+    "kills": random_kills,
+    "calls": calls,
+    "cuts": cuts,
+    "races": races,
+    "repair": repairing,
+    "signals": signalling,
+    "orphans": orphaned,
+    "runs": damaged_runs,
+    "objects": object_stores,
+    "tampering": tampered,
+    "maxima": maxima,
+    "bugs": bugs,
+    "mutants": fuzz,
+}
+
+MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+HEAD = f"""# Reliability, measured
+
+Written by the commands below; what each experiment does stands at the head of its module in
+`tests/reliability/`. Zero failures in N trials bound the rate of failures by 3/N, with 95 % confidence.
+Measured on {os.cpu_count()} cores and {MEMORY:.0f} GiB with Python {platform.python_version()}.
+"""
 
 
-def page(sections: list[Section], command: str, seconds: float) -> str:
-    """The report."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    today, minutes = dt.datetime.now(tz=dt.UTC).date(), f"{seconds / 60:.0f} minutes"
+def text_of(section: Section, command: str, seconds: float) -> str:
+    """Return a section of the page."""
+    title, table, _ = section
+    measured = f"`{command}`, {dt.datetime.now(tz=dt.UTC).date():%-d %B %Y}, {max(seconds / 60, 1):.0f} min"
     lines = [
-        "# Reliability, measured", "",
-        "Written by the command below; what each experiment does stands at the head of its module in",
-        "`tests/reliability/`. Zero failures in N trials bound the rate of failures by 3/N, with 95 % confidence.", "",
-        f"    {command}", "",
-        f"{today:%-d %B %Y}, {os.cpu_count()} cores, {memory:.0f} GiB, Python {platform.python_version()}; {minutes}.",
-    ]  # fmt: skip
-    for title, table, _ in sections:
-        lines += ["", f"## {title}", "", "| | |", "|---|---:|", *(f"| {name} | {value} |" for name, value in table)]
+        f"## {title}",
+        "",
+        measured,
+        "",
+        "| | |",
+        "|---|---:|",
+        *(f"| {name} | {value} |" for name, value in table),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -317,28 +326,33 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the full number of trials")
     parser.add_argument("--mutants", type=float, help="share of the full number of mutants, if another")
+    parser.add_argument(
+        "--only", choices=EXPERIMENTS, action="append", help="run this one; other sections stay as they are"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "reliability.md")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
-    began = time.monotonic()
-    share = arguments.scale if arguments.mutants is None else arguments.mutants
-    command = "make reliability" if arguments.scale == 1 else f"python -m tests.reliability --scale {arguments.scale:g}"
-    if share != arguments.scale:
-        command = f"python -m tests.reliability --scale {arguments.scale:g} --mutants {share:g}"
-    sections: list[Section] = []
-    for experiment in EXPERIMENTS:
-        sections.append(experiment(arguments.scale))
-        arguments.out.write_text(page(sections, command, time.monotonic() - began))
-    done = list(sections)
-    for section in fuzz(share):
-        sections = [*done, section]
-        arguments.out.write_text(page(sections, command, time.monotonic() - began))
+    sections: dict[str, Section] = {}
+    for name in arguments.only or EXPERIMENTS:
+        share = arguments.mutants if name == "mutants" and arguments.mutants is not None else arguments.scale
+        command, began = f"python -m tests.reliability --only {name} --scale {share:g}", time.monotonic()
+        outcome = EXPERIMENTS[name](share)
+        for section in [outcome] if isinstance(outcome, tuple) else outcome:
+            sections[name] = section
+            _write(arguments.out, section, text_of(section, command, time.monotonic() - began))
     if arguments.json:
-        figures: dict[str, Any] = {title: {**dict(table), "good": good} for title, table, good in sections}
+        figures: dict[str, Any] = {title: {**dict(table), "good": good} for title, table, good in sections.values()}
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
-    bad = [title for title, _, good in sections if not good]
+    bad = [title for title, _, good in sections.values() if not good]
     print(f"{arguments.out}: " + ("all as it must be" if not bad else f"FAILED: {', '.join(bad)}"))
     return 1 if bad else 0
+
+
+def _write(out: Path, section: Section, text: str) -> None:
+    """Replace a section of the page, or append it."""
+    earlier = out.read_text().split("\n## ")[1:] if out.exists() else []
+    texts = {part.split("\n", 1)[0]: f"## {part.rstrip()}\n" for part in earlier} | {section[0]: text}
+    out.write_text("\n".join([HEAD, *texts.values()]))
 
 
 if __name__ == "__main__":
