@@ -6,7 +6,6 @@ prints that to stderr and the batch is lost. Here the worker raises an error whe
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +14,7 @@ import numpy as np
 
 from softlabels.errors import StorageFailed
 from softlabels.labels import SoftLabels, SparseLabels
+from softlabels.lru import LruCache
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ ALIGNMENT = 64
 MAX_PRIORS = 8
 """Tail priors that a worker process holds in shared memory."""
 
-_PRIORS: OrderedDict[tuple[Any, ...], tuple[Any, torch.Tensor]] = OrderedDict()
+_PRIORS: LruCache[tuple[Any, ...], tuple[Any, torch.Tensor]] = LruCache(MAX_PRIORS)
 
 
 def as_tensor(value: Any) -> torch.Tensor:
@@ -77,13 +77,12 @@ def with_shared_prior(labels: SoftLabels) -> SoftLabels:
     prior = as_tensor(original)
     # Each batch makes a new tensor over the array, and a copy of a read-only array has another address each time.
     name = (id(original) if isinstance(original, np.ndarray) else prior.data_ptr(), prior.shape)
-    if name not in _PRIORS:
+    held = _PRIORS.get(name)
+    if held is None:
         # The original stays alive too, so that no other prior gets its identity or address.
-        _PRIORS[name] = (original, _share(prior.clone()))
-    _PRIORS.move_to_end(name)
-    while len(_PRIORS) > MAX_PRIORS:
-        _PRIORS.popitem(last=False)
-    return replace(labels, prior=_PRIORS[name][1])  # type: ignore[arg-type]
+        held = (original, _share(prior.clone()))
+        _PRIORS.put(name, held)
+    return replace(labels, prior=held[1])  # type: ignore[arg-type]
 
 
 def _share(tensor: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,6 @@ A codebook of 64 priors over 50,000 classes is 12.8 MB; its logarithms alone tak
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from softlabels.lru import LruCache
+
 MAX_PRIORS = 8
 """Priors that are held, the last ones that were used."""
 
-_PRIORS: OrderedDict[Hashable, tuple[Any, Priors]] = OrderedDict()
+_PRIORS: LruCache[Hashable, tuple[Any, Priors]] = LruCache(MAX_PRIORS)
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,14 @@ def priors_of(values: Any, index: int, classes: int, device: torch.device) -> Pr
     """
     address = 0 if values is None else values.data_ptr() if isinstance(values, Tensor) else values.ctypes.data
     name = (address, 0 if values is None else tuple(values.shape), index, classes, device)
-    if name not in _PRIORS:
+    held = _PRIORS.get(name)
+    if held is None:
         if values is None:
             probs = torch.full((1, classes), 1 / classes, device=device)
         else:
             probs = torch.as_tensor(values[index], device=device).float().reshape(-1, classes)
             probs = probs.clamp_min(torch.finfo(torch.float32).tiny)
         # The original stays alive, so that no other prior gets its address.
-        _PRIORS[name] = (values, Priors.of(probs))
-    _PRIORS.move_to_end(name)
-    while len(_PRIORS) > MAX_PRIORS:
-        _PRIORS.popitem(last=False)
-    return _PRIORS[name][1]
+        held = (values, Priors.of(probs))
+        _PRIORS.put(name, held)
+    return held[1]

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidData
+from softlabels.lru import LruCache
 from softlabels.sources.arrow_types import plain_table
 
 CACHE_BYTES = 256 * 2**20
@@ -99,6 +99,10 @@ def _reopen_table(open_table: Callable[..., Table], arguments: tuple[Any, ...], 
     return open_table(*arguments).select(columns)
 
 
+def _bytes_of(columns: Mapping[str, pa.ChunkedArray]) -> int:
+    return sum(column.nbytes for column in columns.values())
+
+
 class BlockTable:
     """A table of a file that is decoded block by block.
 
@@ -124,7 +128,7 @@ class BlockTable:
         self._starts = np.concatenate([[0], np.cumsum(block_rows, dtype=np.int64)]).astype(np.int64)
         self._read_block = read_block
         self._reopen = reopen
-        self._cache: OrderedDict[tuple[int, str], pa.ChunkedArray] = OrderedDict()
+        self._cache: LruCache[int, dict[str, pa.ChunkedArray]] = LruCache(CACHE_BYTES, _bytes_of)
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Callable[..., Table], tuple[Any, ...]]:
@@ -158,17 +162,11 @@ class BlockTable:
     def _block(self, block: int, columns: list[str]) -> pa.Table:
         """Return one decoded block, its columns from the cache if they are there."""
         with self._lock:  # a loader reads on a thread of its own
-            names = [(block, column) for column in columns]
-            missing = [column for column in columns if (block, column) not in self._cache]
-            if missing:
-                self._cache.update({(block, name): column for name, column in self._decode(block, missing).items()})
-            for name in names:
-                self._cache.move_to_end(name)
-            decoded = pa.table([self._cache[name] for name in names], names=columns)
-            size = sum(column.nbytes for column in self._cache.values())
-            while len(self._cache) > len(names) and size > CACHE_BYTES:
-                size -= self._cache.popitem(last=False)[1].nbytes
-            return decoded
+            held = self._cache.get(block) or {}
+            if missing := [name for name in columns if name not in held]:
+                held = held | self._decode(block, missing)
+                self._cache.put(block, held)
+            return pa.table([held[name] for name in columns], names=columns)
 
     def _decode(self, block: int, columns: list[str]) -> dict[str, pa.ChunkedArray]:
         rows = int(self._starts[block + 1] - self._starts[block])

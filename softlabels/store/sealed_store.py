@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from softlabels.encodings import Codebook, Encoding
 from softlabels.encodings.codebook import check_priors
 from softlabels.errors import InvalidArgument, StoreCorrupt, StoreNotFound
 from softlabels.labels import Head, SoftLabels
+from softlabels.lru import LruCache
 from softlabels.store.chunk_index import ChunkIndex
 from softlabels.store.format import paths
 from softlabels.store.format.codebooks import read_codebook
@@ -178,7 +178,7 @@ class Store:
         if (chunks := int((-(-counts // descriptor.chunk_rows)).sum())) > MAX_CHUNKS:
             raise StoreCorrupt(f"{storage}: {chunks:,} chunks, where at most {MAX_CHUNKS:,} are allowed; {FETCH}")
         self.chunk_index = ChunkIndex(counts, descriptor.chunk_rows)
-        self._readers: OrderedDict[int, UnitReader] = OrderedDict()
+        self._readers: LruCache[int, UnitReader] = LruCache(READERS_KEPT)
         self._encodings: dict[str, Encoding] = {}
         self._short_names: dict[str, dict[str, str]] = {}
         self._checked: dict[tuple[str, ...] | None, NDArray[np.bool_]] = {}
@@ -188,7 +188,7 @@ class Store:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the records read so far, which another process reads again where it needs them."""
-        return self.__dict__ | {"_readers": OrderedDict()}
+        return self.__dict__ | {"_readers": LruCache(READERS_KEPT)}
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -437,7 +437,5 @@ class Store:
                     "run softlabels seal if you made it again"
                 )
             reader = UnitReader(self.storage, self.descriptor, record)
-            self._readers[unit] = reader
-            while len(self._readers) > READERS_KEPT:
-                self._readers.popitem(last=False)
+            self._readers.put(unit, reader)
         return reader

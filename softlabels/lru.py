@@ -1,0 +1,66 @@
+"""A mapping that holds the entries that were used last."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class LruCache(Generic[Key, Value]):
+    """Entries up to a limit; those that were not used for the longest time leave first.
+
+    It has no lock. The entry that was put last stays, also if it is larger than the limit.
+
+    Args:
+        limit: Greatest sum of the sizes of all entries.
+        size_of: Function from a value to its size; None: every entry counts as 1.
+
+    Example:
+        >>> cache = LruCache(2)
+        >>> for name in "aba":
+        ...     cache.put(name, name.upper())
+        >>> cache.put("c", "C")
+        >>> cache.get("a"), cache.get("b")
+        ('A', None)
+    """
+
+    def __init__(self, limit: int, size_of: Callable[[Value], int] | None = None) -> None:
+        self._limit = limit
+        self._size_of = size_of
+        self._entries: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
+        self._size = 0
+
+    def __len__(self) -> int:
+        """Return the number of entries."""
+        return len(self._entries)
+
+    def get(self, key: Key) -> Value | None:
+        """Return the value of a key, which counts as a use; None if it is not held."""
+        if key not in self._entries:
+            return None
+        self._entries.move_to_end(key)
+        return self._entries[key][0]
+
+    def clear(self) -> None:
+        """Remove all entries."""
+        self._entries.clear()
+        self._size = 0
+
+    def put(self, key: Key, value: Value) -> None:
+        """Store a value.
+
+        Args:
+            key: Key of the value; a value that it had is replaced.
+            value: The value.
+        """
+        size = 1 if self._size_of is None else self._size_of(value)
+        if key in self._entries:
+            self._size -= self._entries.pop(key)[1]
+        self._entries[key] = (value, size)
+        self._size += size
+        while self._size > self._limit and len(self._entries) > 1:
+            self._size -= self._entries.popitem(last=False)[1][1]
