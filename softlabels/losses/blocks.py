@@ -42,6 +42,12 @@ class Rule:
     value: Value
     both: Callable[[Predictions, Targets], tuple[Tensor, Tensor]] | None = None
 
+    def value_of(self, scaled: Tensor, targets: Targets) -> Tensor:
+        """Return the loss of each row of (n, C) logits over T."""
+        if self.both is not None:
+            return self.both(Predictions.of(scaled), targets)[0]
+        return self.value(scaled.log_softmax(dim=-1), targets)
+
     def value_and_gradient(self, scaled: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         """Return the loss of each row and its gradient with respect to (n, C) logits over T."""
         if self.both is not None:
@@ -184,7 +190,7 @@ def _over_rows(
     for start, stop in blocks(len(logits), logits.shape[1], logits.device):
         scaled, rows = _over(logits[start:stop], temperature), targets.rows(start, stop)
         if gradient is None:
-            losses[start:stop] = rule.value(scaled.log_softmax(dim=-1), rows)
+            losses[start:stop] = rule.value_of(scaled, rows)
         else:
             losses[start:stop], block = rule.value_and_gradient(scaled, rows)
             gradient[start:stop] = _weighted(block, weights, start, stop)
@@ -213,7 +219,7 @@ def _over_linear_rows(
         logits = torch.nn.functional.linear(inputs, narrow_weight, narrow_bias)
         scaled, rows = _over(logits, temperature), targets.rows(start, stop)
         if not wants_gradient:
-            losses[start:stop] = rule.value(scaled.log_softmax(dim=-1), rows)
+            losses[start:stop] = rule.value_of(scaled, rows)
             continue
         losses[start:stop], block = rule.value_and_gradient(scaled, rows)
         block = _weighted(block, weights, start, stop)

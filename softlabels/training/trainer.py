@@ -33,7 +33,7 @@ from softlabels.training.tasks import Objectives, Outputs, Task
 from softlabels.training.trackers import Tracker
 from softlabels.training.validation import Validation
 
-TRAINER_VERSION = 4
+TRAINER_VERSION = 5
 """Version of this code. Increment it if the same recipe would train other weights."""
 
 CHECKPOINT_SECONDS = 20.0
