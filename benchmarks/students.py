@@ -90,6 +90,7 @@ STUDENTS = (
     Student("counts:30", "counts:30"),
     Student("counts:50", "counts:50"),
     Student("counts:30:0, unbiased", "counts:30:0"),
+    Student("counts:8:0, unbiased", "counts:8:0"),
 )
 EXPLANATIONS = (
     Student("full KD, second moment of threshold", second_moment="threshold"),
