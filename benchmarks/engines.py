@@ -71,7 +71,14 @@ def start(place: Path, out: str, *options: str) -> subprocess.Popen[str]:
 
 def actors(place: Path) -> list[int]:
     """Return the processes that run the teacher and are alive."""
-    return sorted(int(log.name) for log in (place / "log").iterdir() if Path("/proc", log.name).exists())
+    return sorted(int(log.name) for log in (place / "log").iterdir() if _is_alive(log.name))
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        return bool(Path("/proc", pid, "cmdline").read_bytes())  # empty once it has died
+    except OSError:
+        return False
 
 
 def committed(store: Path) -> int:
