@@ -24,6 +24,9 @@ from softlabels.sources import Source
 from softlabels.sources.store_tokens import StoreTokens
 from softlabels.store import Store
 
+ORDERED_WINDOW = 16
+"""Most chunks of a window if rows are read in their order: the first batch waits for all of them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleOptions:
@@ -151,7 +154,8 @@ class Examples:
             subset=selected if joined is None else None,
             seed=options.seed,
             shuffle=options.shuffle,
-            window=options.window,
+            # Rows that keep their order need not wait for a large window.
+            window=options.window if options.shuffle or options.by_length else min(options.window, ORDERED_WINDOW),
             lengths=length_column(stores) if options.by_length else None,
             batch_size=options.batch_size,
             memory=options.memory,

@@ -52,7 +52,7 @@ class Loader:
         batch_size: Rows of a step over all ranks. The last step of an epoch may have fewer.
         seed: Seed of the shuffle order and of the views that are drawn.
         shuffle: Shuffle the rows. If False, rows come in ascending order.
-        window: Number of chunks whose rows are shuffled together. A chunk is about 1 MiB.
+        window: Number of chunks whose rows are shuffled together, at most 16 without `shuffle`. A chunk is about 1 MiB.
         by_length: Batch ragged rows of similar length. Only full batches within a window are.
         rows: Row numbers to use, of the data if there is any, else of the store. None: all rows.
         check: Inputs to hash again as they pass: the first row of each batch (``sample``), ``all``, or none (``off``).
