@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar, overload
 
 from blake3 import blake3
 
 from softlabels.errors import InvalidArgument
 from softlabels.labels import DISTRIBUTIONS, Head, SoftLabels
 from softlabels.loading.averaging import mean_labels
-from softlabels.store import Store
+from softlabels.store import Store, open_store
+from softlabels.store.storage.storage import Location, Storage
+
+Labels = TypeVar("Labels")
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,15 @@ class Ensemble:
         """
         weights = self.weights or [1.0] * len(self.stores)
         return mean_labels(labels, [weight / math.fsum(weights) for weight in weights], self.temperature)
+
+
+@overload
+def opened(labels: Location) -> Store: ...
+@overload
+def opened(labels: Labels) -> Labels: ...
+def opened(labels: Any) -> Any:
+    """Return labels as they are, or the store at a location."""
+    return open_store(labels) if isinstance(labels, str | os.PathLike | Storage) else labels
 
 
 def stores_of(labels: Store | Ensemble | None) -> tuple[Store, ...]:

@@ -18,7 +18,7 @@ from softlabels.loading.batch import Batch
 from softlabels.loading.chunks.budget import default_memory
 from softlabels.loading.chunks.threads import prefetch
 from softlabels.loading.collate.collator import Check
-from softlabels.loading.ensemble import Ensemble
+from softlabels.loading.ensemble import Ensemble, opened
 from softlabels.loading.examples import ExampleOptions, Examples, ReadStatistics, RowDataset
 from softlabels.loading.home import Home
 from softlabels.loading.join import Missing, Views
@@ -26,6 +26,7 @@ from softlabels.loading.mixture import MixedDataset, Mixture
 from softlabels.loading.order.steps import Last, Span, Steps
 from softlabels.loading.view_replay import source_of
 from softlabels.store import Store
+from softlabels.store.storage.storage import Location
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +44,7 @@ class Loader:
     reach any step and leave the position alone. ``sl.loader`` is this class.
 
     Args:
-        store: Store of the soft labels, or an Ensemble or a Mixture. None: hard labels only.
+        store: Store of the soft labels or its location, or an Ensemble or a Mixture. None: hard labels only.
         inputs: Data to join: a path or another DATA, arrays, a table, a dataset of Hugging Face ``datasets``, or a
             source; see ``softlabels.sources.as_source``. None: labels alone. If the store is of views, the views of
             these images are replayed.
@@ -84,7 +85,7 @@ class Loader:
 
     def __init__(
         self,
-        store: Store | Ensemble | Mixture | None,
+        store: Store | Ensemble | Mixture | Location | None,
         *,
         inputs: Any = None,
         size: int | None = None,
@@ -109,8 +110,10 @@ class Loader:
         _check_at_least(0, workers=workers)
         if not 0 <= rank < world_size:
             raise InvalidArgument(f"rank: got {rank}; expected 0 to {world_size - 1} for world_size {world_size}")
-        self.store = store
-        self.inputs = None if inputs is None else source_of(inputs, None if isinstance(store, Mixture) else store, size)
+        self.store = labels = opened(store)
+        self.inputs = (
+            None if inputs is None else source_of(inputs, None if isinstance(labels, Mixture) else labels, size)
+        )
         self.batch_size = batch_size
         self.rank, self.world_size = rank, world_size
         self.workers = workers
@@ -130,12 +133,12 @@ class Loader:
             tensors=device is not None,
         )
         self.items: RowDataset
-        if isinstance(store, Mixture):
+        if isinstance(labels, Mixture):
             if self.inputs is not None or rows is not None:
                 raise InvalidArgument("inputs, rows: the parts of a mixture have their own. Pass them to Part")
-            self.items = MixedDataset(store, options)
+            self.items = MixedDataset(labels, options)
         else:
-            self.items = Examples(store, self.inputs, options, rows=rows)
+            self.items = Examples(labels, self.inputs, options, rows=rows)
         self.steps = Steps(self.items.length, batch_size, last)
         self._next = (0, 0)
 

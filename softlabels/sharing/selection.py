@@ -165,7 +165,7 @@ def _as_items(keys: NDArray[np.uint8]) -> NDArray[np.bytes_]:
 
 
 def _range(text: str) -> tuple[int, int | None]:
-    match = ROWS.fullmatch(text.strip())
+    match = ROWS.fullmatch(text.strip()) if isinstance(text, str) else None
     if match is None:
         raise InvalidArgument(f"rows: got {text!r:.60}; expected a range such as 0:1000, 500: or :1000")
     start, stop = int(match[1] or 0), int(match[2]) if match[2] else None

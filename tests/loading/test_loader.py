@@ -45,6 +45,12 @@ def rows_of(batches):
     return [batch.rows.tolist() for batch in batches]
 
 
+def test_a_store_is_named_by_its_location(sealed):
+    by_name, opened = Loader(str(sealed), batch_size=64), Loader(sl.open(sealed), batch_size=64)
+    assert rows_of(by_name.epoch(0)) == rows_of(opened.epoch(0))
+    assert len(sl.LabelDataset(sealed)) == len(by_name.store) == 1797
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1797, 5000])
 def test_an_epoch_holds_every_row_once_and_resumes_anywhere(sealed, digits, batch_size):
     store = sl.open(sealed)

@@ -59,6 +59,11 @@ def test_a_range_of_rows_is_a_store_with_the_same_labels(store, tmp_path):
     assert subset.snapshot.fidelity["logits"]["rows"] > 0, "the probe comes along"
 
 
+def test_a_range_is_written_as_text(store, tmp_path):
+    with pytest.raises(sl.errors.InvalidArgument, match=r"rows: got \(0, 10\); expected a range such as 0:1000"):
+        sl.push(store, tmp_path / "part", rows=(0, 10))
+
+
 def test_equal_parts_have_equal_digests(store, tmp_path):
     """A lock file that pins a subset therefore holds on another machine."""
     for name in ("a", "b"):

@@ -19,7 +19,7 @@ from softlabels.loading.batch import Batch
 from softlabels.loading.chunks.rows import RowColumns
 from softlabels.loading.collate.collator import Check
 from softlabels.loading.collate.concat import concat_batches
-from softlabels.loading.ensemble import Ensemble
+from softlabels.loading.ensemble import Ensemble, opened
 from softlabels.loading.examples import ExampleOptions, Examples
 from softlabels.loading.home import Home
 from softlabels.loading.join import Missing, Views
@@ -30,6 +30,7 @@ from softlabels.loading.order.steps import Span
 from softlabels.loading.view_replay import source_of
 from softlabels.loading.workers import preload_torch
 from softlabels.store import Store
+from softlabels.store.storage.storage import Location
 
 
 class LabelDataset(Dataset[Batch]):
@@ -40,7 +41,7 @@ class LabelDataset(Dataset[Batch]):
     and several examples are one Batch: pass ``collate_fn=collate`` to a DataLoader.
 
     Args:
-        store: Store of the soft labels, or an Ensemble.
+        store: Store of the soft labels or its location, or an Ensemble.
         inputs: Data to join, as in ``Loader``. None: labels alone.
         size: Height and width of images and of replayed views in pixels, as in ``Loader``.
         rows: Row numbers to use, of the data if there is any, else of the store. None: all rows.
@@ -63,7 +64,7 @@ class LabelDataset(Dataset[Batch]):
 
     def __init__(
         self,
-        store: Store | Ensemble,
+        store: Store | Ensemble | Location,
         *,
         inputs: Any = None,
         size: int | None = None,
@@ -74,8 +75,8 @@ class LabelDataset(Dataset[Batch]):
         seed: int = 0,
         memory: int = 2**28,
     ) -> None:
-        self.store = store
-        self.inputs = None if inputs is None else source_of(inputs, store, size)
+        self.store = labels = opened(store)
+        self.inputs = None if inputs is None else source_of(inputs, labels, size)
         options = ExampleOptions(
             batch_size=1,
             seed=seed,
@@ -89,7 +90,7 @@ class LabelDataset(Dataset[Batch]):
             threads=1,
             tensors=False,
         )
-        self._examples = Examples(store, self.inputs, options, rows=rows, windowed=False)
+        self._examples = Examples(labels, self.inputs, options, rows=rows, windowed=False)
         self._home = Home()
         preload_torch()
         # Shared with worker processes, so that persistent workers see a new epoch.
