@@ -223,7 +223,8 @@ def _number(value: object) -> float:
 
 
 def _finite(figure: float) -> float:
-    return figure if abs(figure) <= MAX_FIGURE else MAX_FIGURE
+    """Return a figure within the bounds of a document. NaN stays: a record of it is refused."""
+    return MAX_FIGURE if abs(figure) > MAX_FIGURE else figure
 
 
 def distance(labels: SoftLabels, others: SoftLabels) -> NDArray[np.float64]:

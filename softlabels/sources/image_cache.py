@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-import time
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,6 +59,8 @@ class ImageCache:
     def __init__(self, base: Path) -> None:
         name = blake3(os.fsencode(base.resolve())).hexdigest()[:32]
         self._path = cache_directory() / "images" / f"{name}.bin"
+        with tempfile.TemporaryFile() as file:
+            self._opened = os.fstat(file.fileno()).st_mtime_ns  # by the clock that gives files their times
         self._known = self._load()
         self._used = np.zeros(len(self._known), bool)
         self._new: dict[bytes, KnownImage] = {}
@@ -76,6 +78,14 @@ class ImageCache:
         self._used[place] = True
         height, width = self._known["sides"][place].tolist()
         return KnownImage(self._known["key"][place].tobytes(), None if height < 0 else (height, width))
+
+    def takes(self, status: os.stat_result) -> bool:
+        """Return True if a file had not changed for so long that its next change will show in its times.
+
+        Args:
+            status: Status of the file.
+        """
+        return self._opened - max(status.st_mtime_ns, status.st_ctime_ns) >= SETTLED_NS
 
     def add(self, mark: bytes, image: KnownImage, size: int) -> None:
         """Enter a file that was read.
@@ -126,12 +136,3 @@ def mark_of(status: os.stat_result) -> bytes:
     """
     fields = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return blake3(struct.pack("<5Q", *(field % 2**64 for field in fields))).digest(16)
-
-
-def is_settled(status: os.stat_result) -> bool:
-    """Return True if a file has not changed for long enough that its next change will show in its times.
-
-    Args:
-        status: Status of the file.
-    """
-    return time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) >= SETTLED_NS

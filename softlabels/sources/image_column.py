@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from softlabels.errors import UnreadableRow
 from softlabels.keys import KEY_BYTES
 from softlabels.sources.arrow_types import is_binary, is_image_struct, is_text
-from softlabels.sources.image_cache import ImageCache, KnownImage, is_settled, mark_of
+from softlabels.sources.image_cache import ImageCache, KnownImage, mark_of
 from softlabels.sources.image_files import SUFFIXES, Undecodable, decode_image, decode_mask, image_size
 from softlabels.store.storage.regular_file import read_regular
 
@@ -163,7 +163,7 @@ class ImageColumn:
         with contextlib.suppress(Undecodable):
             size = image_size(data)
         image = KnownImage(hasher.digest(KEY_BYTES), size)
-        if status is not None and is_settled(status):
+        if status is not None and cache.takes(status):
             cache.add(mark_of(status), image, len(data))
         return image
 

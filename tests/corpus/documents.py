@@ -128,7 +128,10 @@ RECORDS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "fidelity as text": (changed("fidelity", to={"logits": "good"}), "where a fidelity is expected"),
     "fidelity without its mass": (changed("fidelity", to={"logits": {"kl": {}, "rows": 1}}), "KeyError 'mass'"),
     "a KL in words": (changed("fidelity", to={"logits": {"kl": {"1": "low"}, "rows": 1}}), "'low' where a number"),
-    "a KL beyond float64": (changed("fidelity", to={"logits": {"kl": {"1": 10**400}, "rows": 1}}), "beyond float64"),
+    "a KL beyond float64": (
+        changed("fidelity", to={"logits": {"kl": {"1": 10**400}, "rows": 1}}),
+        "a number above 1e+100",
+    ),
     "a fidelity that is null": (changed("fidelity", to={"logits": None}), "where a fidelity is expected"),
     "a teacher that is a list": (changed("teacher", to=["d"]), "teacher: got a JSON list"),
     "software that is null": (changed("software", to=None), "software: got None; expected a text"),

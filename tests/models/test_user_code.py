@@ -386,7 +386,7 @@ def test_code_is_named_on_the_command_line(user_module, name, classes):
         ("python:my_models", "the name inside the module is missing; expected python:MODULE:NAME"),
         ("python:my_models:number", "cannot be called on a batch, got int"),
         ("python:./my_models.py:net", "not a module name.*python:my_models:net"),
-        ("python:my_models.py:net", "cannot be imported"),
+        ("python:my_models.py:net", "not a module name, got 'my_models.py'; expected python:MODULE:NAME"),
         ("python:broken:net", r"RuntimeError: half written \(broken.py:2: raise RuntimeError"),
         ("python:unparsable:f", "cannot be imported, got SyntaxError"),
         ("python:my_models:Needs", "needs arguments, got size; expected no arguments"),

@@ -65,8 +65,8 @@ def test_dense_rows_are_finite_or_refused(unsealed, row):
 
 
 def test_figures_without_bound_are_stored_as_the_greatest():
-    """JSON has neither infinity nor NaN; a row whose label rules out the teacher's class has an infinite KL."""
-    figure = Fidelity(rows=1, kl={"1": np.inf}, mass=np.nan, top1=-np.inf, entropy=1.0, error=1e308)
+    """JSON has no infinity; a row whose label rules out the teacher's class has an infinite KL."""
+    figure = Fidelity(rows=1, kl={"1": np.inf}, mass=np.inf, top1=-np.inf, entropy=1.0, error=1e308)
     value = figure.to_json()
     assert value == {"rows": 1, "kl": {"1": 1e100}, "mass": 1e100, "top1": 1e100, "entropy": 1.0, "error": 1e100}
     canonical_json.to_bytes(combine([Fidelity.from_json(value)] * 3).to_json())

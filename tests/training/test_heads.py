@@ -79,7 +79,7 @@ def test_every_head_of_the_store_is_learned_with_its_own_loss(labels, data, tmp_
     assert figures["kind.accuracy"] > 0.8
     assert figures["kind.agreement"] > 0.8
     assert figures["angle.error"] < 0.5
-    assert set(figures) == {"loss", "kind.kl", "kind.agreement", "kind.accuracy", "angle.error"}
+    assert set(figures) == {"loss", "kind.kl", "kind.agreement", "kind.accuracy", "angle.error", "feature.retrieval"}
 
 
 def test_a_head_of_weight_zero_is_not_trained(labels, data, tmp_path):
