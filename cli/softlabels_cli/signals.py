@@ -3,18 +3,27 @@
 The handler raises KeyboardInterrupt in whatever frame runs. A library may swallow it there, or fail with another error
 because it was half imported. The handler therefore also sets a flag: progress reports raise again, and ``main`` takes
 any error behind a signal for an interruption.
+
+While modules are imported, the signal is sent again a moment later: torch imports modules from C++, which aborts the
+process if an import raises.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_received: list[int] = []
-"""Signals that have arrived since the command began."""
+_received: list[float] = []
+"""Times at which signals have arrived since the command began, in seconds of the monotonic clock."""
+
+MAX_IMPORT = 10.0
+"""Seconds after which a signal ends an import, too."""
+RETRY = 0.05
+"""Seconds until a signal that arrived during an import is sent again."""
 
 
 @contextmanager
@@ -46,5 +55,18 @@ def raise_if_received() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    _received.append(number)
-    raise KeyboardInterrupt
+    _received.append(time.monotonic())
+    if not _imports(frame) or _received[-1] - _received[0] > MAX_IMPORT:
+        raise KeyboardInterrupt
+    timer = threading.Timer(RETRY, signal.pthread_kill, (threading.main_thread().ident, number))
+    timer.daemon = True
+    timer.start()
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Return True if a frame runs in the import of a module."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

@@ -1,11 +1,15 @@
 """An interrupted training command: exit code 130 and a true message, whatever the signal hits."""
 
 import contextlib
+import importlib
 import signal
+import time
 
 import pytest
 
+from softlabels_cli import signals
 from softlabels_cli.main import main
+from softlabels_cli.signals import ending_on_signals
 from softlabels_cli.train_student import run_training
 
 
@@ -48,6 +52,26 @@ def test_the_command_line_prints_what_was_saved(tmp_path, monkeypatch, capsys, h
         main(["train-teacher", "digits", "--model", "mlp", "--out", str(tmp_path / "run"), "-q"])
     assert ended.value.code == 130
     assert "Interrupted at step 7 of 9" in capsys.readouterr().err
+
+
+def test_a_signal_during_an_import_is_raised_after_it(tmp_path, monkeypatch, handlers):
+    """An exception inside an import can abort the process: torch imports modules from C++."""
+    (tmp_path / "interrupted_module.py").write_text(
+        "import signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(0.2)\nCOMPLETE = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt), ending_on_signals():
+        time.sleep(60 * importlib.import_module("interrupted_module").COMPLETE)
+
+
+def test_a_signal_ends_an_import_that_does_not_end(tmp_path, monkeypatch, handlers):
+    monkeypatch.setattr(signals, "MAX_IMPORT", 0.2)
+    (tmp_path / "endless_module.py").write_text(
+        "import signal, time\nsignal.raise_signal(signal.SIGINT)\ntime.sleep(60)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(KeyboardInterrupt), ending_on_signals():
+        importlib.import_module("endless_module")
 
 
 def swallow():
