@@ -25,6 +25,9 @@ PATIENCE = 60.0
 RESUMED = 8
 """One in so many interrupted commands is run again."""
 
+ERRORS = "stderr"
+"""File that holds what the last process wrote to stderr."""
+
 TEACHER = """
 def logits(images):
     return images.float().flatten(1)[:, 20:30]
@@ -97,14 +100,15 @@ def _start(arguments: list[str], folder: Path) -> subprocess.Popen[bytes]:
     def restore() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored by whatever a shell starts in the background
 
-    return subprocess.Popen(
-        [sys.executable, "-m", "softlabels_cli", *arguments],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        preexec_fn=restore,  # noqa: PLW1509  this process has no other threads
-    )
+    with (folder / ERRORS).open("wb") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-m", "softlabels_cli", *arguments],
+            cwd=folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            preexec_fn=restore,  # noqa: PLW1509  this process has no other threads
+        )
 
 
 def _duration(arguments: list[str], folder: Path) -> float:
@@ -135,7 +139,10 @@ def _trial(arguments: list[str], folder: Path, usual: float, rng: random.Random,
         result.hung += 1
         return
     result.seconds.append(time.monotonic() - sent)
-    _count(code, number, moment, usual, result)
+    if code == 1 and b"softlabels" not in (folder / ERRORS).read_bytes():
+        result.early += 1  # Python itself was starting: it fails to import its site module
+    else:
+        _count(code, number, moment, usual, result)
     if code == INTERRUPTED and result.ended % RESUMED == 1:
         result.resumed += 1
         result.unsound += _start(arguments, folder).wait() != 0
