@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import warnings
@@ -83,6 +84,18 @@ def test_croissant_validates_and_lists_every_shard_with_its_hash(store):
         assert hashlib.sha256((store / name).read_bytes()).hexdigest() == digest
     assert document["license"] == "CC-BY-4.0"
     assert document["usageInfo"] == "Research only."
+
+
+@pytest.mark.parametrize("planted", [None, "directory", "fifo"])
+def test_a_missing_or_planted_file_is_a_typed_error(store, planted):
+    path = next(path for path in (store / "shards").rglob("*") if path.is_file())
+    path.unlink()
+    if planted == "directory":
+        path.mkdir()
+    elif planted == "fifo":
+        os.mkfifo(path)
+    with pytest.raises(StoreCorrupt, match=path.name):
+        sl.describe(store, license="MIT")
 
 
 @pytest.mark.filterwarnings("ignore:ConjunctiveGraph is deprecated")  # rdflib's own
