@@ -19,6 +19,7 @@ from softlabels.sources.protocol import Source
 from softlabels.sources.request import OpenRequest
 from softlabels.sources.sized import with_size
 from softlabels.sources.tables import MemoryTable, Table
+from softlabels.store.format.paths import DESCRIPTOR
 from softlabels.suggestions import suggest_path
 from softlabels.text.options import TextOptions
 
@@ -216,8 +217,9 @@ def _check_file(spec: str) -> None:
         if not path.exists():
             raise DataNotFound(f"{spec}: no such file{_nearest(path)}")
         if path.is_dir():
+            kind = "a store of labels" if (path / DESCRIPTOR).is_file() else "a directory without images"
             raise InvalidArgument(
-                f"{spec}: not data, got a directory without images; expected a file, a Zarr group, "
+                f"{spec}: not data, got {kind}; expected a file, a Zarr group, "
                 "or a directory with one directory of images per class. Check the path"
             )
         if not path.is_file():

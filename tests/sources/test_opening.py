@@ -114,6 +114,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path, suffix):
         ("d.parquett", InvalidArgument, r"Did you mean '\.parquet'\?"),
         ("d", InvalidArgument, "unsupported file type ''"),
         (".", InvalidArgument, "got a directory without images; expected a file, a Zarr group, or a directory"),
+        ("labels", InvalidArgument, "got a store of labels; expected a file, a Zarr group, or a directory"),
         ("dd.json", DataNotFound, r"no such file\. Did you mean d\.json\?"),
         ("none/d.csv", DataNotFound, "no directory none"),
         ("s3://bucket/d.parquet", InvalidArgument, "must be a local file, got a URL"),
@@ -125,6 +126,8 @@ def test_files_that_cannot_be_opened_say_what_can(tmp_path, monkeypatch, spec, e
     monkeypatch.chdir(tmp_path)
     for name in ("d.pq", "d.json", "d.parquett", "d"):
         (tmp_path / name).touch()
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "softlabels.json").touch()
     with pytest.raises(error, match=message):
         open_source(spec)
 
