@@ -48,7 +48,7 @@ demo: $(BASE)  ## Teacher, labels, students and comparison on the bundled digits
 demo-language: $(STAMP)  ## Teacher, labels, students and comparison of a small GPT (ten minutes on two cores).
 	$(BIN)/softlabels demo --task language
 
-demo-driving: $(BASE)  ## Teacher, labels and students of road scenes: pixels and steering (ten minutes on two cores).
+demo-driving: $(BASE)  ## Teacher, labels and students of road scenes: pixels and steering (eight minutes on two cores).
 	$(PIP) --editable '.[export]'
 	$(BIN)/softlabels demo --task driving
 
