@@ -80,15 +80,15 @@ def main() -> None:
     rows, factor = [], sharpening(text)
     for name, by in ((LANGUAGE, factor), (UNTOUCHED, 1.0)):
         rows += measure(
-            name, text * by, lambda by=by: (part.float() * by for part in others.split(1024)), language_schemes
+            name, text * by, lambda by=by: (logits.float() * by for logits in others.split(1024)), language_schemes
         )
     images, prior_images = image_logits()
     rows += measure("image classifier", images, lambda: iter([prior_images]), image_schemes)
     speeds = time_encoding(text[:TIMED_ROWS])
     report(rows, speeds, mean_entropy(text), factor)
     if options.json:
-        found = {"rows": [asdict(row) for row in rows], "goals": goals(rows), "speeds": speeds}
-        options.json.write_text(json.dumps(found | {"entropy": mean_entropy(text), "sharpened_by": factor}, indent=2))
+        figures = {"rows": [asdict(row) for row in rows], "goals": goals(rows), "speeds": speeds}
+        options.json.write_text(json.dumps(figures | {"entropy": mean_entropy(text), "sharpened_by": factor}, indent=2))
     if options.plot:
         plot(rows, options.plot)
 
@@ -98,15 +98,15 @@ def language_logits(steps: int, positions: int) -> tuple[Tensor, Tensor]:
     """Logits of held-out positions, float32, and of training positions for the prior, float16."""
     model = language_model.train(steps, 0)
     train, held_out = language_model.token_files()
-    found = []
+    samples = []
     for tokens, count, seed in ((held_out, positions, 2), (train, PRIOR_POSITIONS, 3)):
         generator, parts = np.random.default_rng(seed), []
         while sum(map(len, parts)) < count:
             ids, _ = language_model.batch(tokens, generator, 4)
             logits = model.logits(ids).flatten(0, 1)
             parts.append(logits[torch.from_numpy(generator.permutation(len(logits))[:128])].half())
-        found.append(torch.cat(parts)[:count])
-    return found[0].float(), found[1]
+        samples.append(torch.cat(parts)[:count])
+    return samples[0].float(), samples[1]
 
 
 def image_logits() -> tuple[Tensor, Tensor]:
@@ -115,9 +115,12 @@ def image_logits() -> tuple[Tensor, Tensor]:
     folder = language_model.ROOT / "cache" / "image_teacher"
     sl.train_teacher(source, "cnn:width=32,depth=2", folder, epochs=20)
     model = load_run(folder)
-    parts = [torch.cat([model.predict(source.inputs(rows[at : at + 256]))["logits"] for at in range(0, len(rows), 256)])
-             for rows in (source.split("test"), source.split("train"))]  # fmt: skip
-    return parts[0].float(), parts[1].float()
+
+    def predict(rows: np.ndarray) -> Tensor:
+        starts = range(0, len(rows), 256)
+        return torch.cat([model.predict(source.inputs(rows[start : start + 256]))["logits"] for start in starts])
+
+    return predict(source.split("test")).float(), predict(source.split("train")).float()
 
 
 def sharpening(logits: Tensor) -> float:
@@ -131,15 +134,15 @@ def sharpening(logits: Tensor) -> float:
 
 def language_schemes(tail: Callable[[str], schemes.Tail], classes: int) -> list[schemes.Scheme]:
     """Return the schemes that are compared for many classes."""
-    mine = [f"topk:{k}:{kept}" for k in (8, 16, 32, 64, 128) for kept in ("f16", "q8", "d4")]
-    mine += [f"adaptive:{least:g}:d4" for least in (0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.0002)]
-    mine += [f"adaptive:{least:g}:d4:64" for least in (0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)]
-    mine += [f"adaptive:{least:g}:d16:64" for least in (0.001, 0.0005, 0.0002)]
-    mine += ["adaptive:0.01:d4:16", "adaptive:0.01:d4:256", "topk:16:d4:64"]
+    specs = [f"topk:{k}:{values}" for k in (8, 16, 32, 64, 128) for values in ("f16", "q8", "d4")]
+    specs += [f"adaptive:{least:g}:d4" for least in (0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.0002)]
+    specs += [f"adaptive:{least:g}:d4:64" for least in (0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)]
+    specs += [f"adaptive:{least:g}:d16:64" for least in (0.001, 0.0005, 0.0002)]
+    specs += ["adaptive:0.01:d4:16", "adaptive:0.01:d4:256", "topk:16:d4:64"]
     unbiased = [f"threshold:{tau:g}" for tau in (0.2, 0.1, 0.05, 0.03, 0.02, 0.01, 0.005)]
     unbiased += ["sampled:50", "sampled:50:0.8"]
     return [
-        *(schemes.ours(spec, classes, tail=tail(spec)) for spec in mine + unbiased),
+        *(schemes.ours(spec, classes, tail=tail(spec)) for spec in specs + unbiased),
         *(schemes.by_hand(k) for k in (8, 16, 32, 50, 64, 128, 256)),
         *(schemes.by_hand(k, renormalised=True) for k in (16, 50)),
         *(schemes.rs_kd(draws, classes) for draws in (10, 20, 50, 100)),
@@ -150,9 +153,9 @@ def language_schemes(tail: Callable[[str], schemes.Tail], classes: int) -> list[
 
 def image_schemes(tail: Callable[[str], schemes.Tail], classes: int) -> list[schemes.Scheme]:
     """Return the schemes that are compared for ten classes."""
-    mine = ["dense:f16", "dense:q8", *(f"topk:{k}:{kept}" for k in (1, 2, 4) for kept in ("f16", "d4"))]
+    specs = ["dense:f16", "dense:q8", *(f"topk:{k}:{values}" for k in (1, 2, 4) for values in ("f16", "d4"))]
     return [
-        *(schemes.ours(spec, classes, tail=tail(spec)) for spec in mine),
+        *(schemes.ours(spec, classes, tail=tail(spec)) for spec in specs),
         *(schemes.by_hand(k) for k in (2, 4)),
         schemes.rs_kd(20, classes),
     ]
@@ -173,21 +176,21 @@ def measure(
 
 def goals(rows: list[Row]) -> list[dict[str, object]]:
     """Ours against each of the others: bytes at equal KL (or error), and KL at equal bytes."""
-    found: list[dict[str, object]] = []
+    results: list[dict[str, object]] = []
     for teacher, family, distance in itertools.product((LANGUAGE, UNTOUCHED), ("exact", "unbiased"), ("kl", "error")):
         if (family == "exact") != (distance == "kl"):
             continue
         here = [row for row in rows if row.family == family and row.teacher == teacher]
-        rivals, mine = [row for row in here if not row.ours], [row for row in here if row.ours]
-        front = _front(mine, distance)
+        rivals, own = [row for row in here if not row.ours], [row for row in here if row.ours]
+        front = _front(own, distance)
         for rival in rivals:
             target = getattr(rival, distance)
-            found.append({
+            results.append({
                 "teacher": teacher, "rival": rival.scheme, "bytes": rival.bytes, distance: target,
                 "bytes_ratio": _at(front, distance, "bytes", target) / rival.bytes,
                 f"{distance}_ratio": _at(front, "bytes", distance, rival.bytes) / target,
             })  # fmt: skip
-    return found
+    return results
 
 
 def _front(rows: list[Row], distance: str) -> list[Row]:
@@ -233,9 +236,9 @@ def time_encoding(logits: Tensor) -> list[dict[str, object]]:
             task()
             times[name].append((time.perf_counter() - began) * 1e3)
     torch.set_num_threads(threads)
-    medians = {name: statistics.median(found) for name, found in times.items()}
+    medians = {name: statistics.median(ms) for name, ms in times.items()}
     bound = medians["torch.topk(32) + torch.logsumexp"]
-    return [{"encoding": name, "ms": found, "ratio": found / bound} for name, found in medians.items()]
+    return [{"encoding": name, "ms": ms, "ratio": ms / bound} for name, ms in medians.items()]
 
 
 def time_checks(rows: int = 4096) -> list[tuple[str, float, float]]:

@@ -86,7 +86,7 @@ def measure_time(args: argparse.Namespace, folder: Path) -> dict[str, object]:
         "bare_s": statistics.median(bare),
         "generate_s": statistics.median(ours),
         "ratio": statistics.median(ours) / statistics.median(bare),
-        "ratios": [mine / theirs for mine, theirs in zip(ours, bare, strict=True)],
+        "ratios": [own / forward for own, forward in zip(ours, bare, strict=True)],
     }
 
 

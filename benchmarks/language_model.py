@@ -64,7 +64,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, D) to the same."""
         q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(self.norm1(x)).chunk(3, dim=-1)
+            projection.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for projection in self.qkv(self.norm1(x)).chunk(3, dim=-1)
         )
         attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(attended.transpose(1, 2).flatten(2))
@@ -118,11 +119,11 @@ def _tokenize(folder: Path, vocabulary: int) -> None:
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in files]
     if SHAKESPEARE.exists():
         plays = SHAKESPEARE.read_text()
-        texts += [plays[at : at + 20_000] for at in range(0, len(plays), 20_000)]
+        texts += [plays[start : start + 20_000] for start in range(0, len(plays), 20_000)]
     random.Random(0).shuffle(texts)
     tokenizer = ByteLevelBPETokenizer()
     tokenizer.train_from_iterator(texts, vocab_size=vocabulary, show_progress=False)
-    tokens = np.concatenate([np.array(piece.ids, np.uint16) for piece in tokenizer.encode_batch(texts)])
+    tokens = np.concatenate([np.array(encoded.ids, np.uint16) for encoded in tokenizer.encode_batch(texts)])
     split = int(len(tokens) * (1 - HELD_OUT))
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "held_out.npy", tokens[split:])

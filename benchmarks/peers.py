@@ -96,17 +96,17 @@ def write_arrow(folder: Path) -> None:
 
 def of_table(folder: Path, table: object) -> list[torch.Tensor]:
     """Tensors of an Arrow table, with the shapes and dtypes of the raw arrays."""
-    found = []
+    arrays = []
     for name in table.column_names:  # type: ignore[attr-defined]
         column = table.column(name).combine_chunks()  # type: ignore[attr-defined]
         if hasattr(column, "chunks"):
             column = column.chunk(0)
         width, half = _SHAPES[folder, name]
-        if not found and hasattr(column, "offsets"):
-            found.append(np.diff(column.offsets.to_numpy()) // width)
+        if not arrays and hasattr(column, "offsets"):
+            arrays.append(np.diff(column.offsets.to_numpy()) // width)
         values = column.flatten().to_numpy(zero_copy_only=True).reshape(-1, width)
-        found.append(values.view(np.float16) if half else values)
-    return tensors(*found)
+        arrays.append(values.view(np.float16) if half else values)
+    return tensors(*arrays)
 
 
 _SHAPES: dict[tuple[Path, str], tuple[int, bool]] = {}
@@ -150,18 +150,18 @@ def hf_arrow(folder: Path, seed: int) -> Batches:
     import datasets
 
     remember_shapes(folder)
-    found = datasets.Dataset.from_file(str(folder / "arrow.stream")).with_format("arrow")
-    for rows in orders(len(found), seed):
-        yield of_table(folder, found[rows])
+    dataset = datasets.Dataset.from_file(str(folder / "arrow.stream")).with_format("arrow")
+    for rows in orders(len(dataset), seed):
+        yield of_table(folder, dataset[rows])
 
 
 def hf_torch(folder: Path, seed: int) -> Batches:
     """HF datasets, torch format."""
     import datasets
 
-    found = datasets.Dataset.from_file(str(folder / "arrow.stream")).with_format("torch")
-    for rows in orders(len(found), seed):
-        yield list(found[rows].values())
+    dataset = datasets.Dataset.from_file(str(folder / "arrow.stream")).with_format("torch")
+    for rows in orders(len(dataset), seed):
+        yield list(dataset[rows].values())
 
 
 def write_lance(folder: Path) -> None:
@@ -178,9 +178,9 @@ def lance_take(folder: Path, seed: int) -> Batches:
     import lance
 
     remember_shapes(folder)
-    found = lance.dataset(str(folder / "labels.lance"))
-    for rows in orders(found.count_rows(), seed):
-        yield of_table(folder, found.take(rows.tolist()))
+    dataset = lance.dataset(str(folder / "labels.lance"))
+    for rows in orders(dataset.count_rows(), seed):
+        yield of_table(folder, dataset.take(rows.tolist()))
 
 
 def write_zarr(folder: Path) -> None:
@@ -191,10 +191,10 @@ def write_zarr(folder: Path) -> None:
     for name, array in load(folder).items():
         rows = min(CHUNK, max(512, 2**20 // (array.itemsize * array.shape[1])))
         codec = zarr.codecs.BloscCodec(cname="lz4", clevel=5, typesize=array.itemsize)
-        made = group.create_array(
+        stored = group.create_array(
             name, shape=array.shape, chunks=(rows, array.shape[1]), dtype=array.dtype, compressors=codec
         )
-        made[:] = array
+        stored[:] = array
 
 
 def zarr_windows(folder: Path, seed: int) -> Batches:
@@ -208,7 +208,7 @@ def zarr_windows(folder: Path, seed: int) -> Batches:
     chunks = rng.permutation(-(-arrays[0].shape[0] // chunk))
     for first in range(0, len(chunks), WINDOW):
         parts = [slice(number * chunk, (number + 1) * chunk) for number in chunks[first : first + WINDOW]]
-        window = [np.concatenate([array[part] for part in parts]) for array in arrays]
+        window = [np.concatenate([array[block] for block in parts]) for array in arrays]
         order = rng.permutation(len(window[0]))
         for start in range(0, len(order), BATCH):
             yield tensors(*(array.take(order[start : start + BATCH], axis=0) for array in window))
@@ -230,9 +230,9 @@ def webdataset_tar(folder: Path, seed: int) -> Batches:
     """WebDataset: npz in tar, a shuffle buffer of 10,000."""
     import webdataset
 
-    found = webdataset.WebDataset(str(folder / "labels.tar"), shardshuffle=False, seed=seed)
+    dataset = webdataset.WebDataset(str(folder / "labels.tar"), shardshuffle=False, seed=seed)
     batch: list[dict[str, np.ndarray]] = []
-    for sample in found.shuffle(10_000, initial=1_000).decode():
+    for sample in dataset.shuffle(10_000, initial=1_000).decode():
         batch.append(sample["npz"])
         if len(batch) == BATCH:
             yield tensors(*(np.stack([row[name] for row in batch]) for name in batch[0]))
@@ -257,8 +257,8 @@ def litdata_stream(folder: Path, seed: int) -> Batches:
     """LitData: its dataset and loader."""
     import litdata
 
-    found = litdata.StreamingDataset(str(folder / "litdata"), shuffle=True, seed=seed, drop_last=False)
-    for batch in litdata.StreamingDataLoader(found, batch_size=BATCH, num_workers=0):
+    dataset = litdata.StreamingDataset(str(folder / "litdata"), shuffle=True, seed=seed, drop_last=False)
+    for batch in litdata.StreamingDataLoader(dataset, batch_size=BATCH, num_workers=0):
         yield list(batch.values())
 
 

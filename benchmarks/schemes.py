@@ -62,7 +62,7 @@ def tail_of(spec: str, logits: Callable[[], Iterable[Tensor]], classes: int) -> 
     if encoding.priors > 1:
         book = codebook.fit(encoding, head, logits())
         return Tail(book.priors, book)
-    sums = (encoding.encode(part, head, np.arange(len(part)), residual=True).residual for part in logits())
+    sums = (encoding.encode(block, head, np.arange(len(block)), residual=True).residual for block in logits())
     return Tail(tail_prior((one for one in sums if one is not None), classes))
 
 
@@ -77,14 +77,14 @@ def ours(spec: str, classes: int, *, tail: Tail | None = None, seed: int = 0) ->
         rows = np.arange(first, first + len(logits))
         size, parts = 0, []
         for start in range(0, len(rows), CHUNK):
-            piece = rows[start : start + CHUNK]
+            chunk = rows[start : start + CHUNK]
             arrays = encoding.encode(
-                logits[start : start + CHUNK], head, piece, words=rng.words(seed, piece), codebook=tail.codebook
+                logits[start : start + CHUNK], head, chunk, words=rng.words(seed, chunk), codebook=tail.codebook
             ).arrays
             size += sum(len(encode_array(np.ascontiguousarray(arrays[name]), "zstd")) for name in columns)
             parts.append(arrays)
-        whole = {name: np.concatenate([part[name] for part in parts]) for name in columns}
-        return encoding.decode(whole, head, tail.prior), size / len(rows)
+        columns_of_rows = {name: np.concatenate([arrays[name] for arrays in parts]) for name in columns}
+        return encoding.decode(columns_of_rows, head, tail.prior), size / len(rows)
 
     return Scheme(encoding.spec, "exact" if encoding.has_tail else "unbiased", ours=True, encode=encode)
 
@@ -128,10 +128,10 @@ def polynomial(k: int, exact: int, powers: tuple[float, ...], classes: int) -> S
 
     def encode(logits: Tensor, first: int) -> tuple[SoftLabels, float]:
         values, ids = logits.float().log_softmax(-1).topk(k, dim=-1)
-        kept = values[:, :exact].bfloat16().float().numpy()
+        head_values = values[:, :exact].bfloat16().float().numpy()
         fitted, *_ = np.linalg.lstsq(terms, values[:, exact:].double().numpy().T, rcond=None)
         approximate = (terms @ fitted.astype(np.float32)).T.astype(np.float32)
-        joined = np.minimum(np.concatenate([kept, approximate], axis=1), 0.0)
+        joined = np.minimum(np.concatenate([head_values, approximate], axis=1), 0.0)
         return _listed(ids.numpy(), joined, classes, "uniform"), float(size)
 
     return Scheme(f"polynomial, k={k}, {exact} exact", "exact", ours=False, encode=encode)

@@ -27,6 +27,8 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "softlabels"
+CHECKED = ("softlabels", "cli", "benchmarks", "tests", "docs", "data")
+"""Folders whose names and summary lines follow the rules."""
 BANNED = frozenset({
     "asked", "at", "each", "found", "given", "kept", "left", "made", "mine", "part", "piece", "pieces", "some",
     "theirs", "told", "wanted", "whole",
@@ -98,7 +100,7 @@ def banned_names() -> list[str]:
     """Return where the code binds a name that does not say what it holds."""
     return [
         f"{path.relative_to(ROOT)}:{line}: {name}"
-        for path in sources("softlabels", "cli")
+        for path in sources(*CHECKED)
         for line, name in bound_names(path)
         if name in BANNED
     ]
@@ -108,7 +110,7 @@ def question_summaries() -> list[str]:
     """Return where a docstring opens with a question word in place of a verb or a noun phrase."""
     return [
         f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}: {(ast.get_docstring(node) or '').splitlines()[0]}"
-        for path in sources("softlabels", "cli", "benchmarks")
+        for path in sources(*CHECKED)
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Module | ast.ClassDef | Function) and QUESTION.match(ast.get_docstring(node) or "")
     ]
@@ -124,7 +126,7 @@ def sizes() -> dict[str, Any]:
         node for path in code for node in public(path)
         if isinstance(node, Function) and any(isinstance(inner, ast.Raise) for inner in ast.walk(node))
     ]  # fmt: skip
-    names = sum(1 for path in code for _ in bound_names(path))
+    names = sum(1 for path in sources(*CHECKED) for _ in bound_names(path))
     return {
         "modules": len(modules),
         "module lines, median": statistics.median(modules),

@@ -44,11 +44,11 @@ def priors(p: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
     row, column = np.nonzero(mask)
     even = exposure(np.log(mass)[:, None], row, column, classes)
     ours = tail_prior([np.stack([residual[None], even])], classes)[0].astype(np.float64)
-    found = {"even": np.full(classes, 1 / classes), "mean residual": mixed(residual), "ours": ours}
+    candidates = {"even": np.full(classes, 1 / classes), "mean residual": mixed(residual), "ours": ours}
     for _ in range(STEPS - 1):
         weight = mass / np.where(mask, 0.0, ours).sum(axis=1)
         ours = mixed(residual / np.maximum(weight @ ~mask, 1e-300))
-    return found | {f"{STEPS} steps": ours}
+    return candidates | {f"{STEPS} steps": ours}
 
 
 def mixed(sums: np.ndarray) -> np.ndarray:
@@ -78,12 +78,14 @@ def main() -> None:
         import fidelity
 
         fidelity.PRIOR_POSITIONS = 2048
-        others, held_out = (softmax(part.double().numpy()) for part in reversed(fidelity.language_logits(1500, 512)))
+        others, held_out = (
+            softmax(logits.double().numpy()) for logits in reversed(fidelity.language_logits(1500, 512))
+        )
         cases += [("language model", k, others, held_out) for k in (8, 32)]
     print(f"| teacher | listed | even | mean residual | ours | {STEPS} steps |\n|---|---:|---:|---:|---:|---:|")
     for name, k, train, test in cases:
-        found, mask = priors(train, listed(train, k)), listed(test, k)
-        print(f"| {name} | {k} | " + " | ".join(f"{kl(test, mask, prior):.4f}" for prior in found.values()) + " |")
+        candidates, mask = priors(train, listed(train, k)), listed(test, k)
+        print(f"| {name} | {k} | " + " | ".join(f"{kl(test, mask, prior):.4f}" for prior in candidates.values()) + " |")
 
 
 if __name__ == "__main__":

@@ -59,10 +59,10 @@ def make(root: Path, rows: int, shard_format: str, codec: str, encoding: str) ->
     return sl.open(root)
 
 
-def unverified(self: unit_reader.UnitReader, piece: Range) -> memoryview:
+def unverified(self: unit_reader.UnitReader, span: Range) -> memoryview:
     """As the reader's own, without the hash."""
-    data = unit_reader._scratch(piece.size)  # noqa: SLF001  what is measured is that method without one line
-    self._storage.read_range(self.name, piece.offset, data, of=self.record.size)
+    data = unit_reader._scratch(span.size)  # noqa: SLF001  what is measured is that method without one line
+    self._storage.read_range(self.name, span.offset, data, of=self.record.size)
     return data
 
 
@@ -84,7 +84,7 @@ def ratio(run: Callable[[], object]) -> tuple[float, float]:
 
 def measure(store: Store) -> dict[str, float]:
     """The three ways to read."""
-    some = np.sort(np.random.default_rng(1).choice(store.rows, 4096, replace=False))
+    rows = np.sort(np.random.default_rng(1).choice(store.rows, 4096, replace=False))
 
     def chunks() -> None:
         for number in range(store.chunks):
@@ -94,10 +94,10 @@ def measure(store: Store) -> dict[str, float]:
         for _ in sl.loader(store, batch_size=256, seed=0):
             pass
 
-    found = {}
-    for name, run in (("chunks", chunks), ("rows", lambda: store.read(some)), ("loader", epoch)):
-        found[name], found[f"{name}_s"] = ratio(run)
-    return found
+    figures = {}
+    for name, run in (("chunks", chunks), ("rows", lambda: store.read(rows)), ("loader", epoch)):
+        figures[name], figures[f"{name}_s"] = ratio(run)
+    return figures
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What every test runs under: one torch thread, derandomised Hypothesis, and the real digits."""
+"""Settings and fixtures of all tests: one torch thread, derandomised Hypothesis, and the real digits."""
 
 import fcntl
 import os

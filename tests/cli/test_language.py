@@ -79,9 +79,9 @@ def test_a_run_that_is_killed_and_resumed_writes_the_same_labels(folder, tmp_pat
         process.wait()
     committed = len(list(records.rglob("*.json")))
     run(*arguments, tmp_path / "killed")
-    whole, killed = sl.open(tmp_path / "whole"), sl.open(tmp_path / "killed")
-    assert 10 <= committed < whole.units
-    assert whole.descriptor.digest == killed.descriptor.digest
+    uninterrupted, killed = sl.open(tmp_path / "whole"), sl.open(tmp_path / "killed")
+    assert 10 <= committed < uninterrupted.units
+    assert uninterrupted.descriptor.digest == killed.descriptor.digest
     assert content(tmp_path / "whole") == content(tmp_path / "killed")
 
 

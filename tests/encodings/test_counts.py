@@ -170,10 +170,10 @@ def test_classes_by_rank_go_with_their_codebook():
     assert classes_by_rank(priors) is by_rank
     np.testing.assert_array_equal(by_rank.classes, np.argsort(-priors[0], axis=1, kind="stable"))
     np.testing.assert_array_equal(by_rank.probabilities, -np.sort(-priors[0], axis=1))
-    number, kept = id(priors), len(codebook._BY_RANK)
+    number, entries = id(priors), len(codebook._BY_RANK)
     del priors
     assert number not in codebook._BY_RANK
-    assert len(codebook._BY_RANK) == kept - 1
+    assert len(codebook._BY_RANK) == entries - 1
 
 
 @pytest.mark.parametrize(

@@ -103,12 +103,12 @@ def test_draws_and_statistics_of_the_other_rows_stay(tmp_path, shard_format, enc
     options = {"encoding": encoding, "shard_format": shard_format, "batch_size": 1}
     label(tmp_path / "some", **options)
     label(tmp_path / "all", data(Plain), teacher=sound, **options)
-    some, whole = sl.open(tmp_path / "some"), sl.open(tmp_path / "all")
+    filtered, complete = sl.open(tmp_path / "some"), sl.open(tmp_path / "all")
     rows = np.setdiff1d(np.arange(ROWS), BAD)
-    names = some.head_columns("logits")
-    ours, theirs = some.take(np.arange(len(rows)), names), whole.take(rows, names)
-    assert all(np.array_equal(ours[name], theirs[name]) for name in names)
-    probe, full = some.probe(), whole.probe()
+    names = filtered.head_columns("logits")
+    ours, expected = filtered.take(np.arange(len(rows)), names), complete.take(rows, names)
+    assert all(np.array_equal(ours[name], expected[name]) for name in names)
+    probe, full = filtered.probe(), complete.probe()
     assert set(rows[probe.rows]) == set(full.rows) - set(BAD), "the same rows are stored dense"
     assert np.array_equal(probe.logits, values()[rows[probe.rows]])
     assert verify(tmp_path / "some", deep=True).ok

@@ -21,7 +21,7 @@ def content_of(path):
 
 @pytest.mark.parametrize("held", [100, 2**20])
 def test_labels_are_those_of_the_same_rows_as_a_pilot(tmp_path, monkeypatch, held):
-    """Whether the store begins once enough rows are held, or on leaving."""
+    """The store begins once enough rows are held, or on leaving."""
     monkeypatch.setattr(first_rows, "MAX_HELD_BYTES", 4 * CLASSES * held)
     pilot = {"logits": LOGITS[: min(held, len(LOGITS))]}
     with sl.create(tmp_path / "a", heads=HEADS, unit_rows=64, pilot=pilot) as writer:

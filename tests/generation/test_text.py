@@ -221,8 +221,10 @@ def test_a_disk_that_fills_ends_the_run_with_an_error_and_committed_units(tmp_pa
         signal.signal(signal.SIGXFSZ, handler)
     result = generate(data, out=tmp_path / "full", **options)
     assert 0 < result.new_units < result.units
-    whole, full = sl.open(tmp_path / "whole"), sl.open(tmp_path / "full")
-    np.testing.assert_array_equal(full.read(np.arange(full.rows)).values, whole.read(np.arange(whole.rows)).values)
+    uninterrupted, full = sl.open(tmp_path / "whole"), sl.open(tmp_path / "full")
+    np.testing.assert_array_equal(
+        full.read(np.arange(full.rows)).values, uninterrupted.read(np.arange(uninterrupted.rows)).values
+    )
 
 
 def test_rows_of_another_store_are_copied_with_their_tokens(tmp_path, tokenizer, teacher):

@@ -77,16 +77,16 @@ def test_labels_are_those_of_the_same_model_at_hand(tmp_path, folder, network, t
     generate(
         data, teacher=f"hf:{folder}", out=tmp_path / "hand", text=text, chosen=True, encoding=f"topk:{K}"
     )  # fmt: skip
-    ours, theirs = sl.open(tmp_path / "server"), sl.open(tmp_path / "hand")
-    assert ours.rows == theirs.rows
-    rows = np.arange(ours.rows)
-    first, second = ours.read(rows, "logits"), theirs.read(rows, "logits")
+    served, local = sl.open(tmp_path / "server"), sl.open(tmp_path / "hand")
+    assert served.rows == local.rows
+    rows = np.arange(served.rows)
+    first, second = served.read(rows, "logits"), local.read(rows, "logits")
     assert (first.ids == second.ids).mean() > 0.99  # two classes may tie
     assert np.abs(first.values - second.values).max() < 2e-3
     assert np.abs(first.log_tail - second.log_tail).max() < 1e-3
-    log_probs = [one.read(rows, "chosen").values for one in (ours, theirs)]
-    ids = ours.read_inputs(rows)
-    assert np.abs(log_probs[0] - log_probs[1])[: len(ids[0]) - ours.rows].max() < 1e-2
+    log_probs = [one.read(rows, "chosen").values for one in (served, local)]
+    ids = served.read_inputs(rows)
+    assert np.abs(log_probs[0] - log_probs[1])[: len(ids[0]) - served.rows].max() < 1e-2
     assert sl.verify(tmp_path / "server").ok
 
 

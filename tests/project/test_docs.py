@@ -30,7 +30,7 @@ def test_relative_links_lead_to_files(root):
 
 def test_every_command_in_the_documents_is_one_of_ours(root):
     """Each ``softlabels ...`` line in a code block parses: the command exists, and so does each option."""
-    found = 0
+    commands = 0
     for path in documents(root):
         for block in re.findall(r"```(?:sh|console)?\n(.*?)```", path.read_text(), re.DOTALL):
             for line in COMMAND.findall(block.replace("\\\n", " ")):
@@ -44,8 +44,8 @@ def test_every_command_in_the_documents_is_one_of_ours(root):
                     word for word in arguments if word.startswith("--") and word.split("=")[0] not in known | {"--help"}
                 ]
                 assert not unknown, f"{path.name}: {line}"
-                found += 1
-    assert found > 5
+                commands += 1
+    assert commands > 5
 
 
 def commands(group=cli):
@@ -66,10 +66,10 @@ def test_nothing_in_the_project_names_this_machine(root):
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=root, capture_output=True, text=True, check=True
     )
     local = re.compile(rb"(/root/|/work/|/home/\w+/|/tmp/bash)")
-    found = []
+    offenders = []
     for name in listed.stdout.splitlines():
         path = root / name
         if path.suffix in {".parquet", ".zip"} or path.name == "test_docs.py" or not path.is_file():
             continue
-        found += [name] if local.search(path.read_bytes()) else []
-    assert not found
+        offenders += [name] if local.search(path.read_bytes()) else []
+    assert not offenders

@@ -1,4 +1,4 @@
-"""What is imported when: the command line answers at once, and reading labels needs no torch."""
+"""Imports happen when they are needed: the command line answers at once, and reading labels needs no torch."""
 
 import json
 import subprocess

@@ -49,17 +49,17 @@ def bar(name: str, total: int | None) -> Callable[[int], None]:
 def random_kills(scale: float) -> Section:
     """SIGKILL over three writers."""
     count = int(10_000 * scale)
-    found = kills.run(count, progress=bar("kills", count))
+    outcome = kills.run(count, progress=bar("kills", count))
     lines = [
-        ("SIGKILLs, three writers on one store, both forms, three encodings", f"{found.kills:,}"),
-        ("units committed", f"{found.units:,}"),
-        ("acknowledged units lost", str(found.lost)),
-        ("rows twice", str(found.twice)),
-        ("records changed, or units with wrong content", str(found.changed)),
-        ("rows recomputed a kill, median", f"{statistics.median(found.recomputed):g}"),
-        ("the same, 99th percentile", f"{sorted(found.recomputed)[int(len(found.recomputed) * 0.99)]} (one unit)"),
+        ("SIGKILLs, three writers on one store, both forms, three encodings", f"{outcome.kills:,}"),
+        ("units committed", f"{outcome.units:,}"),
+        ("acknowledged units lost", str(outcome.lost)),
+        ("rows twice", str(outcome.twice)),
+        ("records changed, or units with wrong content", str(outcome.changed)),
+        ("rows recomputed a kill, median", f"{statistics.median(outcome.recomputed):g}"),
+        ("the same, 99th percentile", f"{sorted(outcome.recomputed)[int(len(outcome.recomputed) * 0.99)]} (one unit)"),
     ]
-    return "Random kills", lines, not (found.lost or found.twice or found.changed)
+    return "Random kills", lines, not (outcome.lost or outcome.twice or outcome.changed)
 
 
 def calls(scale: float) -> Section:
@@ -77,23 +77,23 @@ def calls(scale: float) -> Section:
 def cuts(scale: float) -> Section:
     """Power cuts."""
     count = int(70_000 * scale)
-    found = power_cuts.run(count, progress=bar("power cuts", count))
+    outcome = power_cuts.run(count, progress=bar("power cuts", count))
     lines = [
-        ("states after a cut that were tried", f"{found.states:,}"),
-        ("of them different", f"{found.different:,}"),
-        ("violations", str(len(found.violations))),
+        ("states after a cut that were tried", f"{outcome.states:,}"),
+        ("of them different", f"{outcome.different:,}"),
+        ("violations", str(len(outcome.violations))),
     ]
-    return "Power cuts", lines, not found.violations
+    return "Power cuts", lines, not outcome.violations
 
 
 def races(scale: float) -> Section:
     """Interleavings."""
-    found = interleavings.run(None if scale >= 1 else int(3432 * scale), progress=bar("interleavings", None))
+    outcome = interleavings.run(None if scale >= 1 else int(3432 * scale), progress=bar("interleavings", None))
     lines = [
-        ("interleavings of two commits of one unit", f"{found.tried:,}"),
-        ("with other than one winner, or a record that changed", str(len(found.violations))),
+        ("interleavings of two commits of one unit", f"{outcome.tried:,}"),
+        ("with other than one winner, or a record that changed", str(len(outcome.violations))),
     ]
-    return "Races", lines, not found.violations
+    return "Races", lines, not outcome.violations
 
 
 def repairing(scale: float) -> Section:
@@ -137,9 +137,9 @@ def orphaned(scale: float) -> Section:
     lines = [
         ("parents killed: loaders, DataLoaders and generate --processes", f"{result.kills:,}"),
         ("processes that they had", f"{result.processes:,}"),
-        ("processes still there a minute later", str(result.left)),
+        ("processes still there a minute later", str(result.survivors)),
     ]
-    return "Orphans", lines, not result.left
+    return "Orphans", lines, not result.survivors
 
 
 def damaged_runs(scale: float) -> Section:
@@ -238,44 +238,44 @@ def fuzz(scale: float) -> Iterator[Section]:
                 plain = int(10_000 * min(scale, 1) / ROUNDS) if labels == "topk" else 0
                 count = int(1_000_000 * scale * share / ROUNDS)
                 _add(total[form], mutants.run(count, form, labels, seed=turn, plain=plain))
-            report(sum(_tried(part) for part in total.values()))
+            report(sum(_tried(counts) for counts in total.values()))
         lines = [line for form in forms for line in _lines(form, total[form])]
-        yield "Mutants", lines, all(_good(part) for part in total.values())
+        yield "Mutants", lines, all(_good(counts) for counts in total.values())
 
 
-def _add(total: dict[str, Any], found: dict[str, Any]) -> None:
-    for name, value in found.items():
+def _add(total: dict[str, Any], counts: dict[str, Any]) -> None:
+    for name, value in counts.items():
         if name == "memory":
             total[name] = max(total.get(name, 0), value)
         else:
             total[name] = total[name] + value if name in total else value
 
 
-def _tried(found: dict[str, Any]) -> int:
-    return sum(found["accidents"].values()) + sum(found["attacks"].values()) if found else 0
+def _tried(counts: dict[str, Any]) -> int:
+    return sum(counts["accidents"].values()) + sum(counts["attacks"].values()) if counts else 0
 
 
-def _untyped(found: dict[str, Any]) -> int:
-    both = found["accidents"] + found["attacks"]
+def _untyped(counts: dict[str, Any]) -> int:
+    both = counts["accidents"] + counts["attacks"]
     return int(sum(count for name, count in both.items() if name.startswith("untyped")))
 
 
-def _good(found: dict[str, Any]) -> bool:
-    return not (found["crashes"] or found["accidents"]["wrong"] or _untyped(found)) and found["memory"] < 2**28
+def _good(counts: dict[str, Any]) -> bool:
+    return not (counts["crashes"] or counts["accidents"]["wrong"] or _untyped(counts)) and counts["memory"] < 2**28
 
 
-def _lines(form: str, found: dict[str, Any]) -> list[tuple[str, str]]:
-    accidents, attacks, plain = found["accidents"], found["attacks"], found["plain"]
+def _lines(form: str, counts: dict[str, Any]) -> list[tuple[str, str]]:
+    accidents, attacks, plain = counts["accidents"], counts["attacks"], counts["plain"]
     plainly = f"{plain['wrong']:,} of {sum(plain.values()):,}"
-    if found["plain crashes"]:
-        plainly = f"{plainly}; {found['plain crashes']} processes crashed"
+    if counts["plain crashes"]:
+        plainly = f"{plainly}; {counts['plain crashes']} processes crashed"
     return [
-        (f"{form}: mutants", f"{_tried(found):,}"),
-        (f"{form}: process crashes", str(found["crashes"])),
+        (f"{form}: mutants", f"{_tried(counts):,}"),
+        (f"{form}: process crashes", str(counts["crashes"])),
         (f"{form}: wrong labels after an accident", f"{accidents['wrong']} of {sum(accidents.values()):,}"),
-        (f"{form}: exceptions without a type of ours", str(_untyped(found))),
+        (f"{form}: exceptions without a type of ours", str(_untyped(counts))),
         (f"{form}: forged with hashes: refused, read", f"{attacks['refused']:,}, {attacks['other']:,}"),
-        (f"{form}: growth of memory", f"{found['memory'] / 2**20:.1f} MiB"),
+        (f"{form}: growth of memory", f"{counts['memory'] / 2**20:.1f} MiB"),
         (f"{form}: wrong labels by the plain reader", plainly),
     ]
 
@@ -351,7 +351,7 @@ def main() -> int:
 def _write(out: Path, section: Section, text: str) -> None:
     """Replace a section of the page, or append it."""
     earlier = out.read_text().split("\n## ")[1:] if out.exists() else []
-    texts = {part.split("\n", 1)[0]: f"## {part.rstrip()}\n" for part in earlier} | {section[0]: text}
+    texts = {body.split("\n", 1)[0]: f"## {body.rstrip()}\n" for body in earlier} | {section[0]: text}
     out.write_text("\n".join([HEAD, *texts.values()]))
 
 

@@ -65,12 +65,12 @@ class Orphans:
     Attributes:
         kills: Parents that were killed.
         processes: Processes that they had.
-        left: Processes that were still there a minute later.
+        survivors: Processes that were still there a minute later.
     """
 
     kills: int = 0
     processes: int = 0
-    left: int = 0
+    survivors: int = 0
 
 
 def run(
@@ -126,4 +126,4 @@ def _kill_one(kind: str, folder: Path, rng: random.Random, result: Orphans) -> N
         time.sleep(0.05)
     for pid in remaining:
         os.kill(pid, signal.SIGKILL)
-    result.left += len(remaining)
+    result.survivors += len(remaining)

@@ -9,37 +9,37 @@ needs_strace = pytest.mark.skipif(not system_calls.available(), reason="strace i
 
 
 def test_random_kills_lose_nothing_that_was_acknowledged():
-    found = kills.run(120)
-    assert found.kills >= 120
-    assert (found.lost, found.twice, found.changed) == (0, 0, 0)
-    assert max(found.recomputed) <= kills.world.UNIT_ROWS
+    outcome = kills.run(120)
+    assert outcome.kills >= 120
+    assert (outcome.lost, outcome.twice, outcome.changed) == (0, 0, 0)
+    assert max(outcome.recomputed) <= kills.world.UNIT_ROWS
 
 
 @needs_strace
 def test_a_kill_at_each_system_call_leaves_all_or_nothing():
-    found = system_calls.kill_at_each()
-    assert found.tried > 40
-    assert found.right == found.tried
-    assert 0 < found.committed < found.tried, "some kills come before the commit point and some after"
+    outcome = system_calls.kill_at_each()
+    assert outcome.tried > 40
+    assert outcome.right == outcome.tried
+    assert 0 < outcome.committed < outcome.tried, "some kills come before the commit point and some after"
 
 
 @needs_strace
 def test_an_error_from_any_system_call_commits_nothing_bad():
-    found = system_calls.fail_at_each(every=3)
-    assert found.tried > 20
-    assert found.right == found.tried
+    outcome = system_calls.fail_at_each(every=3)
+    assert outcome.tried > 20
+    assert outcome.right == outcome.tried
 
 
 def test_a_power_cut_at_any_moment_keeps_every_promise():
-    found = power_cuts.run(1000)
-    assert found.violations == []
-    assert found.different > 400
+    outcome = power_cuts.run(1000)
+    assert outcome.violations == []
+    assert outcome.different > 400
 
 
 def test_two_commits_in_any_order_of_steps_have_one_winner():
-    found = interleavings.run(250)
-    assert found.violations == []
-    assert found.tried == 250
+    outcome = interleavings.run(250)
+    assert outcome.violations == []
+    assert outcome.tried == 250
 
 
 def test_repair_beside_writers_moves_damaged_units_alone():

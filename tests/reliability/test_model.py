@@ -91,12 +91,12 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def repair(self):
         report = verify(self.root, deep=True)
-        found = {problem.unit for problem in report.bad if problem.unit is not None}
-        assert self.damaged <= found
+        damaged = {problem.unit for problem in report.bad if problem.unit is not None}
+        assert self.damaged <= damaged
         # Beyond what is damaged only units that a snapshot holds and that were lost or made again.
-        assert self.sealed is not None or found == self.damaged
-        assert set(repair(self.root, report)) == found
-        self.committed -= found
+        assert self.sealed is not None or damaged == self.damaged
+        assert set(repair(self.root, report)) == damaged
+        self.committed -= damaged
         self.damaged.clear()
 
     @rule()

@@ -17,7 +17,7 @@ def test_generate_leaves_no_process_behind_if_it_is_killed():
     """The loaders have a test of their own, tests/loading/test_home.py."""
     result = orphans.run(1, kinds=("generate",))
     assert result.processes >= 3, "the parent and what it started"
-    assert result.left == 0
+    assert result.survivors == 0
 
 
 def test_damaged_and_forged_runs_are_refused_by_typed_errors():

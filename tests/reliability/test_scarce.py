@@ -1,4 +1,4 @@
-"""What is scarce on a real machine: inodes, shared memory. In a mount namespace of its own, so that nothing stays."""
+"""Full inodes and shared memory, in a mount namespace of its own, so that nothing stays."""
 
 import os
 import subprocess
@@ -114,7 +114,7 @@ if __name__ == "__main__":
 
 
 def test_a_full_shared_memory_is_an_error_within_seconds(tmp_path):
-    """Where torch would lose the batch, and wait for it for ever where the stream has no end."""
+    """Without the check, torch loses the batch, and waits for it for ever if the stream has no end."""
     said, seconds = run(SHARED, "/dev/shm", "size=256k", tmp_path)  # noqa: S108  of a namespace of its own
     assert said.split() == ["said"] * 3
     assert seconds < 100, "a hang would be for ever"

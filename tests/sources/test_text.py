@@ -116,9 +116,9 @@ def test_packed_rows_hold_documents_of_one_split(tmp_path, tokenizer):
     for name in source.splits():
         tokens = source.inputs(source.split(name)).values
         alone = [text for text, split in zip(texts, splits, strict=True) if split == name]
-        whole = np.concatenate([np.append(ids, tokenizer.end) for ids in tokenizer.encode(alone)])
-        assert tokens.tolist() == whole[: len(tokens)].tolist()
-        assert len(whole) - len(tokens) <= 1
+        joined = np.concatenate([np.append(ids, tokenizer.end) for ids in tokenizer.encode(alone)])
+        assert tokens.tolist() == joined[: len(tokens)].tolist()
+        assert len(joined) - len(tokens) <= 1
 
 
 def test_a_pair_of_columns_is_joined_for_a_classifier(tmp_path, tokenizer):

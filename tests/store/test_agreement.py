@@ -61,9 +61,9 @@ def forge_snapshot(root, rng):
 def swap_records(root, rng):
     """Exchange the records of two units."""
     first, second = (root / paths.record_path(unit) for unit in (0, 1))
-    ours, theirs = first.read_bytes(), second.read_bytes()
-    first.write_bytes(theirs)
-    second.write_bytes(ours)
+    first_bytes, second_bytes = first.read_bytes(), second.read_bytes()
+    first.write_bytes(second_bytes)
+    second.write_bytes(first_bytes)
 
 
 CHANGES = [remove, damage, forge_document, forge_snapshot, swap_records]

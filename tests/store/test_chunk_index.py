@@ -17,8 +17,8 @@ def test_every_row_is_found_in_its_chunk(unit_rows, chunk_rows):
         for offset in range(min(chunk_rows, rows - start))
     ]
     chunks, offsets = index.locate(np.arange(sum(unit_rows)))
-    found = [(*index.unit_of(int(chunk)), int(offset)) for chunk, offset in zip(chunks, offsets, strict=True)]
-    assert found == expected
+    located = [(*index.unit_of(int(chunk)), int(offset)) for chunk, offset in zip(chunks, offsets, strict=True)]
+    assert located == expected
     assert len(index) == len({position[:2] for position in expected})
     assert index.sizes.tolist() == np.bincount(chunks).tolist()
     assert index.starts.tolist() == [0, *np.cumsum(index.sizes).tolist()]

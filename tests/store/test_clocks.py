@@ -102,7 +102,7 @@ WALL = {"time", "time_ns", "now", "utcnow", "today", "localtime", "gmtime", "cti
 
 
 def test_nothing_in_the_library_asks_for_the_time_of_day():
-    """What lasts is measured by clocks that nobody sets."""
+    """Durations are measured by clocks that nobody sets."""
     for path in Path(sl.__file__).parent.rglob("*.py"):
         called = {
             node.func.attr

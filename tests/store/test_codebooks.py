@@ -33,8 +33,8 @@ def head():
 
 
 def make(path, rows=range(40), seed=0, pilot=True):
-    given = {"logits": logits_of(200, seed=9 + seed)} if pilot else None
-    with sl.create(path, heads=head(), teacher="t", teacher_digest="d", pilot=given, unit_rows=16) as writer:
+    pilot_logits = {"logits": logits_of(200, seed=9 + seed)} if pilot else None
+    with sl.create(path, heads=head(), teacher="t", teacher_digest="d", pilot=pilot_logits, unit_rows=16) as writer:
         writer.append(list(rows), {"logits": logits_of(100)[list(rows)]})
     return sl.open(path)
 
@@ -78,8 +78,8 @@ def test_going_on_after_a_crash_uses_the_codebook_there_is(tmp_path, labelled, d
     for unit in (1, 4):  # not committed when it crashed
         (root / "records" / "00" / f"{unit:08d}.json").unlink()
     monkeypatch.setattr(heads.codebook, "fit", lambda *_, **__: pytest.fail("fitted again"))
-    made = generate(digits, teacher=teacher, out=root, **OPTIONS)
-    assert made.new_units == 2
+    run = generate(digits, teacher=teacher, out=root, **OPTIONS)
+    assert run.new_units == 2
     for name, array in sl.open(root).take(np.arange(1797), ["logits/ids", "logits/steps", "logits/prior"]).items():
         np.testing.assert_array_equal(array, sl.open(labelled).take(np.arange(1797), [name])[name])
 
@@ -159,8 +159,8 @@ def test_stores_of_one_codebook_merge_and_others_do_not(tmp_path):
 
 def test_topping_up_takes_the_codebook_over(tmp_path, labelled, digits, teacher, monkeypatch):
     monkeypatch.setattr(heads.codebook, "fit", lambda *_, **__: pytest.fail("fitted again"))
-    made = generate(digits, teacher=teacher, out=tmp_path / "s", reuse=[labelled], gate=False, **OPTIONS)
-    assert made.reused_rows == 1797
+    run = generate(digits, teacher=teacher, out=tmp_path / "s", reuse=[labelled], gate=False, **OPTIONS)
+    assert run.reused_rows == 1797
     assert sl.open(tmp_path / "s").heads == sl.open(labelled).heads
     assert codebook_file(tmp_path / "s").read_bytes() == codebook_file(labelled).read_bytes()
 

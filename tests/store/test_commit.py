@@ -58,7 +58,7 @@ def assert_whole(root, units):
         reader = UnitReader(open_storage(root), descriptor(), read_record(open_storage(root), unit, descriptor()))
         parts = [reader.read_chunk(chunk) for chunk in range(3)]
         for name, expected in columns(unit).items():
-            np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), expected)
+            np.testing.assert_array_equal(np.concatenate([arrays[name] for arrays in parts]), expected)
 
 
 def test_a_committed_unit_reads_back_whatever_batches_it_came_in(tmp_path):
@@ -97,18 +97,18 @@ def test_too_few_or_too_many_rows_are_not_committed(tmp_path):
 
 @pytest.mark.parametrize("damage", ["missing", "dtype", "shape"])
 def test_columns_that_are_not_the_stores_are_refused(tmp_path, damage):
-    given = columns(0)
+    arrays = columns(0)
     if damage == "missing":
-        del given["view"]
+        del arrays["view"]
     elif damage == "dtype":
-        given["view"] = given["view"].astype(np.int64)
+        arrays["view"] = arrays["view"].astype(np.int64)
     else:
-        given["logits/values"] = given["logits/values"][:, :2]
+        arrays["logits/values"] = arrays["logits/values"][:, :2]
     with (
         create_or_open(tmp_path / "s", descriptor()).begin(0) as writer,
         pytest.raises(InvalidArgument, match="column"),
     ):
-        writer.append(given)
+        writer.append(arrays)
 
 
 def test_the_second_of_two_writers_loses_without_harm(tmp_path):
@@ -305,15 +305,15 @@ def test_racing_processes_leave_one_record_a_unit(tmp_path):
 
 def die_after(events):
     """Have this process killed when it has made so many calls, in Python or in C: at any point of a commit."""
-    left = [events]
+    remaining = [events]
 
     def count(*_):
-        left[0] -= 1
-        if left[0] < 0:
+        remaining[0] -= 1
+        if remaining[0] < 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.setprofile(count)
-    return left
+    return remaining
 
 
 def write_until_killed(root, acknowledged, events):
@@ -332,10 +332,10 @@ def test_kill_at_any_moment_loses_no_acknowledged_unit(tmp_path):
     context = multiprocessing.get_context("fork")
     store = create_or_open(tmp_path / "warm", descriptor())
     commit(store, 0)
-    left = die_after(10**9)
+    remaining = die_after(10**9)
     commit(store, 1)
     sys.setprofile(None)
-    of_a_commit = 10**9 - left[0]
+    of_a_commit = 10**9 - remaining[0]
     root, ledger, kills = tmp_path / "s", set(), 0
     create_or_open(root, descriptor())
     while len(ledger) < ROWS // UNIT:

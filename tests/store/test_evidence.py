@@ -1,4 +1,4 @@
-"""What units leave for sealing stays within what readers accept, whatever the shape of outputs."""
+"""Statistics of units stay within what readers accept, whatever the shape of outputs."""
 
 import pytest
 import torch

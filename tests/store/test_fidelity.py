@@ -28,19 +28,19 @@ def oracle(logits, k, temperatures, prior=None):
         rest = np.take_along_axis(log_p, order, axis=1)
         pi = np.ones(logits.shape[1]) if prior is None else prior[index].astype(np.float64)
         share = pi[order] / pi[order].sum(axis=1, keepdims=True)
-        left = np.logaddexp.reduce(rest, axis=1, keepdims=True)
-        kl[f"{temperature:g}"] = (np.exp(rest) * (rest - left - np.log(share))).sum(axis=1).mean()
+        tail_sum = np.logaddexp.reduce(rest, axis=1, keepdims=True)
+        kl[f"{temperature:g}"] = (np.exp(rest) * (rest - tail_sum - np.log(share))).sum(axis=1).mean()
     p = np.exp(log_softmax64(logits, temperatures[0]))
     return {"kl": kl, "mass": 1 - np.take_along_axis(p, order, axis=1).sum(axis=1).mean(), "top1": 1.0,
             "entropy": -(p * np.log(p)).sum(axis=1).mean()}  # fmt: skip
 
 
-def assert_alike(found, expected, tolerance=2e-3):
-    assert found["kl"].keys() == expected["kl"].keys()
-    for name in found["kl"]:
-        assert found["kl"][name] == pytest.approx(expected["kl"][name], rel=tolerance, abs=2e-6)
+def assert_alike(figures, expected, tolerance=2e-3):
+    assert figures["kl"].keys() == expected["kl"].keys()
+    for name in figures["kl"]:
+        assert figures["kl"][name] == pytest.approx(expected["kl"][name], rel=tolerance, abs=2e-6)
     for name in ("mass", "top1", "entropy"):
-        assert found[name] == pytest.approx(expected[name], rel=tolerance, abs=2e-6)
+        assert figures[name] == pytest.approx(expected[name], rel=tolerance, abs=2e-6)
 
 
 def records_of(root):
@@ -53,20 +53,20 @@ def test_each_unit_measures_a_seeded_sample_of_its_rows(sealed, dense_logits):
     for record in records:
         rows = np.arange(record.rows)
         chosen = rows[UnitStatistics(store.descriptor, record.unit).wants_measured(rows)]
-        found = record.fidelity["logits"]
-        assert found.rows == len(chosen)
+        measured = record.fidelity["logits"]
+        assert measured.rows == len(chosen)
         assert 15 < len(chosen) * 400 / record.rows < 64
-        assert_alike(found.to_json(), oracle(dense_logits[400 * record.unit + chosen], 4, (1.0, 4.0)))
+        assert_alike(measured.to_json(), oracle(dense_logits[400 * record.unit + chosen], 4, (1.0, 4.0)))
 
 
 def test_sealing_adds_them_up_and_names_the_poorest(sealed):
     records, store = records_of(sealed)
     parts = [record.fidelity["logits"] for record in records]
     units = store.snapshot.fidelity["logits"]["units"]
-    weights = [part.rows for part in parts]
+    weights = [figures.rows for figures in parts]
     assert units["rows"] == sum(weights)
     for name in ("mass", "top1", "entropy", "error"):
-        expected = np.average([getattr(part, name) for part in parts], weights=weights)
+        expected = np.average([getattr(figures, name) for figures in parts], weights=weights)
         assert units[name] == pytest.approx(expected, rel=1e-12)
     for name in ("1", "4"):
         assert units["kl"][name] == pytest.approx(np.average([p.kl[name] for p in parts], weights=weights), rel=1e-12)
@@ -78,9 +78,9 @@ def test_the_probe_is_measured_with_the_prior_that_readers_use(sealed, dense_log
     store = sl.open(sealed)
     probe = store.probe()
     np.testing.assert_allclose(probe.logits, dense_logits[probe.rows], atol=1e-4)
-    found = store.snapshot.fidelity["logits"]
-    assert found["rows"] == len(probe.rows)
-    assert_alike(found, oracle(probe.logits, 4, (1.0, 4.0), store.prior("logits")))
+    figures = store.snapshot.fidelity["logits"]
+    assert figures["rows"] == len(probe.rows)
+    assert_alike(figures, oracle(probe.logits, 4, (1.0, 4.0), store.prior("logits")))
 
 
 def test_any_batch_size_order_and_resume_measure_the_same(tmp_path, sealed, digits, teacher):
@@ -91,8 +91,8 @@ def test_any_batch_size_order_and_resume_measure_the_same(tmp_path, sealed, digi
     for unit in (0, 3):
         (root / "records" / "00" / f"{unit:08d}.json").unlink()
     generate(digits, teacher=teacher, out=root, batch_size=1000, **OPTIONS)
-    (ours, store), (theirs, other) = records_of(root), records_of(sealed)
-    for a, b in zip(ours, theirs, strict=True):
+    (records, store), (expected, other) = records_of(root), records_of(sealed)
+    for a, b in zip(records, expected, strict=True):
         assert a.fidelity["logits"].rows == b.fidelity["logits"].rows
         assert_alike(a.fidelity["logits"].to_json(), b.fidelity["logits"].to_json(), 1e-4)
     np.testing.assert_array_equal(store.probe().rows, other.probe().rows)
@@ -110,7 +110,7 @@ def test_of_ragged_rows_one_position_each_is_kept_and_measured(tmp_path):
     rows, logits, positions = store.probe()
     assert (positions < lengths[rows]).all()
     assert len(set(positions.tolist())) > 3
-    np.testing.assert_array_equal(logits, [parts[row][at] for row, at in zip(rows, positions, strict=True)])
+    np.testing.assert_array_equal(logits, [parts[row][position] for row, position in zip(rows, positions, strict=True)])
     assert_alike(store.snapshot.fidelity["logits"], oracle(logits, 4, (1.0, 2.0), store.prior("logits")))
 
 

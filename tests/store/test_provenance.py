@@ -72,10 +72,10 @@ def test_a_merged_store_keeps_the_fields_in_which_its_data_agree(tmp_path):
     ]
     stores = [
         forging.make(
-            tmp_path / part.spec, "topk-zarr", data=part,
-            spoil=lambda found, index=index: found["key"].__setitem__((slice(None), 1), index),
+            tmp_path / source.spec, "topk-zarr", data=source,
+            spoil=lambda arrays, index=index: arrays["key"].__setitem__((slice(None), 1), index),
         )
-        for index, part in enumerate(parts)
+        for index, source in enumerate(parts)
     ]  # fmt: skip
     sl.merge(stores, tmp_path / "out")
     merged = sl.open(tmp_path / "out").descriptor.data

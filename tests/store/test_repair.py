@@ -188,8 +188,8 @@ def test_a_second_damaged_record_does_not_replace_the_first_in_quarantine(tmp_pa
         contents.append(find(root, "record").read_bytes())
         assert repair(root) == [0]
         fill(root)
-    kept = sorted((root / "quarantine" / "records" / "00").iterdir())
-    assert [path.read_bytes() for path in kept] == contents
+    quarantined = sorted((root / "quarantine" / "records" / "00").iterdir())
+    assert [path.read_bytes() for path in quarantined] == contents
 
 
 def test_repair_leaves_the_shard_of_a_writer_that_is_about_to_commit(tmp_path):

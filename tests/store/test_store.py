@@ -123,16 +123,18 @@ def test_the_same_run_writes_the_same_bytes(sealed, teacher, digits, tmp_path):
 
 
 def test_inspect_has_the_agreed_keys(sealed, digits):
-    found = describe_store(sealed).to_json()
-    assert {"rows", "units", "bytes", "bytes_per_row", "snapshot", "teacher", "data", "heads"} <= set(found)
-    assert set(found["snapshot"]) == {"number", "digest", "rows", "units"}
+    description = describe_store(sealed).to_json()
+    assert {"rows", "units", "bytes", "bytes_per_row", "snapshot", "teacher", "data", "heads"} <= set(description)
+    assert set(description["snapshot"]) == {"number", "digest", "rows", "units"}
     known = {"spec": digits.spec, "fingerprint": digits.fingerprint, "rows": 1797}.items()
     assert (
         known
-        <= {name: str(value) if isinstance(value, list) else value for name, value in found["data"].items()}.items()
+        <= {
+            name: str(value) if isinstance(value, list) else value for name, value in description["data"].items()
+        }.items()
     )
-    assert found["heads"]["logits"]["fidelity"]["kl"].keys() == {"1", "4"}
-    assert found["unit_bytes"]["min"] <= found["unit_bytes"]["median"] <= found["unit_bytes"]["max"]
+    assert description["heads"]["logits"]["fidelity"]["kl"].keys() == {"1", "4"}
+    assert description["unit_bytes"]["min"] <= description["unit_bytes"]["median"] <= description["unit_bytes"]["max"]
 
 
 def test_inspect_says_what_is_missing_and_when_the_rest_was_made(tmp_path):
@@ -146,9 +148,9 @@ def test_inspect_says_what_is_missing_and_when_the_rest_was_made(tmp_path):
         })  # fmt: skip
         writer.commit()
     os.utime(tmp_path / "s" / "records" / "00" / "00000001.json", (86_400, 86_400))
-    found = describe_store(tmp_path / "s").to_json()
-    assert (found["missing_units"], found["holes"]) == (1, [0])
-    assert found["committed"] == dict.fromkeys(("first", "last"), "1970-01-02T00:00:00+00:00")
+    description = describe_store(tmp_path / "s").to_json()
+    assert (description["missing_units"], description["holes"]) == (1, [0])
+    assert description["committed"] == dict.fromkeys(("first", "last"), "1970-01-02T00:00:00+00:00")
 
 
 def test_rows_and_heads_that_are_not_there_are_named(sealed):
@@ -241,10 +243,10 @@ def test_the_choice_of_evidence_is_seeded_spread_and_bounded():
 def test_what_a_growing_store_keeps_holds_what_the_total_would_choose():
     growing = make_descriptor(rows=None, unit_rows=10, chunk_rows=10)
     rows = np.arange(10**5)
-    kept, final = probes(growing, "logits", rows), probes(growing, "logits", rows, total=len(rows))
-    assert not (final & ~kept).any()
+    candidates, final = probes(growing, "logits", rows), probes(growing, "logits", rows, total=len(rows))
+    assert not (final & ~candidates).any()
     assert 200 < final.sum() < 320
-    assert kept.sum() < 256 * (2 + np.log(10**5 / 256))
+    assert candidates.sum() < 256 * (2 + np.log(10**5 / 256))
 
 
 def test_a_store_that_grows_does_not_know_how_long_it_will_be(tmp_path):
@@ -267,9 +269,9 @@ def test_a_descriptor_for_other_rows_keeps_its_chunks_where_it_can():
 def test_of_very_many_units_only_the_last_records_stay_in_memory(sealed, monkeypatch):
     monkeypatch.setattr(sealed_store, "READERS_KEPT", 2)
     store = sl.open(sealed)
-    whole = store.read(range(1797))
+    labels = store.read(range(1797))
     assert len(store._readers) == 2
-    np.testing.assert_array_equal(store.read([0, 1796]).ids, whole.ids[[0, 1796]])
+    np.testing.assert_array_equal(store.read([0, 1796]).ids, labels.ids[[0, 1796]])
 
 
 def test_the_memory_of_a_large_chunk_is_given_back(tmp_path):
@@ -295,6 +297,6 @@ def test_a_store_made_in_a_year_without_a_name_can_be_inspected():
         root = forging.make(Path(folder) / "s", "dense-zarr")
         os.utime(root / paths.record_path(0), (-(2**40), -(2**40)))
         os.utime(root / paths.record_path(1), (2**40, 2**40))
-        made = describe_store(root).to_json()["committed"]
-    assert made["first"] <= "1970-01-01T00:00:00+00:00"
-    assert made["last"] <= "9999-12-31T23:59:59+00:00"
+        committed = describe_store(root).to_json()["committed"]
+    assert committed["first"] <= "1970-01-01T00:00:00+00:00"
+    assert committed["last"] <= "9999-12-31T23:59:59+00:00"

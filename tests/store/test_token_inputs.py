@@ -74,12 +74,12 @@ def write(path, rows, **changes):
 def test_token_ids_marks_and_tokenizer_come_back(tmp_path, shard_format):
     rows = rows_of(21)
     store = write(tmp_path / "store", rows, shard_format=shard_format)
-    wanted = np.array([20, 0, 7, 8])
-    ids, lengths, marks = store.read_inputs(wanted)
-    assert ids.tolist() == np.concatenate([rows[row][0] for row in wanted]).tolist()
-    assert marks.tolist() == np.concatenate([rows[row][1] for row in wanted]).tolist()
-    assert lengths.tolist() == [len(rows[row][0]) for row in wanted]
-    assert store.read(wanted).values.tolist() == np.concatenate([rows[row][2] for row in wanted]).tolist()
+    chosen = np.array([20, 0, 7, 8])
+    ids, lengths, marks = store.read_inputs(chosen)
+    assert ids.tolist() == np.concatenate([rows[row][0] for row in chosen]).tolist()
+    assert marks.tolist() == np.concatenate([rows[row][1] for row in chosen]).tolist()
+    assert lengths.tolist() == [len(rows[row][0]) for row in chosen]
+    assert store.read(chosen).values.tolist() == np.concatenate([rows[row][2] for row in chosen]).tolist()
     assert store.tokenizer_document() == TOKENIZER
     assert not verify(tmp_path / "store").bad
 

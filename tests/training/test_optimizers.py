@@ -29,8 +29,8 @@ def test_updates_are_those_of_torch(name, transposed):
     start = torch.randn(37, 5, generator=generator)
     start = start.T if transposed else start
     parameters = [nn.Parameter(start.clone(memory_format=torch.preserve_format)) for _ in range(2)]
-    ours, theirs = PAIRS[name]
-    optimizers = [ours([parameters[0]]), theirs([parameters[1]], not transposed)]
+    ours, reference = PAIRS[name]
+    optimizers = [ours([parameters[0]]), reference([parameters[1]], not transposed)]
     for step in range(5):
         gradient = torch.randn(start.shape, generator=generator)
         for parameter, optimizer in zip(parameters, optimizers, strict=True):

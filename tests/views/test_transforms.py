@@ -32,11 +32,11 @@ def picture(height=24, width=18, channels=3, seed=0):
 
 @given(st.tuples(unit, unit, unit, unit), st.floats(0.001, 1), st.floats(1, 10), st.floats(0.05, 20))
 def test_a_crop_lies_inside_the_image_and_never_exceeds_its_area(draws, scale, ratio, aspect):
-    top, left, height, width = crop_box(np.array(draws), {"scale": scale, "ratio": ratio}, aspect)
+    top, start, height, width = crop_box(np.array(draws), {"scale": scale, "ratio": ratio}, aspect)
     assert 0 < height <= 1 + 1e-12
     assert 0 < width <= 1 + 1e-12
     assert 0 <= top <= 1 - height + 1e-12
-    assert 0 <= left <= 1 - width + 1e-12
+    assert 0 <= start <= 1 - width + 1e-12
     area = scale + (1 - scale) * draws[0]
     assert height * width <= area * (1 + 1e-9)
     ratio_drawn = math.exp((2 * draws[1] - 1) * math.log(ratio))
@@ -106,8 +106,8 @@ def test_flip_and_center_crop():
     image = picture(8, 12, seed=5)
     flipped = TRANSFORMS["flip"].apply(as_pixels(image), None, np.array([0.0]), {"p": 0.5})
     np.testing.assert_array_equal(as_image(flipped), image[:, ::-1])
-    kept = TRANSFORMS["flip"].apply(as_pixels(image), None, np.array([0.5]), {"p": 0.5})
-    np.testing.assert_array_equal(as_image(kept), image)
+    unflipped = TRANSFORMS["flip"].apply(as_pixels(image), None, np.array([0.5]), {"p": 0.5})
+    np.testing.assert_array_equal(as_image(unflipped), image)
     np.testing.assert_array_equal(as_image(center_crop(as_pixels(image), 8)), image[:, 2:10])
 
 

@@ -225,9 +225,9 @@ def test_writing_and_listing_are_typed_errors(sealed, tmp_path, cache, teacher):
     with web_server(sealed.parent, tmp_path, "python") as url:
         with pytest.raises(StorageUnsupported, match="read only"):
             sl.generate("digits", teacher=teacher, out=f"{url}/new")
-        for part in ({}, {"rows": "0:5"}):
+        for options in ({}, {"rows": "0:5"}):
             with pytest.raises(StorageUnsupported, match="read only"):
-                sl.push(sealed, "http://127.0.0.1:9/never-asked", **part)
+                sl.push(sealed, "http://127.0.0.1:9/never-asked", **options)
         with pytest.raises(StorageUnsupported, match="lists no files"):
             open_storage(f"{url}/{sealed.name}").list_names("records")
         with pytest.raises(StoreNotFound):
