@@ -1,7 +1,7 @@
 """Quality of students from stored labels, from the live teacher, and from hard labels alone, over several seeds.
 
     python benchmarks/training_quality.py digits [--seeds 3] [--json quality.json]
-    python benchmarks/training_quality.py language --text tinyshakespeare.txt
+    python benchmarks/training_quality.py language --text tinyshakespeare.txt [--encoding topk:32:f16]
     python benchmarks/training_quality.py driving
 
 Each task is the recipe of its name in recipes/, so teacher, student and options are those of the README's commands. All
@@ -92,14 +92,14 @@ def _quality(model: Model, source: Source, rows: NDArray[np.int64]) -> Figures:
     return {f"{name} {quality.metric}": quality.value for name, quality in heads.items()}
 
 
-def text(path: Path, folder: Path) -> tuple[dict[str, Arm], Callable[[Model], Figures]]:
+def text(path: Path, folder: Path, encoding: str | None = None) -> tuple[dict[str, Arm], Callable[[Model], Figures]]:
     """Return the arms of the language recipe, and the measure."""
     recipes = tomllib.loads((RECIPES / "language.toml").read_text())
     taught, learned = recipes["train-teacher"], recipes["train-student"]
     layout = TextOptions(tokenizer=taught["tokenizer"], documents=taught["documents"], pack=taught["pack"])
     source = as_source(path, text=layout)
     teacher = sl.train_teacher(source, taught["model"], folder / "teacher", **_recipe(taught))
-    sl.generate(source, teacher=teacher, out=folder / "labels")
+    sl.generate(source, teacher=teacher, out=folder / "labels", encoding=encoding)
     store = sl.open(folder / "labels")
     tokens = StoreTokens(store)
     _, held_out = split_rows(tokens)
@@ -135,6 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=["digits", "language", "driving"])
     parser.add_argument("--text", type=Path)
+    parser.add_argument("--encoding", help="encoding of the labels of text; by default that of the recipe's store")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -145,7 +146,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         arms, measure = (
-            text(options.text, folder) if options.task == "language" else classes_and_numbers(options.task, folder)
+            text(options.text, folder, options.encoding)
+            if options.task == "language"
+            else classes_and_numbers(options.task, folder)
         )
         for arm, train in arms.items():
             runs, seconds = [], []
