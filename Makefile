@@ -45,7 +45,7 @@ $(STAMP): $(BASE)
 demo: $(BASE)  ## Teacher, labels, students and comparison on the bundled digits (a minute on two cores).
 	$(BIN)/softlabels demo
 
-demo-language: $(STAMP)  ## Teacher, labels, students and comparison of a small GPT (ten minutes on two cores).
+demo-language: $(STAMP)  ## Teacher, labels, students and comparison of a small GPT (six minutes on two cores).
 	$(BIN)/softlabels demo --task language
 
 demo-driving: $(BASE)  ## Teacher, labels and students of road scenes: pixels and steering (eight minutes on two cores).

@@ -23,6 +23,7 @@ COLUMNS = {
     "KL": "nats from the first model's predictions",
     "agreement": "rows whose likeliest class is the first model's",
     "labels/row": "stored labels that it was trained from",
+    "labels/token": "stored labels that it was trained from",
     "FLOPs": "operations of the matrix products and convolutions of one forward pass in torch",
     "latency": "median time of one example on one CPU thread",
     "p99": "99th percentile of that time",
@@ -129,6 +130,7 @@ def _quality(row: ComparedModel, first: ComparedModel) -> dict[str, str]:
     if row.text is not None:
         spread = f" ± {row.spread:.2f}" if row.spread is not None else ""
         cells |= {
+            "loss": f"{row.text.loss:.3f}",
             row.metric: f"{row.value:.2f}{spread}",
             "bits/byte": f"{row.text.bits_per_byte:.3f}",
             "KL": f"{row.text.kl:.3f}",
@@ -140,7 +142,7 @@ def _quality(row: ComparedModel, first: ComparedModel) -> dict[str, str]:
         reference = next(iter(first.heads.values())) if single else first.heads[name]
         prefix = "" if single else f"{name} "
         cells |= _head_cells(prefix, reference, row.heads.get(name))
-    return cells | {"labels/row": _label_bytes(row), "trained on": _trained_on(row)}
+    return cells | _label_size(row) | {"trained on": _trained_on(row)}
 
 
 def _head_cells(prefix: str, reference: HeadQuality, quality: HeadQuality | None) -> dict[str, str]:
@@ -181,7 +183,7 @@ def _cost(row: ComparedModel) -> dict[str, str]:
         "FLOPs": "not counted" if row.flops is None else f"{row.flops:,}",
         "latency": f"{row.latency_ms:.3f} ms",
         "p99": f"{row.latency_p99_ms:.3f} ms",
-        "rows/s": f"{row.rows_per_second:,.0f}",
+        **_speed(row),
         "file": format_bytes(row.bytes) if row.bytes else "-",
         "start": "-" if start is None else f"{start.init_s:.2f} s",
         "first": "-" if start is None else f"{start.first_ms:.1f} ms",
@@ -190,8 +192,18 @@ def _cost(row: ComparedModel) -> dict[str, str]:
     }
 
 
-def _label_bytes(row: ComparedModel) -> str:
-    return f"{row.label_bytes_per_row:.1f} B" if row.label_bytes_per_row is not None else "-"
+def _speed(row: ComparedModel) -> dict[str, str]:
+    """Return the throughput: tokens of a text, rows of other data."""
+    if row.text is None:
+        return {"rows/s": f"{row.rows_per_second:,.0f}"}
+    return {"tokens/s": f"{row.rows_per_second * row.text.tokens_per_row:,.0f}"}
+
+
+def _label_size(row: ComparedModel) -> dict[str, str]:
+    """Return the size of the labels per token of a text, per row of other data."""
+    unit = "row" if row.text is None else "token"
+    size = row.label_bytes_per_row if row.text is None else row.text.label_bytes_per_token
+    return {f"labels/{unit}": "-" if size is None else f"{size:.1f} B"}
 
 
 def _trained_on(row: ComparedModel) -> str:

@@ -68,7 +68,7 @@ def story(out: Path, seeds: int) -> list[tuple[str, list[str]]]:
     type=click.Choice(["digits", "language", "driving"]),
     default="digits",
     show_default=True,
-    help="digits: images, two minutes. language: a small GPT on source code, ten minutes. driving: pixels and steering "
+    help="digits: images, two minutes. language: a small GPT on source code, six minutes. driving: pixels and steering "
     "of road scenes, at most two and a half minutes for each seed.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Directory for all results. [demo, or demo-TASK]")
@@ -119,7 +119,10 @@ def _run(arguments: list[str], *, quiet: bool = False, echo: bool = True) -> Non
 
     if echo:
         click.echo(f"$ {shlex.join(['softlabels', *arguments])}")
+    began = time.monotonic()
     has_progress = arguments[0] in {"generate", "plan", "train-teacher", "train-student"}
     code = cli.main([*arguments, *(["--quiet"] if quiet and has_progress else [])], "softlabels", standalone_mode=False)
     if isinstance(code, int) and code:
         raise click.exceptions.Exit(code)
+    if has_progress and not quiet:
+        note(f"{arguments[0]} took {format_seconds(time.monotonic() - began)}.")

@@ -1,4 +1,4 @@
-"""``softlabels verify``: check every file of a store."""
+"""``softlabels verify``: check every file of a store, or of a run."""
 
 from __future__ import annotations
 
@@ -32,9 +32,16 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Check every file of STORE; exit 3 if it is damaged, incomplete or not sealed."""
-    from softlabels.store import check_digest, verify
+    """Check every file of STORE; exit 3 if it is damaged, incomplete or not sealed.
 
+    Of a run, check that its weights and its tokenizer are those that it describes.
+    """
+    from softlabels.store import check_digest, verify
+    from softlabels.training.provenance import is_run
+
+    if is_run(store):
+        _verify_run(store, as_json=as_json)
+        return
     check_digest(store, digest)
     if signature is not None and key is None:
         raise click.UsageError("--signature needs --public-key")
@@ -56,4 +63,21 @@ def command(
         click.echo(printable(f"{store}: {counts}: {report.verdict}"))
     if not report.ok:
         note(str(report.advice))
+        raise click.exceptions.Exit(FOUND_BAD)
+
+
+def _verify_run(run: str, *, as_json: bool) -> None:
+    """Load a run, which compares its files with their digests, and print its digest."""
+    from softlabels.errors import RunCorrupt
+    from softlabels.models import as_model
+
+    try:
+        digest, problem = as_model(f"run:{run}").digest, None
+    except RunCorrupt as error:
+        digest, problem = None, str(error)
+    if as_json:
+        print_json({"run": run, "digest": digest, "ok": problem is None, "problem": problem})
+    else:
+        click.echo(printable(f"{run}: complete, digest {digest}" if problem is None else f"bad: {problem}"))
+    if problem is not None:
         raise click.exceptions.Exit(FOUND_BAD)

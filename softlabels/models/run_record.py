@@ -135,6 +135,7 @@ class RunMetrics:
         steps: Optimiser steps.
         accuracy: Share of held-out rows whose likeliest class is the hard label; None if none could be measured.
         held_out_rows: Number of held-out rows.
+        held_out_tokens: Number of predicted tokens in these rows; 0 for other models than those of text.
         perplexity: Perplexity of the next token on held-out text; None for other models, as the fields below.
         bits_per_byte: Cross-entropy in bits per byte of held-out text.
         kl: Mean KL divergence of held-out labels from the model, in nats per token.
@@ -146,6 +147,7 @@ class RunMetrics:
     steps: int
     accuracy: float | None = None
     held_out_rows: int = 0
+    held_out_tokens: int = 0
     perplexity: float | None = None
     bits_per_byte: float | None = None
     kl: float | None = None
@@ -314,6 +316,7 @@ def _metrics(fields: Fields) -> RunMetrics:
     return RunMetrics(
         steps=fields.integer("steps", 0, MAX_COUNT),
         held_out_rows=fields.integer("held_out_rows", 0, MAX_COUNT),
+        held_out_tokens=fields.integer("held_out_tokens", 0, MAX_COUNT) if "held_out_tokens" in fields else 0,
         sample=fields.optional_text("sample"),
         figures=_numbers_by_name(fields, "figures"),
         **{n: None if value is None else check_number(f"metrics.{n}", value) for n, value in numbers.items()},

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from softlabels.errors import InvalidArgument
 from softlabels.models import Model, ModelLike, as_model, needs_sample
+from softlabels.models.run_record import RunRecord
 from softlabels.models.spec import kind_of
 from softlabels.sources import Source, as_source
 from softlabels.sources.request import DataOptions
@@ -32,16 +33,23 @@ class ComparedText:
     """Quality of a model on text, beside the first model.
 
     Attributes:
-        perplexity: Perplexity of the next token.
+        loss: Mean cross-entropy of the next token in nats.
+        perplexity: Perplexity of the next token, the exponential of the loss.
         bits_per_byte: Cross-entropy in bits per byte of UTF-8 text.
         kl: Mean KL divergence of the first model from this one in nats per token.
         agreement: Share of tokens whose likeliest class is that of the first model.
+        tokens_per_row: Predicted tokens in a measured row, on average.
+        label_bytes_per_token: Size of the labels that the model was trained from, in bytes per predicted token, with
+            the tokens per row of the rows that it held out; None without labels.
     """
 
+    loss: float
     perplexity: float
     bits_per_byte: float
     kl: float
     agreement: float
+    tokens_per_row: float
+    label_bytes_per_token: float | None = None
 
 
 def language_models(models: Sequence[ModelLike]) -> list[Model] | None:
@@ -151,13 +159,24 @@ def compare_text(models: Sequence[Model], source: Source, rows: NDArray[np.int64
     size = bytes_per_token(source, rows) or 1.0
     return [
         ComparedText(
+            loss=loss / tokens,
             perplexity=math.exp(min(loss / tokens, 700.0)),
             bits_per_byte=loss / tokens / math.log(2) / size,
             kl=kl / tokens,
             agreement=agreeing / tokens,
+            tokens_per_row=tokens / len(rows),
+            label_bytes_per_token=_label_bytes_per_token(model.run),
         )
-        for loss, kl, agreeing in sums
+        for model, (loss, kl, agreeing) in zip(models, sums, strict=True)
     ]
+
+
+def _label_bytes_per_token(run: RunRecord | None) -> float | None:
+    """Return the size of the labels of a run in bytes per token; None without labels or in runs that do not tell."""
+    if run is None or run.labels is None or run.labels.bytes_per_row is None or run.metrics is None:
+        return None
+    tokens = run.metrics.held_out_tokens
+    return run.labels.bytes_per_row * run.metrics.held_out_rows / tokens if tokens else None
 
 
 def mean_of(group: Sequence[ComparedText]) -> ComparedText:
@@ -166,5 +185,5 @@ def mean_of(group: Sequence[ComparedText]) -> ComparedText:
     Args:
         group: Figures of the runs.
     """
-    names = ("perplexity", "bits_per_byte", "kl", "agreement")
-    return ComparedText(**{name: statistics.mean(getattr(one, name) for one in group) for name in names})
+    names = ("loss", "perplexity", "bits_per_byte", "kl", "agreement")
+    return replace(group[0], **{name: statistics.mean(getattr(one, name) for one in group) for name in names})

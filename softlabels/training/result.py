@@ -54,6 +54,7 @@ def _measure_language(model: Model, prepared: Prepared, steps: int, store: Store
     return RunMetrics(
         steps=steps,
         held_out_rows=len(rows),
+        held_out_tokens=figures.tokens,
         perplexity=figures.perplexity,
         bits_per_byte=figures.bits_per_byte,
         kl=figures.kl,

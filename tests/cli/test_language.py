@@ -1,6 +1,7 @@
 """The commands on text, end to end: what a user types is text in, student out."""
 
 import json
+import shutil
 import sysconfig
 import time
 from pathlib import Path
@@ -89,7 +90,7 @@ def test_models_are_compared_on_text_that_none_has_seen(folder):
     root = folder[0]
     models = [f"run:{root / 'teacher'}", f"run:{root / 'student'}"]
     table = run("compare", *models, "--data", root / "held-out.txt").stdout
-    for words in ("perplexity", "bits/byte", "KL", "agreement", "next tokens"):
+    for words in ("loss", "perplexity", "bits/byte", "KL", "agreement", "labels/token", "tokens/s", "next tokens"):
         assert words in table
     rows = json.loads(run("compare", *models, "--data", root / "held-out.txt", "--json").stdout)["rows"]
     assert [row["metric"] for row in rows] == ["perplexity", "perplexity"]
@@ -97,6 +98,26 @@ def test_models_are_compared_on_text_that_none_has_seen(folder):
     assert rows[0]["text"]["agreement"] == 1
     assert rows[1]["text"]["kl"] > 0
     assert rows[1]["value"] > rows[0]["value"]
+    store = sl.open(root / "labels")
+    positions = int(store.read(range(store.rows), "logits").lengths.sum())
+    size = store.bytes_per_row * store.rows / positions
+    assert rows[0]["text"]["label_bytes_per_token"] is None
+    assert rows[1]["text"]["label_bytes_per_token"] == pytest.approx(size, rel=0.05)
+
+
+def test_verify_checks_the_files_of_a_run(folder, tmp_path):
+    damaged = tmp_path / "student"
+    shutil.copytree(folder[0] / "student", damaged)
+    assert ": complete, digest " in run("verify", damaged).stdout
+    weights = bytearray((damaged / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (damaged / "model.safetensors").write_bytes(weights)
+    assert run("verify", damaged, code=3).stdout.startswith("bad: ")
+    problem = json.loads(run("verify", damaged, "--json", code=3).stdout)
+    assert not problem["ok"]
+    assert "digest" in problem["problem"]
+    (damaged / "tokenizer.json").unlink()
+    assert not json.loads(run("verify", damaged, "--json", code=3).stdout)["ok"]
 
 
 def test_a_generation_can_be_estimated_first(folder):
