@@ -44,7 +44,7 @@ class Fidelity:
         top1: Share of rows whose likeliest class is the teacher's.
         entropy: Entropy of the teacher in nats, at the first temperature.
         error: Squared distance of the distributions, sum of (p^ - p)^2, at the first temperature; the variance of the
-            gradient of unbiased labels.
+            gradient of unbiased labels. None in snapshots made before it was measured.
     """
 
     rows: int
@@ -52,11 +52,11 @@ class Fidelity:
     mass: float
     top1: float
     entropy: float
-    error: float
+    error: float | None
 
     def to_json(self) -> dict[str, Any]:
         """Return the object that records, snapshots and ``inspect`` hold, with figures that JSON has."""
-        figures = {name: _finite(getattr(self, name)) for name in MEANS}
+        figures = {name: _finite(getattr(self, name)) for name in MEANS if getattr(self, name) is not None}
         return {"rows": self.rows, "kl": {name: _finite(figure) for name, figure in self.kl.items()}} | figures
 
     @classmethod

@@ -273,8 +273,6 @@ def _print_estimate(estimate: Estimate) -> None:
 
 def _print(result: Generated, out: str, reuse: tuple[str, ...], goals: Mapping[str, str]) -> None:
     """Print the outcome for people."""
-    from softlabels.fidelity import Fidelity
-
     if result.new_units == 0 and result.missing_units == 0:
         note("Every unit is there already.")
     if result.reused_rows:
@@ -299,7 +297,7 @@ def _print(result: Generated, out: str, reuse: tuple[str, ...], goals: Mapping[s
         for line in fidelity_lines(fidelity):
             click.echo(prefix + line)
         reached = _print_outcome(result, name, goals.get(name, goals.get("*")), prefix)
-        if not reached and (warning := Fidelity.from_json(fidelity).warning) is not None:
+        if not reached and (warning := fidelity.overall.warning) is not None:
             note(f"Warning: {prefix}{warning}.")
 
 

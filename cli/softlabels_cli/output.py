@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from softlabels.fidelity import Fidelity
     from softlabels.generation import Costs
+    from softlabels.store import HeadFidelity
 
 SCHEMA_VERSION = 1
 """Version of every JSON document; it changes if a key is removed or changes its meaning."""
@@ -134,17 +136,19 @@ def _table_width(table: Sequence[Sequence[str]]) -> int:
     return sum(max(map(len, column)) + 2 for column in zip(*table, strict=True)) - 2
 
 
-def fidelity_lines(fidelity: Mapping[str, Any]) -> list[str]:
+def fidelity_lines(fidelity: HeadFidelity) -> list[str]:
     """Return lines on the fidelity of a head: on the dense rows, and on rows of every unit.
 
     Args:
         fidelity: Fidelity as a snapshot holds it.
     """
-    lines = [_fidelity_line(fidelity, "rows stored dense, decoded as readers do")]
-    if units := fidelity.get("units"):
+    lines = []
+    if fidelity.probe is not None:
+        lines.append(_fidelity_line(fidelity.probe, "rows stored dense, decoded as readers do"))
+    if (units := fidelity.units) is not None:
         lines.append(_fidelity_line(units, "rows of all units, compared while they were written"))
-        if (poorest := units.get("poorest", units))["rows"] < units["rows"]:
-            lines[-1] += f"; poorest is unit {poorest['unit']} with listed mass {poorest['mass']:.4f}"
+        if (poorest := fidelity.poorest) is not None and poorest.rows < units.rows:
+            lines[-1] += f"; poorest is unit {fidelity.poorest_unit} with listed mass {poorest.mass:.4f}"
     return lines
 
 
@@ -168,12 +172,12 @@ def cost_lines(costs: Costs) -> list[str]:
     return lines
 
 
-def _fidelity_line(fidelity: Mapping[str, Any], measured_on: str) -> str:
-    rows = f"({fidelity['rows']:,} {measured_on})"
-    if not fidelity["kl"]:
-        return f"draws; error {fidelity.get('error', 0):.2g}; listed mass {fidelity['mass']:.4f} {rows}"
-    kl = ", ".join(f"{value:.2g} nats at T = {t}" for t, value in fidelity["kl"].items())
-    return f"KL {kl}; listed mass {fidelity['mass']:.4f}; top-1 agreement {fidelity['top1']:.2%} {rows}"
+def _fidelity_line(fidelity: Fidelity, measured_on: str) -> str:
+    rows = f"({fidelity.rows:,} {measured_on})"
+    if not fidelity.kl:
+        return f"draws; error {fidelity.error or 0:.2g}; listed mass {fidelity.mass:.4f} {rows}"
+    kl = ", ".join(f"{value:.2g} nats at T = {t}" for t, value in fidelity.kl.items())
+    return f"KL {kl}; listed mass {fidelity.mass:.4f}; top-1 agreement {fidelity.top1:.2%} {rows}"
 
 
 def count(number: int, noun: str) -> str:

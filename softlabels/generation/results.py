@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from softlabels.store import HeadFidelity
+
 
 @dataclass(frozen=True, kw_only=True)
 class Generated:
@@ -41,13 +43,15 @@ class Generated:
     encodings: Mapping[str, str]
     heads: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reused_rows: int = 0
-    fidelity: Mapping[str, Any] | None = None
-    fidelities: Mapping[str, Any] = field(default_factory=dict)
+    fidelity: HeadFidelity | None = None
+    fidelities: Mapping[str, HeadFidelity] = field(default_factory=dict)
     skipped_rows: int = 0
 
     def to_json(self) -> dict[str, object]:
         """Return the result as ``generate --json`` prints it."""
-        return asdict(self)
+        fidelities = {name: fidelity.to_json() for name, fidelity in self.fidelities.items()}
+        fidelity = None if self.fidelity is None else self.fidelity.to_json()
+        return asdict(self) | {"fidelity": fidelity, "fidelities": fidelities}
 
 
 @dataclass(frozen=True, kw_only=True)

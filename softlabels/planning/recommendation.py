@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from softlabels import encodings
 from softlabels.encodings.registry import MANY_CLASSES, MAX_DENSE_CLASSES
 from softlabels.planning.goals import KL_GOALS, parse_size, resolve
 from softlabels.planning.sample import Sample
 from softlabels.planning.table import PlanRow, measure_row
+from softlabels.store import HeadFidelity
 
 PIXELS = "dense:f16"
 """Default encoding of a distribution per pixel."""
@@ -90,7 +89,7 @@ class Outcome:
 
 
 def outcome(
-    goal: str, encoding: str, *, fidelity: Mapping[str, Any] | None, size: int, bytes_per_row: float
+    goal: str, encoding: str, *, fidelity: HeadFidelity | None, size: int, bytes_per_row: float
 ) -> Outcome | None:
     """Return the result of a goal in a sealed store; None for goals on the number of classes, which no store records.
 
@@ -108,12 +107,11 @@ def outcome(
     name, _, value = goal.partition("=")
     value = value.partition(":")[0]
     if name in KL_GOALS:
-        measured = (fidelity or {}).get("units") or fidelity
-        figures = list(measured["kl"].values()) if measured else []
-        if measured is None or not figures:
+        measured = None if fidelity is None else fidelity.units or fidelity.overall
+        if measured is None or not measured.kl:
             return None
-        limit, result = float(value), float(figures[0])
-        where = f"KL {result:.2g} nats on {measured['rows']:,} rows"
+        limit, result = float(value), next(iter(measured.kl.values()))
+        where = f"KL {result:.2g} nats on {measured.rows:,} rows"
         text = f"goal {goal}: {encoding} was chosen and has {where}"
     elif name == "auto:budget":
         limit, result = parse_size(value), size

@@ -163,7 +163,7 @@ def measure_row(sample: Sample, spec: str) -> tuple[PlanRow, float]:
         top1=tried.fidelity.top1,
         bytes_total=round(tried.total_bytes),
         mass=tried.fidelity.mass,
-        error=tried.fidelity.error,
+        error=tried.fidelity.error or 0.0,
         ids=tried.ids,
         kl_error=tried.kl_error,
         unbiased=kl is None,

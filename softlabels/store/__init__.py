@@ -1,6 +1,7 @@
 """The store: committed units of labels on disk, sealed snapshots of them, verified reading."""
 
 from softlabels.store.format.descriptor import Descriptor, default_geometry
+from softlabels.store.format.head_fidelity import HeadFidelity
 from softlabels.store.format.provenance import DataRecord, TeacherRecord
 from softlabels.store.format.snapshot import Snapshot
 from softlabels.store.maintenance.describe import HeadDescription, StoreDescription, describe_store
@@ -23,6 +24,7 @@ __all__ = [
     "Descriptor",
     "Garbage",
     "HeadDescription",
+    "HeadFidelity",
     "Merged",
     "OrphanedFile",
     "Problem",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from softlabels import columns as ragged
 from softlabels.encodings.tail import tail_prior
 from softlabels.errors import StoreCorrupt
-from softlabels.fidelity import as_rows, measure
+from softlabels.fidelity import Fidelity, as_rows, measure
 from softlabels.labels import DISTRIBUTIONS, SoftLabels
 from softlabels.store import unit_statistics
 from softlabels.store.chunk_index import ChunkIndex
@@ -18,6 +18,7 @@ from softlabels.store.committed import CommittedUnits
 from softlabels.store.format import paths
 from softlabels.store.format.codebooks import read_codebook
 from softlabels.store.format.descriptor import LENGTH, Descriptor
+from softlabels.store.format.head_fidelity import HeadFidelity
 from softlabels.store.format.record import Record
 from softlabels.store.storage.read_errors import REPAIR, read_errors
 from softlabels.store.storage.storage import Storage
@@ -30,12 +31,12 @@ class Aggregate(NamedTuple):
     Attributes:
         priors: Tail priors, ``HEAD/prior`` (temperatures, C).
         probe: Rows that are stored dense: ``HEAD/rows``, ``HEAD/logits`` and, of ragged heads, ``HEAD/positions``.
-        fidelity: Fidelity of each head that is a distribution, as JSON.
+        fidelity: Fidelity of each head that is a distribution.
     """
 
     priors: dict[str, NDArray[Any]]
     probe: dict[str, NDArray[Any]]
-    fidelity: dict[str, Any]
+    fidelity: dict[str, HeadFidelity]
 
 
 def aggregate(storage: Storage, descriptor: Descriptor, committed: CommittedUnits) -> Aggregate:
@@ -67,13 +68,19 @@ def aggregate(storage: Storage, descriptor: Descriptor, committed: CommittedUnit
         limit = unit_statistics.most_probed(descriptor, head)
         selected = unit_statistics.thinned(len(probe.get(f"{head}/rows", ())), limit)
         probe |= {name: array[selected] for name, array in probe.items() if name.rpartition("/")[0] == head}
-    fidelity = {}
+    fidelity: dict[str, HeadFidelity] = {}
     for head, kind in descriptor.heads.items():
         if kind.kind in DISTRIBUTIONS:
             codebook = read_codebook(storage, descriptor, head)
             prior = priors.get(head) if codebook is None else codebook.priors
-            if measured := _fidelity(storage, descriptor, committed, head, probe, prior):
-                fidelity[head] = measured
+            measured = _probe_fidelity(storage, descriptor, committed, head, probe, prior)
+            if head in committed.fidelity:
+                poorest, unit = committed.poorest[head]
+                fidelity[head] = HeadFidelity(
+                    probe=measured, units=committed.fidelity[head].value, poorest=poorest, poorest_unit=unit
+                )
+            elif measured is not None:
+                fidelity[head] = HeadFidelity(probe=measured)
     return Aggregate({f"{head}/prior": array for head, array in priors.items()}, probe, fidelity)
 
 
@@ -102,33 +109,27 @@ def _probe_of(
     return probe
 
 
-def _fidelity(
+def _probe_fidelity(
     storage: Storage,
     descriptor: Descriptor,
     committed: CommittedUnits,
     head: str,
     probe: dict[str, NDArray[Any]],
     prior: NDArray[np.float32] | None,
-) -> dict[str, Any]:
-    """Return the fidelity of a head on the probe and over its units (without a prior); empty if there is neither."""
+) -> Fidelity | None:
+    """Return the fidelity of a head on its rows that are stored dense; None without such rows."""
+    if f"{head}/rows" not in probe:
+        return None
     kind = descriptor.heads[head]
-    measured: dict[str, Any] = {}
-    if f"{head}/rows" in probe:
-        columns = _columns_of(storage, descriptor, committed, head, probe[f"{head}/rows"])
-        lengths = columns.pop(LENGTH, None)
-        labels: SoftLabels = descriptor.encoding(head).decode(columns, kind, prior)
-        if lengths is not None:
-            positions = probe[f"{head}/positions"]
-            if (positions >= lengths).any():
-                raise StoreCorrupt(f"the extras of {storage} hold positions of {head!r} that its rows lack; {REPAIR}")
-            labels = as_rows(labels, lengths, positions)
-        measured = measure(probe[f"{head}/logits"], labels, kind.temperatures).to_json()
-    if head in committed.fidelity:
-        poorest, unit = committed.poorest[head]
-        units = committed.fidelity[head].value.to_json()
-        units |= {"poorest": {"unit": unit} | poorest.to_json()}
-        measured = (measured or dict(units)) | {"units": units}
-    return measured
+    columns = _columns_of(storage, descriptor, committed, head, probe[f"{head}/rows"])
+    lengths = columns.pop(LENGTH, None)
+    labels: SoftLabels = descriptor.encoding(head).decode(columns, kind, prior)
+    if lengths is not None:
+        positions = probe[f"{head}/positions"]
+        if (positions >= lengths).any():
+            raise StoreCorrupt(f"the extras of {storage} hold positions of {head!r} that its rows lack; {REPAIR}")
+        labels = as_rows(labels, lengths, positions)
+    return measure(probe[f"{head}/logits"], labels, kind.temperatures)
 
 
 def _columns_of(

@@ -99,7 +99,7 @@ def _seal_once(storage: Storage, descriptor: Descriptor, cache: SealingCache) ->
         "table": blake3(listed).hexdigest(),
         "prior": _put(storage, number, priors, paths.prior_path),
         "probe": _put(storage, number, probe, paths.probe_path),
-        "fidelity": fidelity,
+        "fidelity": {head: measured.to_json() for head, measured in fidelity.items()},
     } | ({"skipped": committed.skipped} if committed.skipped else {})
     storage.put_if_absent(paths.table_path(number, str(body["table"])), listed)
     document = canonical_json.to_bytes(body | {"digest": canonical_json.digest(body)})

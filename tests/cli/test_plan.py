@@ -118,7 +118,7 @@ def test_a_kl_that_was_asked_for_is_kept_and_goes_on(folder, digits_path):
                500, "--out", "close")  # fmt: skip
     shown = call(*command, cwd=folder)
     store = sl.open(folder / "close")
-    assert store.snapshot.fidelity["logits"]["units"]["kl"]["1"] <= 0.02
+    assert store.snapshot.fidelity["logits"].units.kl["1"] <= 0.02
     words = r"goal auto:max-kl=0\.02: \S+ was chosen and has KL 0\.0\d+ nats on [0-9,]+ rows, within 0\.02"
     assert re.search(words, shown)
     settings = generation.Settings(unit_rows=500)  # the share of footers depends on the size of units

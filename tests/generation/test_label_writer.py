@@ -50,7 +50,7 @@ def test_appended_rows_are_there_and_sealed_on_leaving(tmp_path, shard_format):
     assert_holds(tmp_path / "s", names)
     store = sl.open(tmp_path / "s")
     assert (store.units, store.rows, store.chunk_rows().tolist()) == (3, 57, [20, 20, 17])
-    assert store.snapshot.fidelity["logits"]["rows"] > 0
+    assert store.snapshot.fidelity["logits"].probe.rows > 0
     assert store.prior("logits").shape == (2, 10)
 
 
@@ -219,7 +219,7 @@ def test_an_encoding_may_say_what_it_is_to_reach(tmp_path, target, family):
     assert store.rows == 600
     assert store.heads["logits"].encoding.startswith(family)
     if family == "adaptive:":
-        assert 0.025 < store.snapshot.fidelity["logits"]["kl"]["1"] < 0.075
+        assert 0.025 < store.snapshot.fidelity["logits"].probe.kl["1"] < 0.075
     else:
         labels = store.read(range(600))
         assert 6 < np.isfinite(labels.values).sum() / 600 < 12, "a byte or so an id in the 12 beside the key"

@@ -51,14 +51,14 @@ def generate(tmp_path, images, encoding, **options):
 @pytest.mark.parametrize("encoding", ["topk:3:f16", "topk:3:d8:2", "adaptive:0.02:d8", "adaptive:0.02:q8:2"])
 def test_lists_of_pixels_are_close_to_the_teacher(tmp_path, images, logits, encoding):
     store = generate(tmp_path, images, {"road": encoding}, temperatures=(1.0, 2.0))
-    fidelity = store.snapshot.fidelity["road"]
+    fidelity = store.snapshot.fidelity["road"].overall
     for temperature in (1.0, 2.0):
         log_p = DenseLabels(logits).log_probs(temperature).astype(np.float64)
         labels = store.read(range(ROWS), "road").log_probs(temperature)
         kl = (np.exp(log_p) * (log_p - labels)).sum(axis=-1)
         assert labels.shape == logits.shape
-        assert kl.mean() == pytest.approx(fidelity["kl"][f"{temperature:g}"], rel=0.02, abs=1e-5)
-    assert fidelity["rows"] == ROWS * SHAPE[0] * SHAPE[1]
+        assert kl.mean() == pytest.approx(fidelity.kl[f"{temperature:g}"], rel=0.02, abs=1e-5)
+    assert fidelity.rows == ROWS * SHAPE[0] * SHAPE[1]
 
 
 @pytest.mark.parametrize("encoding", ["sampled:6", "threshold:0.1", "counts:12:0.01:2"])
@@ -114,7 +114,7 @@ def test_plans_measure_whole_images(tmp_path, images):
     row, _ = measure_row(drawn, "adaptive:0.02:d4")
     store = generate(tmp_path, images, {"road": "adaptive:0.02:d4"})
     assert row.bytes_total == pytest.approx(store.bytes, rel=0.15)
-    assert row.kl == pytest.approx(store.snapshot.fidelity["road"]["kl"]["1"], rel=0.3)
+    assert row.kl == pytest.approx(store.snapshot.fidelity["road"].overall.kl["1"], rel=0.3)
     assert "adaptive:0.02:d4" in candidates(5, per_position=True)
     assert recommend(drawn).row.encoding == "dense:f16"
     target = f"adaptive:bytes={row.bytes_per_row:.0f}"

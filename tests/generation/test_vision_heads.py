@@ -79,7 +79,7 @@ def test_eight_bits_lose_little_of_an_embedding(store, images):
 def test_bytes_and_kl_are_reported_by_head(store):
     fidelity = store.snapshot.fidelity
     assert set(fidelity) == {"road", "modes"}
-    assert fidelity["road"]["kl"]["1"] < 1e-3
+    assert fidelity["road"].overall.kl["1"] < 1e-3
     assert store.bytes_per_row > 0
 
 

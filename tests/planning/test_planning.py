@@ -83,15 +83,15 @@ def test_a_store_has_the_bytes_and_the_fidelity_that_were_planned(tmp_path, spec
         writer.append(range(4000), {"logits": logits_of(4000, seed=1)})
     store = sl.open(tmp_path / "s")
     assert store.bytes_per_row == pytest.approx(promised.bytes_per_row, rel=0.06)
-    figures = store.snapshot.fidelity["logits"]["units"]
-    kl = next(iter(figures["kl"].values()), None)
+    figures = store.snapshot.fidelity["logits"].units
+    kl = next(iter(figures.kl.values()), None)
     if promised.kl is None:
         assert kl is None
-        assert figures["error"] == pytest.approx(promised.error, rel=0.5)
+        assert figures.error == pytest.approx(promised.error, rel=0.5)
     elif spec.startswith("dense"):
         assert kl < 1e-5
     else:  # a unit measures without the tail prior that sealing makes; the probe with it
-        assert store.snapshot.fidelity["logits"]["kl"]["1"] == pytest.approx(promised.kl, rel=0.2)
+        assert store.snapshot.fidelity["logits"].probe.kl["1"] == pytest.approx(promised.kl, rel=0.2)
 
 
 def test_a_sample_stands_for_a_dataset_of_any_size(sample):
@@ -204,8 +204,8 @@ def test_a_store_plans_for_itself(tmp_path):
     assert sample.codebook.priors.shape == (1, 5, CLASSES)
     (current,) = (row for row in planning.plan(sample).rows if row.current)
     assert current.encoding == store.heads["logits"].encoding == "adaptive:0.02:d4:5"
-    measured = store.snapshot.fidelity["logits"]
-    assert current.kl == pytest.approx(measured["kl"]["1"], rel=1e-5)
+    measured = store.snapshot.fidelity["logits"].probe
+    assert current.kl == pytest.approx(measured.kl["1"], rel=1e-5)
     assert store.bytes == pytest.approx(current.bytes_total, rel=0.25), "a few positions compress worse than 1,275"
 
 

@@ -1,12 +1,16 @@
 """Recommendations: the default with its reason, goals that are reached with confidence, and what a store reached."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from softlabels import planning
 from softlabels.errors import InvalidArgument
+from softlabels.fidelity import Fidelity
 from softlabels.planning.recommendation import default_reason
 from softlabels.planning.table import measure_row
+from softlabels.store import HeadFidelity
 from tests.planning.test_planning import logits_of
 
 
@@ -61,7 +65,8 @@ def test_the_standard_error_is_that_of_the_rows():
     ],
 )
 def test_the_outcome_of_a_goal_is_told(goal, words, reached):
-    fidelity = {"kl": {"1": 0.01}, "rows": 10, "units": {"kl": {"1": 0.04}, "rows": 90}}
+    probe = Fidelity(rows=10, kl={"1": 0.01}, mass=0.9, top1=1.0, entropy=1.0, error=0.1)
+    fidelity = HeadFidelity(probe=probe, units=replace(probe, rows=90, kl={"1": 0.04}))
     result = planning.outcome(goal, "topk:4:f16", fidelity=fidelity, size=900, bytes_per_row=9.0)
     assert words in result.text
     assert result.reached == reached

@@ -56,7 +56,7 @@ def test_a_range_of_rows_is_a_store_with_the_same_labels(store, tmp_path):
     record = subset.descriptor.subset_of
     assert (record.snapshot, record.rows) == (source.snapshot.digest, (10, 70))
     assert sl.verify(tmp_path / "part", deep=True).ok
-    assert subset.snapshot.fidelity["logits"]["rows"] > 0, "the probe comes along"
+    assert subset.snapshot.fidelity["logits"].probe.rows > 0, "the probe comes along"
 
 
 def test_a_range_is_written_as_text(store, tmp_path):
@@ -113,7 +113,8 @@ def test_fewer_classes_are_the_likeliest_and_the_rest_is_in_the_tail(tmp_path, l
         )
         np.testing.assert_allclose(np.exp(ours.log_probs(temperature)).sum(axis=1), 1.0, atol=2e-3)
     np.testing.assert_allclose(subset.prior("logits"), expected.prior("logits"), atol=0.02)
-    assert subset.snapshot.fidelity["logits"]["kl"].keys() == expected.snapshot.fidelity["logits"]["kl"].keys()
+    fidelities = [store.snapshot.fidelity["logits"].overall for store in (subset, expected)]
+    assert fidelities[0].kl.keys() == fidelities[1].kl.keys()
     assert sl.verify(tmp_path / "part", deep=True).ok
 
 

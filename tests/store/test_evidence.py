@@ -26,7 +26,7 @@ def test_heads_of_pixels_can_be_sealed_whatever_their_number_and_size(tmp_path, 
             assert probe is None
         else:
             assert 1 <= len(probe.rows) <= 2 * unit_statistics.PROBE_BYTES // (heads * size)
-        assert store.snapshot.fidelity[name]["units"]["rows"] > 0
+        assert store.snapshot.fidelity[name].units.rows > 0
 
 
 def test_thinning_keeps_what_there_is_or_spreads():

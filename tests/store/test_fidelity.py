@@ -62,25 +62,26 @@ def test_each_unit_measures_a_seeded_sample_of_its_rows(sealed, dense_logits):
 def test_sealing_adds_them_up_and_names_the_poorest(sealed):
     records, store = records_of(sealed)
     parts = [record.fidelity["logits"] for record in records]
-    units = store.snapshot.fidelity["logits"]["units"]
+    fidelity = store.snapshot.fidelity["logits"]
+    units = fidelity.units
     weights = [figures.rows for figures in parts]
-    assert units["rows"] == sum(weights)
+    assert units.rows == sum(weights)
     for name in ("mass", "top1", "entropy", "error"):
         expected = np.average([getattr(figures, name) for figures in parts], weights=weights)
-        assert units[name] == pytest.approx(expected, rel=1e-12)
+        assert getattr(units, name) == pytest.approx(expected, rel=1e-12)
     for name in ("1", "4"):
-        assert units["kl"][name] == pytest.approx(np.average([p.kl[name] for p in parts], weights=weights), rel=1e-12)
+        assert units.kl[name] == pytest.approx(np.average([p.kl[name] for p in parts], weights=weights), rel=1e-12)
     poorest = min(range(len(parts)), key=lambda unit: parts[unit].mass)
-    assert units["poorest"] == {"unit": poorest} | parts[poorest].to_json()
+    assert (fidelity.poorest_unit, fidelity.poorest) == (poorest, parts[poorest])
 
 
 def test_the_probe_is_measured_with_the_prior_that_readers_use(sealed, dense_logits):
     store = sl.open(sealed)
     probe = store.probe()
     np.testing.assert_allclose(probe.logits, dense_logits[probe.rows], atol=1e-4)
-    figures = store.snapshot.fidelity["logits"]
-    assert figures["rows"] == len(probe.rows)
-    assert_alike(figures, oracle(probe.logits, 4, (1.0, 4.0), store.prior("logits")))
+    figures = store.snapshot.fidelity["logits"].probe
+    assert figures.rows == len(probe.rows)
+    assert_alike(figures.to_json(), oracle(probe.logits, 4, (1.0, 4.0), store.prior("logits")))
 
 
 def test_any_batch_size_order_and_resume_measure_the_same(tmp_path, sealed, digits, teacher):
@@ -96,7 +97,7 @@ def test_any_batch_size_order_and_resume_measure_the_same(tmp_path, sealed, digi
         assert a.fidelity["logits"].rows == b.fidelity["logits"].rows
         assert_alike(a.fidelity["logits"].to_json(), b.fidelity["logits"].to_json(), 1e-4)
     np.testing.assert_array_equal(store.probe().rows, other.probe().rows)
-    assert_alike(store.snapshot.fidelity["logits"], other.snapshot.fidelity["logits"], 1e-4)
+    assert_alike(store.snapshot.fidelity["logits"].to_json(), other.snapshot.fidelity["logits"].to_json(), 1e-4)
 
 
 def test_of_ragged_rows_one_position_each_is_kept_and_measured(tmp_path):
@@ -111,7 +112,8 @@ def test_of_ragged_rows_one_position_each_is_kept_and_measured(tmp_path):
     assert (positions < lengths[rows]).all()
     assert len(set(positions.tolist())) > 3
     np.testing.assert_array_equal(logits, [parts[row][position] for row, position in zip(rows, positions, strict=True)])
-    assert_alike(store.snapshot.fidelity["logits"], oracle(logits, 4, (1.0, 2.0), store.prior("logits")))
+    measured = store.snapshot.fidelity["logits"].probe.to_json()
+    assert_alike(measured, oracle(logits, 4, (1.0, 2.0), store.prior("logits")))
 
 
 def test_a_probe_that_is_not_what_was_sealed_is_refused(tmp_path, sealed):

@@ -41,7 +41,7 @@ def test_a_figure_of_a_record_that_cannot_be_added_is_refused(unsealed, name, va
     record["fidelity"]["logits"][name] = {"1": value} if name == "kl" else value
     sign(path, record)
     if abs(value) <= 1e100 and name != "rows":
-        assert sl.seal(root).fidelity["logits"]["units"]["rows"] == 20
+        assert sl.seal(root).fidelity["logits"].units.rows == 20
     else:
         with pytest.raises(StoreCorrupt, match=path.name):
             sl.seal(root)

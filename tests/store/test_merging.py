@@ -169,7 +169,7 @@ def test_topping_up_asks_the_teacher_about_new_rows_alone(tmp_path, digits_path,
     assert (store.keys() == digits.keys()).all()
     assert_same_labels(store, sl.open(sealed), digits)
     np.testing.assert_allclose(store.prior("logits"), sl.open(sealed).prior("logits"), atol=0.02)
-    assert store.snapshot.fidelity["logits"]["top1"] == 1.0
+    assert store.snapshot.fidelity["logits"].overall.top1 == 1.0
 
 
 def test_reusing_labels_kept_otherwise_is_refused(tmp_path, digits, teacher, sealed):

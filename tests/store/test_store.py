@@ -103,14 +103,14 @@ def test_the_probe_is_dense_and_the_fidelity_is_its_kl(sealed, dense_logits):
     assert (np.diff(rows) > 0).all()
     assert (logits == dense_logits[rows]).all()
     labels = store.read(rows)
-    fidelity = store.snapshot.fidelity["logits"]
+    fidelity = store.snapshot.fidelity["logits"].probe
     for temperature in (1.0, 4.0):
         log_p = logits.astype(np.float64) / temperature
         log_p -= np.logaddexp.reduce(log_p, axis=1, keepdims=True)
         kl = (np.exp(log_p) * (log_p - labels.log_probs(temperature))).sum(axis=1).mean()
-        assert fidelity["kl"][f"{temperature:g}"] == pytest.approx(kl, rel=1e-3, abs=1e-6)
-    assert fidelity["top1"] == 1.0
-    assert fidelity["mass"] == pytest.approx(1 - np.exp(labels.log_tail[:, 0]).mean(), rel=1e-4)
+        assert fidelity.kl[f"{temperature:g}"] == pytest.approx(kl, rel=1e-3, abs=1e-6)
+    assert fidelity.top1 == 1.0
+    assert fidelity.mass == pytest.approx(1 - np.exp(labels.log_tail[:, 0]).mean(), rel=1e-4)
 
 
 def test_the_same_run_writes_the_same_bytes(sealed, teacher, digits, tmp_path):

@@ -15,10 +15,10 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from softlabels.errors import StoreNotFound
-from softlabels.fidelity import Fidelity
 from softlabels.store.format import array_file, canonical_json, paths, unit_table
 from softlabels.store.format.descriptor import Descriptor
 from softlabels.store.format.fields import Fields
+from softlabels.store.format.head_fidelity import HeadFidelity
 from softlabels.store.format.limits import MAX_ROWS, MAX_SHARD_BYTES, MAX_SNAPSHOT_BYTES, MAX_UNITS
 from softlabels.store.storage.read_errors import SEAL, read_errors
 from softlabels.store.storage.storage import Storage
@@ -31,18 +31,18 @@ class Snapshot:
     """A sealed state of a store.
 
     Attributes:
-        number: from 1.
-        digest: the store's identity.
-        previous: digest of the snapshot before; None for the first.
-        descriptor: digest of the descriptor.
-        rows: in all.
-        units: in all.
-        bytes: of all shards.
+        number: Number of the snapshot, from 1.
+        digest: Digest of the snapshot, which is the identity of the store.
+        previous: Digest of the snapshot before; None for the first.
+        descriptor: Digest of the descriptor.
+        rows: Number of rows that have labels.
+        units: Number of units.
+        bytes: Bytes of all shards.
         table: BLAKE3 of the table of units.
-        prior: BLAKE3 of the file of tail priors; None where no head has a tail.
-        probe: BLAKE3 of the file of dense rows; None where there is none.
-        fidelity: by head, how close the labels are to the probe.
-        skipped: Rows without labels, which `rows` does not count.
+        prior: BLAKE3 of the file of tail priors; None if no head has a tail.
+        probe: BLAKE3 of the file of dense rows; None if there is none.
+        fidelity: Fidelity by head; absent for heads that are not distributions.
+        skipped: Number of rows without labels, which `rows` does not count.
     """
 
     number: int
@@ -55,7 +55,7 @@ class Snapshot:
     table: str
     prior: str | None
     probe: str | None
-    fidelity: Mapping[str, Any]
+    fidelity: Mapping[str, HeadFidelity]
     skipped: int = 0
 
 
@@ -63,8 +63,8 @@ def read_snapshot(storage: Storage, number: int) -> Snapshot:
     """Return snapshot ``number``, checked against its own digest.
 
     Raises:
-        StoreNotFound: there is no such snapshot.
-        StoreCorrupt: it is damaged.
+        StoreNotFound: There is no such snapshot.
+        StoreCorrupt: The snapshot is damaged.
     """
     name = paths.snapshot_path(number)
     with read_errors(storage.locate(name), SEAL, StoreNotFound):
@@ -79,8 +79,6 @@ def _parse(data: bytes, number: int) -> Snapshot:
     if fields.get("number") != number:
         raise ValueError(f"it says it is snapshot {fields.get('number')!r:.40}")
     fidelity = fields.object("fidelity")
-    for head in fidelity:
-        _check_fidelity(fidelity.object(head))
     units = fields.integer("units", 1, MAX_UNITS)
     lacks_rows = value["version"] == 2
     return Snapshot(
@@ -94,23 +92,9 @@ def _parse(data: bytes, number: int) -> Snapshot:
         table=fields.hash("table"),
         prior=fields.optional_hash("prior"),
         probe=fields.optional_hash("probe"),
-        fidelity=value["fidelity"],
+        fidelity={head: HeadFidelity.from_json(fidelity.object(head)) for head in fidelity},
         skipped=fields.integer("skipped", 1, MAX_ROWS) if lacks_rows else 0,
     )
-
-
-def _check_fidelity(fields: Fields) -> None:
-    """Raise ValueError unless a head has the figures of a fidelity for probe, units and poorest unit."""
-    figures = [fields]
-    if "units" in set(fields):
-        units = fields.object("units")
-        figures.append(units)
-        if "poorest" in set(units):
-            figures.append(units.object("poorest"))
-            figures[-1].integer("unit", 0, MAX_UNITS)
-    for measured in figures:
-        # Snapshots of before the error was measured lack it.
-        Fidelity.from_json({"error": 0.0} | {name: measured.get(name) for name in measured})
 
 
 def read_table(

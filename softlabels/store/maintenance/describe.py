@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.fidelity import Fidelity
 from softlabels.labels import Head
 from softlabels.store.format import paths
 from softlabels.store.format.description import Description, last_description
 from softlabels.store.format.descriptor import Descriptor, open_with_descriptor
+from softlabels.store.format.head_fidelity import HeadFidelity
 from softlabels.store.format.provenance import DataRecord, SubsetRecord, TeacherRecord
 from softlabels.store.format.record import read_record
 from softlabels.store.format.skipped_rows import SkippedRow
@@ -40,21 +40,21 @@ class HeadDescription:
 
     Attributes:
         head: The head.
-        fidelity: Fidelity as the snapshot holds it (docs/FORMAT.md, section 6); None if it was not measured.
+        fidelity: Fidelity as the snapshot holds it; None if it was not measured.
     """
 
     head: Head
-    fidelity: Mapping[str, Any] | None
+    fidelity: HeadFidelity | None
 
     @property
     def warning(self) -> str | None:
         """Sentence about poor labels; None for good ones."""
-        # Snapshots of before the error was measured lack it.
-        return None if self.fidelity is None else Fidelity.from_json({"error": 0.0, **self.fidelity}).warning
+        return None if self.fidelity is None else self.fidelity.overall.warning
 
     def to_json(self) -> dict[str, Any]:
         """Return the head as ``inspect --json`` prints it."""
-        return self.head.to_json() | {"fidelity": self.fidelity, "warning": self.warning}
+        fidelity = None if self.fidelity is None else self.fidelity.to_json()
+        return self.head.to_json() | {"fidelity": fidelity, "warning": self.warning}
 
 
 @dataclass(frozen=True, kw_only=True)
