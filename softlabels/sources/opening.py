@@ -17,7 +17,7 @@ from softlabels.sources.column_roles import InputOption, LabelOption, TargetsOpt
 from softlabels.sources.kinds import kind_of_directory, kind_of_file, kind_of_name
 from softlabels.sources.protocol import Source
 from softlabels.sources.request import OpenRequest
-from softlabels.sources.sized import with_size
+from softlabels.sources.sized import SizedSource, with_size
 from softlabels.sources.tables import MemoryTable, Table
 from softlabels.store.format.paths import DESCRIPTOR
 from softlabels.suggestions import suggest_path
@@ -142,7 +142,9 @@ def as_source(
                 f"{data.spec}: an open source has its columns already; leave out input, label, id and targets"
             )
         source = data if class_names is None else data.with_class_names(class_names)
-        return source if size is None else with_size(getattr(source, "original", source), size)
+        if size is None:
+            return source
+        return with_size(source.original if isinstance(source, SizedSource) else source, size)
     table = _as_table(data)
     request = OpenRequest(
         spec=table.name,

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Self, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument, InvalidData
-from softlabels.sources.image_files import Pixels
 from softlabels.sources.pictures import is_pictures, map_images, map_masks
 from softlabels.sources.protocol import Columns, Source, Target
+from softlabels.sources.wrapped import WrappedSource
 
 MIN_SIZE, MAX_SIZE = 1, 8192
 """Bounds of the side of an image in pixels."""
 
-Value = TypeVar("Value")
 
-
-class SizedSource:
+class SizedSource(WrappedSource):
     """The rows of a source of images at one size; see Source for the methods.
 
     Images are resized bilinearly with antialiasing, and masks by nearest neighbour. Keys are those of the source, since
@@ -32,6 +29,7 @@ class SizedSource:
         size: Height and width in pixels.
 
     Attributes:
+        original: Data of images at their own sizes.
         size: Height and width in pixels.
 
     Raises:
@@ -52,34 +50,28 @@ class SizedSource:
                 f"{source.spec}: inputs are no images, got {source.input_dtype} of shape {source.input_shape}; "
                 "expected uint8 of shape (H, W), (H, W, 1) or (H, W, 3). Leave out --size"
             )
-        self._source = source
-        self.size = size
+        super().__init__(source)
+        self._size = size
 
     @property
-    def original(self) -> Source:
-        """The source of the images at their own sizes."""
-        return self._source
+    def size(self) -> int:
+        """Height and width in pixels."""
+        return self._size
 
     @property
-    def spec(self) -> str:
-        """DATA as the user typed it."""
-        return self._source.spec
+    def sizes(self) -> None:
+        """None: the images have one size."""
 
     @property
     def columns(self) -> Columns:
         """The roles of the columns."""
-        columns = self._source.columns
+        columns = self.original.columns
         return replace(columns, computed=columns.id is None)
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the ordered keys, hexadecimal."""
-        return self._source.fingerprint
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of an image, (size, size, C)."""
-        shape = self._source.input_shape
+        shape = self.original.input_shape
         return (self.size, self.size, 1 if len(shape) == 2 else shape[-1])
 
     @property
@@ -88,34 +80,11 @@ class SizedSource:
         return np.dtype(np.uint8)
 
     @property
-    def classes(self) -> int | None:
-        """Number of classes; None without labels."""
-        return self._source.classes
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """Names of the classes in the order of their numbers; None if labels are plain numbers."""
-        return self._source.class_names
-
-    @property
     def targets(self) -> Mapping[str, Target]:
         """The ground truth by head; masks have the size of the images."""
         sized = (self.size, self.size)
-        targets = self._source.targets.items()
+        targets = self.original.targets.items()
         return {name: replace(t, shape=sized) if t.kind == "pixels" else t for name, t in targets}
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def with_class_names(self, names: Sequence[str] | None) -> Self:
-        """Return the same source with labels numbered by their position in ``names``."""
-        renamed = copy.copy(self)
-        renamed._source = self._source.with_class_names(names)  # noqa: SLF001  a copy of this class
-        return renamed
-
-    def keys(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
-        """Return the keys of rows ``start`` to ``stop``, (n, 16)."""
-        return self._source.keys(start, stop)
 
     def inputs(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the images of ``rows``, (n, size, size, C) uint8."""
@@ -123,21 +92,7 @@ class SizedSource:
 
         if len(rows) == 0:
             return np.empty((0, *self.input_shape), np.uint8)
-        return np.stack(map_images(self._source, rows, lambda _place, image: center_view(image, self.size)))
-
-    def map_images(self, rows: NDArray[np.int64], change: Callable[[int, Pixels], Value]) -> list[Value]:
-        """Return a function of each image of ``rows`` at its own size; see ``softlabels.sources.map_images``."""
-        return map_images(self._source, rows, change)
-
-    def map_masks(
-        self, name: str, rows: NDArray[np.int64], change: Callable[[int, NDArray[np.int64]], Value]
-    ) -> list[Value]:
-        """Return a function of each mask at its own size; see ``softlabels.sources.map_masks``."""
-        return map_masks(self._source, name, rows, change)
-
-    def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        """Return the hard labels of ``rows``; None without a label column."""
-        return self._source.labels(rows)
+        return np.stack(map_images(self.original, rows, lambda _place, image: center_view(image, self.size)))
 
     def target(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.generic]:
         """Return the target of the head ``name`` for ``rows``; masks at the size of the images."""
@@ -145,17 +100,9 @@ class SizedSource:
 
         target = self.targets.get(name)
         if target is None or target.kind != "pixels":
-            return self._source.target(name, rows)
-        masks = map_masks(self._source, name, rows, lambda _place, mask: center_mask(mask, self.size))
+            return self.original.target(name, rows)
+        masks = map_masks(self.original, name, rows, lambda _place, mask: center_mask(mask, self.size))
         return np.stack(masks) if masks else np.empty((0, self.size, self.size), np.int64)
-
-    def split(self, name: str | None) -> NDArray[np.int64]:
-        """Return the rows of the split ``name``; all rows for None."""
-        return self._source.split(name)
-
-    def splits(self) -> tuple[str, ...]:
-        """Return the names of the splits, sorted."""
-        return self._source.splits()
 
 
 def with_size(source: Source, size: int | None) -> Source:

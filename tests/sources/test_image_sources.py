@@ -12,6 +12,7 @@ from PIL import Image
 
 from softlabels.errors import InvalidArgument, InvalidData, UnreadableRow
 from softlabels.sources import DistinctSource, as_source, map_images, open_source
+from softlabels.sources.pictures import is_pictures
 from softlabels.views import center_view
 
 ROWS = np.arange(6)
@@ -102,6 +103,18 @@ def test_splits_are_folders_above_the_classes(photos, tmp_path):
     assert len(source.split("train")) == 6
     assert len(DistinctSource(source)) == 6
     assert len(map_images(DistinctSource(source), ROWS, lambda _place, image: image)) == 6
+
+
+def test_distinct_images_of_several_sizes_stay_distinct_at_any_size(photos, tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / split).symlink_to(photos)
+    distinct = DistinctSource(open_source(tmp_path / "data"))
+    assert is_pictures(distinct)
+    sized = as_source(distinct, size=8)
+    assert (len(sized), sized.size, sized.input_shape) == (6, 8, (8, 8, 3))
+    assert (len(as_source(sized, size=4)), as_source(sized, size=4).input_shape) == (6, (4, 4, 3))
+    np.testing.assert_array_equal(sized.inputs(ROWS), open_source(photos, size=8).inputs(ROWS))
 
 
 def test_a_folder_without_classes_has_no_labels(photos):
