@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +13,10 @@ from softlabels.losses.log_arithmetic import FINITE, dot, logsumexp, times
 from softlabels.losses.predictions import Predictions
 from softlabels.losses.priors import Priors
 
+STRIP = {"cpu": 2**16}
+"""Probabilities of priors that are gathered together, by type of device."""
+STRIP_ELSEWHERE = 2**24
+"""The same on other devices."""
 MIN_REST = 1e-6
 """Share of a prior that unlisted classes must have for sums over them to be differences of sums over all."""
 
@@ -94,14 +99,15 @@ class PriorTail:
             log_p: (n, K) their log-probabilities, -inf for padding.
         """
         is_padding = log_p.isneginf()
-        probs, total = self._of_rows(self.priors.probs), self._of_rows(self.priors.total)
-        listed = probs.expand(len(ids), -1).gather(1, ids).double().masked_fill_(is_padding, 0.0)
+        total = self._of_rows(self.priors.total)
+        listed = self.priors.probs[self.prior_index[:, None], ids].double().masked_fill_(is_padding, 0.0)
         rest = total - listed.sum(dim=-1)
         if bool((is_padding[:, 0] | (rest < MIN_REST * total)).any()):
             return None
         slots = torch.where(is_padding, ids[:, :1], ids)
         logits = student.centered.gather(1, slots)
-        products = _row_products(student.centered.scatter_(1, slots, 0.0), probs)
+        student.centered.scatter_(1, slots, 0.0)
+        products = torch.cat([_row_products(student.centered[rows], probs) for rows, probs in self._strips()])
         if not bool(products.isfinite().all() & logits.isfinite().all()):
             student.centered.scatter_(1, slots, logits)
             return None
@@ -111,9 +117,22 @@ class PriorTail:
         apart += rest * student.log_sum - products
         p, log_q = log_p.exp(), logits - student.log_sum[:, None]
         value = dot(p, log_p - log_q) + times(self.log_mass.exp(), log_weight) + times(weight, apart)
-        gradient = student.probs.addcmul_(probs, weight.float()[:, None], value=-1)
+        gradient, factors = student.probs, weight.float()[:, None]
+        for rows, probs in self._strips():
+            gradient[rows].addcmul_(probs, factors[rows], value=-1)
         at_listed = log_q.exp_().sub_(p)
         return value.float(), gradient.scatter_(1, slots, torch.where(is_padding, at_listed[:, :1], at_listed))
+
+    def _strips(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield rows with their priors, a few at a time: gathered priors then stay in the processor's cache."""
+        count, (priors, classes) = len(self.prior_index), self.priors.probs.shape
+        if priors == 1:
+            yield slice(count), self.priors.probs
+            return
+        step = max(1, STRIP.get(self.log_mass.device.type, STRIP_ELSEWHERE) // classes)
+        for start in range(0, count, step):
+            rows = slice(start, start + step)
+            yield rows, self.priors.probs.index_select(0, self.prior_index[rows])
 
     def _log_prior(self) -> Tensor:
         """Return the log prior of each row, (n, C), or one that broadcasts to that shape."""

@@ -257,7 +257,7 @@ def place(labels: SoftLabels, temperature: float, device: torch.device) -> Targe
 
 def _prior_tail(labels: SparseLabels, index: int, log_mass: Tensor) -> PriorTail:
     priors = priors_of(None if labels.tail == "uniform" else labels.prior, index, labels.classes, log_mass.device)
-    if labels.prior_index is None:
+    if labels.prior_index is None or labels.tail == "uniform":
         prior_index = torch.zeros(len(log_mass), dtype=torch.int64, device=log_mass.device)
     else:
         prior_index = torch.as_tensor(labels.prior_index, device=log_mass.device).long()
