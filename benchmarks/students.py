@@ -1,56 +1,56 @@
 """Train students of one size from one teacher, through the labels of each encoding and through the live teacher.
 
-    python benchmarks/students.py [--sequences 480] [--seeds 5] [--explain] [--json FILE] [--plot docs/students.svg]
+    python benchmarks/students.py [--teacher flat|sharp] [--seeds 5] [--batch 8] [--json FILE] [--plot FILE]
+    python benchmarks/students.py --study NAME [--seeds 2]      # one of those in STUDIES
+    python benchmarks/students.py --speeds                      # epochs of the loader over the stores of the table
 
-The teacher is the GPT of benchmarks/language_model.py with three layers of width 128 and 2,048 tokens. Students have
-two layers of width 64 behind a causal convolution and learn from the same sequences of 256 tokens, by the KL at T = 1
-alone. The students of a seed start from the same weights and see the same batches in the same order, so they are
-compared pair by pair. Labels are written by sl.create and read by sl.loader. Bytes per token are those of real stores,
-keys included; those of RS-KD are 24 bits for each class drawn (arXiv 2503.16870).
+The teacher is the GPT of benchmarks/language_model.py with three layers of width 128 and 2,048 tokens, which is flat
+(4.8 nats of entropy); ``sharp`` multiplies its logits, as large models are sharper. Students have two layers of width
+64 behind a causal convolution. They learn from the same sequences of 256 tokens in one pass, by the KL at T = 1 alone.
+The students of a seed start from the same weights and see the same batches in the same order, so they are compared pair
+by pair. Labels are written by sl.create and read by sl.loader. Bytes per token are those of real stores, keys included;
+those of RS-KD are 24 bits for each class drawn (arXiv 2503.16870).
 
 Figures are on held-out text: loss on the true tokens, KL to the teacher, agreement, and calibration error (15 bins of
-the top probability). ``--explain`` trains the students of section 9 of docs/fidelity.md that take the second moment of
-Adam from another gradient, the mean of labels over draws, or rows scaled to sum to 1. Each run is stored in
-cache/students as it ends, and an interrupted benchmark resumes.
+the top probability). Studies vary the batch, the learning rate or the optimiser for full KD and for labels alike, or
+train students that explain the gap. Each run is stored in cache/students as it ends, and a study resumes.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
 import statistics
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import language_model
 import numpy as np
 import torch
-from language_model import CONTEXT, GPT, Shape
-from torch import Tensor, nn
-from torch.nn import functional
+from student_labels import CACHE, Teacher
+from student_model import Adam, StudentGPT, evaluate, gradient, logits_of
+from torch import Tensor
 from tqdm import tqdm
 
-import softlabels as sl
-from softlabels import encodings, losses
-from softlabels.encodings.counts import Counts, excess_over
-from softlabels.labels import DenseLabels, SoftLabels, SparseLabels
+from softlabels import losses
+from softlabels.labels import DenseLabels
 
-CACHE = language_model.ROOT / "cache" / "students"
-TEACHER = Shape(layers=3, width=128, vocabulary=2048)
-STUDENT = Shape(layers=2, width=64, vocabulary=2048)
-BATCH, TEACHER_BATCH = 4, 8
-"""Sequences per step."""
-PEAK_LR = 3e-3
+STEPS, BATCH = 100, 8
+"""Steps, and sequences per step."""
+LEARNING_RATE = 3e-3
 WARM_UP = 0.2
 """Share of the steps: with a shorter one seeds differ by more than encodings."""
-VALIDATION = 64
-BINS = 15
+HELD_OUT = 64
+SPEED_RUNS = 9
+SHARPNESS = {"flat": 1.0, "sharp": 1.75}
+"""Factor of the logits by teacher."""
 T_QUANTILES = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 """97.5 % quantile of Student's t distribution by number of seeds."""
+LIVE, HARD = "live teacher (full KD)", "true tokens alone"
+THRESHOLD = "threshold:0.05"
 
 
 @dataclass(frozen=True)
@@ -59,289 +59,209 @@ class Student:
 
     Attributes:
         name: Name in the table.
-        spec: Encoding of the store; None: the live teacher, or true tokens.
+        spec: Encoding of the store; None: the live teacher, true tokens, or labels that no store holds.
         entry_bits: Bits of each listed class, in place of the bytes of the store; None: those of the store.
         second_moment: Labels whose gradient, at the same weights, gives the second moment of Adam.
-        normalised: Scale the weights of each row to sum to 1.
         mean_of: Encoding ``counts`` whose labels are replaced by their mean over draws; None: not.
+        along: Number of draws that are systematic along the positions of a sequence; 0: none.
     """
 
     name: str
     spec: str | None = None
     entry_bits: int | None = None
     second_moment: Literal["own", "threshold"] = "own"
-    normalised: bool = False
     mean_of: str | None = None
+    along: int = 0
 
 
-LIVE, HARD = "live teacher (full KD)", "true tokens alone"
-THRESHOLD = "threshold:0.05"
-TAPS = 4
-"""Tokens that the student's convolution sees."""
-STUDENTS = (
-    Student(LIVE),
-    Student(HARD),
-    Student("counts:18", "counts:18"),
-    Student("threshold", THRESHOLD),
-    Student("adaptive, 64 codewords", "adaptive:0.009:d4:64"),
-    Student("RS-KD, 7 draws", "sampled:7", entry_bits=24),
-    Student("RS-KD, 15 draws", "sampled:15", entry_bits=24),
-    Student("counts:10", "counts:10"),
-    Student("counts:30", "counts:30"),
-    Student("counts:50", "counts:50"),
-    Student("counts:30:0, unbiased", "counts:30:0"),
-    Student("counts:8:0, unbiased", "counts:8:0"),
-)
+@dataclass(frozen=True)
+class Setup:
+    """The training that all students share.
+
+    Attributes:
+        teacher: Name of the teacher.
+        steps: Number of steps.
+        batch: Sequences per step.
+        epochs: Passes over the sequences.
+        lr: Peak of the learning rate.
+        factored: Hold second moments by row and by column.
+    """
+
+    teacher: str = "flat"
+    steps: int = STEPS
+    batch: int = BATCH
+    epochs: int = 1
+    lr: float = LEARNING_RATE
+    factored: bool = False
+
+    @property
+    def sequences(self) -> int:
+        """Number of sequences that the students learn from."""
+        return self.steps * self.batch // self.epochs
+
+    @property
+    def name(self) -> str:
+        """Short name, for files and for the table."""
+        optimizer = "-factored" if self.factored else ""
+        return f"{self.teacher}-{self.steps}x{self.batch}-{self.epochs}-{self.lr:g}{optimizer}"
+
+
+def of_specs(*specs: str) -> tuple[Student, ...]:
+    """Return the students of stores."""
+    return tuple(Student(spec, spec) for spec in specs)
+
+
+def rs_kd(draws: int) -> Student:
+    """Return a student of RS-KD."""
+    return Student(f"RS-KD, {draws} draws", f"sampled:{draws}", entry_bits=24)
+
+
+TABLE = {
+    "flat": (
+        Student(LIVE), *of_specs(THRESHOLD, "counts:3:0", "counts:5:0", "counts:8:0", "counts:14:0", "counts:18"),
+        Student(HARD), rs_kd(7), rs_kd(15), Student("adaptive", "adaptive:0.009:d4:64"),
+    ),
+    "sharp": (
+        Student(LIVE), *of_specs(THRESHOLD, "counts:4:0", "counts:7:0", "counts:12:0", "counts:12", "counts:20"),
+        Student(HARD), rs_kd(12), rs_kd(32), Student("adaptive", "adaptive:0.009:d4:64"),
+    ),
+}  # fmt: skip
+"""Students of the table by teacher."""
+FEW = {
+    "flat": (Student(LIVE), *of_specs(THRESHOLD, "counts:8:0")),
+    "sharp": (Student(LIVE), *of_specs(THRESHOLD, "counts:7:0", "counts:20")),
+}
 EXPLANATIONS = (
     Student("full KD, second moment of threshold", second_moment="threshold"),
     Student("mean of counts:18", mean_of="counts:18"),
-    Student("threshold, rows scaled to sum to 1", THRESHOLD, normalised=True),
+    Student("8 draws along positions", along=8),
 )
+STUDIES: dict[str, tuple[list[Setup], tuple[Student, ...]]] = {
+    "batch-flat": ([Setup(batch=batch) for batch in (2, 8, 32)], FEW["flat"]),
+    "batch-sharp": ([Setup("sharp", batch=batch) for batch in (2, 8, 32)], FEW["sharp"]),
+    "lr": ([Setup(lr=factor * LEARNING_RATE) for factor in (0.5, 1, 2)], FEW["flat"]),
+    "optimizer": ([Setup(factored=factored) for factored in (False, True)], FEW["flat"]),
+    "explain": ([Setup()], (*FEW["flat"], *EXPLANATIONS)),
+}
+"""Set-ups and students of each study."""
 
 
 def main() -> None:
-    """Train all students and print the table."""
+    """Train students and print tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sequences", type=int, default=480)
-    parser.add_argument("--epochs", type=int, default=3, help="passes over the sequences and their labels")
+    parser.add_argument("--teacher", choices=list(SHARPNESS), default="flat")
+    parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=500, help="of the teacher's training")
     parser.add_argument("--only", nargs="*", help="names of students to train")
-    parser.add_argument("--explain", action="store_true", help="also train the students that explain the gap")
+    parser.add_argument("--study", choices=list(STUDIES), help="train the students of a study in place of the table's")
+    parser.add_argument("--speeds", action="store_true", help="measure the loader instead")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
-    teacher = language_model.train(options.steps, 0, TEACHER, TEACHER_BATCH)
-    train, held_out = language_model.token_files(TEACHER.vocabulary)
-    data = np.random.default_rng(0).permutation(sequences(train, options.sequences))
-    validation = sequences(held_out, VALIDATION)
-    CACHE.mkdir(parents=True, exist_ok=True)
-    students = [
-        student for student in STUDENTS + (EXPLANATIONS if options.explain else ())
-        if not options.only or student.name in options.only
-    ]  # fmt: skip
-    specs = {student.spec or student.mean_of for student in students}
-    if any(student.second_moment == "threshold" for student in students):
-        specs.add(THRESHOLD)
-    write_stores({spec for spec in specs if spec}, teacher, data)
+    setups, students = [Setup(options.teacher, options.steps, options.batch)], TABLE[options.teacher]
+    if options.study:
+        setups, students = STUDIES[options.study]
+    if options.speeds:
+        speeds(setups[0], [student.spec for student in students if student.spec and student.entry_bits is None])
+        return
+    students = tuple(student for student in students if not options.only or student.name in options.only)
     rows = []
-    for seed in range(options.seeds):
-        for student in students:
-            figures = run(student, seed, teacher, data, validation, options.epochs)
-            rows.append(figures | {"scheme": student.name, "seed": seed})
-            print(json.dumps(rows[-1]), flush=True)
-    report(rows)
+    for setup in setups:
+        of_setup = train_all(setup, students, options.seeds)
+        report(setup, of_setup)
+        rows += of_setup
     if options.json:
-        options.json.write_text(json.dumps({"sequences": options.sequences, "rows": rows}, indent=2))
+        options.json.write_text(json.dumps(rows, indent=2))
     if options.plot:
         plot(rows, options.plot)
 
 
-def sequences(tokens: np.ndarray, count: int) -> np.ndarray:
-    """Return (count, CONTEXT + 1) int64 tokens, from all over the text, without overlap."""
-    usable = len(tokens) // (CONTEXT + 1)
-    starts = np.linspace(0, usable - 1, num=count).astype(np.int64) * (CONTEXT + 1)
-    return tokens[starts[:, None] + np.arange(CONTEXT + 1)].astype(np.int64)
+def teacher_of(setup: Setup) -> Teacher:
+    """Return the teacher; set-ups of few sequences learn from the first ones of the stores of the table."""
+    return Teacher(max(setup.sequences, STEPS * BATCH), HELD_OUT, SHARPNESS[setup.teacher])
 
 
-def store_path(spec: str, rows: int) -> Path:
-    """Return the directory of the store of an encoding."""
-    return CACHE / "".join(letter if letter.isalnum() else "-" for letter in f"{spec}-{rows}")
+def speeds(setup: Setup, specs: list[str]) -> None:
+    """Print the positions per second of CPU time in an epoch of the loader, medians of interleaved runs."""
+    torch.set_num_threads(1)
+    teacher = teacher_of(setup)
+    teacher.write_stores(set(specs))
+    seconds: dict[str, list[float]] = {spec: [] for spec in specs}
+    for _ in range(SPEED_RUNS):
+        for spec in specs:
+            seconds[spec].append(teacher.epoch_seconds(spec))
+    for spec, runs in seconds.items():
+        print(f"{spec}: {teacher.positions / statistics.median(runs) / 1e6:.2f} M positions/s")
 
 
-def write_stores(specs: set[str], teacher: GPT, data: np.ndarray) -> None:
-    """Write the store of each encoding, all in one pass of the teacher; complete stores are left alone."""
-    missing = [spec for spec in sorted(specs) if not (store_path(spec, len(data)) / "snapshots").exists()]
-    if not missing:
-        return
-    with contextlib.ExitStack() as stack:
-        writers = []
-        for spec in missing:
-            head = sl.Head(classes=TEACHER.vocabulary, kind="tokens", shape=(None,), encoding=spec)
-            writer = sl.create(
-                store_path(spec, len(data)), heads={"logits": head}, teacher="GPT, 3 layers", unit_rows=64
-            )
-            writers.append(stack.enter_context(writer))
-        for start in tqdm(range(0, len(data), BATCH), desc="labels", mininterval=10):
-            rows = list(range(start, min(start + BATCH, len(data))))
-            logits = list(predict(teacher, data[rows]))
-            for writer in writers:
-                writer.append(rows, {"logits": logits})
+def train_all(setup: Setup, students: tuple[Student, ...], seeds: int) -> list[dict]:
+    """Train the students of a set-up, seed by seed, and return their figures; those of the cache are used again."""
+    names = [(student, seed, CACHE / f"{file_name(student.name)}-{seed}-{setup.name}.json")
+             for seed in range(seeds) for student in students]  # fmt: skip
+    if not all(path.exists() for _, _, path in names):
+        teacher = teacher_of(setup)
+        specs = {student.spec or student.mean_of for student in students}
+        if any(student.second_moment == "threshold" for student in students):
+            specs.add(THRESHOLD)
+        teacher.write_stores({spec for spec in specs if spec})
+        for student, seed, path in names:
+            if not path.exists():
+                path.write_text(json.dumps(run(student, seed, teacher, setup)))
+                print(path.stem, path.read_text(), flush=True)
+    return [
+        json.loads(path.read_text()) | {"setup": setup.name, "scheme": student.name, "seed": seed}
+        for student, seed, path in names
+    ]
 
 
-@torch.no_grad()
-def predict(teacher: GPT, data: np.ndarray) -> Tensor:
-    """Return the (B, CONTEXT, C) float32 logits of whole sequences."""
-    return teacher.logits(torch.from_numpy(data[:, :-1]))
+def file_name(name: str) -> str:
+    """Return a name with dashes in place of all but letters and digits."""
+    return "".join(letter if letter.isalnum() else "-" for letter in name)
 
 
-def labels_of(spec: str, rows: int) -> Iterator[SparseLabels]:
-    """Yield the labels of each batch, in the order of the data."""
-    store = sl.open(store_path(spec, rows))
-    for batch in sl.loader(store, batch_size=BATCH, shuffle=False):
-        labels = batch.targets["logits"]
-        assert isinstance(labels, SparseLabels)
-        yield labels
-
-
-def bytes_of(student: Student, rows: int) -> float | None:
-    """Return the bytes per token of a student's labels; None without a store."""
-    if student.spec is None:
-        return None
-    if student.entry_bits is None:
-        return sl.open(store_path(student.spec, rows)).bytes / (rows * CONTEXT)
-    listed = sum(int(np.isfinite(labels.values).sum()) for labels in labels_of(student.spec, rows))
-    return listed * student.entry_bits / 8 / (rows * CONTEXT)
-
-
-def mean_of_counts(logits: Tensor, spec: str, rows: int) -> DenseLabels:
-    """Return the mean over draws of the labels that ``counts`` makes of (N, C) logits."""
-    store = sl.open(store_path(spec, rows))
-    encoding = encodings.parse(store.heads["logits"].encoding, classes=logits.shape[1])
-    assert isinstance(encoding, Counts)
-    book = store.codebook("logits")
-    assert book is not None
-    p = logits.softmax(dim=-1)
-    pi = book.priors[0][book.nearest_to(p)].astype(np.float64)
-    exact = p.double().numpy()
-    above = np.where(exact >= encoding.floor, exact, 0.0)
-    excess = excess_over(above, np.where(above > 0, pi, 0.0), 1 - above.sum(axis=1))
-    share = 1 - excess.sum(axis=1, keepdims=True)
-    return DenseLabels(np.log(excess + share * pi).astype(np.float32))
-
-
-def normalised(labels: SparseLabels) -> SparseLabels:
-    """Return a sample whose weights sum to 1 in each row."""
-    total = np.log(np.exp(labels.values.astype(np.float64)).sum(axis=1, keepdims=True))
-    return replace(labels, values=(labels.values - total).astype(np.float32))
-
-
-def loss_of(model: GPT, data: np.ndarray, labels: SoftLabels | None) -> Tensor:
-    """Return the KL at T = 1 to the labels, or the cross-entropy with the true tokens."""
-    ids = torch.from_numpy(data)
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = functional.linear(model(ids[:, :-1]), model.embedding.weight).flatten(0, 1)
-    if labels is None:
-        return losses.cross_entropy(logits, ids[:, 1:].flatten())
-    return losses.kl(logits, labels)
-
-
-def gradient(model: GPT, data: np.ndarray, labels: SoftLabels | None) -> list[Tensor]:
-    """Return the gradient of each parameter, clipped to a norm of 1 in all."""
-    parameters = list(model.parameters())
-    gradients = torch.autograd.grad(loss_of(model, data, labels), parameters)
-    norm = torch.stack([one.norm() for one in gradients]).norm()
-    return [one / norm.clamp_min(1.0) for one in gradients]
-
-
-class StudentGPT(GPT):
-    """A GPT whose embeddings pass through a causal convolution per channel.
-
-    It sees the last tokens from the first step on. A plain GPT learns to attend to them in a phase transition, whose
-    step varies with seed and noise by far more than labels differ in a short run.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(STUDENT)
-        self.mix = nn.Conv1d(STUDENT.width, STUDENT.width, TAPS, groups=STUDENT.width, padding=TAPS - 1, bias=False)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Return (B, L, D) states of (B, L) token ids."""
-        x = self.embedding(ids) + self.positions.weight[: ids.shape[1]]
-        x = x + self.mix(x.transpose(1, 2))[..., : ids.shape[1]].transpose(1, 2)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
-
-
-class Adam:
-    """AdamW as language_model.optimizer_of makes it, whose second moment may be that of another gradient."""
-
-    def __init__(self, model: GPT) -> None:
-        self.parameters = list(model.parameters())
-        self.first = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self.second = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self.steps = 0
-
-    @torch.no_grad()
-    def step(self, gradients: list[Tensor], squared: list[Tensor], lr: float) -> None:
-        """Update the parameters; ``squared`` are the gradients that the second moment is made of."""
-        self.steps += 1
-        for parameter, first, second, one, other in zip(
-            self.parameters, self.first, self.second, gradients, squared, strict=True
-        ):
-            parameter.mul_(1 - lr * (0.1 if parameter.ndim == 2 else 0.0))
-            first.lerp_(one, 0.1)
-            second.mul_(0.95).addcmul_(other, other, value=0.05)
-            scale = (second / (1 - 0.95**self.steps)).sqrt_().add_(1e-8)
-            parameter.addcdiv_(first, scale, value=-lr / (1 - 0.9**self.steps))
-
-
-def run(
-    student: Student, seed: int, teacher: GPT, data: np.ndarray, validation: np.ndarray, epochs: int
-) -> dict[str, float]:
+def run(student: Student, seed: int, teacher: Teacher, setup: Setup) -> dict[str, float | None]:
     """Train one student and return its figures."""
-    name = "".join(letter if letter.isalnum() else "-" for letter in student.name) + f"-{seed}-{len(data)}-{epochs}"
-    done = CACHE / f"{name}.json"
-    if done.exists():
-        return dict(json.loads(done.read_text()))
     torch.manual_seed(seed)
     model = StudentGPT()
-    optimizer = Adam(model)
-    batches = np.arange(len(data)).reshape(-1, BATCH)
-    stored = list(labels_of(student.spec, len(data))) if student.spec else []
-    threshold = list(labels_of(THRESHOLD, len(data))) if student.second_moment == "threshold" else []
-
-    def live(rows: np.ndarray) -> DenseLabels:
-        logits = predict(teacher, data[rows]).flatten(0, 1)
-        return (
-            DenseLabels(logits.numpy())
-            if student.mean_of is None
-            else mean_of_counts(logits, student.mean_of, len(data))
-        )
-
+    optimizer = Adam(model, factored=setup.factored)
+    loss = loss_of(student, teacher, setup.batch)
+    moment = loss_of(Student(THRESHOLD, THRESHOLD), teacher, setup.batch) if student.second_moment != "own" else None
     random = np.random.default_rng(seed)
-    order = np.concatenate([random.permutation(len(batches)) for _ in range(epochs)])
-    for step, number in enumerate(tqdm(order, desc=name, mininterval=10)):
-        rows = batches[number]
-        labels: SoftLabels | None = None if student.name == HARD else stored[number] if stored else live(rows)
-        if student.normalised:
-            assert isinstance(labels, SparseLabels)
-            labels = normalised(labels)
-        first = squared = gradient(model, data[rows], labels)
-        if threshold:
-            squared = gradient(model, data[rows], threshold[number])
-        optimizer.step(first, squared, language_model.learning_rate(step, len(order), PEAK_LR, WARM_UP))
-    figures = {"bytes": bytes_of(student, len(data))} | evaluate(model, teacher, validation)
-    done.write_text(json.dumps(figures))
-    return figures
-
-
-@torch.no_grad()
-def evaluate(model: GPT, teacher: GPT, validation: np.ndarray) -> dict[str, float]:
-    """Return loss, KL to the teacher, agreement and calibration error on held-out text."""
-    loss, kl, agree, confidence, hits = [], [], [], [], []
-    for block in np.array_split(validation, max(1, len(validation) // 8)):
-        true = torch.from_numpy(block[:, 1:]).flatten()
-        log_q = model.logits(torch.from_numpy(block[:, :-1])).flatten(0, 1).log_softmax(-1)
-        log_p = predict(teacher, block).flatten(0, 1).log_softmax(-1)
-        loss.append(functional.nll_loss(log_q, true).item())
-        kl.append((log_p.exp() * (log_p - log_q)).sum(-1).mean().item())
-        agree.append((log_p.argmax(-1) == log_q.argmax(-1)).float().mean().item())
-        top, guess = log_q.max(-1)
-        confidence.append(top.exp())
-        hits.append((guess == true).float())
-    top, right = torch.cat(confidence), torch.cat(hits)
-    bins = (top * BINS).long().clamp_max(BINS - 1)
-    error = sum(
-        abs((top[bins == b] - right[bins == b]).mean().item()) * (bins == b).float().mean().item()
-        for b in range(BINS)
-        if (bins == b).any()
+    batches = setup.sequences // setup.batch
+    order = np.concatenate([random.permutation(batches) for _ in range(setup.epochs)])
+    for step, number in enumerate(tqdm(order, desc=f"{student.name} {seed}", mininterval=30)):
+        first = squared = gradient(loss(model, number), model)
+        if moment:
+            squared = gradient(moment(model, number), model)
+        optimizer.step(first, squared, language_model.learning_rate(step, len(order), setup.lr, WARM_UP))
+    size = teacher.bytes_per_token(student.spec, student.entry_bits) if student.spec else None
+    return {"bytes": size, "entropy": teacher.entropy} | evaluate(
+        model, torch.from_numpy(teacher.held_out), teacher.on_held_out
     )
-    return {
-        "loss": statistics.mean(loss), "kl": statistics.mean(kl), "agreement": statistics.mean(agree),
-        "calibration_error": error,
-    }  # fmt: skip
+
+
+def loss_of(student: Student, teacher: Teacher, batch: int) -> Callable[[StudentGPT, int], Tensor]:
+    """Return the loss of a model on a batch: KL at T = 1 to the labels, or cross-entropy with the true tokens."""
+    stored = list(teacher.labels(student.spec, batch)) if student.spec else []
+
+    def loss(model: StudentGPT, number: int) -> Tensor:
+        rows = np.arange(number * batch, (number + 1) * batch)
+        data = torch.from_numpy(teacher.data[rows])
+        logits = logits_of(model, data)
+        if student.name == HARD:
+            return losses.cross_entropy(logits, data[:, 1:].flatten())
+        if student.along:
+            # Weights do not sum to 1, so the logsumexp has the factor 1, which makes the gradient q - p^.
+            weights = teacher.along_positions(student.along, rows)
+            return (logits.float().logsumexp(-1) - (weights * logits.float()).sum(-1)).mean()
+        if stored:
+            return losses.kl(logits, stored[number])
+        if student.mean_of:
+            return losses.kl(logits, teacher.mean_of_counts(student.mean_of, rows))
+        return losses.kl(logits, DenseLabels(teacher.of(rows).flatten(0, 1).numpy()))
+
+    return loss
 
 
 def above_live(rows: list[dict], key: str) -> dict[str, list[float]]:
@@ -362,8 +282,9 @@ def interval(values: list[float]) -> str:
     return f"{statistics.mean(values):+.4f} ± {half:.4f}"
 
 
-def report(rows: list[dict]) -> None:
+def report(setup: Setup, rows: list[dict]) -> None:
     """Print means over seeds, and differences to full KD seed by seed with confidence intervals."""
+    print(f"\n{setup.name}: {setup.sequences} sequences, entropy of the teacher {rows[0]['entropy']:.2f} nats")
     print("\n| labels | bytes per token | loss | loss above full KD | seed by seed | KL above full KD | calibration |")
     print("|---|---:|---:|---:|---|---:|---:|")
     loss, kl = above_live(rows, "loss"), above_live(rows, "kl")
