@@ -40,10 +40,11 @@ class LruCache(Generic[Key, Value]):
 
     def get(self, key: Key) -> Value | None:
         """Return the value of a key, which counts as a use; None if it is not held."""
-        if key not in self._entries:
+        try:  # another thread may remove the entry between two steps
+            self._entries.move_to_end(key)
+            return self._entries[key][0]
+        except KeyError:
             return None
-        self._entries.move_to_end(key)
-        return self._entries[key][0]
 
     def clear(self) -> None:
         """Remove all entries."""

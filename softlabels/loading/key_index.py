@@ -65,11 +65,11 @@ def _build(store: Store) -> NDArray[np.void]:
     entries = np.empty(store.rows, ENTRY)
     entries["row"] = np.arange(store.rows)
     start = 0
-    for chunk, count in enumerate(store.chunk_rows()):
-        columns = store.read_chunk(chunk, ["key", "view"])
-        entries["key"][start : start + count] = as_names(columns["key"])
-        entries["view"][start : start + count] = columns["view"]
-        start += int(count)
+    for columns in store.read_chunks(range(store.chunks), ["key", "view"]):
+        stop = start + len(columns["view"])
+        entries["key"][start:stop] = as_names(columns["key"])
+        entries["view"][start:stop] = columns["view"]
+        start = stop
     # By key, then view, then row: stable sorts, the last criterion first.
     order = np.argsort(entries["view"], kind="stable")
     order = order[np.argsort(entries["key"][order], kind="stable")]

@@ -259,7 +259,7 @@ def sample_of_store(path: Location, head: str | None = None, *, digest: str | No
     items = store.rows
     if probe.positions is not None:
         length = [column for column in names if column.endswith("/length")]
-        items = sum(int(store.read_chunk(number, length)[length[0]].sum()) for number in range(store.chunks))
+        items = sum(int(columns[length[0]].sum()) for columns in store.read_chunks(range(store.chunks), length))
     codebook = store.codebook(name)
     return Sample(
         logits=probe.logits,

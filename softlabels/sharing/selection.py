@@ -137,8 +137,8 @@ class Selection:
         starts = np.cumsum(store.chunk_rows()) - store.chunk_rows()
         selected, seen = [], []
         selected_keys = None if self.keys is None else _as_items(self.keys)
-        for chunk in range(int(first), int(last) + 1):
-            columns = store.read_chunk(chunk, ["key", "view"])
+        chunks = range(int(first), int(last) + 1)
+        for chunk, columns in zip(chunks, store.read_chunks(chunks, ["key", "view"]), strict=True):
             numbers = starts[chunk] + np.arange(len(columns["key"]))
             is_selected = (numbers >= start) & (numbers < stop)
             if self.views is not None:

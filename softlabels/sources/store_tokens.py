@@ -54,14 +54,13 @@ class StoreTokens(SingleTarget):
         self._spec = str(store.storage)
         self._rows = store.rows
         self.chunk_rows = np.asarray(store.chunk_rows(), np.int64)
-        counts = [store.read_chunk(chunk, [LENGTH])[LENGTH] for chunk in range(store.chunks)]
+        counts = [columns[LENGTH] for columns in store.read_chunks(range(store.chunks), [LENGTH])]
         lengths = np.concatenate(counts).astype(np.int64)
         self._lengths, self._starts = lengths, np.cumsum(lengths) - lengths
         tokens = int(lengths.sum())
         ids, marks = ArrayBuilder(tokens, (), np.dtype(inputs.dtype)), ArrayBuilder(tokens, (), np.dtype(np.uint8))
         keys = ArrayBuilder(store.rows, (16,), np.dtype(np.uint8))
-        for chunk in range(store.chunks):
-            columns = store.read_chunk(chunk, ["key", LENGTH, IDS, MARKS])
+        for columns in store.read_chunks(range(store.chunks), ["key", LENGTH, IDS, MARKS]):
             keys.append(columns["key"])
             ids.append(columns[IDS])
             marks.append(columns[MARKS])

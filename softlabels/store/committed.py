@@ -8,9 +8,7 @@ Nothing is taken for granted: every record that a snapshot will name is read fro
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
@@ -26,9 +24,7 @@ from softlabels.store.format.record import Record, read_record
 from softlabels.store.format.snapshot import Snapshot, read_table
 from softlabels.store.storage.read_errors import REPAIR, SEAL
 from softlabels.store.storage.storage import Storage
-
-AHEAD = 4
-"""Records per thread that are requested before they are needed."""
+from softlabels.store.threads import map_ahead
 
 Columns = dict[str, NDArray[Any]]
 
@@ -187,7 +183,7 @@ def read_committed(storage: Storage, descriptor: Descriptor, count: int, last: S
         return figures or UnitFigures.of_record(read_record(storage, unit, descriptor))
 
     committed = CommittedUnits(count)
-    for figures in _in_threads(storage.read_threads, read, range(count)):
+    for figures in map_ahead(storage.read_threads, read, range(count)):
         committed.add(figures)
     return committed
 
@@ -232,18 +228,3 @@ def _read_known(storage: Storage, unit: int, digest: str) -> UnitFigures | None:
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return figures if figures.unit == unit else None
-
-
-def _in_threads(threads: int, read: Callable[[int], UnitFigures], units: range) -> Iterator[UnitFigures]:
-    """Yield the results for all units in order; several are read at a time where that hides the time of a request."""
-    if threads <= 1:
-        yield from map(read, units)
-        return
-    with ThreadPoolExecutor(threads, thread_name_prefix="softlabels-records") as pool:
-        waiting: deque[Future[UnitFigures]] = deque()
-        for unit in units:
-            waiting.append(pool.submit(read, unit))
-            if len(waiting) > AHEAD * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

@@ -7,8 +7,10 @@ against the table. Needs NumPy, pyarrow, blosc; no torch.
 from __future__ import annotations
 
 import logging
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -34,6 +36,7 @@ from softlabels.store.format.token_inputs import LENGTH as INPUT_LENGTH
 from softlabels.store.format.tokenizer_file import TokenizerDocument, read_tokenizer
 from softlabels.store.storage.read_errors import FETCH, SEAL, read_errors
 from softlabels.store.storage.storage import Location, Storage
+from softlabels.store.threads import map_ahead
 from softlabels.store.unit_reader import UnitReader, native
 
 log = logging.getLogger("softlabels")
@@ -69,10 +72,11 @@ def open_store(location: Location, *, snapshot: int | None = None, digest: str |
             f"digest: got {digest!r:.100}; expected 64 hexadecimal digits, as softlabels inspect shows"
         )
     storage, descriptor = open_with_descriptor(location)
-    selected = _select(storage, paths.snapshot_numbers(storage) if snapshot is None else [snapshot], digest)
+    numbers, lost = paths.snapshots(storage) if snapshot is None else ([snapshot], None)
+    selected = _select(storage, numbers, digest)
     if selected.descriptor != descriptor.digest:
         raise StoreCorrupt(f"{storage}: the descriptor is not the one that was sealed; run softlabels verify")
-    if snapshot is None and digest is None and (lost := paths.lost_snapshot(storage)) is not None:
+    if digest is None and lost is not None:
         log.warning(
             "%s: snapshot %d is missing, so snapshot %d with %d rows is read. Run softlabels seal",
             storage, lost, selected.number, selected.rows,
@@ -179,6 +183,7 @@ class Store:
             raise StoreCorrupt(f"{storage}: {chunks:,} chunks, where at most {MAX_CHUNKS:,} are allowed; {FETCH}")
         self.chunk_index = ChunkIndex(counts, descriptor.chunk_rows)
         self._readers: LruCache[int, UnitReader] = LruCache(READERS_KEPT)
+        self._reading: dict[tuple[int, int], threading.Lock] = {}
         self._encodings: dict[str, Encoding] = {}
         self._short_names: dict[str, dict[str, str]] = {}
         self._checked: dict[tuple[str, ...] | None, NDArray[np.bool_]] = {}
@@ -188,7 +193,7 @@ class Store:
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the records read so far, which another process reads again where it needs them."""
-        return self.__dict__ | {"_readers": LruCache(READERS_KEPT)}
+        return self.__dict__ | {"_readers": LruCache(READERS_KEPT), "_reading": {}}
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -277,14 +282,26 @@ class Store:
         checked[number] = True
         return arrays
 
+    def read_chunks(self, numbers: Iterable[int], columns: Iterable[str]) -> Iterator[dict[str, NDArray[Any]]]:
+        """Yield columns of chunks as `read_chunk` returns them; several are requested at a time behind a network.
+
+        Args:
+            numbers: Numbers of the chunks.
+            columns: Names of the columns.
+
+        Raises:
+            StoreCorrupt: Other bytes than were committed, or values that no encoder writes.
+        """
+        names = tuple(columns)
+        return map_ahead(self.storage.read_threads, lambda number: self.read_chunk(number, names), numbers)
+
     def keys(self) -> NDArray[np.uint8]:
         """Keys of all rows in order, (rows, 16)."""
         keys = np.empty((self.rows, 16), np.uint8)
         start = 0
-        for number in range(self.chunks):
-            chunk_keys = self.read_chunk(number, ["key"])["key"]
-            keys[start : start + len(chunk_keys)] = chunk_keys
-            start += len(chunk_keys)
+        for columns in self.read_chunks(range(self.chunks), ["key"]):
+            keys[start : start + len(columns["key"])] = columns["key"]
+            start += len(columns["key"])
         return keys
 
     def read(self, rows: Iterable[int] | NDArray[np.integer[Any]], head: str = "logits") -> SoftLabels:
@@ -320,9 +337,9 @@ class Store:
         chunk_of, offsets = self.chunk_index.locate(numbers)
         columns = self.descriptor.columns()
         parts = []
-        for chunk in np.unique(chunk_of):
-            inside = offsets[chunk_of == chunk]
-            parts.append(ragged.take(self.read_chunk(int(chunk), names), columns, inside))
+        used = np.unique(chunk_of).tolist()
+        for chunk, arrays in zip(used, self.read_chunks(used, names), strict=True):
+            parts.append(ragged.take(arrays, columns, offsets[chunk_of == chunk]))
         if not parts:
             parts = [{name: np.empty((0, *columns[name].shape), columns[name].dtype) for name in names}]
         # The parts lie in the order of the chunks; back to the order that was asked for.
@@ -381,6 +398,15 @@ class Store:
             self._priors = priors
         return self._priors.get(f"{head}/prior")
 
+    def load_priors(self) -> None:
+        """Read the tail priors and codebooks of all heads, unless they have been read, so that decoding finds them.
+
+        Raises:
+            StoreCorrupt: A file is missing or damaged.
+        """
+        for head in self.heads:
+            self.prior(head)
+
     def codebook(self, head: str) -> Codebook | None:
         """The tail priors that a head's rows choose from; None where there is one prior for all."""
         if head not in self._codebooks:
@@ -428,14 +454,23 @@ class Store:
         return Probe(self._probe[f"{head}/rows"], self._probe[f"{head}/logits"], self._probe.get(f"{head}/positions"))
 
     def _reader(self, unit: int) -> UnitReader:
-        reader = self._readers.get(unit)
-        if reader is None:
-            record = read_record(self.storage, unit, self.descriptor)
-            if record.digest != self._records[unit].decode("latin-1"):
-                raise StoreCorrupt(
-                    f"unit {unit} of {self.storage} is not the one that was sealed; "
-                    "run softlabels seal if you made it again"
-                )
-            reader = UnitReader(self.storage, self.descriptor, record)
-            self._readers.put(unit, reader)
+        if (reader := self._readers.get(unit)) is not None:
+            return reader
+        # Threads that need a record at the same time read it once. A fork would copy a lock in the state it is in.
+        turn = (os.getpid(), unit)
+        with self._reading.setdefault(turn, threading.Lock()):
+            reader = self._readers.get(unit)
+            if reader is None:
+                reader = self._read_unit(unit)
+                self._readers.put(unit, reader)
+        self._reading.pop(turn, None)
         return reader
+
+    def _read_unit(self, unit: int) -> UnitReader:
+        record = read_record(self.storage, unit, self.descriptor)
+        if record.digest != self._records[unit].decode("latin-1"):
+            raise StoreCorrupt(
+                f"unit {unit} of {self.storage} is not the one that was sealed; "
+                "run softlabels seal if you made it again"
+            )
+        return UnitReader(self.storage, self.descriptor, record)

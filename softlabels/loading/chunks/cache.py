@@ -259,6 +259,8 @@ class ChunkCache:
             elif not self._held[slot]:
                 tasks.append((chunk, slot))
         count = max(1, int(TASK_BYTES / (self._chunk_rows * self.store.bytes_per_row)))
+        if self.store.storage.read_threads > 1:  # the threads wait for requests, of which one run would send one by one
+            count = 1
         for start in range(0, len(tasks), count):
             run = tasks[start : start + count]
             future = executor.submit(self._load, run)

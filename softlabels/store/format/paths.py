@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from softlabels.store.shards.registry import shard_format as format_of
 from softlabels.store.storage.storage import Storage
@@ -92,7 +92,7 @@ def record_directories(storage: Storage) -> Iterator[str]:
 def committed_units(storage: Storage) -> Iterator[int]:
     """Yield the units that have a record, ascending."""
     for directory in record_directories(storage):
-        for unit in sorted(_numbers(storage, directory)):
+        for unit in sorted(_numbers(storage.list_names(directory))):
             if directory == f"{RECORDS}/{_directory(unit)}":  # nothing looks for a record elsewhere
                 yield unit
 
@@ -110,28 +110,32 @@ def durable_units(storage: Storage) -> list[int]:
 
 def snapshot_numbers(storage: Storage) -> list[int]:
     """Return the numbers of all snapshots, ascending."""
-    return sorted(_numbers(storage, SNAPSHOTS))
+    return snapshots(storage)[0]
+
+
+def snapshots(storage: Storage) -> tuple[list[int], int | None]:
+    """Return the numbers of all snapshots, ascending, and that of a lost one.
+
+    A snapshot is lost if its number is above all others and its table is there, which is stored right before it: it was
+    removed, or sealing was interrupted.
+
+    Args:
+        storage: Storage of the store; its directory of snapshots is listed once.
+    """
+    names = storage.list_names(SNAPSHOTS)
+    numbers = sorted(_numbers(names))
+    newest = max((int(match[1]) for name in names if (match := TABLE.fullmatch(name))), default=0)
+    return numbers, newest if newest > max(numbers, default=0) else None
 
 
 def description_numbers(storage: Storage) -> list[int]:
     """Return the numbers of all descriptions, ascending."""
-    return sorted(_numbers(storage, DESCRIPTIONS))
+    return sorted(_numbers(storage.list_names(DESCRIPTIONS)))
 
 
-def lost_snapshot(storage: Storage) -> int | None:
-    """Return the number of a snapshot that is newer than all others and missing; None if there is none.
-
-    Its table is there, which is stored right before it: the snapshot was lost, or sealing was interrupted.
-    """
-    names = storage.list_names(SNAPSHOTS)
-    tables = [int(match[1]) for name in names if (match := TABLE.fullmatch(name))]
-    newest = max(tables, default=0)
-    return newest if newest > max(snapshot_numbers(storage), default=0) else None
-
-
-def _numbers(storage: Storage, directory: str) -> Iterator[int]:
-    """Yield the numbers that name JSON files in a directory, in their one spelling."""
-    for name in storage.list_names(directory):
+def _numbers(names: Iterable[str]) -> Iterator[int]:
+    """Yield the numbers that name JSON files, in their one spelling."""
+    for name in names:
         match = NUMBERED.fullmatch(name)
         if match and name == f"{int(match[1]):08d}.json":
             yield int(match[1])

@@ -178,7 +178,7 @@ def _check_alike(store: Store, heads: dict[str, Head], teacher: TeacherRecord) -
 
 
 def _names(store: Store) -> NDArray[np.bytes_]:
-    parts = [store.read_chunk(number, ["key", "view"]) for number in range(store.chunks)]
+    parts = store.read_chunks(range(store.chunks), ["key", "view"])
     return np.concatenate([row_names(item["key"], item["view"]) for item in parts])
 
 

@@ -8,6 +8,7 @@ chunk as a reader does (tests/store/test_agreement.py).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -27,6 +28,7 @@ from softlabels.store.maintenance.report import Fix, Problem, Report
 from softlabels.store.maintenance.verification_cache import VerificationCache
 from softlabels.store.sealed_store import Store
 from softlabels.store.storage.storage import Location, Storage
+from softlabels.store.threads import map_ahead
 from softlabels.store.unit_reader import UnitReader
 
 Progress = Callable[[int, int], None]
@@ -67,9 +69,11 @@ def verify(
         records = _sealed_records(storage, descriptor, problems)
         problems += _missing_records(storage, committed, 0 if records is None else len(records))
         cache = VerificationCache(storage) if incremental else None
-        for done, unit in enumerate(committed, 1):
-            unit_rows, was_skipped = _verify_unit(storage, descriptor, unit, records, problems, cache, deep=deep)
+        check = partial(_verify_unit, storage, descriptor, records, cache, deep=deep)
+        results = map_ahead(storage.read_threads, check, committed)
+        for done, (unit_rows, was_skipped, unit_problems) in enumerate(results, 1):
             rows, skipped = rows + unit_rows, skipped + was_skipped
+            problems += unit_problems
             if progress is not None:
                 progress(done, len(committed))
         if cache is not None:
@@ -133,6 +137,11 @@ def unit_problem(
         record = read_record(storage, unit, descriptor)
     except StoreCorrupt as error:
         return None, Problem(unit, storage.locate(paths.record_path(unit)), str(error), "repair")
+    return record, _files_problem(storage, descriptor, record, deep=deep)
+
+
+def _files_problem(storage: Storage, descriptor: Descriptor, record: Record, *, deep: bool) -> Problem | None:
+    """Return the problem of the shard and the extras of a unit; None if they are right."""
     reader = UnitReader(storage, descriptor, record)
     problem = _shard_problem(storage, reader.name, record)
     if problem is None:
@@ -142,36 +151,35 @@ def unit_problem(
                 reader.read_chunk(number)
         except StoreCorrupt as error:
             problem = str(error)
-    return record, None if problem is None else Problem(unit, storage.locate(reader.name), problem, "repair")
+    return None if problem is None else Problem(record.unit, storage.locate(reader.name), problem, "repair")
 
 
 def _verify_unit(
     storage: Storage,
     descriptor: Descriptor,
-    unit: int,
     sealed: NDArray[np.bytes_] | None,
-    problems: list[Problem],
     cache: VerificationCache | None,
+    unit: int,
     *,
     deep: bool,
-) -> tuple[int, bool]:
-    """Add the problem of a unit to ``problems``; returns its rows, and True if it was skipped."""
+) -> tuple[int, bool, list[Problem]]:
+    """Return the rows of a unit, True if it was skipped, and its problems."""
+    name = storage.locate(paths.record_path(unit))
     try:
         record = read_record(storage, unit, descriptor)
     except StoreCorrupt as error:
-        problems.append(Problem(unit, storage.locate(paths.record_path(unit)), str(error), "repair"))
-        return 0, False
+        return 0, False, [Problem(unit, name, str(error), "repair")]
+    problems = []
     if sealed is not None and unit < len(sealed) and record.digest != sealed[unit].decode("latin-1"):
-        name = storage.locate(paths.record_path(unit))
         problems.append(Problem(unit, name, "it is not the record that was sealed", "seal"))
     if cache is not None and cache.has(record, descriptor, deep=deep):
-        return record.rows, True
-    _, problem = unit_problem(storage, descriptor, unit, deep=deep)
+        return record.rows, True, problems
+    problem = _files_problem(storage, descriptor, record, deep=deep)
     if problem is not None:
         problems.append(problem)
     elif cache is not None:
         cache.add(record, descriptor, deep=deep)
-    return record.rows, False
+    return record.rows, False, problems
 
 
 def _missing_records(storage: Storage, committed: list[int], sealed: int) -> list[Problem]:
@@ -205,8 +213,8 @@ def _store_problems(storage: Storage, descriptor: Descriptor) -> list[Problem]:
 
 def _sealed_records(storage: Storage, descriptor: Descriptor, problems: list[Problem]) -> NDArray[np.bytes_] | None:
     """Return the digests of the records that the last snapshot names; None without one, or if it is damaged."""
-    numbers = paths.snapshot_numbers(storage)
-    if (lost := paths.lost_snapshot(storage)) is not None:
+    numbers, lost = paths.snapshots(storage)
+    if lost is not None:
         name = storage.locate(paths.snapshot_path(lost))
         problems.append(
             Problem(None, name, "the last snapshot is missing: lost, or its sealing was interrupted", "seal")

@@ -2,6 +2,7 @@
 
 import pickle
 import random
+import re
 import threading
 import uuid
 
@@ -285,6 +286,24 @@ def test_a_store_is_generated_verified_and_read_in_a_bucket(proxy, location, tea
     assert not [path for _, path in proxy.requests[before:] if "/shards/" in path]
     again = sl.generate("digits", teacher=teacher, out=location, encoding="dense:f32", unit_rows=500)
     assert again.new_units == 0
+
+
+def test_nothing_is_requested_twice_and_the_first_window_comes_first(proxy, location, tmp_path):
+    """Four requests open a store. A batch does not wait behind chunks that are needed later."""
+    heads = {"logits": sl.Head(classes=5, encoding="topk:2")}
+    with sl.create(tmp_path / "labels", heads=heads, unit_rows=2) as writer:
+        writer.append(list(range(24)), {"logits": np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32)})
+    sl.push(tmp_path / "labels", location)
+    proxy.requests.clear()
+    store = sl.open(location)
+    assert len(proxy.requests) == 4
+    expected = sl.open(tmp_path / "labels").read(range(24)).ids
+    batches = [batch.targets["logits"].ids for batch in sl.loader(store, batch_size=3, shuffle=False, window=4)]
+    np.testing.assert_array_equal(np.concatenate(batches), expected)
+    paths = [path for _, path in proxy.requests]
+    assert len(paths) == len(set(paths)) == 4 + 1 + 2 * 12, "tail priors, and record and shard of each unit"
+    units = [int(match[1]) for path in paths if (match := re.search(r"/(?:records|shards)/00/(\d{8})", path))]
+    assert set(units[:8]) == {0, 1, 2, 3}
 
 
 def test_a_store_is_generated_behind_a_service_that_loses_responses(proxy, location, teacher, dense_logits):
