@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from softlabels.errors import StorageFailed, StorageUnknown, StoreConflict
-from softlabels.store.storage.hf_storage import REPOSITORY_TYPE, HfStorage, hub, hub_refusal
+from softlabels.store.storage.hf_storage import MALFORMED, REPOSITORY_TYPE, HfStorage, hub, hub_refusal
 from softlabels.store.storage.retries import DEADLINE, Backoff, error_text
 from softlabels.store.storage.storage import Storage
 from softlabels.store.storage.system_errors import system_errors
@@ -235,7 +235,7 @@ def _hub_errors(place: str) -> Iterator[None]:
     errors = hub().errors
     try:
         yield
-    except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
+    except (errors.HTTPError, OSError, RuntimeError, *MALFORMED) as error:
         origin = error
         while origin.__cause__ is not None and not isinstance(origin, errors.HTTPError):
             origin = origin.__cause__  # the package wraps errors of requests

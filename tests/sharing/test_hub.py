@@ -18,7 +18,7 @@ from softlabels.sharing import hub as hub_module
 from softlabels.store.storage import hf_storage
 from softlabels.store.storage.hf_storage import HfStorage
 from softlabels.store.storage.registry import open_storage
-from tests.hub_server import hub_server
+from tests.hub_server import Reply, hub_server
 from tests.sharing.test_transfer import files
 
 pytest.importorskip("huggingface_hub", reason="the hub needs the extra hub")
@@ -198,6 +198,111 @@ def test_reads_are_repeated_and_damage_is_an_error(sealed, hub, monkeypatch):
     hub.choose = lambda _method, _path: 503
     with pytest.raises(StorageFailed, match="no answer in 1 s"):
         storage.read("softlabels.json", 10**6)
+
+
+ANSWERS = {
+    "nothing": b"",
+    "null": b"null",
+    "number": b"7",
+    "list of numbers": b"[1, 2]",
+    "empty object": b"{}",
+    "other fields": b'{"sha": 5, "id": [], "lastModified": "yesterday", "siblings": 3}',
+    "a commit that leaves the path": b'{"id": "a/b", "sha": "../../../../other", "siblings": []}',
+    "files of no size": b'[{"type": "file", "path": "softlabels.json", "oid": "a", "size": "x"}]',
+    "files of negative size": b'[{"type": "file", "path": "softlabels.json", "oid": "a", "size": -9}]',
+    "names of no text": b'[{"type": "file", "path": 5, "oid": "a", "size": 1}]',
+    "names that leave the directory": b'[{"type": "file", "path": "../../snapshots/00000009.json", "size": 1}]',
+    "nested": b"[" * 50_000,
+    "no UTF-8": b'{"sha": "\xff"}',
+    "a login page": b"<html>please log in</html>",
+}
+
+
+@pytest.fixture
+def lying(sealed, hub):
+    """A hub with a store; the function makes it answer every request of a kind with a reply."""
+    hub.add_folder("team/labels", sealed, "datasets")
+
+    def lie(name, reply):
+        setattr(hub, f"_{name}", lambda *_, **__: reply)
+
+    return lie
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+@pytest.mark.parametrize("request_kind", ["show", "tree", "paths"])
+def test_a_hub_that_answers_nonsense_gives_typed_errors(lying, sealed, tmp_path, request_kind, answer):
+    """Nor is a file written outside of the copy."""
+    lying(request_kind, Reply(answer, headers={"Content-Type": "application/json"}))
+    try:
+        sl.pull(HfStorage(URL, deadline=0.3), tmp_path / "outer" / "copy")
+    except SoftLabelsError:
+        assert not (tmp_path / "outer" / "copy" / "snapshots").exists()
+    else:
+        assert files(tmp_path / "outer" / "copy") == files(sealed)
+    assert {path.name for path in tmp_path.iterdir()} <= {"outer", "cache"}
+
+
+LIES = {
+    "longer": lambda data, _: Reply(data + b"more"),
+    "shorter": lambda data, _: Reply(data[:-1]),
+    "empty": lambda _data, _: Reply(),
+    "flipped": lambda data, _: Reply(bytes([data[0] ^ 1]) + data[1:]),
+    "range ignored": lambda data, headers: Reply(data, headers=headers),
+    "another range": lambda data, _: Reply(data, 206, {"Content-Range": f"bytes 5-{4 + len(data)}/{len(data) + 5}"}),
+    "no range": lambda data, _: Reply(data, 206),
+    "a range of digits": lambda data, _: Reply(data, 206, {"Content-Range": "bytes 0-1/" + "9" * 5000}),
+    "redirected to itself": lambda _data, headers: Reply(b"", 302, headers),
+}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+@pytest.mark.parametrize("directory", ["softlabels.json", "snapshots/", "records/", "shards/"])
+def test_a_hub_that_lies_about_a_file_gives_typed_errors_or_the_labels(hub, sealed, tmp_path, directory, lie):
+    """As do a server in between, a cache, and a repository whose files were changed."""
+    hub.add_folder("team/labels", sealed, "datasets")
+    real = hub._resolve
+
+    def resolve(prefix, repo, revision, name, *, headers, body):
+        reply = real(prefix, repo, revision, name, headers=headers, body=body)
+        if not name.startswith(directory):
+            return reply
+        return lie(reply.body, {"Location": f"{hub.url}/datasets/{repo}/resolve/{revision}/{name}"})
+
+    hub._resolve = resolve
+    try:
+        sl.pull(HfStorage(URL, deadline=0.3), tmp_path / "copy")
+    except SoftLabelsError:
+        assert not (tmp_path / "copy" / "snapshots").exists()
+    else:
+        assert files(tmp_path / "copy") == files(sealed)
+
+
+def test_the_token_does_not_follow_a_redirect_to_another_host(hub, sealed):
+    """Files lie on other hosts, as those of the real hub do, which are not to know it."""
+    hub.add_folder("team/labels", sealed, "datasets")
+    real, seen = hub._resolve, []
+
+    def resolve(prefix, repo, revision, name, *, headers, body):
+        seen.append((headers["host"].split(":")[0], headers.get("authorization")))
+        if headers["host"].startswith("localhost"):
+            return real(prefix, repo, revision, name, headers=headers, body=body)
+        elsewhere = hub.url.replace("127.0.0.1", "localhost")
+        return Reply(b"", 302, {"Location": f"{elsewhere}/datasets/{repo}/resolve/{revision}/{name}"})
+
+    hub._resolve = resolve
+    np.testing.assert_array_equal(sl.open(URL).read([5]).ids, sl.open(sealed).read([5]).ids)
+    assert {host: token is not None for host, token in seen} == {"127.0.0.1": True, "localhost": False}
+
+
+@pytest.mark.parametrize("request_kind", ["preupload", "lfs", "commit"])
+@pytest.mark.parametrize("answer", [b"", b"{}", b"null", b"[7]"])
+def test_a_push_to_a_hub_that_answers_nonsense_gives_typed_errors(hub, sealed, request_kind, answer):
+    setattr(hub, f"_{request_kind}", lambda *_, **__: Reply(answer))
+    with pytest.raises(SoftLabelsError):
+        sl.push(sealed, URL, workers=1)
+    with pytest.raises(StoreNotFound):
+        sl.open(URL)
 
 
 def test_the_package_is_named_where_it_is_missing(monkeypatch):

@@ -13,7 +13,8 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from itertools import islice
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import quote
 
 from softlabels.errors import InvalidArgument, StorageFailed, StorageUnsupported, StoreError
@@ -23,7 +24,6 @@ from softlabels.store.storage.storage import FileInfo
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import DatasetInfo
 
 URL = re.compile(
     r"hf:/+datasets/(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[^/@]+))?(?:/(?P<path>.+))?", re.IGNORECASE
@@ -33,6 +33,11 @@ BLOCK_BYTES = 2**22
 TIMEOUT = 20.0
 """Seconds to wait for a response to begin or go on."""
 REFUSED = {401, 403}
+COMMIT = re.compile(r"[0-9a-f]{40}")
+MAX_FILES = 2**22
+"""More files than a store has; a longer listing is not one of a store."""
+MALFORMED = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
+"""Errors of huggingface_hub where an answer is not what it expects."""
 PARTIAL = 206
 RANGE_NOT_SATISFIABLE = 416
 
@@ -59,6 +64,7 @@ class HfStorage(ReadOnly, RemoteStorage):
         'team/labels'
     """
 
+    read_threads: ClassVar[int] = 8
     read_only_reason = "a store on the hub is read only. Write to a directory or a bucket, then run softlabels push"
 
     def __init__(self, url: str, *, deadline: float = DEADLINE) -> None:
@@ -94,9 +100,7 @@ class HfStorage(ReadOnly, RemoteStorage):
             StorageFailed: There is no such repository or revision, or it may not be read.
         """
         if self._commit is None:
-            info = self._repeat("", self._show)
-            self._modified = info.last_modified.timestamp() if info.last_modified is not None else 0.0
-            self._commit = str(info.sha)
+            self._commit, self._modified = self._repeat("", self._show)
         return self._commit
 
     # Reading
@@ -159,11 +163,15 @@ class HfStorage(ReadOnly, RemoteStorage):
         if not path:
             return None
         commit = self.commit
-        entries = self._repeat(
-            name,
-            lambda: self._api().get_paths_info(self.repository, [path], revision=commit, repo_type=REPOSITORY_TYPE),
-        )
-        sizes = [entry.size for entry in entries if hasattr(entry, "size") and entry.path == path]
+
+        def ask() -> list[int]:
+            with self._answer():
+                entries = self._api().get_paths_info(
+                    self.repository, [path], revision=commit, repo_type=REPOSITORY_TYPE
+                )
+                return [_count(entry.size) for entry in entries if hasattr(entry, "size") and entry.path == path]
+
+        sizes = self._repeat(name, ask)
         return FileInfo(sizes[0], self._modified, commit) if sizes else None
 
     def clock(self) -> float:
@@ -175,8 +183,26 @@ class HfStorage(ReadOnly, RemoteStorage):
     def _api(self) -> HfApi:
         return hub().HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
 
-    def _show(self) -> DatasetInfo:
-        return self._api().dataset_info(self.repository, revision=self.revision, timeout=TIMEOUT)
+    def _show(self) -> tuple[str, float]:
+        """Return the hash of the commit that the revision names now, and its time."""
+        with self._answer():
+            info = self._api().dataset_info(self.repository, revision=self.revision, timeout=TIMEOUT)
+            if not COMMIT.fullmatch(str(info.sha)):
+                raise ValueError(f"the commit {info.sha!r:.60}")
+            return str(info.sha), info.last_modified.timestamp() if info.last_modified is not None else 0.0
+
+    @contextmanager
+    def _answer(self) -> Iterator[None]:
+        """Raise StorageFailed for an answer that the hub's own package cannot read."""
+        try:
+            yield
+        except MALFORMED as error:
+            if isinstance(error, OSError | hub().errors.HTTPError):
+                raise
+            raise StorageFailed(
+                f"{self}: the answer is not one of the hub, got {type(error).__name__}: {error_text(error)}. Check the "
+                "address in HF_ENDPOINT, and the network"
+            ) from None
 
     def _path(self, name: str) -> str:
         return f"{self.directory}/{name}".strip("/")
@@ -185,10 +211,16 @@ class HfStorage(ReadOnly, RemoteStorage):
         path, commit = self._path(directory), self.commit
 
         def ask() -> list[str]:
-            entries = self._api().list_repo_tree(
-                self.repository, path or None, recursive=recursive, revision=commit, repo_type=REPOSITORY_TYPE
-            )
-            return [entry.path for entry in entries if not recursive or hasattr(entry, "size")]
+            with self._answer():
+                entries = self._api().list_repo_tree(
+                    self.repository, path or None, recursive=recursive, revision=commit, repo_type=REPOSITORY_TYPE
+                )
+                names = [
+                    str(entry.path) for entry in islice(entries, MAX_FILES) if not recursive or hasattr(entry, "size")
+                ]
+                if len(names) == MAX_FILES:
+                    raise ValueError(f"a directory of {MAX_FILES:,} files and more")
+                return names
 
         try:
             return self._repeat(directory, ask)
@@ -277,6 +309,17 @@ def hub() -> Any:
             "stores on the hub: the package huggingface_hub is not installed. Run pip install 'softlabels[hub]'"
         ) from error
     return huggingface_hub
+
+
+def _count(size: Any) -> int:
+    """Return the size of a file in an answer.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not isinstance(size, int) or size < 0:
+        raise ValueError(f"a file of {size!r:.40} bytes")
+    return size
 
 
 def _size(response: Any) -> int:
