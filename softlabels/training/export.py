@@ -8,6 +8,7 @@ network, so that ``onnx:FILE`` and ``pt2:FILE`` need no options.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import tempfile
@@ -31,6 +32,7 @@ from softlabels.models.onnx_file import require_onnx
 from softlabels.models.run_files import make_folder, write_file
 from softlabels.sources import Source
 from softlabels.sources.request import DataOptions
+from softlabels.store.storage.system_errors import system_errors
 from softlabels.training.inputs import DataLike, open_data
 from softlabels.training.splits import split_rows
 
@@ -146,7 +148,7 @@ def export_model(
     original = as_model(model, sample=source.inputs(np.zeros(1, np.int64))).to("cpu")
     calibration, checked = _rows(source, rows)
     sample = _inputs(original, source, checked[:2])
-    with tempfile.TemporaryDirectory() as folder:
+    with system_errors(tempfile.gettempdir()), tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"model.{form}"
         with quiet():
             _write(original, sample, file, form)
@@ -289,11 +291,15 @@ def _write(model: Model, sample: NDArray[Any], path: Path, form: Form) -> None:
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # paths of this machine
         if form == "pt2":
-            torch.export.save(program, path, extra_files={PT2_METADATA: metadata})
+            buffer = io.BytesIO()  # writing to a full disk, torch would abort the process
+            torch.export.save(program, buffer, extra_files={PT2_METADATA: metadata})
+            path.write_bytes(buffer.getbuffer())
             return
         converted = torch.onnx.export(
             program, dynamo=True, verbose=False, opset_version=OPSET, input_names=[INPUT], output_names=network.names
         )
+    except OSError:
+        raise
     except Exception as error:
         raise InvalidArgument(
             f"{model.spec}: torch cannot export it, got {type(error).__name__}: {' '.join(str(error).split())[:300]}; "
