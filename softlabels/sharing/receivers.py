@@ -82,21 +82,19 @@ def open_receiver(storage: Storage) -> Receiver:
 
 
 def replace_file(storage: Storage, name: str, data: bytes) -> None:
-    """Store a small file that is no part of the sealed store; an older one is replaced.
+    """Store a small file that is no part of the sealed store; an older one is replaced in one step, or stays.
 
     Args:
         storage: Storage of the store.
         name: Name of the file.
         data: Its content.
     """
-    if storage.put_if_absent(name, data):
-        return
-    info = storage.info(name)
-    if info is not None and info.size == len(data) and storage.read(name, len(data)) == data:
-        return
-    if info is not None:
-        storage.delete(name)
-    storage.put_if_absent(name, data)
+    file = storage.create()
+    try:
+        file.write(data)
+        file.publish(name)
+    finally:
+        file.discard()
 
 
 def copy_file(

@@ -59,6 +59,8 @@ class NewFile(Protocol):
     def publish(self, name: str) -> None:
         """Store the file durably under ``name``, which no other writer uses, and close it.
 
+        An older file of that name is replaced in one step: readers see one of both, whatever fails.
+
         Raises:
             StorageFailed: Nothing was stored under that name, or it cannot be relied on. Write a new file instead of
                 calling this again: the system may have dropped bytes that it could not write.
@@ -116,7 +118,7 @@ class Storage(ABC):
     Attributes:
         location: Location as the user typed it, for messages.
         lists: True if the storage can list its files. One that cannot knows the descriptor and the snapshots alone.
-        read_threads: Number of small files to read at a time; 1 where a file comes at once.
+        read_threads: Number of requests for files or chunks at a time; 1 where a file comes at once.
     """
 
     location: str

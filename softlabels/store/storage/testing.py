@@ -122,6 +122,14 @@ class StorageConformance:
         file.discard()
         assert prepared.read("shards/00/a", 10) == b"onetwo", "discarding a published file does nothing"
 
+    def test_a_file_is_replaced_by_one_that_is_published(self, prepared: Storage) -> None:
+        """Small files beside a store, such as its card, are written again."""
+        for data in (b"first", b"another"):
+            file = prepared.create()
+            file.write(data)
+            file.publish("card.md")
+            assert prepared.read("card.md", 10) == data
+
     def test_a_discarded_file_leaves_nothing(self, prepared: Storage) -> None:
         """Also if it is discarded twice."""
         file = prepared.create()
