@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import uuid
 from pathlib import Path
 
@@ -14,7 +15,8 @@ import softlabels as sl
 from softlabels.errors import SoftLabelsError, StoreConflict, StoreCorrupt, StoreIncomplete, StoreNotFound
 from softlabels.store.storage.posix import PosixStorage
 from softlabels_cli.main import cli
-from tests.store.storage.object_store_server import BUCKET, FaultProxy, s3_server, use_server
+from tests.store.storage.object_store_server import BUCKET, Fault, FaultProxy, environment, s3_server, use_server
+from tests.warm import WarmPython
 
 
 def files(folder):
@@ -186,6 +188,50 @@ def test_a_store_goes_to_a_bucket_and_back(sealed, tmp_path, monkeypatch):
         assert sl.verify(url, deep=True).ok
         sl.pull(url, tmp_path / "back")
     assert files(tmp_path / "back") == files(sealed)
+
+
+PUSH = "import sys, softlabels as sl; sl.push(sys.argv[1], sys.argv[2], workers=2)"
+
+
+def test_killed_pushes_and_pulls_are_ended_by_the_same_call(tmp_path, monkeypatch):
+    """Processes are killed at some of their requests; what they had copied is not copied again."""
+    pytest.importorskip("obstore", reason="object stores need the extra remote")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    heads = {"logits": sl.Head(classes=5, encoding="dense:f32")}
+    with sl.create(tmp_path / "source", heads=heads, unit_rows=5) as writer:
+        writer.append(list(range(60)), {"logits": np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)})
+    url, digest = f"s3://{BUCKET}/labels", sl.open(tmp_path / "source").snapshot.digest
+
+    def kill(source, target, method, number):
+        """Kill a copy at its n-th request of a method, and let the request be lost."""
+        numbers = iter(range(1, 10**6))
+
+        def choose(verb, _path):
+            if verb == method and next(numbers) >= number:
+                process.kill()
+                return Fault(before=0)
+            return None
+
+        process = WarmPython("-c", PUSH, source, target, environment=environment(proxy.port))
+        proxy.choose = choose
+        assert process.wait(120) == -signal.SIGKILL
+        proxy.choose = lambda *_: None
+        with pytest.raises(StoreNotFound):
+            sl.open(target)
+
+    with s3_server() as server, FaultProxy(server).running() as proxy, use_server(proxy.port):
+        for put in (2, 15):
+            kill(tmp_path / "source", url, "PUT", put)
+        outcome = sl.push(tmp_path / "source", url)
+        assert (outcome.digest, outcome.units) == (digest, 12)
+        assert 0 < outcome.new_units < 12
+        for get in (3, 30):
+            kill(url, tmp_path / "copy", "GET", get)
+        outcome = sl.pull(url, tmp_path / "copy")
+        assert outcome.digest == digest
+        assert 0 < outcome.new_units < 12
+    copied = {name: data for name, data in files(tmp_path / "copy").items() if not name.startswith("tmp/")}
+    assert copied == files(tmp_path / "source"), "beside temporary files, which gc deletes"
 
 
 def test_a_top_up_asks_a_bucket_for_new_units_only(tmp_path, monkeypatch):
