@@ -17,6 +17,11 @@ LISTED = ["topk:1:f16", "topk:3:q8", "topk:3:d16", "adaptive:0.01:f16", "adaptiv
 SAMPLED = ["sampled:5", "sampled:5:0.5", "sampled:5:4", "threshold:0.9", "threshold:0.1", "threshold:0.001"]
 COUNTS = ["counts:9:0.01:3", "counts:9:0.01:3:excess", "counts:9:0:3", "counts:255:0.001:3"]
 SPECS = ["dense:f32", "dense:bf16", "dense:q8", *LISTED, *SAMPLED, *COUNTS]
+TOO_WIDE = {
+    ("dense:q8", "all of float32"): "row [0-3]: its values span .* Use --encoding dense:f32",
+    ("dense:bf16", "masked by the least number"): "row 0: .* too large for bf16. Use --encoding dense:f32$",
+}
+"""Message by encoding and kind of logits that it cannot hold."""
 MASK = float(np.finfo(np.float32).min)
 """What many models add where a class is ruled out."""
 
@@ -29,13 +34,16 @@ def book(encoding, temperatures, classes):
 
 
 def labels_of(spec, logits, temperatures=(1.0,)):
-    """Encode, check as readers do, decode."""
-    encoding = encodings.parse(spec, classes=logits.shape[1])
+    """Encode, check as readers do, decode; logits of more than two axes are those of pixels."""
+    classes, shape = logits.shape[-1], logits.shape[1:-1]
+    encoding = encodings.parse(spec, classes=classes)
     one = not encoding.has_tail or spec in COUNTS
     temperatures_used = temperatures[:1] if one else temperatures
-    codebook = book(encoding, temperatures_used, logits.shape[1])
-    digest = None if codebook is None else "0" * 64
-    head = Head(encoding=encoding.spec, classes=logits.shape[1], temperatures=temperatures_used, codebook=digest)
+    codebook = book(encoding, temperatures_used, classes)
+    head = Head(
+        encoding=encoding.spec, classes=classes, temperatures=temperatures_used, shape=tuple(shape),
+        kind="pixels" if shape else "classes", codebook=None if codebook is None else "0" * 64,
+    )  # fmt: skip
     encoded = encoding.encode(logits, head, np.arange(len(logits)), residual=encoding.has_tail, codebook=codebook)
     encoding.check(encoded.arrays, head)
     return (
@@ -106,12 +114,8 @@ def test_what_is_listed_and_what_is_left_are_those_of_float64(kind, seed, classe
 @pytest.mark.parametrize("spec", SPECS)
 def test_every_fidelity_is_a_finite_number(spec, kind):
     logits = extreme_logits(kind, 5, 50)
-    too_wide = {
-        ("dense:q8", "all of float32"): "row [0-3]: its values span .* Use --encoding dense:f32",
-        ("dense:bf16", "masked by the least number"): "row 0: .* too large for bf16. Use --encoding dense:f32$",
-    }
-    if (spec, kind) in too_wide:
-        with pytest.raises(InvalidLogits, match=too_wide[spec, kind]):
+    if (spec, kind) in TOO_WIDE:
+        with pytest.raises(InvalidLogits, match=TOO_WIDE[spec, kind]):
             labels_of(spec, logits)
         return
     labels, _, temperatures_used = labels_of(spec, logits, (1.0, 2.0))
@@ -123,16 +127,41 @@ def test_every_fidelity_is_a_finite_number(spec, kind):
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_no_rows_are_no_rows(spec):
-    labels, encoded, _ = labels_of(spec, torch.zeros(0, 50), (1.0, 2.0))
+def test_extreme_pixels_are_labelled_as_extreme_rows_are(spec):
+    """The same items as images of 2 x 2 pixels: equal labels, or for draws finite ones; errors name the image."""
+    for kind in KINDS:
+        items = torch.cat([extreme_logits(kind, seed, 50) for seed in (5, 6)])
+        images = items.reshape(2, 2, 2, 50)
+        if (spec, kind) in TOO_WIDE:
+            with pytest.raises(InvalidLogits, match=TOO_WIDE[spec, kind]):
+                labels_of(spec, images)
+            continue
+        labels, encoded, temperatures = labels_of(spec, images, (1.0, 2.0))
+        assert encoded.residual is None or encoded.residual.shape == (2, len(temperatures), 50)
+        fidelity = measure(images.float().numpy(), labels, temperatures).to_json()
+        assert np.isfinite([*fidelity.pop("kl").values(), *fidelity.values()]).all(), kind
+        if spec in SAMPLED + COUNTS:  # whose draws depend on row and position
+            continue
+        rows, _, _ = labels_of(spec, items, (1.0, 2.0))
+        for temperature in temperatures:
+            np.testing.assert_array_equal(
+                labels.log_probs(temperature).reshape(8, 50), rows.log_probs(temperature), err_msg=kind
+            )
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("shape", [(), (2, 3)], ids=["classes", "pixels"])
+def test_no_rows_are_no_rows(spec, shape):
+    labels, encoded, _ = labels_of(spec, torch.zeros(0, *shape, 50), (1.0, 2.0))
     assert len(labels) == 0
     assert all(len(array) == 0 for array in encoded.arrays.values())
 
 
 @pytest.mark.parametrize("spec", [spec for spec in SPECS if not spec.startswith(("topk:3", "topk:2"))])
 @pytest.mark.parametrize("value", [-5000.0, 0.0, 5000.0])
-def test_one_class_has_all_the_probability(spec, value):
-    labels, encoded, _ = labels_of(spec, torch.full((3, 1), value))
+@pytest.mark.parametrize("shape", [(3, 1), (3, 2, 2, 1)], ids=["classes", "pixels"])
+def test_one_class_has_all_the_probability(spec, value, shape):
+    labels, encoded, _ = labels_of(spec, torch.full(shape, value))
     np.testing.assert_allclose(np.exp(labels.log_probs()), 1.0, rtol=1e-6)
     assert encoded.residual is None or (encoded.residual == 0).all()
 

@@ -17,7 +17,7 @@ SPECS = ["dense:f32", "dense:f16", "dense:bf16", "dense:q8", "topk:3:f16", "topk
          "threshold:0.05:3", "counts:5:0.1:4", "counts:5:0:4"]  # fmt: skip
 
 
-def encoded(spec, seed=0, rows=3):
+def encoded(spec, seed=0, rows=3, shape=()):
     encoding = encodings.parse(spec, classes=CLASSES)
     temperatures = (1.0, 3.0) if encoding.has_tail and not spec.startswith("counts") else (1.0,)
     digest, book = None, None
@@ -29,8 +29,11 @@ def encoded(spec, seed=0, rows=3):
             + 1e-6
         )
         digest, book = "0" * 64, Codebook(priors / priors.sum(axis=-1, keepdims=True))
-    head = Head(encoding=encoding.spec, classes=CLASSES, temperatures=temperatures, codebook=digest)
-    logits = 2 * torch.randn(rows, CLASSES, generator=torch.Generator().manual_seed(seed))
+    kind = "pixels" if shape else "classes"
+    head = Head(
+        encoding=encoding.spec, classes=CLASSES, kind=kind, shape=shape, temperatures=temperatures, codebook=digest
+    )
+    logits = 2 * torch.randn(rows, *shape, CLASSES, generator=torch.Generator().manual_seed(seed))
     arrays = encoding.encode(logits, head, np.arange(rows), codebook=book).arrays
     return encoding, head, arrays, None if book is None else book.priors
 
@@ -58,12 +61,13 @@ def mutate(arrays, rng):
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_every_mutant_is_refused_or_a_distribution(spec):
-    encoding, head, arrays, prior = encoded(spec)
+@pytest.mark.parametrize(("shape", "mutants"), [((), 400), ((2, 2), 100)], ids=["classes", "pixels"])
+def test_every_mutant_is_refused_or_a_distribution(spec, shape, mutants):
+    encoding, head, arrays, prior = encoded(spec, shape=shape)
     rng = np.random.default_rng(7)
-    student = torch.zeros(3, CLASSES)
+    student = torch.zeros(3, *shape, CLASSES)
     accepted = 0
-    for _ in range(400):
+    for _ in range(mutants):
         mutant = mutate(arrays, rng)
         try:
             encoding.check(mutant, head)
@@ -72,15 +76,16 @@ def test_every_mutant_is_refused_or_a_distribution(spec):
         accepted += 1
         labels = encoding.decode(mutant, head, prior)
         for temperature in head.temperatures:
-            total = np.exp(labels.log_probs(temperature).astype(np.float64)).sum(axis=1)
+            total = np.exp(labels.log_probs(temperature).astype(np.float64)).sum(axis=-1)
             if getattr(labels, "unbiased", False):
                 assert np.isfinite(total).all()
             else:
                 np.testing.assert_allclose(total, 1.0, atol=2e-3)
+            assert total.shape == (3, *shape)
             assert torch.isfinite(losses.kl(student, labels, temperature=temperature))
         if not isinstance(labels, DenseLabels):
             assert labels.ids.max() < CLASSES
-    assert accepted > 10, "mutants that change nothing essential are read"
+    assert accepted > mutants / 40, "mutants that change nothing essential are read"
 
 
 @pytest.mark.parametrize("spec", ["topk:3:f16", "topk:3:d4", "adaptive:0.05:q8"])
@@ -111,8 +116,9 @@ def test_a_log_tail_mass_that_rounding_lifted_to_0_leaves_the_listed_classes_a_l
         ("threshold:0.2", lambda a: a["codes"].__setitem__(slice(None), 0), "do not sum to 1"),
     ],
 )
-def test_a_row_that_is_no_distribution_is_refused(spec, damage, problem):
-    encoding, head, arrays, _ = encoded(spec)
+@pytest.mark.parametrize("shape", [(), (2, 2)], ids=["classes", "pixels"])
+def test_a_row_that_is_no_distribution_is_refused(spec, damage, problem, shape):
+    encoding, head, arrays, _ = encoded(spec, shape=shape)
     damage(arrays)
     with pytest.raises(ValueError, match=problem):
         encoding.check(arrays, head)
