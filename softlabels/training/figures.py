@@ -61,7 +61,7 @@ class FigureSums:
                 sums[:2] += self._compared(output, self._soft[name](batch), name, mask)
             if name in self._task.hard:
                 target = self._task.hard[name]
-                values = target.values(batch.rows)
+                values = target.of_batch(batch)
                 present = target.present(values)
                 predicted = output.float().cpu().numpy()
                 if target.is_regression:

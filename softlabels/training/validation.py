@@ -1,4 +1,8 @@
-"""Evaluation on held-out rows while a run trains: with soft labels where the store has them, else with hard ones."""
+"""Evaluation on held-out rows while a run trains: with soft labels where the store has them, else with hard ones.
+
+Labels of views are compared with the outputs for a view of each row. Hard targets are compared with the outputs for the
+images themselves, which is what a student is used for.
+"""
 
 from __future__ import annotations
 
@@ -46,10 +50,13 @@ class Validation:
             )
         self._objectives = objectives
         self._loader: Loader | None = None
+        self._images: Loader | None = None
         if not language.is_language(prepared.source):
             self._loader, has_soft = _held_out_loader(prepared, task, workers)
             self._objectives = objectives if has_soft else objectives.without_soft()
             self._has_soft = has_soft
+            if has_soft and task.hard and has_views(task.store):
+                self._images = _loader(None, prepared, workers)
         if len(self._objectives) == 0:
             raise InvalidArgument(
                 f"{prepared.source.spec}: nothing to evaluate by, got held-out rows without soft or hard labels; "
@@ -67,7 +74,16 @@ class Validation:
                 outputs = self._model.predict(batch.inputs)
                 sums.add(outputs, batch)
                 neighbours.add(outputs, batch)
-        return sums.figures(self._workers.sum(sums.totals())) | neighbours.figures()
+        figures = sums.figures(self._workers.sum(sums.totals())) | neighbours.figures()
+        return figures if self._images is None else figures | self._measure_images(self._images)
+
+    def _measure_images(self, images: Loader) -> dict[str, float]:
+        """Return the figures of images that are not augmented against their hard targets."""
+        sums = FigureSums(self._task, None, with_soft=False)
+        for batch in images.epoch(0):
+            if len(batch):
+                sums.add(self._model.predict(batch.inputs), batch)
+        return sums.figures(self._workers.sum(sums.totals()))
 
     def _measure_text(self) -> dict[str, float]:
         source = self._prepared.source
@@ -110,24 +126,25 @@ class Neighbours:
 
 def _held_out_loader(prepared: Prepared, task: Task, workers: Workers) -> tuple[Loader, bool]:
     """Return the held-out rows in batches, and whether they have soft labels."""
-
-    def loader(store: Store | None) -> Loader:
-        return Loader(
-            store,
-            inputs=prepared.source,
-            rows=prepared.held_out,
-            batch_size=BATCH_ROWS * workers.world_size,
-            shuffle=False,
-            missing="drop",
-            views="one" if has_views(store) else "all",
-            rank=workers.rank,
-            world_size=workers.world_size,
-        )
-
     if task.store is None:
-        return loader(None), bool(task.soft)
+        return _loader(None, prepared, workers), bool(task.soft)
     try:
-        return loader(task.store), True
+        return _loader(task.store, prepared, workers), True
     except InvalidArgument:
         # None of the held-out rows was labelled.
-        return loader(None), False
+        return _loader(None, prepared, workers), False
+
+
+def _loader(store: Store | None, prepared: Prepared, workers: Workers) -> Loader:
+    """Return the held-out rows in batches, with the labels of a store if there is one."""
+    return Loader(
+        store,
+        inputs=prepared.source,
+        rows=prepared.held_out,
+        batch_size=BATCH_ROWS * workers.world_size,
+        shuffle=False,
+        missing="drop",
+        views="one" if has_views(store) else "all",
+        rank=workers.rank,
+        world_size=workers.world_size,
+    )
