@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from softlabels.encodings.encoding import Encoding
 from softlabels.errors import InvalidArgument
-from softlabels.labels import Head
+from softlabels.labels import DISTRIBUTIONS, Head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +41,12 @@ MAX_PILOT_ROWS = 16_384
 """Upper bound of the rows that a codebook is fitted to."""
 MAX_PILOT_BYTES = 2**29
 """Upper bound of the bytes of their residuals in half precision."""
+MIN_DEVIATION = 1e-3
+"""Lower bound of the deviation of a dimension, relative to the root mean square of those of all dimensions."""
+MAX_DEVIATION = 1e30
+"""Upper bound of means and deviations, within which values stay finite in float32."""
+STANDARDIZED_ROWS = 2048
+"""Upper bound of the rows that means and deviations are those of."""
 BLOCK_ROWS = 512
 """Rows of the pilot that are widened to float32 together."""
 
@@ -50,7 +56,8 @@ class Codebook:
     """Tail priors to choose from.
 
     Attributes:
-        priors: (T, M, C) float32; each row sums to 1 and is above 0 everywhere. The first temperature decides.
+        priors: (T, M, C) float32; each row sums to 1 and is above 0 everywhere. The first temperature decides. Of an
+            encoding that standardizes, (T, 2, C): the mean and the deviation of each dimension.
     """
 
     priors: NDArray[np.float32] = field(repr=False)
@@ -154,6 +161,8 @@ def classes_by_rank(priors: NDArray[np.float32]) -> ByRank:
 
 def pilot_rows(head: Head) -> int:
     """Return the number of rows that a codebook of this head is fitted to, if there are so many."""
+    if head.kind not in DISTRIBUTIONS:
+        return STANDARDIZED_ROWS
     return min(MAX_PILOT_ROWS, MAX_PILOT_BYTES // (2 * head.classes * len(head.temperatures)))
 
 
@@ -164,7 +173,7 @@ def fit(encoding: Encoding, head: Head, pilot: Iterable[Tensor], *, seed: int = 
         >>> import torch
         >>> from softlabels import encodings
         >>> from softlabels.encodings import codebook
-        >>> from softlabels.labels import Head
+        >>> from softlabels.labels import DISTRIBUTIONS, Head
         >>> encoding = encodings.parse("topk:2:f16:3", classes=10)
         >>> head = Head(encoding=encoding.spec, classes=10)
         >>> codebook.fit(encoding, head, [torch.randn(50, 10)]).priors.shape
@@ -183,6 +192,8 @@ def fit(encoding: Encoding, head: Head, pilot: Iterable[Tensor], *, seed: int = 
     import torch
 
     head = head.item
+    if encoding.standardizes:
+        return _standardization(head, pilot)
     by_temperature: list[list[Tensor]] = [[] for _ in head.temperatures]
     priors, rows, limit = encoding.priors, 0, pilot_rows(head)
     for logits in pilot:
@@ -210,6 +221,37 @@ def fit(encoding: Encoding, head: Head, pilot: Iterable[Tensor], *, seed: int = 
     return Codebook(torch.stack(by_prior).numpy())
 
 
+def _standardization(head: Head, pilot: Iterable[Tensor]) -> Codebook:
+    """Return the mean and the deviation of each dimension of a pilot.
+
+    A deviation is at least MIN_DEVIATION of the root mean square of all, so that a dimension which is constant in the
+    pilot may differ later.
+    """
+    import torch
+
+    from softlabels.encodings.logits import checked_float
+
+    sums, rows, limit = torch.zeros(2, head.classes, dtype=torch.float64), 0, pilot_rows(head)
+    shift: Tensor | None = None
+    for batch in pilot:
+        values = checked_float(batch[: limit - rows], head, np.arange(rows, rows + len(batch[: limit - rows]))).cpu()
+        shift = values[:1].double() if shift is None and len(values) else shift
+        if shift is not None:
+            centred = values.double() - shift
+            sums += torch.stack([centred.sum(dim=0), centred.square().sum(dim=0)])
+        rows += len(values)
+        if rows >= limit:
+            break
+    if shift is None:
+        raise InvalidArgument(f"codebook: {head.encoding} needs a pilot of a row or more, got none")
+    mean = sums[0] / rows
+    deviation = (sums[1] / rows - mean.square()).clamp_min(0).sqrt()
+    least = max(MIN_DEVIATION * float(deviation.square().mean().sqrt()), torch.finfo(torch.float32).tiny)
+    deviation = deviation.clamp_min(least) if deviation.any() else torch.ones_like(deviation)
+    both = torch.stack([shift[0] + mean, deviation]).clamp(-MAX_DEVIATION, MAX_DEVIATION).float()
+    return Codebook(both.expand(len(head.temperatures), -1, -1).contiguous().numpy())
+
+
 def _centres(residuals: Tensor, nearest: Tensor, priors: int) -> Tensor:
     """Return the mean residual of each cluster, (M, C), with a share of the mean of all."""
     import torch
@@ -230,9 +272,18 @@ def _mixed(sums: Tensor) -> Tensor:
     return (1 - UNIFORM_SHARE) * share + UNIFORM_SHARE / len(sums)
 
 
-def check_priors(priors: NDArray[Any], shape: tuple[int, int, int]) -> None:
-    """Raise ValueError unless ``priors`` are the (T, M, C) distributions of a codebook."""
+def check_priors(priors: NDArray[Any], shape: tuple[int, int, int], *, standardizes: bool = False) -> None:
+    """Raise ValueError unless an array is a codebook.
+
+    Args:
+        priors: The array.
+        shape: Its expected shape, (T, M, C).
+        standardizes: If True, it must hold means and deviations, otherwise distributions.
+    """
     if priors.shape != shape or priors.dtype != np.float32:
         raise ValueError(f"tail priors of shape {priors.shape}, {priors.dtype}, where {shape} in float32 are expected")
-    if not (priors > 0).all() or not (np.abs(priors.sum(axis=-1, dtype=np.float64) - 1) <= 1e-3).all():
+    if standardizes:
+        if not (np.abs(priors) <= MAX_DEVIATION).all() or not (priors[:, 1] > 0).all():
+            raise ValueError("means or deviations that are not finite, or out of range")
+    elif not (priors > 0).all() or not (np.abs(priors.sum(axis=-1, dtype=np.float64) - 1) <= 1e-3).all():
         raise ValueError("tail priors that are no distributions")

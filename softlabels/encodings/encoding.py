@@ -104,6 +104,11 @@ class Encoding(ABC):
         """Number of tail priors in the codebook that rows choose from; 1 without a codebook."""
         return 1
 
+    @property
+    def standardizes(self) -> bool:
+        """True if the codebook holds the mean and the deviation of each dimension in place of tail priors."""
+        return False
+
     @abstractmethod
     def columns(self, head: Head) -> dict[str, Column]:
         """Return the columns of ``head`` by name, a counting column before those it counts.

@@ -24,7 +24,7 @@ ENCODINGS = {
     "tokens": ("dense:f16", "topk:3:f16", "adaptive:0.05:d4", "sampled:20", "threshold:0.1", "counts:20:0:2"),
     "pixels": ("dense:f16", "dense:q8"),
     "regression": ("dense:f32", "dense:f16"),
-    "embedding": ("dense:f16", "dense:bf16"),
+    "embedding": ("dense:f16", "dense:bf16", "dense:q8:scaled"),
 }  # fmt: skip
 CASES = [(kind, encoding) for kind, encodings in ENCODINGS.items() for encoding in encodings]
 

@@ -17,13 +17,14 @@ ENCODINGS = [
     "sampled:5:0.5", "threshold:0.1", "counts:9:0.05:3:excess", "counts:20:0:3",
 ]  # fmt: skip
 KINDS = {"classes": (), "tokens": (None,), "pixels": (2, 3), "regression": (), "embedding": ()}
+FITTED = ("adaptive:0.05:f16:3", "dense:q8:scaled")
 CASES = [
     (kind, encoding)
     for kind in KINDS
     for encoding in ENCODINGS
     # Values to regress on have no classes to list.
     if kind in DISTRIBUTIONS or encoding.startswith("dense")
-]
+] + [("regression", "dense:q8:scaled"), ("embedding", "dense:q8:scaled")]
 
 
 def write(path, kind, encoding, shard_format):
@@ -37,7 +38,7 @@ def write(path, kind, encoding, shard_format):
         values = np.split(logits, np.cumsum(lengths)[:-1])
     head = sl.Head(classes=CLASSES, kind=kind, encoding=encoding, shape=shape)
     pilot = {"logits": random_logits(80, CLASSES, seed=1)}
-    options = {"pilot": pilot} if encoding.count(":") == 3 or encoding == "adaptive:0.05:f16:3" else {}
+    options = {"pilot": pilot} if encoding.count(":") == 3 or encoding in FITTED else {}
     with sl.create(path, heads={"logits": head}, unit_rows=20, shard_format=shard_format, **options) as writer:
         writer.append(range(ROWS), {"logits": values})
     return sl.open(path)

@@ -151,6 +151,12 @@ def log_probs(retained, section, get, item):
     return np.where(steps == 65535, -np.inf, -np.cumsum(np.where(steps == 65535, 0, steps)) / int(retained[1:]))
 
 
+def scaled(columns, name, codes):
+    """Section 5, ``dense:q8:scaled``: in float32, from means and deviations."""
+    get = {short: columns[f"{name}/{short}"] for short in ("codes", "scale", "offset")}
+    return (get["codes"] * get["scale"][:, None] + get["offset"][:, None]) * codes[0, 1] + codes[0, 0]
+
+
 def codebook(root, kind):
     """Section 3."""
     data = (root / "codebooks" / f"{kind['codebook'][:32]}.safetensors").read_bytes()

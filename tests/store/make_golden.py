@@ -47,6 +47,7 @@ def main() -> None:
         ("excess-parquet", excess, tokens),
         ("pixels-zarr", sl.Head(encoding="topk:2:d4", temperatures=(1.0, 2.0), **pixels), images),
         ("pixels-parquet", sl.Head(encoding="adaptive:0.02:q8:3", downsample=2, **pixels), images),
+        ("scaled-zarr", sl.Head(classes=CLASSES, kind="embedding", encoding="dense:q8:scaled"), logits),
     ):
         form = name.split("-")[1]
         if (GOLDEN / name).exists():

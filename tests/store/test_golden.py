@@ -15,6 +15,8 @@ STORES = ["topk-zarr", "topk-parquet", "dense-zarr", "ragged-zarr", "ragged-parq
 LATER = ["adaptive-zarr", "adaptive-parquet", "threshold-zarr", "threshold-parquet", "counts-zarr", "counts-parquet",
          "unbiased-zarr", "excess-zarr", "excess-parquet", "pixels-zarr", "pixels-parquet"]  # fmt: skip
 """Of encodings whose columns are ragged, or with positions of a fixed shape."""
+SCALED = "scaled-zarr"
+"""Of numbers whose means and deviations are a file of the store."""
 
 
 def by_class(ids, values):
@@ -23,7 +25,7 @@ def by_class(ids, values):
     return np.take_along_axis(ids, order, axis=1), np.take_along_axis(values, order, axis=1)
 
 
-@pytest.mark.parametrize("name", STORES + LATER)
+@pytest.mark.parametrize("name", [*STORES, *LATER, SCALED])
 def test_a_golden_store_holds_what_it_held(name):
     store = sl.open(GOLDEN / name)
     expected = np.load(GOLDEN / f"{name}.npz")
@@ -82,6 +84,14 @@ def test_the_document_is_enough_to_decode_ragged_columns(name):
             np.testing.assert_array_equal(columns["logits/tail"], expected["tail"])
         np.testing.assert_array_equal(columns["logits/prior"], expected["which"])
         np.testing.assert_array_equal(independent_reader.codebook(GOLDEN / name, kind), expected["priors"])
+
+
+def test_the_document_is_enough_to_decode_scaled_numbers():
+    columns, descriptor = independent_reader.read_store(GOLDEN / SCALED)
+    assert descriptor["requires"] == ["codebook"]
+    codes = independent_reader.codebook(GOLDEN / SCALED, descriptor["heads"]["logits"])
+    expected = np.load(GOLDEN / f"{SCALED}.npz")["values"]
+    np.testing.assert_array_equal(independent_reader.scaled(columns, "logits", codes), expected)
 
 
 def test_the_independent_reader_imports_nothing_of_ours_and_is_short():

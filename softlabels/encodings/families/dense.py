@@ -3,6 +3,10 @@
 It is for few classes, for regression and embeddings, and the truth that other encodings are measured against. bfloat16
 has no NumPy type: its bits are stored as ``values_bf16``, uint16, the upper half of the float32.
 
+The range of an embedding is often that of a few dimensions with a large mean or deviation, and 8 bits leave few codes
+to the others. ``q8:scaled`` stores (value - mean) / deviation in 8 bits, with the mean and the deviation of each
+dimension of a pilot. They are the codebook of the store.
+
 In 8 bits, classes that the teacher rules out by a finite fill such as -1e4 are stored as -infinity. A range that
 included them would leave no codes for the others.
 """
@@ -10,7 +14,7 @@ included them would leave no codes for the others.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
@@ -20,7 +24,7 @@ from softlabels.columns import Arrays, Column
 from softlabels.encodings import halves
 from softlabels.encodings.encoding import Block, Encoded, Encoding
 from softlabels.encodings.options import choice, require_count
-from softlabels.errors import InvalidLogits
+from softlabels.errors import InvalidArgument, InvalidLogits
 from softlabels.labels import DISTRIBUTIONS, DenseLabels, Head
 
 if TYPE_CHECKING:
@@ -41,6 +45,12 @@ MIN_FILL_RATIO = 8.0
 MAX_RANGE = 1e30
 """Upper bound of a row's range in 8 bits; the differences of larger values overflow float32."""
 
+MAX_SCALED = 1e6
+"""Upper bound of a value less the mean of its dimension, in deviations."""
+
+SCALED = "scaled"
+"""Option of ``q8``: values relative to the mean and the deviation of their dimension."""
+
 
 @dataclass(frozen=True)
 class Dense(Encoding):
@@ -57,27 +67,42 @@ class Dense(Encoding):
 
     Attributes:
         dtype: Storage of the values: ``f32``, ``f16``, ``bf16`` or ``q8``.
+        standardizes: If True, values are stored relative to the mean and the deviation of their dimension.
     """
 
     name: ClassVar[str] = "dense"
     DTYPES: ClassVar[tuple[str, ...]] = ("f32", "f16", "bf16", "q8")
-    form: ClassVar[str] = "dense[:f32|f16|bf16|q8]"
+    form: ClassVar[str] = "dense[:f32|f16|bf16|q8[:scaled]]"
 
     dtype: str = "f16"
+    standardizes: bool = False
 
     @classmethod
     def from_options(cls, options: list[str], classes: int) -> Self:
         """See Encoding.from_options."""
-        require_count(options, 0, 1)
-        return cls(choice(options[0], cls.DTYPES)) if options else cls()
+        require_count(options, 0, 2)
+        dtype = choice(options[0], cls.DTYPES) if options else "f16"
+        if len(options) == 2:
+            choice(dtype, ("q8",)), choice(options[1], (SCALED,))
+        return cls(dtype, len(options) == 2)
 
     @property
     def spec(self) -> str:
         """Canonical specification."""
-        return f"dense:{self.dtype}"
+        return f"dense:{self.dtype}:{SCALED}" if self.standardizes else f"dense:{self.dtype}"
+
+    @property
+    def priors(self) -> int:
+        """Rows of the codebook: mean and deviation of each dimension; 1 without a codebook."""
+        return 2 if self.standardizes else 1
 
     def columns(self, head: Head) -> dict[str, Column]:
         """Return ``values``, or ``codes`` with ``scale`` and ``offset``."""
+        if self.standardizes and head.kind in DISTRIBUTIONS:
+            raise InvalidArgument(
+                f"encoding {self.spec!r}: it is for numbers, got a head of kind {head.kind}; expected embedding or "
+                "regression. Use dense:q8"
+            )
         shape = (*head.position_shape, head.classes)
         if self.dtype == "q8":
             return {
@@ -104,6 +129,8 @@ class Dense(Encoding):
         from softlabels.encodings.logits import to_numpy
 
         values = block.values
+        if self.standardizes:
+            block = replace(block, values=_standardize(block))
         if self.dtype == "q8":
             return Encoded(_quantize(block))
         stored = values.to({"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[self.dtype])
@@ -126,6 +153,10 @@ class Dense(Encoding):
         if self.dtype == "q8":
             codes = arrays["codes"]
             values = codes * arrays["scale"][..., None] + arrays["offset"][..., None]
+            if self.standardizes:
+                if prior is None:
+                    raise ValueError(f"{self.spec}: the mean and the deviation of each dimension are missing")
+                return DenseLabels(values * prior[0, 1] + prior[0, 0], head.kind)
             return DenseLabels(np.where(codes == RULED_OUT, np.float32(-np.inf), values).astype(np.float32), head.kind)
         if self.dtype == "bf16":
             bits = arrays["values_bf16"].astype(np.uint32) << 16
@@ -142,6 +173,10 @@ class Dense(Encoding):
                 offset, scale = arrays["offset"].astype(np.float64), arrays["scale"].astype(np.float64)
                 if not ((scale >= 0) & (np.abs(offset) + LEVELS * scale < np.finfo(np.float32).max)).all():
                     raise ValueError("a scale or offset that is not finite, or out of range")
+                if self.standardizes:  # finite then, whatever the codebook of a store holds
+                    if not (np.abs(offset) + (LEVELS + 1) * scale <= 4 * MAX_SCALED).all():
+                        raise ValueError("values too far from the mean of their dimension")
+                    return
             values = self.decode(arrays, head).values
         if head.kind not in DISTRIBUTIONS:
             if not np.isfinite(values).all():
@@ -153,6 +188,28 @@ class Dense(Encoding):
 
 
 ENCODING = Dense
+
+
+def _standardize(block: Block) -> Tensor:
+    """Return the values of a block less the mean of their dimension, in its deviations.
+
+    Raises:
+        InvalidLogits: A value is more than MAX_SCALED deviations from the mean. The message names its row.
+    """
+    import torch
+
+    if block.codebook is None:
+        raise ValueError(f"{block.head.encoding}: needs the mean and the deviation of each dimension")
+    mean, deviation = (torch.from_numpy(row).to(block.values.device) for row in block.codebook.priors[0])
+    values = (block.values - mean) / deviation
+    distance = values.reshape(len(block.rows), -1).abs().amax(dim=1)
+    if bool((distance > MAX_SCALED).any()):
+        position = int(distance.argmax())
+        raise InvalidLogits(
+            f"row {int(block.rows[position])}: a value is {float(distance[position]):.3g} deviations from the mean of "
+            f"its dimension, more than {MAX_SCALED:g}. Use --encoding dense:f32"
+        )
+    return values
 
 
 def _quantize(block: Block) -> dict[str, NDArray[np.generic]]:

@@ -1,4 +1,4 @@
-"""Codebooks of tail priors as files of a store, named by their hash, which the descriptor holds.
+"""Codebooks as files of a store, named by their hash, which the descriptor holds.
 
 A codebook is written before the descriptor, so a store that can be opened has those it names.
 """
@@ -41,5 +41,7 @@ def read_codebook(storage: Storage, descriptor: Descriptor, head: str) -> Codebo
     with read_errors(storage.locate(name), FETCH):
         if set(arrays) != {PRIORS}:
             raise ValueError(f"it holds {sorted(arrays)}")
-        check_priors(arrays[PRIORS], (len(kind.temperatures), descriptor.encoding(head).priors, kind.classes))
+        encoding = descriptor.encoding(head)
+        shape = (len(kind.temperatures), encoding.priors, kind.classes)
+        check_priors(arrays[PRIORS], shape, standardizes=encoding.standardizes)
     return Codebook(arrays[PRIORS])
