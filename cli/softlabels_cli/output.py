@@ -158,18 +158,22 @@ def cost_lines(costs: Costs) -> list[str]:
     Args:
         costs: The cost.
     """
-    hours = "teacher hours unknown" if costs.teacher_hours is None else f"{costs.teacher_hours:,.2f} teacher hours"
+    hours = "teacher hours unknown" if costs.teacher_hours is None else f"{_amount(costs.teacher_hours)} teacher hours"
     lines = [f"{hours}; {costs.requests:,} requests to an object store"]
     if costs.label is not None:
-        lines.append(f"labelling costs {costs.label:,.2f}")
+        lines.append(f"labelling costs {_amount(costs.label)}")
     if costs.keep_month is not None:
-        lines.append(f"keeping the labels costs {costs.keep_month:,.2f} per month")
+        lines.append(f"keeping the labels costs {_amount(costs.keep_month)} per month")
     if costs.break_even_months is not None:
         lines.append(f"after {costs.break_even_months:,.1f} months, keeping has cost as much as labelling again")
     if costs.break_even_students is not None:
         students = costs.break_even_students
         lines.append(f"the labels pay from student {students:,} on, if each needs one teacher pass")
     return lines
+
+
+def _amount(value: float) -> str:
+    return "less than 0.01" if 0 < value < 0.01 else f"{value:,.2f}"
 
 
 def _fidelity_line(fidelity: Fidelity, measured_on: str) -> str:

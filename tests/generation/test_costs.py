@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from softlabels.errors import InvalidArgument
 from softlabels.generation.costs import Costs
 from softlabels_cli.main import cli
+from softlabels_cli.output import cost_lines
 
 
 def costs_of(*, seconds=7200.0, size=5 * 10**9, units=1000, price_hour=3.0, price_gb_month=0.5):
@@ -36,6 +37,16 @@ def test_without_prices_there_is_no_money():
     with pytest.raises(InvalidArgument, match="price_hour: got -1"):
         costs_of(price_hour=-1)
     assert costs_of(seconds=0).break_even_students is None
+
+
+def test_small_costs_are_not_printed_as_nothing():
+    costs = costs_of(seconds=20.0, size=10**6, price_hour=0.0)
+    assert cost_lines(costs) == [
+        "less than 0.01 teacher hours; 6,256 requests to an object store",
+        "labelling costs 0.00",
+        "keeping the labels costs less than 0.01 per month",
+        "after 0.0 months, keeping has cost as much as labelling again",
+    ]
 
 
 def test_a_dry_run_prints_them(tmp_path, monkeypatch):
