@@ -42,6 +42,7 @@ class ExampleOptions:
     views: Views
     memory: int
     threads: int | None
+    workers: int = 0
     tensors: bool
 
 
@@ -159,7 +160,7 @@ class Examples:
             lengths=length_column(stores) if options.by_length else None,
             batch_size=options.batch_size,
             memory=options.memory,
-            threads=options.threads or default_threads(stores),
+            threads=options.threads or default_threads(stores, options.workers),
             # A live teacher, or true tokens, are compared with labels of the same store in the same order of rows.
             data_chunks=inputs.chunk_rows if not stores and isinstance(inputs, StoreTokens) else None,
         )

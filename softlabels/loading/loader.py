@@ -65,8 +65,9 @@ class Loader:
         world_size: Number of shares.
         last: Use of rows that do not fill a batch: ``keep``, ``drop``, or fill it by ``repeat``-ing rows.
         workers: Number of processes that make batches, for inputs that are slow to read. 0: threads of this process.
-        threads: Number of threads that read and decode. None: one per core, at most four; one if chunks are small; 32
-            for a store in an object store or behind a web server.
+        threads: Number of threads that read and decode. None: one per core, at most four; one if chunks are small, or
+            in worker processes; behind a network as many as the storage takes requests (32, 8 from the hub), divided by
+            ``workers``.
         memory: Bytes of decoded chunks to hold. A store that fits is decoded once. None: an eighth of the free memory,
             divided by ``workers`` and ``world_size``; 256 MiB to 4 GiB, and at most half of the free memory.
         device: Device of the batches' tensors, e.g. ``"cuda"`` or ``"cpu"``. None: NumPy arrays.
@@ -129,7 +130,8 @@ class Loader:
             missing=missing,
             views=views,
             memory=default_memory(max(1, workers) * world_size) if memory is None else memory,
-            threads=threads or (1 if workers else None),
+            threads=threads,
+            workers=workers,
             tensors=device is not None,
         )
         self.items: RowDataset

@@ -75,15 +75,22 @@ def _read_number(path: Path) -> int | None:
         return None
 
 
-def default_threads(stores: Sequence[Store]) -> int:
-    """Return the number of threads that read: one per core, at most four; one if chunks are small.
+def default_threads(stores: Sequence[Store], workers: int = 0) -> int:
+    """Return the number of threads that read: one per core, at most four; one in worker processes or for small chunks.
 
-    Behind a network, as many as the storage takes requests: each chunk is a request that its thread waits for. Small
-    chunks are mostly calls from Python. Two threads that take turns at those need longer than one.
+    Behind a network, as many as the storage takes requests: each chunk is a request that its thread waits for. Worker
+    processes share that number. Small chunks are mostly calls from Python. Two threads that take turns at those need
+    longer than one.
+
+    Args:
+        stores: Stores to read from.
+        workers: Number of worker processes; 0: the threads are those of this process.
     """
     requests = max((store.storage.read_threads for store in stores), default=1)
     if requests > 1:
-        return requests
+        return max(1, requests // max(1, workers))
+    if workers:
+        return 1
     small = sum(store.bytes for store in stores) < SMALL_CHUNK_BYTES * sum(store.chunks for store in stores)
     return 1 if small else min(MAX_THREADS, cores())
 

@@ -52,3 +52,5 @@ def test_small_chunks_are_read_by_one_thread_and_large_ones_by_several(monkeypat
     assert budget.default_threads([large]) == 4
     remote = SimpleNamespace(bytes=small.bytes, chunks=10, storage=network)
     assert budget.default_threads([large, remote]) == 32, "they wait for answers"
+    assert [budget.default_threads([remote], workers) for workers in (1, 4, 64)] == [32, 8, 1], "the workers share them"
+    assert budget.default_threads([large], 2) == 1
