@@ -37,11 +37,14 @@ class RemoteStorage(Storage):
         """See `Storage.read_verified`: from the cache, or fetched up to three times."""
         if self._cache.read(digest, into):
             return
-        for _ in range(FETCHES):
-            self.read_range(name, offset, into, of=of)
-            if blake3(into).hexdigest() == digest:
-                self._cache.write(digest, into)
+        with self._cache.turn(digest, len(into)):
+            if self._cache.read(digest, into):  # another process has fetched it meanwhile
                 return
+            for _ in range(FETCHES):
+                self.read_range(name, offset, into, of=of)
+                if blake3(into).hexdigest() == digest:
+                    self._cache.write(digest, into)
+                    return
         raise ValueError(f"bytes {offset:,} to {offset + len(into):,} are not what was committed, {FETCHES} times")
 
     def settle(self, directory: str) -> None:

@@ -5,6 +5,7 @@ import random
 import re
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from blake3 import blake3
 
 import softlabels as sl
 from softlabels.errors import StorageFailed, StorageUnknown, StorageUnsupported, StoreBusy
+from softlabels.store.storage import range_cache
 from softlabels.store.storage.object_storage import ObjectStorage
 from softlabels.store.storage.range_cache import RangeCache
 from softlabels.store.storage.registry import open_storage
@@ -210,6 +212,28 @@ def test_verified_ranges_come_from_the_cache_and_a_damaged_one_is_fetched_again(
     with pytest.raises(ValueError, match="not what was committed"):
         read("0" * 64)
     assert len(list(cache.glob("??/*"))) == 1
+
+
+def test_ranks_and_workers_of_a_machine_fetch_a_range_once(proxy, location, monkeypatch):
+    """Each has a cache object of its own; the locks between them are files. A process that hangs holds up nobody."""
+    storages, data = [ObjectStorage(location) for _ in range(4)], bytes(range(256)) * 4
+    storages[0].put_if_absent(NAME, data)
+    proxy.requests.clear()
+    proxy.choose = always(Fault(delay=0.05), "GET")
+
+    def read(storage, start=0):
+        buffer, digest = bytearray(500), blake3(data[start : start + 500]).hexdigest()
+        storage.read_verified(NAME, start, memoryview(buffer), of=len(data), digest=digest)
+        return bytes(buffer)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(read, storages)) == {data[:500]}
+    assert [method for method, _ in proxy.requests] == ["GET"]
+    monkeypatch.setattr(range_cache, "MAX_WAIT", 0.01)
+    cache = RangeCache.of_user()
+    with cache.turn(blake3(data[500:1000]).hexdigest(), 500):
+        assert read(storages[0], 500) == data[500:1000]
+    assert not list(cache._directory.rglob("*.lock")), "locks are deleted"
 
 
 def test_a_chunk_that_arrives_damaged_is_fetched_again(proxy, location):
