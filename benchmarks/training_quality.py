@@ -71,6 +71,7 @@ def classes_and_numbers(task: str, folder: Path) -> tuple[dict[str, Arm], Callab
     teacher = sl.train_teacher(source, taught["model"], folder / "teacher", **_recipe(taught))
     sl.generate(source, teacher=teacher, out=folder / "labels", temperatures=(1.0, options.get("temperature", 1.0)))
     hard = {name: value for name, value in options.items() if name not in {"loss", "temperature"}}
+    hard |= {name: value for name, value in taught.items() if name == "loss"}
     store = folder / "labels"
     arms: dict[str, Arm] = {
         "stored": lambda out, seed: sl.train_student(store, source, network, out, seed=seed, alpha=alpha, **options),

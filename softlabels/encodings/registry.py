@@ -13,6 +13,7 @@ from softlabels.encodings.families.dense import Dense
 from softlabels.encodings.families.threshold import Threshold
 from softlabels.encodings.families.topk import TopK
 from softlabels.errors import InvalidArgument
+from softlabels.labels import HeadKind
 from softlabels.suggestions import suggest
 
 MAX_DENSE_CLASSES = 64
@@ -52,23 +53,27 @@ def forms() -> str:
     return ", ".join(family.form for family in families().values())
 
 
-def default(classes: int, temperatures: int = 1) -> Encoding:
-    """Return the default encoding, chosen by training students (docs/fidelity.md, section 9).
+def default(classes: int, temperatures: int = 1, kind: HeadKind = "classes") -> Encoding:
+    """Return the default encoding, chosen by training students (docs/fidelity.md, sections 9 and 11).
 
-    It stores every logit in half precision for a few classes, and the 32 likeliest for hundreds. For a vocabulary it is
-    a sample that is right on average, or, for several temperatures, the classes above a probability.
+    It stores every logit in half precision for a few classes, and the 32 likeliest for hundreds. For tokens of more
+    than a few classes, and for any vocabulary, it is a sample that is right on average, or, for several temperatures,
+    the classes above a probability.
 
     Example:
         >>> from softlabels import encodings
         >>> encodings.default(10).spec, encodings.default(1000).spec, encodings.default(50_000).spec
         ('dense:f16', 'topk:32:f16', 'threshold:0.05:43')
+        >>> encodings.default(1000, kind="tokens").spec
+        'threshold:0.05:43'
 
     Args:
         classes: Number of classes of the head.
         temperatures: Number of temperatures.
+        kind: Kind of the head.
     """
     if classes <= MAX_DENSE_CLASSES:
         return Dense("f16")
-    if classes < MANY_CLASSES:
+    if classes < MANY_CLASSES and kind != "tokens":
         return TopK(32)
     return Threshold(0.05, Threshold.usual_levels(0.05)) if temperatures == 1 else Adaptive(0.005)

@@ -78,7 +78,7 @@ def default_encoding(head: OutputHead, temperatures: int = 1) -> str:
     if head.kind == "regression":
         return "dense:f32"
     if head.kind in LISTED_KINDS and (head.ragged or not head.shape):
-        return encodings.default(head.classes, temperatures).spec
+        return encodings.default(head.classes, temperatures, head.kind).spec
     return "dense:f16"
 
 

@@ -40,7 +40,8 @@ def picture(path: str | Path, *, rows: int = 1, columns: int = 1, size: tuple[fl
     try:
         yield figure
         with mpl.rc_context({"svg.hashsalt": "softlabels"}):  # without dates and random ids
-            figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None)
+            metadata = {"Date": None} if target.suffix == ".svg" else None
+            figure.savefig(target, metadata=metadata, bbox_inches="tight")
     except OSError as error:
         raise InvalidArgument(f"plot: {target} cannot be written, got {error.strerror or error}") from error
     finally:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from softlabels import encodings
 from softlabels.encodings.registry import MANY_CLASSES, MAX_DENSE_CLASSES
+from softlabels.labels import HeadKind
 from softlabels.planning.goals import KL_GOALS, parse_size, resolve
 from softlabels.planning.sample import Sample
 from softlabels.planning.table import PlanRow, measure_row
@@ -48,16 +49,17 @@ def recommend(sample: Sample, goal: str | None = None) -> Recommendation:
         row, _ = measure_row(sample, PIXELS)
         return Recommendation(row=row, goal=None, reason=PIXELS_REASON)
     temperatures = len(sample.temperatures)
-    row, _ = measure_row(sample, encodings.default(sample.classes, temperatures).spec)
-    return Recommendation(row=row, goal=None, reason=default_reason(sample.classes, temperatures))
+    row, _ = measure_row(sample, encodings.default(sample.classes, temperatures, sample.kind).spec)
+    return Recommendation(row=row, goal=None, reason=default_reason(sample.classes, temperatures, sample.kind))
 
 
-def default_reason(classes: int, temperatures: int = 1) -> str:
+def default_reason(classes: int, temperatures: int = 1, kind: HeadKind = "classes") -> str:
     """Return why an encoding is the default for so many classes.
 
     Args:
         classes: Number of classes.
         temperatures: Number of temperatures.
+        kind: Kind of the head.
 
     Example:
         >>> default_reason(10)
@@ -68,11 +70,12 @@ def default_reason(classes: int, temperatures: int = 1) -> str:
             f"the default up to {MAX_DENSE_CLASSES} classes: a list would save few bytes, and every logit keeps all of "
             "the teacher"
         )
-    if classes < MANY_CLASSES:
+    if classes < MANY_CLASSES and kind != "tokens":
         return f"the default below {MANY_CLASSES:,} classes: the likeliest classes carry nearly all of the probability"
+    many = "for tokens" if kind == "tokens" else f"from {MANY_CLASSES:,} classes on"
     if temperatures == 1:
-        return f"the default from {MANY_CLASSES:,} classes on: a small sample of classes that is right on average"
-    return f"the default from {MANY_CLASSES:,} classes on at several temperatures: the smallest KL for the bytes"
+        return f"the default {many}: a small sample of classes that is right on average"
+    return f"the default {many} at several temperatures: the smallest KL for the bytes"
 
 
 @dataclass(frozen=True, kw_only=True)

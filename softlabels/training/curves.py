@@ -12,6 +12,12 @@ from softlabels.training.metrics import read_metrics
 HELD_OUT = "held_out."
 NOT_DRAWN = ("step", "lr")
 MAX_PANELS = 9
+PANEL = (4.4, 3.2)
+"""Width and height of a panel in inches."""
+LEGEND_POINTS = 8
+CHARACTERS_PER_INCH = 72 / (0.6 * LEGEND_POINTS)
+LEGEND_MARK = 8
+"""Width of the line before a name, in characters."""
 MAX_NAME = 200
 """Characters of a name that are drawn."""
 MAX_VALUE = 1e100
@@ -49,7 +55,7 @@ def plot(runs: Sequence[str | Path], out: str | Path = "curves.svg") -> Path:
         raise DataNotFound(f"plot: nothing to draw, got no line of metrics in {', '.join(lines)}; expected some")
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    with picture(target, rows=rows, columns=columns, size=(4.4, 3.2)) as figure:
+    with picture(target, rows=rows, columns=columns, size=PANEL) as figure:
         for axis, name in zip(figure.axes, names, strict=False):
             for index, (run, entries) in enumerate(lines.items()):
                 for prefix, style in (("", "-"), (HELD_OUT, "--")):
@@ -69,8 +75,11 @@ def plot(runs: Sequence[str | Path], out: str | Path = "curves.svg") -> Path:
             for axis in figure.axes
             for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
         }
-        figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=min(3, len(handles)), fontsize=8)
-        figure.tight_layout(rect=(0, 0.04 + 0.03 * (len(handles) // 3), 1, 1))
+        figure.tight_layout()
+        fitting = int(columns * PANEL[0] * CHARACTERS_PER_INCH / (LEGEND_MARK + max(map(len, handles))))
+        ncols = max(1, min(fitting, len(handles)))
+        figure.legend(handles.values(), handles.keys(), loc="upper center", bbox_to_anchor=(0.5, 0), ncols=ncols,
+                      fontsize=LEGEND_POINTS)  # fmt: skip
     return target
 
 

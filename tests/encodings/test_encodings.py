@@ -262,14 +262,15 @@ def test_the_tail_prior_is_at_least_as_good_as_an_even_spread(seed, classes, sca
 
 
 @pytest.mark.parametrize(
-    ("classes", "temperatures", "spec"),
+    ("classes", "temperatures", "kind", "spec"),
     [
-        (64, 1, "dense:f16"), (65, 1, "topk:32:f16"), (4095, 2, "topk:32:f16"), (4096, 1, "threshold:0.05:43"),
-        (300_000, 2, "adaptive:0.005:d4"),
+        (64, 1, "classes", "dense:f16"), (65, 1, "classes", "topk:32:f16"), (4095, 2, "classes", "topk:32:f16"),
+        (4096, 1, "classes", "threshold:0.05:43"), (300_000, 2, "classes", "adaptive:0.005:d4"),
+        (64, 1, "tokens", "dense:f16"), (65, 1, "tokens", "threshold:0.05:43"), (65, 2, "tokens", "adaptive:0.005:d4"),
     ],
 )  # fmt: skip
-def test_what_is_kept_where_nobody_says(classes, temperatures, spec):
-    actual = encodings.default(classes, temperatures)
+def test_the_default_follows_classes_temperatures_and_kind(classes, temperatures, kind, spec):
+    actual = encodings.default(classes, temperatures, kind)
     assert actual.spec == spec
     assert encodings.parse(spec, classes=classes) == actual
 

@@ -45,7 +45,7 @@ def text():
     return as_source(pa.table({"text": TEXTS}), text=TextOptions(tokenizer=tokenizer, pack=24))
 
 
-DATA = {"digits": lambda: as_source("digits"), "driving": lambda: as_source("roads:40"), "language": text}
+DATA = {"digits": lambda: as_source("digits"), "driving": lambda: as_source("roads:40,size=32x48"), "language": text}
 TEACHERS = {
     "digits": "mlp:width=16,depth=1",
     "driving": "unet:width=4,depth=2",
@@ -54,7 +54,7 @@ TEACHERS = {
 HEADS = {
     "digits": {"logits": models.OutputHead(classes=10)},
     "driving": {
-        "road": models.OutputHead(classes=5, kind="pixels", shape=(64, 96)),
+        "road": models.OutputHead(classes=5, kind="pixels", shape=(32, 48)),
         "steering": models.OutputHead(classes=1, kind="regression"),
     },
     "language": {"logits": models.OutputHead(classes=290, kind="tokens", shape=(None,))},
