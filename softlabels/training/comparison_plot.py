@@ -35,8 +35,8 @@ def draw_comparison(rows: Sequence[ComparedModel], path: str | Path) -> None:
             side = -1 if row.latency_ms > middle else 1  # names stay between the points
             axis.errorbar(row.latency_ms, row.value, yerr=row.spread, fmt="o", capsize=3, markersize=6)
             axis.annotate(
-                f"{row.name}\n{row.parameters:,} parameters", (row.latency_ms, row.value), xytext=(6 * side, 4), fontsize=7,
-                textcoords="offset points", ha="right" if side < 0 else "left",
+                f"{row.name}\n{row.parameters:,} parameters", (row.latency_ms, row.value), xytext=(6 * side, 4),
+                textcoords="offset points", fontsize=7, ha="right" if side < 0 else "left",
             )  # fmt: skip
         head = next(iter(rows[0].heads), "")
         unit = f", {rows[0].heads[head].unit}" if head and rows[0].heads[head].unit else ""
