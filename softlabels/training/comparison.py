@@ -21,7 +21,7 @@ from softlabels.sources import Source
 from softlabels.sources.request import DataOptions
 from softlabels.store.format import canonical_json
 from softlabels.text.options import TextOptions
-from softlabels.training.inputs import DataLike, open_data
+from softlabels.training.inputs import DataLike
 from softlabels.training.language_comparison import (
     ComparedText,
     compare_text,
@@ -30,6 +30,7 @@ from softlabels.training.language_comparison import (
     open_text,
     text_of_models,
 )
+from softlabels.training.model_inputs import open_for_models
 from softlabels.training.quality import HeadQuality, evaluate
 from softlabels.training.quality import mean_of as mean_of_heads
 from softlabels.training.splits import TEST, TRAIN, hashed_keys, held_out_rows, trained_share
@@ -128,7 +129,7 @@ def compare(
 
     Args:
         models: MODEL specifications, or anything ``as_model`` takes. The others are compared with the first.
-        data: Labelled data.
+        data: Labelled data. Without a size, each model gets images at the size that it takes.
         split: Name of the split to measure on; None: the rows that the runs held out.
         group_seeds: If True, runs that differ in their seed alone are one row.
         memory: If True, load each model in a process of its own to measure its start and memory.
@@ -159,18 +160,19 @@ def compare(
             languages, open_text(languages, data, text, **columns), split, group_seeds=group_seeds
         )
     models, text = text_of_models(models, text)
-    source = open_data(data, **columns, text=text)
-    sample = source.inputs(np.zeros(1, np.int64))
-    compared = [_loaded(model, sample, heads, preprocessing) for model in models]
-    measured = rows_to_measure(source, [model.run for model in compared if model.run is not None], split)
-    qualities = evaluate(compared, [_with_classes_of(model, source) for model in compared], measured.rows)
+    sources = open_for_models(models, data, **columns, text=text)
+    samples = [source.inputs(np.zeros(1, np.int64)) for source in sources]
+    compared = [_loaded(model, sample, heads, preprocessing) for model, sample in zip(models, samples, strict=True)]
+    measured = rows_to_measure(sources[0], [model.run for model in compared if model.run is not None], split)
+    of_classes = [_with_classes_of(model, source) for model, source in zip(compared, sources, strict=True)]
+    qualities = evaluate(compared, of_classes, measured.rows)
     groups: dict[str, list[int]] = {}
     for index, model in enumerate(compared):
         groups.setdefault((_name_without_seed(model) if group_seeds else None) or str(index), []).append(index)
-    hashed, teacher = hashed_keys(source)[measured.rows], compared[0]
+    hashed, teacher = hashed_keys(sources[0])[measured.rows], compared[0]
     rows: list[ComparedModel] = []
     for indices in groups.values():
-        group = [compared[index] for index in indices]
+        group, sample = [compared[index] for index in indices], samples[indices[0]]
         by_head = mean_of_heads([qualities[index] for index in indices])
         main = next(iter(by_head.values()))
         row = _row(group, [next(iter(qualities[index].values())).value for index in indices], sample, measured, hashed)

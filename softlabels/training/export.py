@@ -33,7 +33,8 @@ from softlabels.models.run_files import make_folder, write_file
 from softlabels.sources import Source
 from softlabels.sources.request import DataOptions
 from softlabels.store.storage.system_errors import system_errors
-from softlabels.training.inputs import DataLike, open_data
+from softlabels.training.inputs import DataLike
+from softlabels.training.model_inputs import open_for_models
 from softlabels.training.splits import split_rows
 
 Form: TypeAlias = Literal["onnx", "pt2"]
@@ -114,7 +115,8 @@ def export_model(
 
     Args:
         model: MODEL specification, or anything ``as_model`` takes.
-        data: Data of the model: rows of the split ``train`` calibrate, the others check.
+        data: Data of the model: rows of the split ``train`` calibrate, the others check. Without a size, images are
+            resized to the one that the model takes.
         out: File to write; it appears in one step.
         to: ``onnx`` or ``pt2``; None: by the ending of ``out``.
         int8: If True, weights and activations have 8 bits, with ranges from ``rows`` rows. Only for ``onnx``; the
@@ -144,7 +146,7 @@ def export_model(
     limit = tolerance if tolerance is not None else INT8_TOLERANCE if int8 else EXACT_TOLERANCE
     if rows < 1 or not limit > 0:
         raise InvalidArgument(f"rows and tolerance: out of range, got {rows} and {limit}; expected more than 0")
-    source = open_data(data, **columns)
+    (source,) = open_for_models([model], data, **columns)
     original = as_model(model, sample=source.inputs(np.zeros(1, np.int64))).to("cpu")
     calibration, checked = _rows(source, rows)
     sample = _inputs(original, source, checked[:2])

@@ -211,4 +211,7 @@ def require_labels(source: Source) -> None:
         ColumnMissing: There is no label column.
     """
     if not source.targets:
-        raise ColumnMissing(f"{source.spec}: no column of hard labels, got none; expected one. Name it with --label")
+        raise ColumnMissing(
+            f"{source.spec}: no column of hard labels, got none; expected one. Name it with --label, "
+            "or the ground truth of heads with --target NAME=COLUMN"
+        )
