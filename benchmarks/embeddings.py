@@ -52,9 +52,11 @@ def measure(values: NDArray[np.float32], pilot: NDArray[np.float32], encoding: s
         with sl.create(out, heads={"embedding": head}, pilot={"embedding": pilot}) as writer:
             writer.append(range(len(values)), {"embedding": values})
         store = sl.open(out)
-        stored, size = store.read(range(len(values))).values.astype(np.float64), store.bytes_per_row
+        stored, size = store.read(range(len(values)), "embedding").values.astype(np.float64), store.bytes_per_row
     true, mean = values.astype(np.float64), pilot.mean(axis=0, dtype=np.float64)
-    error = np.sqrt(np.square(stored - true).mean(axis=0)) / pilot.std(axis=0, dtype=np.float64).clip(1e-12)
+    deviation = pilot.std(axis=0, dtype=np.float64)
+    # A dimension that is constant in the pilot has no deviation to compare with.
+    error = (np.sqrt(np.square(stored - true).mean(axis=0)) / deviation)[deviation > 1e-3 * np.median(deviation)]
     same = float((neighbours(stored) == neighbours(true)).mean())
     return (
         f"| `{encoding}` | {size:,.0f} | {distance(stored, true):.1e} | {distance(stored - mean, true - mean):.1e} | "

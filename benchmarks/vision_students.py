@@ -45,7 +45,7 @@ HIDDEN, PEAK_LR = 64, 3e-3
 
 SCENES = "roads:1000,size=32x48"
 PIXEL_TEACHER, PIXEL_STUDENT = "unet:width=16,depth=4", "unet:width=8,depth=3"
-PIXEL_ENCODINGS = ("dense:q8", "dense:f16")
+PIXEL_ENCODINGS = ("dense:q8", "dense:f16", "topk:2:d4", "adaptive:0.01:d4")
 PIXEL_RECIPE: dict[str, Any] = {
     "batch_size": 8,
     "loss": {"steering": "huber"},

