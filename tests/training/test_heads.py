@@ -159,6 +159,26 @@ def test_a_target_that_does_not_fit_its_head_is_refused(labels, columns, tmp_pat
         train_student(labels, other, "mlp", tmp_path / "run", **RECIPE)
 
 
+@pytest.mark.parametrize(
+    ("data", "size", "advice"),
+    [
+        ("roads:20,size=16x24", None, "Name that size, as in --data roads:20,size=16x24$"),
+        ("roads:20", 16, "Open the data at that size, with --size 16$"),
+    ],
+)
+def test_masks_of_another_size_than_the_labels_are_refused_with_the_size_to_name(tmp_path, data, size, advice):
+    source = sl.open_source(data, size=size)
+    heads = {"road": OutputHead(kind="pixels", classes=5, shape=source.targets["road"].shape)}
+
+    def teacher(images):
+        return {"road": images.float().mean(dim=-1, keepdim=True) * torch.arange(5)}
+
+    teacher.heads = heads
+    sl.generate(source, teacher=teacher, out=tmp_path / "labels", gate=False)
+    with pytest.raises(InvalidArgument, match=rf"roads:20: the masks .* got \(64, 96\); expected .*{advice}"):
+        train_student(tmp_path / "labels", "roads:20", "unet:width=4,depth=2", tmp_path / "run", steps=1)
+
+
 def test_a_run_is_trained_further_with_its_weights(labels, data, tmp_path):
     first = train_student(labels, data, "mlp:width=4,depth=1", tmp_path / "first", heads=["kind"], **RECIPE)
     more = train_student(labels, data, f"run:{tmp_path / 'first'}", tmp_path / "more", steps=1, lr=1e-12)

@@ -179,6 +179,8 @@ def _check_target(name: str, output: OutputHead, target: Target, spec: str) -> N
     if target.kind == output.kind == "pixels" and fits and target.shape != output.shape:
         height, width = output.shape
         size = f"Open the data at that size, with --size {height}" if height == width else "Use images of that size"
+        if spec.startswith("roads:") and height != width:
+            size = f"Name that size, as in --data {spec.partition(',')[0]},size={height}x{width}"
         raise InvalidArgument(
             f"{spec}: the masks of head {name!r} have another size than the labels, got {target.shape}; expected "
             f"{output.shape}. {size}"
