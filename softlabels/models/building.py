@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from softlabels.errors import InvalidArgument
 from softlabels.models.heads import OutputHead
@@ -107,8 +109,33 @@ def build_without_weights(
         raise InvalidArgument(
             f"MODEL kind {kind.name!r}: has no network of its own; expected a kind that can be trained"
         )
-    with torch.device("meta"):
+    with meta_device():
         return kind.build(spec, input_shape, heads)
+
+
+@contextlib.contextmanager
+def meta_device() -> Iterator[None]:
+    """Make tensors on the meta device, which allocates no memory, and leave out the initial weights of networks.
+
+    Example:
+        >>> with meta_device():
+        ...     network = nn.Linear(10**6, 10**6)
+        >>> network.weight.is_meta
+        True
+    """
+    with torch.device("meta"), _WithoutInitialWeights():
+        yield
+
+
+class _WithoutInitialWeights(TorchFunctionMode):
+    """The functions of ``torch.nn.init`` return their tensor: without memory, some of them import torch's compiler."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return [*args, *(kwargs or {}).values()][0]
+        return func(*args, **(kwargs or {}))
 
 
 def check_memory(kind: Kind, spec: ModelSpec, input_shape: tuple[int, ...], heads: Mapping[str, OutputHead]) -> None:

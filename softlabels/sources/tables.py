@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from softlabels.columns import to_arrow
 from softlabels.errors import InvalidData
 from softlabels.lru import LruCache
 from softlabels.sources.arrow_types import plain_table
@@ -192,6 +193,4 @@ def take(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
     """
     if len(rows) and rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all():
         return table.slice(int(rows[0]), len(rows))
-    # Not pa.array, which imports pandas where it is installed.
-    indices = pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(np.ascontiguousarray(rows, np.int64))])
-    return table.take(indices)
+    return table.take(to_arrow(rows.astype(np.int64)))

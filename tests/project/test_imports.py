@@ -51,11 +51,36 @@ def test_sources_need_no_torch(digits_path):
     )
 
 
-def test_training_loads_neither_a_compiler_nor_pandas(tmp_path):
+@pytest.mark.parametrize(
+    ("data", "model", "options", "form"),
+    [
+        ("digits", "mlp:width=4,depth=1", [], "parquet"),
+        ("corpus.txt", "gpt:layers=1,width=8,heads=1", ["--tokenizer", "bpe:260", "--pack", "16"], "zarr"),
+    ],
+    ids=["digits", "text"],
+)
+def test_training_and_labelling_load_neither_a_compiler_nor_pandas(tmp_path, data, model, options, form):
     """Either takes about as long to import as torch: sympy is a part of torch's compiler."""
-    code = (
-        "import softlabels as sl\n"
-        f"sl.train_teacher('digits', 'mlp:width=4,depth=1', {str(tmp_path / 'run')!r}, steps=1, batch_size=8)"
+    (tmp_path / "corpus.txt").write_text("a line of text\n" * 40)
+    commands = [
+        ["train-teacher", data, "--model", model, *options, "--steps", "1", "--batch-size", "8", "--out", "teacher"],
+        ["generate", data, "--teacher", "run:teacher", *options[2:], "--format", form, "--no-gate", "--out", "s"],
+        [
+            "train-student",
+            "s",
+            *(["--data", data] if data == "digits" else []),
+            "--student",
+            model,
+            "--steps",
+            "1",
+            "--batch-size",
+            "8",
+            "--out",
+            "run",
+        ],
+    ]
+    code = f"import os\nos.chdir({str(tmp_path)!r})\nfrom softlabels_cli.main import cli\n" + "".join(
+        f"cli.main({command!r}, standalone_mode=False)\n" for command in commands
     )
     assert not modules_after(code) & {"sympy", "pandas"}
 

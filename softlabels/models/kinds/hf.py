@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from softlabels.errors import DataNotFound, InvalidArgument, InvalidData, SoftLabelsError
 from softlabels.models import transformers_vision as vision
+from softlabels.models.building import meta_device
 from softlabels.models.heads import DEFAULT_HEAD, OutputHead
 from softlabels.models.hidden_states import HiddenStates, split_heads, with_hidden_heads
 from softlabels.models.kind import Kind, ModelSpec
@@ -250,7 +251,7 @@ def restore(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Modu
         heads = {str(name): OutputHead.from_json(head) for name, head in config["heads"].items()}
         return with_hidden_heads(wrapped, heads, KIND.name)
 
-    with torch.device("meta"):
+    with meta_device():
         expected = {name: tensor.shape for name, tensor in construct().state_dict().items()}
     if {name: tensor.shape for name, tensor in tensors.items()} != expected:
         raise ValueError("the tensors are not those of the configuration")

@@ -17,6 +17,7 @@ import numpy as np
 from numcodecs import zstd
 from numpy.typing import NDArray
 
+from softlabels.columns import to_arrow
 from softlabels.store.format import thrift
 
 COLUMNS = {
@@ -68,9 +69,9 @@ def _to_arrow(column: NDArray[Any], width: int) -> Any:
     """Return a column as an Arrow array over its memory."""
     import pyarrow as pa
 
-    column = np.ascontiguousarray(column)
     if not width:
-        return pa.array(column)
+        return to_arrow(column)
+    column = np.ascontiguousarray(column)
     offsets = np.arange(len(column) + 1, dtype=np.int32) * np.int32(column.dtype.itemsize)
     return pa.StringArray.from_buffers(len(column), pa.py_buffer(offsets), pa.py_buffer(column.view(np.uint8)))
 

@@ -277,7 +277,7 @@ def _to_arrow(result: Mapping[str, NDArray[Any]], columns: Mapping[str, Column],
     array = np.ascontiguousarray(result[name])
     if name == "key":
         return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(array), [None, pa.py_buffer(array)])
-    values = pa.array(array.reshape(-1))
+    values = ragged.to_arrow(array.reshape(-1))
     for level in reversed(_levels(columns, name)):
         if isinstance(level, int):
             values = _list(np.arange(0, len(values) + 1, level), values)
@@ -288,7 +288,7 @@ def _to_arrow(result: Mapping[str, NDArray[Any]], columns: Mapping[str, Column],
 
 def _list(offsets: NDArray[np.int64], values: pa.Array) -> pa.Array:
     kind = pa.list_(pa.field("element", values.type, nullable=False))
-    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values, type=kind)
+    return pa.ListArray.from_arrays(ragged.to_arrow(offsets.astype(np.int32)), values, type=kind)
 
 
 def _from_arrow(
@@ -303,11 +303,11 @@ def _from_arrow(
         data = np.frombuffer(array.buffers()[1], np.uint8)[array.offset * 16 : (array.offset + count) * 16]
         return data.reshape(count, 16)
     for level in _levels(columns, name):
-        lengths = np.diff(np.asarray(array.offsets))
+        lengths = np.diff(ragged.from_arrow(array.offsets, "int32"))
         if (lengths != (level if isinstance(level, int) else result[level].reshape(-1))).any():
             raise ValueError(f"column {name!r} has lists of other lengths than it should")
         array = array.flatten()
-    return np.asarray(array).reshape(-1, *column.shape)
+    return ragged.from_arrow(array, column.dtype).reshape(-1, *column.shape)
 
 
 def _check_pages(data: bytes, column: Column, values: int) -> None:
