@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests import warm  # noqa: F401  the server of processes starts with what this sets
+
 ROOT = Path(__file__).parents[1]
 
 # Two cores are shared by everything; and one thread makes sums reproducible.

@@ -14,6 +14,8 @@ from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
 PRELOADED = ["pytest", "torch.utils.data", "torch.distributed", "softlabels_cli.main", "softlabels.generation.api"]
+# At import, before any test starts a process: the server of this process starts once, with what is set by then.
+CONTEXT.set_forkserver_preload(PRELOADED)
 TOP = str(Path(__file__).parents[1])
 
 
@@ -27,7 +29,6 @@ class WarmPython:
     """
 
     def __init__(self, *arguments, cwd=TOP, environment=None):
-        CONTEXT.set_forkserver_preload(PRELOADED)
         self._outputs = [Path(tempfile.mkstemp(prefix="softlabels-test-")[1]) for _ in range(2)]
         self._process = CONTEXT.Process(
             target=_run, args=(list(map(str, arguments)), str(cwd), environment or {}, self._outputs)

@@ -24,6 +24,7 @@ from softlabels.store.format.record import read_record
 from softlabels.store.shards import hashed_file, zarr_shard
 from softlabels.store.storage.posix import PosixFile, PosixStorage
 from softlabels.store.unit_reader import UnitReader
+from tests.warm import CONTEXT
 
 ROWS, UNIT = 120, 10
 
@@ -291,9 +292,8 @@ def race(root, barrier, wins):
 
 
 def test_racing_processes_leave_one_record_a_unit(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    barrier, wins = context.Barrier(3), context.Queue()
-    workers = [context.Process(target=race, args=(tmp_path / "s", barrier, wins), daemon=True) for _ in range(3)]
+    barrier, wins = CONTEXT.Barrier(3), CONTEXT.Queue()
+    workers = [CONTEXT.Process(target=race, args=(tmp_path / "s", barrier, wins), daemon=True) for _ in range(3)]
     for worker in workers:
         worker.start()
     won = sorted(unit for _ in workers for unit in wins.get(timeout=60))

@@ -206,7 +206,11 @@ def test_labels_that_are_all_equal_in_one_batch_pass_the_check():
         return functional.cross_entropy(values["logits"], batch)
 
     check = LabelCheck(loss, 0)
+    done = []
     for labels in batches:
         check.check({"logits": outputs}, labels, float(loss({"logits": outputs}, labels)))
+        done.append(check.is_done)
+    assert done == [False, True]
     for _ in range(20):
         check.check({"logits": outputs}, torch.zeros(4, dtype=torch.int64), 1.0)
+    assert check.is_done
