@@ -1,6 +1,6 @@
 """Generation: run a teacher once over a dataset and commit its outputs, unit by unit."""
 
-from softlabels.generation.api import DataLike, estimate, generate, sample
+from softlabels.generation.api import estimate, generate, sample
 from softlabels.generation.costs import Costs
 from softlabels.generation.creation import create
 from softlabels.generation.engines import engines

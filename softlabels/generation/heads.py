@@ -16,7 +16,7 @@ from softlabels.labels import DISTRIBUTIONS, Head, canonical_temperatures
 from softlabels.models import OutputHead
 from softlabels.planning.container import USUAL_POSITIONS, geometry_of
 from softlabels.store.format.codebooks import digest_of
-from softlabels.store.format.descriptor import find_descriptor
+from softlabels.store.format.descriptor_file import find_descriptor
 from softlabels.store.storage.registry import open_storage
 from softlabels.store.storage.storage import Location
 

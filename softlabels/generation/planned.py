@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from softlabels.generation.api import DataLike, sample
+from softlabels.generation.api import sample
 from softlabels.generation.pilot import SAMPLE_ROWS
+from softlabels.generation.preparation import DataLike
 from softlabels.generation.settings import Settings
 from softlabels.models import ModelLike
 from softlabels.planning import Plan, sample_of_store

@@ -12,11 +12,12 @@ import pytest
 import softlabels as sl
 from softlabels.errors import InvalidArgument, InvalidLogits, StoreConflict, WorkerDied
 from softlabels.generation import worker_processes
-from softlabels.generation.api import _open, _prepare
 from softlabels.generation.engine import Work
 from softlabels.generation.engines import engine_of, engines
 from softlabels.generation.labelling import label_missing
+from softlabels.generation.output_store import open_output
 from softlabels.generation.payload import Payload
+from softlabels.generation.preparation import prepare
 from softlabels.generation.ranks import ALONE, Rank, find_rank
 from softlabels.generation.settings import Settings
 from softlabels.store import verify
@@ -38,8 +39,8 @@ from tests.generation.processes import (
 @pytest.fixture
 def work(digits, teacher, tmp_path):
     settings = Settings(unit_rows=UNIT_ROWS, batch_size=BATCH)
-    plan, model, settings = _prepare(digits, teacher, settings, None)
-    store, _ = _open(tmp_path / "labels", plan, model, settings, [])
+    plan, model, settings = prepare(digits, teacher, settings, None)
+    store, _ = open_output(tmp_path / "labels", plan, model, settings, [])
     return Work(plan=plan, teacher=model, store=store, settings=settings)
 
 
@@ -124,10 +125,10 @@ def test_later_ranks_wait_for_the_gate_of_the_first(digits, teacher, tmp_path, m
 
     sl.generate(digits, teacher=teacher, out=tmp_path / "labels")
     monkeypatch.setattr("softlabels.generation.heads.STORE_SECONDS", 0.0)
-    _prepare(digits, rejecting, Settings(), None, rank=Rank(1, 2), out=tmp_path / "labels")
+    prepare(digits, rejecting, Settings(), None, rank=Rank(1, 2), out=tmp_path / "labels")
     for rank, out in ((Rank(0, 2), "labels"), (ALONE, "labels")):
         with pytest.raises(sl.errors.TeacherRejected):
-            _prepare(digits, rejecting, Settings(), None, rank=rank, out=tmp_path / out)
+            prepare(digits, rejecting, Settings(), None, rank=rank, out=tmp_path / out)
 
 
 def test_a_payload_arrives_with_the_teacher_that_was_sent(work):
