@@ -6,13 +6,6 @@ store that fits into memory is thus decoded once, and from the second epoch on a
 array in memory.
 
     lease(chunks) -> ready() -> gather(rows) ... -> release()
-
-State of a slot:
-
-    free      no chunk is assigned
-    loading   a future in ``_loads`` is not done
-    held      the chunk is decoded; failed loads leave a slot that is neither held nor loading, and are tried again
-    pinned    ``_pins`` > 0; neither pinned nor loading slots are evicted
 """
 
 from __future__ import annotations
@@ -33,16 +26,9 @@ from softlabels.columns import Column
 from softlabels.errors import InvalidArgument
 from softlabels.loading.buffer_pool import BufferPool
 from softlabels.loading.chunks.arena import Arrays, ChunkArena
+from softlabels.loading.chunks.loads import ChunkLoads
+from softlabels.loading.chunks.slots import ChunkSlots, Indices, NoRoom
 from softlabels.store import Store
-
-TASK_BYTES = 2**20
-"""Threads read chunks in runs of about this size as stored: handing over a small chunk takes as long as reading it."""
-
-Indices = NDArray[np.int64]
-
-
-class NoRoom(Exception):
-    """The ragged columns of a chunk do not fit beside those of pinned chunks."""
 
 
 class ChunkCache:
@@ -57,7 +43,6 @@ class ChunkCache:
     Attributes:
         store: Store to read from.
         schema: Columns by name, with those that count the entries of others.
-        chunk_reads: Number of chunks read so far.
     """
 
     def __init__(self, store: Store, names: list[str], memory: int, *, min_chunks: int = 1) -> None:
@@ -75,24 +60,15 @@ class ChunkCache:
     def _reset(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._thread = threading.local()
         self._pool = BufferPool()
         # Compressed, ragged columns take less than decoded. What they take is known when they have been read.
         chunk_bytes = max(self.chunk_bytes, self.store.bytes // self.store.chunks if self._is_ragged else 0)
-        slots = min(max(self._min_chunks, self._granted // max(1, chunk_bytes), 1), self.store.chunks)
-        self._arena = ChunkArena(self.schema, slots, self._chunk_rows, self._granted)
-        self._slot_of = np.full(self.store.chunks, -1)
-        self._chunk_in = np.full(slots, -1)
-        self._held = np.zeros(slots, np.bool_)
-        self._pins = np.zeros(slots, np.int64)
-        self._last_use = np.zeros(slots, np.int64)
-        self._clock = 0
-        self._shift_of: Indices | None = None  # see ``shifts``, of every chunk, once all of them are held for good
-        self._loads: dict[int, Future[None]] = {}
+        count = min(max(self._min_chunks, self._granted // max(1, chunk_bytes), 1), self.store.chunks)
+        arena = ChunkArena(self.schema, count, self._chunk_rows, self._granted)
+        self._slots = ChunkSlots(arena, self._first_rows, self._chunk_rows, self._granted, is_ragged=self._is_ragged)
+        self._loads = ChunkLoads(self.store, self.schema, self._slots, self._lock)
         self._released: SimpleQueue[Indices] = SimpleQueue()
-        self._max_chunk_bytes = self.chunk_bytes
         self._second: ChunkCache | None = None
-        self.chunk_reads = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the configuration: another process reads what it needs itself."""
@@ -110,9 +86,14 @@ class ChunkCache:
         return sum(self._chunk_rows * column.entry_bytes for column in self.schema.values() if column.per is None)
 
     @property
+    def chunk_reads(self) -> int:
+        """Number of chunks read so far."""
+        return self._loads.chunk_reads
+
+    @property
     def bytes(self) -> int:
         """Bytes of decoded chunks in memory."""
-        return self._arena.bytes + (0 if self._second is None else self._second.bytes)
+        return self._slots.arena.bytes + (0 if self._second is None else self._second.bytes)
 
     def divide_memory(self, processes: int) -> None:
         """Use an equal share of the memory in each of several processes; a change empties the cache."""
@@ -127,13 +108,15 @@ class ChunkCache:
         """
         with self._lock:
             self._unpin()
-            if self._is_ragged and not self._held.any():
-                return not self._pins.any()
+            slots = self._slots
+            if self._is_ragged and not slots.held.any():
+                return not slots.pins.any()
             # A store that fits needs no more memory for a lease, whatever it pins.
-            pinned = min(int((self._pins > 0).sum()) + count, self.store.chunks)
-            if pinned > self._arena.slots:
+            pinned = min(int((slots.pins > 0).sum()) + count, self.store.chunks)
+            if pinned > slots.arena.slots:
                 return False
-            return not self._is_ragged or pinned * self._max_chunk_bytes <= self._granted
+            largest = max(self.chunk_bytes, slots.max_chunk_bytes)
+            return not self._is_ragged or pinned * largest <= self._granted
 
     def lease(self, chunks: Indices, executor: Executor | None = None) -> ChunkLease:
         """Pin distinct chunks and begin to read those that are not in the cache.
@@ -147,17 +130,17 @@ class ChunkCache:
         """
         if self._pid != os.getpid():  # the threads that would finish loads are in the parent
             self._reset()
-        if len(chunks) > self._arena.slots:
+        if len(chunks) > self._slots.arena.slots:
             raise InvalidArgument(
                 f"memory: too small for {len(chunks):,} chunks that are used together, got {self._granted:,} bytes; "
                 f"expected {len(chunks) * self.chunk_bytes:,}. Use a larger memory= or a smaller window="
             )
         with self._lock:
             self._unpin()
-            slots = self._assign(chunks)
+            slots = self._slots.assign(chunks, self._loads.loading())
             if slots is not None:
-                self._pins[slots] += 1
-                awaited = set() if executor is None else self._begin(chunks, slots, executor)
+                self._slots.pins[slots] += 1
+                awaited = set() if executor is None else self._loads.begin(chunks, slots, executor)
                 return ChunkLease(self, chunks, slots, awaited)
         return self._other().lease(chunks, executor)
 
@@ -176,13 +159,15 @@ class ChunkCache:
         """
         if not len(rows):
             return empty_rows(self.schema)
-        if self._shift_of is not None:  # nothing is evicted any more, so no lease is needed
-            return self.copy_rows(rows + self._shift_of[np.searchsorted(self._first_rows, rows, side="right") - 1])
+        shift_of = self._slots.shift_of
+        if shift_of is not None:  # nothing is evicted any more, so no lease is needed
+            return self.copy_rows(rows + shift_of[np.searchsorted(self._first_rows, rows, side="right") - 1])
         chunks, index = self.chunks_of(rows)
-        if len(chunks) <= self._arena.slots:
+        limit = self._slots.arena.slots
+        if len(chunks) <= limit:
             with suppress(NoRoom):
                 return self._gather_group(chunks, rows, index)
-        groups = [chunks[start : start + self._arena.slots] for start in range(0, len(chunks), self._arena.slots)]
+        groups = [chunks[start : start + limit] for start in range(0, len(chunks), limit)]
         gathered, positions = [], []
         while groups:
             group = groups.pop()
@@ -217,151 +202,27 @@ class ChunkCache:
     def _unpin(self) -> None:
         """Apply releases. They are queued, because a finalizer must not wait for a lock that its thread may hold."""
         while not self._released.empty():
-            self._pins[self._released.get_nowait()] -= 1
-        if self._loads:
-            self._loads = {slot: future for slot, future in self._loads.items() if not future.done()}
-
-    def _assign(self, chunks: Indices) -> Indices | None:
-        """Return a slot for each chunk, evicting the least recently used; None if too many are pinned."""
-        self._clock += 1
-        slots = self._slot_of[chunks]
-        missing = np.flatnonzero(slots < 0)
-        if len(missing):
-            busy = self._pins > 0
-            busy[slots[slots >= 0]] = True
-            busy[list(self._loads)] = True
-            evictable = np.flatnonzero(~busy)
-            if len(evictable) < len(missing):
-                return None
-            # Slots that were never used have the oldest clock, and among those the lowest come first.
-            oldest = evictable[np.argsort(self._last_use[evictable], kind="stable")[: len(missing)]]
-            for slot in oldest[self._chunk_in[oldest] >= 0].tolist():
-                self._evict(slot)
-            slots[missing] = oldest
-            self._slot_of[chunks[missing]] = oldest
-            self._chunk_in[oldest] = chunks[missing]
-        self._last_use[slots] = self._clock
-        return slots
-
-    def _evict(self, slot: int) -> None:
-        self._slot_of[self._chunk_in[slot]] = -1
-        self._chunk_in[slot] = -1
-        self._held[slot] = False
-        self._last_use[slot] = 0
-        self._arena.release(slot)
-
-    def _begin(self, chunks: Indices, slots: Indices, executor: Executor) -> set[Future[None]]:
-        """Submit loads of the chunks that are neither held nor loading; return all loads to wait for."""
-        awaited, tasks = set(), []
-        for chunk, slot in zip(chunks.tolist(), slots.tolist(), strict=True):
-            if slot in self._loads:
-                awaited.add(self._loads[slot])
-            elif not self._held[slot]:
-                tasks.append((chunk, slot))
-        count = max(1, int(TASK_BYTES / (self._chunk_rows * self.store.bytes_per_row)))
-        if self.store.storage.read_threads > 1:  # the threads wait for requests, of which one run would send one by one
-            count = 1
-        for start in range(0, len(tasks), count):
-            run = tasks[start : start + count]
-            future = executor.submit(self._load, run)
-            awaited.add(future)
-            self._loads.update((slot, future) for _, slot in run)
-        return awaited
-
-    def _load(self, tasks: list[tuple[int, int]]) -> None:
-        """Read chunks into their slots.
-
-        Raises:
-            StoreCorrupt: Bytes in the store are not what was committed.
-            NoRoom: The ragged columns of a chunk do not fit.
-        """
-        for chunk, slot in tasks:
-            scratch: Arrays = self._thread.__dict__
-            columns = self.store.read_chunk(chunk, self._names, out=scratch | self._arena.buffers(slot))
-            if self._is_ragged:
-                _keep_buffers(scratch, columns, self.schema)
-            with self._lock:
-                self._fill(slot, columns)
-
-    def _fill(self, slot: int, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Store a chunk, evicting others until its ragged columns fit.
-
-        Raises:
-            NoRoom: They do not fit beside those of pinned chunks.
-        """
-        self.chunk_reads += 1
-        if self._is_ragged:
-            size = sum(array.nbytes for array in columns.values())
-            self._max_chunk_bytes = max(self._max_chunk_bytes, size)
-            self._reserve(slot, columns)
-            self._arena.fill(slot, columns)
-        self._held[slot] = True
-        if len(self._held) == self.store.chunks and self._held.all():
-            chunks = np.arange(self.store.chunks)
-            self._shift_of = self.shifts(chunks, self._slot_of[chunks])
-
-    def _reserve(self, slot: int, columns: Mapping[str, NDArray[Any]]) -> None:
-        while True:
-            self._arena.reserve(slot, columns)
-            # A chunk that is alone always fits.
-            if self._arena.bytes <= self._granted or not self._held.any():
-                return
-            if not self._evict_oldest():
-                break
-            self._arena.release(slot)
-        # Nothing else can be evicted. Gaps between pinned chunks do not make them too large.
-        if self._arena.bytes_in_use > self._granted:
-            self._arena.release(slot)
-            raise NoRoom
-
-    def _evict_oldest(self) -> bool:
-        """Evict the chunks that were used longest ago, all of them together so that their extents merge."""
-        evictable = np.flatnonzero(self._held & (self._pins == 0))
-        if len(evictable):
-            last_use = self._last_use[evictable]
-            for slot in evictable[last_use == last_use.min()].tolist():
-                self._evict(slot)
-        return len(evictable) > 0
-
-    def load_here(self, chunk: int, slot: int) -> None:
-        """Read a chunk on this thread, or wait for another thread that reads it: no slot is decoded twice at a time.
-
-        Raises:
-            StoreCorrupt: Bytes in the store are not what was committed.
-            NoRoom: The ragged columns of the chunk do not fit.
-        """
-        while not self._held[slot]:
-            own: Future[None] = Future()
-            own.set_running_or_notify_cancel()
-            with self._lock:
-                current = self._loads.get(slot)
-                if current is None or current.done():
-                    self._loads[slot] = current = own
-            if current is own:
-                try:
-                    self._load([(chunk, slot)])
-                finally:
-                    own.set_result(None)
-            else:
-                with suppress(CancelledError):
-                    current.exception()
+            self._slots.pins[self._released.get_nowait()] -= 1
 
     def missing(self, slots: Indices) -> Indices:
         """Return the indices of the slots whose chunks are not decoded."""
-        return np.flatnonzero(~self._held[slots])
+        return np.flatnonzero(~self._slots.held[slots])
+
+    def load_here(self, chunk: int, slot: int) -> None:
+        """Read a chunk on this thread, or wait for another thread that reads it; see ``ChunkLoads``."""
+        self._loads.load_here(chunk, slot)
 
     def shifts(self, chunks: Indices, slots: Indices) -> Indices:
         """Return, for each chunk, the place of a row in the arena minus its number in the store."""
-        shifts: Indices = slots * self._chunk_rows - self._first_rows[chunks]
-        return shifts
+        return self._slots.shifts(chunks, slots)
 
     def copy_rows(self, places: Indices) -> Arrays:
         """Return copies of the rows at places in the arena."""
-        return self._arena.gather(places, self._pool)
+        return self._slots.arena.gather(places, self._pool)
 
     def copy_column(self, name: str, places: Indices) -> NDArray[Any]:
         """Return a copy of one plain column of the rows at places in the arena."""
-        return self._arena.column(name, places)
+        return self._slots.arena.column(name, places)
 
     def release(self, slots: Indices) -> None:
         """Release the pins of a lease. Never waits, so that finalizers may call it."""
@@ -375,9 +236,9 @@ class ChunkCache:
         """
         with self._lock:
             self._unpin()
-            others = np.setdiff1d(np.flatnonzero(self._pins), slots)
+            others = np.setdiff1d(np.flatnonzero(self._slots.pins), slots)
             if not len(others):
-                held = int(self._held[slots].sum())
+                held = int(self._slots.held[slots].sum())
                 raise InvalidArgument(
                     f"memory: too small for a window of {len(chunks):,} chunks, got {self._granted:,} bytes, which the "
                     f"first {held:,} of them fill. Use a larger memory= or window={max(1, held // 2)}"
@@ -448,16 +309,6 @@ class ChunkLease:
     def release(self) -> None:
         """Let the chunks be evicted. Never waits, so that finalizers may call it."""
         self._cache.release(self._slots)
-
-
-def _keep_buffers(buffers: Arrays, columns: Mapping[str, NDArray[Any]], schema: Mapping[str, Column]) -> None:
-    """Keep the memory that ragged columns were decoded into, for the next chunk that this thread reads."""
-    for name, column in schema.items():
-        memory = columns[name].base
-        if column.per is None or not isinstance(memory, np.ndarray) or not memory.flags.owndata:
-            continue
-        if memory.dtype == columns[name].dtype and len(memory) > len(buffers.get(name, ())):
-            buffers[name] = memory
 
 
 def empty_rows(schema: Mapping[str, Column]) -> Arrays:

@@ -20,8 +20,9 @@ from itertools import count as count_from
 import numpy as np
 
 from softlabels.loading.chunks.budget import cores
-from softlabels.loading.chunks.cache import ChunkCache, NoRoom, empty_rows
+from softlabels.loading.chunks.cache import ChunkCache, empty_rows
 from softlabels.loading.chunks.rows import RowColumns, concat_rows
+from softlabels.loading.chunks.slots import NoRoom
 from softlabels.loading.chunks.threads import Threads
 from softlabels.loading.chunks.windows import OpenWindow
 from softlabels.loading.order.epoch import EpochPlan, Pairs
