@@ -27,7 +27,8 @@ from softlabels.sharing.units import TransferProgress, UnitCopier
 from softlabels.store import Store, open_store
 from softlabels.store.format import paths
 from softlabels.store.format.copying import begin_copy, end_copy
-from softlabels.store.format.descriptor import Descriptor, find_descriptor, read_descriptor
+from softlabels.store.format.descriptor import Descriptor
+from softlabels.store.format.descriptor_file import find_descriptor, read_descriptor
 from softlabels.store.format.limits import MAX_DESCRIPTOR_BYTES, MAX_SNAPSHOT_BYTES
 from softlabels.store.storage.hf_storage import HfStorage
 from softlabels.store.storage.posix import PosixStorage

@@ -11,11 +11,12 @@ from softlabels.store.maintenance.repair import repair
 from softlabels.store.maintenance.report import Problem, Report
 from softlabels.store.maintenance.row_copier import RowCopier
 from softlabels.store.maintenance.verify import verify
-from softlabels.store.sealed_store import Store, check_digest, check_digests, open_store
+from softlabels.store.sealed_store import Store
 from softlabels.store.sealing import seal
 from softlabels.store.storage.registry import open_storage
 from softlabels.store.storage.storage import Storage, UnitLocks
 from softlabels.store.storage.user_cache import cache_directory
+from softlabels.store.store_opening import check_digest, check_digests, open_store
 from softlabels.store.unit_statistics import UnitStatistics
 from softlabels.store.writer import StoreWriter, UnitWriter, create_or_open
 

@@ -17,7 +17,8 @@ from softlabels.store.aggregation import aggregate
 from softlabels.store.committed import CommittedUnits, check_shard_sizes, read_committed
 from softlabels.store.format import array_file, canonical_json, paths
 from softlabels.store.format.copying import is_unfinished_copy
-from softlabels.store.format.descriptor import Descriptor, open_with_descriptor
+from softlabels.store.format.descriptor import Descriptor
+from softlabels.store.format.descriptor_file import open_with_descriptor
 from softlabels.store.format.record import read_record
 from softlabels.store.format.snapshot import Snapshot, read_snapshot
 from softlabels.store.sealing_cache import SealingCache

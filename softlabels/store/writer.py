@@ -24,7 +24,8 @@ from softlabels.errors import InvalidArgument, StorageFailed, StoreConflict, Sto
 from softlabels.fidelity import Fidelity
 from softlabels.store.format import array_file, canonical_json, paths
 from softlabels.store.format.codebooks import read_codebook, write_codebook
-from softlabels.store.format.descriptor import Descriptor, find_descriptor, parse_descriptor, read_descriptor
+from softlabels.store.format.descriptor import Descriptor, parse_descriptor
+from softlabels.store.format.descriptor_file import find_descriptor, read_descriptor
 from softlabels.store.format.difference import difference
 from softlabels.store.format.identity import named_descriptors
 from softlabels.store.format.limits import MAX_CHUNK_BYTES, decoded_bytes

@@ -10,7 +10,7 @@ from softlabels.errors import StoreCorrupt
 from softlabels.store import open_storage, open_store, seal
 from softlabels.store.committed import UnitFigures, _in_threads, read_committed
 from softlabels.store.format import canonical_json, paths
-from softlabels.store.format.descriptor import read_descriptor
+from softlabels.store.format.descriptor_file import read_descriptor
 from softlabels.store.format.snapshot import read_snapshot, read_table
 from softlabels.store.storage.posix import PosixStorage
 from tests.reliability import world

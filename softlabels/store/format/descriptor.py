@@ -14,9 +14,9 @@ from typing import Any, cast
 
 from softlabels import encodings
 from softlabels.encodings import Column, Encoding
-from softlabels.errors import InvalidArgument, StoreCorrupt, StoreNotFound, StoreUnsupported
+from softlabels.errors import InvalidArgument, StoreUnsupported
 from softlabels.labels import Head, HeadKind, TailModel
-from softlabels.store.format import canonical_json, paths
+from softlabels.store.format import canonical_json
 from softlabels.store.format.fields import Fields, check_integer, check_number
 from softlabels.store.format.limits import (
     MAX_AXES,
@@ -36,10 +36,6 @@ from softlabels.store.format.provenance import DataRecord, SubsetRecord, Teacher
 from softlabels.store.format.token_inputs import INPUTS, TokenInputs
 from softlabels.store.format.view_record import VIEWS, ViewRecord
 from softlabels.store.shards.registry import shard_format as format_of
-from softlabels.store.storage.read_errors import DESCRIPTOR, read_errors
-from softlabels.store.storage.registry import open_storage
-from softlabels.store.storage.storage import Location, Storage
-from softlabels.suggestions import suggest_path
 
 FORMAT = "softlabels"
 VERSION = 1
@@ -353,69 +349,3 @@ def default_geometry(row_bytes: float, rows: int | None) -> tuple[int, int]:
 
 def _power_below(value: float, limit: int) -> int:
     return int(min(limit, 2 ** max(0, int(value).bit_length() - 1)))
-
-
-def read_descriptor(storage: Storage) -> Descriptor:
-    """Return the descriptor of a store.
-
-    Raises:
-        StoreNotFound: There is no store.
-        StoreCorrupt: The descriptor is damaged.
-        StoreUnsupported: The store needs a newer softlabels.
-    """
-    descriptor = find_descriptor(storage)
-    if descriptor is None:
-        raise _not_found(storage)
-    return descriptor
-
-
-def _not_found(storage: Storage) -> StoreNotFound | StoreCorrupt:
-    """Return the error of a location without a descriptor: a damaged store, or none."""
-    names = storage.list_names("")
-    expected = f"expected a directory that holds {paths.DESCRIPTOR}"
-    if {paths.RECORDS, paths.SNAPSHOTS} & set(names):
-        return StoreCorrupt(
-            f"{storage}: the store has lost its {paths.DESCRIPTOR}, which is missing; fetch it again, or run the "
-            "generate command that made the store"
-        )
-    if names:
-        return StoreNotFound(
-            f"{storage}: not a store of labels, got a directory with {', '.join(names[:3])}; {expected}. Check the path"
-        )
-    hint = ". Check the path, or make a store with softlabels generate --out"
-    kind = "a file" if storage.info("") is not None else "an empty directory, or no directory"
-    return StoreNotFound(
-        f"{storage}: not a store of labels, got {kind}; {expected}"
-        f"{suggest_path(storage.location, holding=paths.DESCRIPTOR) or hint}"
-    )
-
-
-def find_descriptor(storage: Storage) -> Descriptor | None:
-    """Return the descriptor of a store; None if there is no store.
-
-    Raises:
-        StoreCorrupt: The descriptor is damaged.
-        StoreUnsupported: The store needs a newer softlabels.
-    """
-    with read_errors(storage.locate(paths.DESCRIPTOR), DESCRIPTOR):
-        try:
-            data = storage.read(paths.DESCRIPTOR, MAX_DESCRIPTOR_BYTES)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return parse_descriptor(data)
-
-
-def open_with_descriptor(location: Location) -> tuple[Storage, Descriptor]:
-    """Return the storage and the descriptor of a store.
-
-    Args:
-        location: Location of the store.
-
-    Raises:
-        StoreNotFound: There is no store.
-        StoreCorrupt: The descriptor is damaged.
-        StoreUnsupported: The store needs a newer softlabels.
-        StorageUnsupported: The location has a scheme that is not supported.
-    """
-    storage = open_storage(location)
-    return storage, read_descriptor(storage)

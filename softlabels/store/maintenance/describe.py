@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from softlabels.labels import Head
 from softlabels.store.format import paths
 from softlabels.store.format.description import Description, last_description
-from softlabels.store.format.descriptor import Descriptor, open_with_descriptor
+from softlabels.store.format.descriptor import Descriptor
+from softlabels.store.format.descriptor_file import open_with_descriptor
 from softlabels.store.format.head_fidelity import HeadFidelity
 from softlabels.store.format.provenance import DataRecord, SubsetRecord, TeacherRecord
 from softlabels.store.format.record import read_record

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from softlabels.errors import InvalidArgument
 from softlabels.store.format import paths
-from softlabels.store.format.descriptor import Descriptor, open_with_descriptor
+from softlabels.store.format.descriptor import Descriptor
+from softlabels.store.format.descriptor_file import open_with_descriptor
 from softlabels.store.format.record import find_record
 from softlabels.store.format.snapshot import read_snapshot
 from softlabels.store.storage.storage import TEMPORARY, Location, Storage

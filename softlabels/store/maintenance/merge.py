@@ -19,9 +19,9 @@ from softlabels.fidelity import distance
 from softlabels.store.format.provenance import DataRecord
 from softlabels.store.format.snapshot import Snapshot
 from softlabels.store.maintenance.row_copier import RowCopier
-from softlabels.store.sealed_store import open_store
 from softlabels.store.sealing import seal
 from softlabels.store.storage.storage import Location
+from softlabels.store.store_opening import open_store
 from softlabels.store.unit_statistics import UnitStatistics
 from softlabels.store.writer import create_or_open
 

@@ -12,7 +12,8 @@ from contextlib import closing
 
 from softlabels.errors import StoreCorrupt, StoreNotFound
 from softlabels.store.format import paths
-from softlabels.store.format.descriptor import Descriptor, open_with_descriptor
+from softlabels.store.format.descriptor import Descriptor
+from softlabels.store.format.descriptor_file import open_with_descriptor
 from softlabels.store.format.snapshot import read_snapshot
 from softlabels.store.maintenance.report import ADVICE, Report
 from softlabels.store.maintenance.verify import damaged_derived, descriptor_problem, is_taken, unit_problem, verify

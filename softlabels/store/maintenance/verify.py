@@ -19,7 +19,8 @@ from softlabels.errors import StorageFailed, StoreCorrupt, StoreError, StoreNotF
 from softlabels.store.format import paths
 from softlabels.store.format.codebooks import read_codebook
 from softlabels.store.format.copying import is_unfinished_copy
-from softlabels.store.format.descriptor import Descriptor, open_with_descriptor
+from softlabels.store.format.descriptor import Descriptor
+from softlabels.store.format.descriptor_file import open_with_descriptor
 from softlabels.store.format.identity import named_descriptors
 from softlabels.store.format.record import Record, read_record
 from softlabels.store.format.snapshot import Snapshot, read_prior, read_probe, read_snapshot, read_table
