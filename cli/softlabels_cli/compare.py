@@ -13,7 +13,7 @@ from softlabels_cli.text_options import chosen_text, text_options
 
 if TYPE_CHECKING:
     from softlabels.training import ComparedModel
-    from softlabels.training.quality import HeadQuality
+    from softlabels.training.head_quality import HeadQuality
 
 BUSY = 0.5
 """Load average per core from which a note says that figures of time are of a busy machine."""

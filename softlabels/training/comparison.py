@@ -21,6 +21,7 @@ from softlabels.sources import Source
 from softlabels.sources.request import DataOptions
 from softlabels.store.format import canonical_json
 from softlabels.text.options import TextOptions
+from softlabels.training.head_quality import HeadQuality
 from softlabels.training.inputs import DataLike
 from softlabels.training.language_comparison import (
     ComparedText,
@@ -31,7 +32,7 @@ from softlabels.training.language_comparison import (
     text_of_models,
 )
 from softlabels.training.model_inputs import open_for_models
-from softlabels.training.quality import HeadQuality, evaluate
+from softlabels.training.quality import evaluate
 from softlabels.training.quality import mean_of as mean_of_heads
 from softlabels.training.splits import TEST, TRAIN, hashed_keys, held_out_rows, trained_share
 

@@ -19,8 +19,8 @@ from softlabels.store import Store
 from softlabels.training import language
 from softlabels.training.distributed import Workers
 from softlabels.training.figures import FigureSums
+from softlabels.training.head_quality import MAX_NEIGHBOURS, retrieval
 from softlabels.training.inputs import Prepared
-from softlabels.training.quality import MAX_NEIGHBOURS, retrieval
 from softlabels.training.tasks import Objectives, Outputs, Task
 
 BATCH_ROWS = 256
