@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -25,33 +25,53 @@ ELEMENTS_ELSEWHERE = 2**24
 Targets = Any
 """An object with ``rows(start, stop)`` that the rule understands."""
 
-Value = Callable[[Tensor, Targets], Tensor]
-"""Maps the student's log-probabilities at T, (n, C) float32, and targets to (n,) losses."""
 
-
-@dataclass(frozen=True)
-class Rule:
-    """Definition of a per-row loss.
-
-    Attributes:
-        value: Loss of each row.
-        both: Loss of each row and its gradient with respect to the student's logits over T, (n,) and (n, C), from its
-            predictions, which may be overwritten, and targets. None: computed by autograd.
-    """
-
-    value: Value
-    both: Callable[[Predictions, Targets], tuple[Tensor, Tensor]] | None = None
+class Rule(Protocol):
+    """Definition of a per-row loss."""
 
     def value_of(self, scaled: Tensor, targets: Targets) -> Tensor:
-        """Return the loss of each row of (n, C) logits over T."""
-        if self.both is not None:
-            return self.both(Predictions.of(scaled), targets)[0]
-        return self.value(scaled.log_softmax(dim=-1), targets)
+        """Return the loss of each row, (n,), of (n, C) logits over T."""
 
     def value_and_gradient(self, scaled: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         """Return the loss of each row and its gradient with respect to (n, C) logits over T."""
-        if self.both is not None:
-            return self.both(Predictions.of(scaled), targets)
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """A rule with a formula for the gradient.
+
+    Attributes:
+        formula: Loss of each row and its gradient with respect to the student's logits over T, (n,) and (n, C), from
+            its predictions, which may be overwritten, and targets.
+    """
+
+    formula: Callable[[Predictions, Targets], tuple[Tensor, Tensor]]
+
+    def value_of(self, scaled: Tensor, targets: Targets) -> Tensor:
+        """See Rule.value_of."""
+        return self.formula(Predictions.of(scaled), targets)[0]
+
+    def value_and_gradient(self, scaled: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """See Rule.value_and_gradient."""
+        return self.formula(Predictions.of(scaled), targets)
+
+
+@dataclass(frozen=True)
+class Differentiated:
+    """A rule whose gradient autograd computes.
+
+    Attributes:
+        value: Maps the student's log-probabilities at T, (n, C) float32, and targets to the loss of each row, (n,).
+    """
+
+    value: Callable[[Tensor, Targets], Tensor]
+
+    def value_of(self, scaled: Tensor, targets: Targets) -> Tensor:
+        """See Rule.value_of."""
+        return self.value(scaled.log_softmax(dim=-1), targets)
+
+    def value_and_gradient(self, scaled: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """See Rule.value_and_gradient."""
         with torch.enable_grad():
             leaf = scaled.detach().requires_grad_()
             value = self.value(leaf.log_softmax(dim=-1), targets)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from softlabels.labels import SoftLabels
-from softlabels.losses.blocks import Rule, mean_of_rows
+from softlabels.losses.blocks import Differentiated, mean_of_rows
 from softlabels.losses.divergences import divergence
 from softlabels.losses.log_arithmetic import logsumexp
 from softlabels.losses.matching import (
@@ -78,7 +78,7 @@ def dkd(
 
     weights = None if mask is None else weights_of(mask, logits)
     rows = _TargetedRows(targets, ids)
-    mean = mean_of_rows(logits, rows, Rule(value), temperature=float(temperature), weights=weights)
+    mean = mean_of_rows(logits, rows, Differentiated(value), temperature=float(temperature), weights=weights)
     return scaled(mean, temperature, scale_by_temperature=scale_by_temperature)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from softlabels.labels import DenseLabels, SoftLabels, SparseLabels
-from softlabels.losses.blocks import Rule, mean_of_rows
+from softlabels.losses.blocks import ClosedForm, Differentiated, mean_of_rows
 from softlabels.losses.matching import (
     NO_LABEL,
     HardLabels,
@@ -218,10 +218,7 @@ class _HardTargets:
     def rows(self, start: int, stop: int) -> _HardTargets:
         return _HardTargets(self.ids[start:stop])
 
-    def value(self, log_q: Tensor) -> Tensor:
-        return -log_q.gather(1, self.ids[:, None])[:, 0]
-
-    def both(self, student: Predictions) -> tuple[Tensor, Tensor]:
+    def value_and_gradient(self, student: Predictions) -> tuple[Tensor, Tensor]:
         ids = self.ids[:, None]
         value = -student.log_probs_of(ids)[:, 0]
         return value, student.probs.scatter_add_(1, ids, value.new_full((), -1.0).expand(ids.shape))
@@ -252,8 +249,8 @@ def _soft_cross_entropy(student: Predictions, targets: Targets) -> tuple[Tensor,
     return targets.cross_entropy(log_q), targets.gradient(log_q)
 
 
-KL = Rule(lambda log_q, targets: targets.kl(log_q), lambda student, targets: targets.kl_and_gradient(student))
-CROSS_ENTROPY = Rule(lambda log_q, targets: targets.cross_entropy(log_q), _soft_cross_entropy)
-HARD_CROSS_ENTROPY = Rule(lambda log_q, targets: targets.value(log_q), lambda student, targets: targets.both(student))
-REVERSE_KL = Rule(_reverse_value)
-JENSEN_SHANNON = Rule(_jensen_shannon_value)
+KL = ClosedForm(lambda student, targets: targets.kl_and_gradient(student))
+CROSS_ENTROPY = ClosedForm(_soft_cross_entropy)
+HARD_CROSS_ENTROPY = ClosedForm(lambda student, targets: targets.value_and_gradient(student))
+REVERSE_KL = Differentiated(_reverse_value)
+JENSEN_SHANNON = Differentiated(_jensen_shannon_value)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from softlabels.errors import InvalidArgument
 from softlabels.labels import SoftLabels
-from softlabels.losses.blocks import Rule, mean_of_linear_rows
+from softlabels.losses.blocks import ClosedForm, mean_of_linear_rows
 from softlabels.losses.divergences import KL
 from softlabels.losses.matching import (
     HardLabels,
@@ -19,7 +19,7 @@ from softlabels.losses.matching import (
 )
 from softlabels.losses.targets import MixedTargets, place
 
-MIXED = Rule(lambda log_q, targets: targets.value(log_q), lambda student, targets: targets.value_and_gradient(student))
+MIXED = ClosedForm(lambda student, targets: targets.value_and_gradient(student))
 
 
 def linear_kl(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from softlabels.labels import SoftLabels, SparseLabels, same_temperature
-from softlabels.losses.blocks import Rule
+from softlabels.losses.blocks import Differentiated
 from softlabels.losses.matching import Mask, mean_over_rows, refuse_samples
 from softlabels.losses.registry import loss
 from softlabels.losses.targets import SparseTargets, Targets
@@ -61,4 +61,4 @@ def _value(log_q: Tensor, targets: Targets) -> Tensor:
     return torch.where(is_infinite, torch.inf, (centred**2).sum(dim=-1) / count[:, 0])
 
 
-LOGIT_MSE = Rule(_value)
+LOGIT_MSE = Differentiated(_value)

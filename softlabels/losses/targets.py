@@ -206,11 +206,6 @@ class MixedTargets:
         """See Targets.rows."""
         return replace(self, soft=self.soft.rows(start, stop), hard=self.hard[start:stop])
 
-    def value(self, log_q: Tensor) -> Tensor:
-        """Return the loss of each row, (n,), from the student's log-probabilities at T, (n, C)."""
-        soft = (self.alpha * self.temperature**2) * self.soft.kl(log_q)
-        return soft - (1 - self.alpha) * self._at_1(log_q).gather(1, self.hard[:, None])[:, 0]
-
     def value_and_gradient(self, student: Predictions) -> tuple[Tensor, Tensor]:
         """Return the loss of each row, (n,), and its gradient with respect to the student's logits over T, (n, C)."""
         ids = self.hard[:, None]
@@ -221,9 +216,6 @@ class MixedTargets:
         gradient = gradient.mul_(self.alpha * self.temperature**2).add_(q, alpha=share)
         value = (self.alpha * self.temperature**2) * soft - (1 - self.alpha) * log_q
         return value, gradient.scatter_add_(1, ids, gradient.new_full((), -share).expand(ids.shape))
-
-    def _at_1(self, log_q: Tensor) -> Tensor:
-        return log_q if self.temperature == 1 else (log_q * self.temperature).log_softmax(dim=-1)
 
 
 def place(labels: SoftLabels, temperature: float, device: torch.device) -> Targets:
