@@ -50,13 +50,35 @@ def out_option(help_text: str) -> Callable[[Command], Command]:
     return click.option("--out", required=True, metavar="STORE", help=help_text)
 
 
-def _remember(context: click.Context, parameter: click.Parameter, value: object) -> None:
-    """Store an option of the data by name, for ``chosen_data``."""
-    if value is not None and parameter.name is not None:
-        context.meta.setdefault(DATA, {})[parameter.name] = value
+def remembered_option(key: str, *names: str, **attributes: Any) -> Callable[[Command], Command]:
+    """Return an option whose value is no argument of the command, but is stored in the context if it was given.
+
+    Args:
+        key: Key of the context that holds such values by parameter; see ``remembered``.
+        names: Names of the option.
+        attributes: Attributes of ``click.option``; ``callback`` converts the value.
+    """
+    convert = attributes.pop("callback", None)
+
+    def remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+        value = value if convert is None else convert(context, parameter, value)
+        if value is not None and parameter.name is not None:
+            context.meta.setdefault(key, {})[parameter.name] = value
+
+    return click.option(*names, expose_value=False, callback=remember, **attributes)
 
 
-def _remember_targets(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> None:
+def remembered(key: str) -> dict[str, Any]:
+    """Return the values of the options that were given, by parameter.
+
+    Args:
+        key: Key of the context, as of ``remembered_option``.
+    """
+    return dict(click.get_current_context().meta.get(key, {}))
+
+
+def _targets(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str] | None:
+    """Return texts ``NAME=COLUMN`` as a mapping; None for no text."""
     targets: dict[str, str] = {}
     for value in values:
         head, separator, column = value.partition("=")
@@ -67,7 +89,7 @@ def _remember_targets(context: click.Context, parameter: click.Parameter, values
                 f"--target: head {head!r} has columns {targets[head]!r} and {column!r}; expected one"
             )
         targets[head] = column
-    _remember(context, parameter, targets or None)
+    return targets or None
 
 
 def chosen_data() -> DataOptions:
@@ -76,7 +98,7 @@ def chosen_data() -> DataOptions:
     Raises:
         UsageError: Options exclude each other.
     """
-    options = dict(click.get_current_context().meta.get(DATA, {}))
+    options = remembered(DATA)
     if options.pop("no_label", False):
         if "label" in options:
             raise click.UsageError("--label and --no-label exclude each other")
@@ -140,39 +162,26 @@ temperature_option = click.option(
     help="Temperature of the labels; repeat for more.",
 )
 data_options = group_of(
-    click.option(
-        "--input",
-        metavar="COLUMN",
-        expose_value=False,
-        callback=_remember,
-        help="Column of inputs, or several: a,b,c.",
-    ),
-    click.option("--label", metavar="COLUMN", expose_value=False, callback=_remember, help="Column of hard labels."),
-    click.option("--no-label", is_flag=True, expose_value=False, callback=_remember, help="No hard labels."),
-    click.option(
+    remembered_option(DATA, "--input", metavar="COLUMN", help="Column of inputs, or several: a,b,c."),
+    remembered_option(DATA, "--label", metavar="COLUMN", help="Column of hard labels."),
+    remembered_option(DATA, "--no-label", is_flag=True, help="No hard labels."),
+    remembered_option(
+        DATA,
         "--target",
         "targets",
         metavar="NAME=COLUMN",
         multiple=True,
-        expose_value=False,
-        callback=_remember_targets,
+        callback=_targets,
         help="Column of the ground truth of a head: classes, numbers or masks; repeat for more heads.",
     ),
-    click.option(
+    remembered_option(
+        DATA,
         "--size",
         type=click.IntRange(min=1),
         metavar="PIXELS",
-        expose_value=False,
-        callback=_remember,
         help="Resize the shorter side of images to PIXELS and crop the centre. [their own size]",
     ),
-    click.option(
-        "--id",
-        metavar="COLUMN",
-        expose_value=False,
-        callback=_remember,
-        help="Column that names rows, instead of their content.",
-    ),
+    remembered_option(DATA, "--id", metavar="COLUMN", help="Column that names rows, instead of their content."),
 )
 """Roles of the columns of DATA; ``chosen_data`` returns their values."""
 

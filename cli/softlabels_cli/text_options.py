@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from softlabels_cli.options import group_of
+from softlabels_cli.options import group_of, remembered, remembered_option
 
 if TYPE_CHECKING:
     from softlabels.text.options import TextOptions
@@ -15,47 +15,37 @@ META = "softlabels.text"
 """Key of the context that holds the options that were given."""
 
 
-def _remember(context: click.Context, parameter: click.Parameter, value: object) -> None:
-    if value is not None and parameter.name is not None:
-        context.meta.setdefault(META, {})[parameter.name] = value
-
-
 text_options = group_of(
-    click.option(
+    remembered_option(
+        META,
         "--tokenizer",
         metavar="SPEC",
-        expose_value=False,
-        callback=_remember,
         help="bpe:8192 is trained on the text; or a directory with a tokenizer.json. [that of the model]",
     ),
-    click.option(
+    remembered_option(
+        META,
         "--documents",
         type=click.Choice(["file", "line", "blank"]),
-        expose_value=False,
-        callback=_remember,
         help="Documents of a .txt file: the file, each line, or paragraphs between blank lines. [file]",
     ),
-    click.option(
+    remembered_option(
+        META,
         "--pack",
         type=click.IntRange(min=2),
         metavar="L",
-        expose_value=False,
-        callback=_remember,
         help="Fill rows of L tokens with documents. [one row per document]",
     ),
-    click.option(
+    remembered_option(
+        META,
         "--mask",
         type=click.Choice(["prompt"]),
-        expose_value=False,
-        callback=_remember,
         help="Label only the tokens of responses: in chats, or in the second of two columns.",
     ),
-    click.option(
+    remembered_option(
+        META,
         "--max-tokens",
         type=click.IntRange(min=2),
         metavar="N",
-        expose_value=False,
-        callback=_remember,
         help="Truncate documents to N tokens. [never]",
     ),
 )
@@ -64,7 +54,7 @@ text_options = group_of(
 
 def chosen_text() -> TextOptions | None:
     """Return the options of text that the command was given; None if there are none."""
-    values = click.get_current_context().meta.get(META)
+    values = remembered(META)
     if not values:
         return None
     from softlabels.text.options import TextOptions

@@ -15,7 +15,7 @@ import click
 from click.core import ParameterSource
 
 from softlabels_cli import recipe_file
-from softlabels_cli.options import DATA, device_option, group_of
+from softlabels_cli.options import DATA, device_option, group_of, remembered
 from softlabels_cli.output import printable
 from softlabels_cli.text_options import META as TEXT
 
@@ -273,7 +273,7 @@ def _value(context: click.Context, parameter: click.Parameter) -> Any:
     name = str(parameter.name)
     if name in context.params:
         return context.params[name]
-    return context.meta.get(DATA, {}).get(name, context.meta.get(TEXT, {}).get(name))
+    return (remembered(TEXT) | remembered(DATA)).get(name)
 
 
 def _absolute(value: Any) -> Any:
