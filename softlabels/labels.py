@@ -250,7 +250,7 @@ class SparseLabels:
         listed = ", ".join(f"{t:g}" for t in self.temperatures)
         raise TemperatureNotStored(
             f"labels: no tail mass at temperature {temperature:g}; they hold {listed}. "
-            f"Use one of those, or generate labels with --temperature {temperature:g}"
+            f"Use one of those, or generate labels at temperature {temperature:g} too"
         )
 
     def listed_log_probs(self, temperature: float = 1.0) -> NDArray[np.float32]:

@@ -47,7 +47,7 @@ def test_the_bucket_keeps_listed_classes_alone_and_renormalising_makes_them_one(
 
 
 def test_a_temperature_that_was_not_captured_lists_those_that_were():
-    with pytest.raises(TemperatureNotStored, match=r"no tail mass at temperature 2; they hold 1\. .*--temperature 2"):
+    with pytest.raises(TemperatureNotStored, match=r"no tail mass at temperature 2; they hold 1\. .*at temperature 2"):
         LABELS.log_probs(2.0)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from softlabels_cli.option_names import in_options
 from softlabels_cli.options import (
     batch_size_option,
     chosen_data,
@@ -154,7 +155,7 @@ def command(
     model = declare(model, source, **declared)
     rank = find_rank(os.environ) or ALONE
     if not quiet and rank.index == 0:
-        note(printable(str(describe_source(source)), lines=True))
+        note(printable(in_options(str(describe_source(source))), lines=True))
     if distinct:
         source = DistinctSource(source)
         if source.left_out:

@@ -135,9 +135,9 @@ def _run(arguments: list[str], *, debug: bool) -> int:
 def _message(error: SoftLabelsError, arguments: list[str]) -> str:
     """Return the message of an error, with names of options in place of arguments of Python."""
     command = cli.get_command(click.Context(cli), arguments[0]) if arguments else None
-    if command is None or not isinstance(error, InvalidArgument):
+    if command is None:
         return str(error)
-    return name_options(str(error), command, arguments)
+    return name_options(str(error), command, arguments, subject=isinstance(error, InvalidArgument))
 
 
 def _report(error: Exception, arguments: list[str], *, debug: bool) -> int:

@@ -183,7 +183,7 @@ def check_bad_rows(bad: Iterable[BadRow], limit: int | None) -> None:
     if limit is not None and len(rows) > limit:
         more = ", ..." if len(rows) > MAX_NAMED else ""
         raise TooManyBadRows(
-            f"data: too many bad rows, got {len(rows):,}; expected at most {limit:,} (--skip-bad). "
+            f"data: too many bad rows, got {len(rows):,}; expected at most {limit:,} (skip_bad=). "
             f"{_advice(rows[:MAX_NAMED])}{more}"
         )
 

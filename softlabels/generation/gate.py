@@ -91,7 +91,7 @@ def _usable_rows(
     if not len(rows):
         raise TeacherRejected(
             f"teacher: none of {len(candidates)} rows tried of {source.spec} can be labelled; expected most of them. "
-            "Run without --skip-bad to see the error"
+            "Run without skip_bad= to see the error"
         )
     return rows
 
@@ -133,9 +133,9 @@ def _check_classes(teacher: Model, source: Source, *, extra_classes: bool) -> No
     if shown is None or len(heads) != 1 or shown == heads[0].classes or (extra_classes and shown < heads[0].classes):
         return
     hint = (
-        "Choose the teacher for this data, or another label column with --label"
+        "Choose the teacher for this data, or another label column with label="
         if shown > heads[0].classes
-        else "If the teacher knows more classes than this data shows, add --extra-classes"
+        else "If the teacher knows more classes than this data shows, add extra_classes=True"
     )
     gaps = describe_gaps(source)
     raise InvalidArgument(
@@ -169,17 +169,17 @@ def _check_informative(sample: OutputSample, *, inputs_differ: bool) -> None:
     if sample.are_probabilities():
         raise TeacherRejected(
             f"teacher: head {name!r} returns probabilities, so that labels would be softened twice. Return logits, or "
-            "the logarithm of the probabilities. Use --no-gate to label anyway"
+            "the logarithm of the probabilities. Use gate=False to label anyway"
         )
     if sample.is_flat():
         raise TeacherRejected(
             f"teacher: head {name!r} gives every class the same logit, in all {len(sample.values)} outputs tried. Are "
-            "the weights loaded? Use --no-gate to label anyway"
+            "the weights loaded? Use gate=False to label anyway"
         )
     if inputs_differ and len(sample.values) > 1 and sample.is_constant():
         raise TeacherRejected(
             f"teacher: head {name!r} has the same output for {len(np.unique(sample.rows))} different rows, so it does "
-            "not depend on the input. Is the preprocessing right (scale, channels)? Use --no-gate to label anyway"
+            "not depend on the input. Is the preprocessing right (scale, channels)? Use gate=False to label anyway"
         )
 
 
@@ -189,7 +189,7 @@ def _check_repeatable(first: OutputSample, again: OutputSample) -> None:
         raise TeacherRejected(
             f"teacher: head {first.name!r} differs from pass to pass by {difference:.1%} of its spread, expected at "
             f"most {MAX_REPEAT_DIFFERENCE:.0%}. Is dropout active at inference? Call eval() on the network. Use "
-            "--no-gate to label anyway"
+            "gate=False to label anyway"
         )
 
 
@@ -199,5 +199,5 @@ def _check_batch(large: OutputSample, small: OutputSample) -> None:
         raise TeacherRejected(
             f"teacher: head {large.name!r} depends on the batch: equal rows differ by {difference:.1%} of its spread "
             f"in batches of another size, expected at most {MAX_BATCH_DIFFERENCE:.0%}. Is batch normalisation in "
-            "training mode? Call eval() on the network. Use --no-gate to label anyway"
+            "training mode? Call eval() on the network. Use gate=False to label anyway"
         )

@@ -97,6 +97,6 @@ def _check(
         if count == 0:
             raise InvalidArgument(
                 f"merge: no row of {path} is in the data, got {', '.join(map(str, data))}; expected the data that it "
-                "was made from. Name it with --data too"
+                "was made from. Name it with data= too"
             )
     return sum(counts)

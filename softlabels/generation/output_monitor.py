@@ -62,7 +62,7 @@ class OutputMonitor:
         if sample.is_flat():
             raise TeacherRejected(
                 f"teacher: head {sample.name!r} gives every class the same logit in rows {batch.rows[0]:,} to "
-                f"{batch.rows[-1]:,}, unlike before. Committed units stay in the store. Use --no-gate to label anyway"
+                f"{batch.rows[-1]:,}, unlike before. Committed units stay in the store. Use gate=False to label anyway"
             )
 
     def _check_stale(self, sample: OutputSample, batch: Batch, keys: NDArray[np.uint8]) -> None:
@@ -73,5 +73,5 @@ class OutputMonitor:
         if not (keys == self._previous_keys).all(axis=1).any():
             raise TeacherRejected(
                 f"teacher: head {sample.name!r} returns the outputs of the batch before for rows {batch.rows[0]:,} to "
-                f"{batch.rows[-1]:,}. Committed units stay in the store. Use --no-gate to label anyway"
+                f"{batch.rows[-1]:,}. Committed units stay in the store. Use gate=False to label anyway"
             )

@@ -77,7 +77,7 @@ class Settings:
         if (self.views is None) != (self.augment is None):
             raise InvalidArgument(
                 f"views: need a number and a policy, got views {self.views} and augment {self.augment!r}; expected "
-                "both, such as --views 50 --augment randcrop,flip"
+                "both, such as views=50, augment='randcrop,flip'"
             )
         for name in ("batch_size", "unit_rows", "processes", "views"):
             value = getattr(self, name)

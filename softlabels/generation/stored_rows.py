@@ -165,7 +165,7 @@ def _compare(store: Stored, columns: Columns, plan: RowPlan, rows: NDArray[np.in
                 f"{store.storage}: the labels are of another teacher, head {head_name!r} differs from what the teacher "
                 f"predicts now by {difference:.2g} {unit} in {len(rows)} rows; expected at most {tolerance:.2g}. Were "
                 "weights, code or data replaced under the same name? Label into another directory, and tell teachers "
-                "apart with --teacher-version"
+                "apart with teacher_version="
             )
 
 

@@ -148,6 +148,6 @@ def _with_tokenizer(text: TextOptions, teacher: Model, tokenizer: Tokenizer) -> 
         if difference is not None:
             raise InvalidArgument(
                 f"tokenizer: differs from that of {teacher.spec}, got one where {difference}; expected the tokenizer "
-                "of the teacher. Leave out --tokenizer"
+                "of the teacher. Leave out tokenizer="
             )
     return replace(text, tokenizer=tokenizer, target=teacher.target)

@@ -87,7 +87,7 @@ def label_in_processes(work: Work, tally: Tally) -> None:
                     raise WorkerDied(
                         f"generate: {deaths} worker processes ended before they committed a unit, the last one "
                         f"{reason}; expected them to finish. Is there enough memory for {count} copies of the teacher? "
-                        "Use fewer --processes"
+                        "Use fewer (processes=)"
                     )
                 workers.append(_start(payload, worker.index, count))
 

@@ -164,10 +164,10 @@ def _describe_keys(store: Store, source: Source) -> str:
     if recorded.dtype == str(source.input_dtype) and recorded.shape == tuple(source.input_shape):
         return (
             f"Keys here are hashes of {source.input_dtype} inputs of shape {tuple(source.input_shape)} from column "
-            f"{names}, as those of the labels are, so these are other examples, or rows that were named with --id."
+            f"{names}, as those of the labels are, so these are other examples, or rows that were named with id=."
         )
     return (
         f"Keys here are hashes of {source.input_dtype} inputs of shape {tuple(source.input_shape)} from column "
         f"{names}{there}. Equal numbers of another dtype or shape, such as a float64 copy of float32 data, have other "
-        "keys, and so have rows that were named with --id."
+        "keys, and so have rows that were named with id=."
     )

@@ -52,7 +52,7 @@ def copy_layers(student: nn.Module, teacher: nn.Module, *, subject: str) -> tupl
         raise InvalidArgument(
             f"{subject}: cannot start with the weights of its teacher, got {count} of {available} layers and other "
             f"weights {listed or 'none'}; expected the same architecture with at most as many layers. Choose equal "
-            "width, heads and vocabulary, or leave out --init-from"
+            "width, heads and vocabulary, or leave out init_from="
         )
     with torch.no_grad():
         for name, tensor in own.items():

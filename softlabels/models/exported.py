@@ -142,12 +142,12 @@ class ExportedNetwork(nn.Module):
             if value.ndim == 0 or len(value) != batch:
                 raise InvalidLogits(
                     f"{self.spec}: output {output.name!r} does not have a row per input, got shape {value.shape} for "
-                    f"{batch} rows; expected ({batch}, ...). Name the outputs to use with --head NAME=KIND"
+                    f"{batch} rows; expected ({batch}, ...). Name the outputs to use with heads={{'NAME': KIND}}"
                 )
             if value.dtype.kind != "f":
                 raise InvalidLogits(
                     f"{self.spec}: output {output.name!r} has an unsupported dtype, got {value.dtype}; expected "
-                    "floats, such as logits. Name the outputs to use with --head NAME=KIND"
+                    "floats, such as logits. Name the outputs to use with heads={'NAME': KIND}"
                 )
             tensors.append(torch.from_numpy(np.array(value[: len(rows)], np.float32)))
         return tensors
@@ -169,12 +169,12 @@ class ExportedNetwork(nn.Module):
             return array.astype(self.input_spec.dtype)
         raise InvalidArgument(
             f"{self.spec}: input {self.input_spec.name!r} has another dtype, got {array.dtype}; expected "
-            f"{self.input_spec.dtype}. Convert the data, or use --scale 1 for images"
+            f"{self.input_spec.dtype}. Convert the data, or use scale='1' for images"
         )
 
     def _advice(self, array: NDArray[Any]) -> str:
         if len(self.input_spec.shape) == 4 and array.ndim in {3, 4}:
-            return "Name --size, and --layout nchw or nhwc, as the network was trained"
+            return "Name size=, and layout='nchw' or layout='nhwc', as the network was trained"
         return "Use the data that the network was trained for"
 
 
@@ -195,7 +195,7 @@ def check_images(spec: str, input_spec: InputSpec, sample: Any, preprocessing: P
     if is_image and input_spec.dtype.kind == "f" and preprocessing is None:
         raise InvalidArgument(
             f"{spec}: the preprocessing of images is unknown, got 8-bit images for an input of {input_spec.dtype}; "
-            "expected --scale (1 for raw values, 1/255), and --mean and --std if the network was trained with them"
+            "expected scale= (1 for raw values, 1/255), and mean= and std= if the network was trained with them"
         )
 
 
@@ -225,14 +225,14 @@ def select_outputs(
         known = kind or shown[name].kind
         if known is None:
             raise InvalidArgument(
-                f"{spec}: the meaning of output {name!r} is unknown; expected --head {name}=KIND, with a KIND of "
+                f"{spec}: the meaning of output {name!r} is unknown; expected heads={{{name!r}: KIND}}, with a KIND of "
                 "classes, pixels, regression or embedding"
             )
         one = shown[name]
         if one.softmax_axis is not None and known not in {"classes", "pixels", "tokens"}:
             raise InvalidArgument(
-                f"{spec}: output {name!r} holds probabilities of a softmax, got --head {name}={known}; expected "
-                "classes or pixels"
+                f"{spec}: output {name!r} holds probabilities of a softmax, got heads={{{name!r}: {known!r}}}; "
+                "expected classes or pixels"
             )
         selected.append(
             (
@@ -268,7 +268,8 @@ def heads_of(spec: str, outputs: Mapping[str, Tensor], kinds: Mapping[str, HeadK
         if len(shape) not in axes[kind]:
             raise InvalidLogits(
                 f"{spec}: output {name!r} cannot be {kind}, got shape {shape}; expected "
-                f"{' or '.join(str(count) for count in sorted(axes[kind]))} axes. Name its kind with --head {name}=KIND"
+                f"{' or '.join(str(count) for count in sorted(axes[kind]))} axes. Name its kind with "
+                f"heads={{{name!r}: KIND}}"
             )
         heads[name] = OutputHead(classes=shape[-1], kind=kind, shape=shape[1:-1])
     return heads

@@ -38,7 +38,7 @@ def user_errors(spec: str, inputs: Any) -> Iterator[None]:
     except Exception as error:
         advice = "Change the model or the data so that they agree"
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error):
-            advice = "Use a smaller batch (--batch-size) or a smaller model"
+            advice = "Use a smaller batch (batch_size=) or a smaller model"
         raise ModelFailed(
             f"{spec}: the model raised {describe_error(error)}, got inputs of "
             f"{_describe(inputs)}; expected inputs that the model takes. {advice}"

@@ -112,7 +112,7 @@ class Model:
             if device is not None:
                 raise InvalidArgument(
                     f"{self.spec}: its layers have devices already, got device {str(device)!r}; expected none. Leave "
-                    "out --device, or device_map"
+                    "out device=, or device_map"
                 )
             return self
         has_parameters = next(self.module.parameters(), None) is not None

@@ -172,11 +172,11 @@ def check_inferable(shapes: Mapping[str, tuple[int, ...]], *, spec: str) -> None
     if len(shapes) < 2 or not unclear:
         return
     got = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-    kinds = " ".join(f"--head {name}={'embedding' if name in unclear else 'classes'}" for name in shapes)
+    kinds = {name: "embedding" if name in unclear else "classes" for name in shapes}
     raise InvalidLogits(
         f"{spec}: head {unclear[0]!r} has no declared kind, and its shape does not show it, got {got}; expected a "
-        f"declaration, such as {kinds}, or an attribute `heads` of the model. Outputs that are not declared are not "
-        "stored"
+        f"declaration, such as heads={kinds}, or an attribute `heads` of the model. Outputs that are not declared are "
+        "not stored"
     )
 
 

@@ -20,10 +20,10 @@ AGAIN = "Then run the same command again: it resumes from the last checkpoint"
 ADVICE = {
     errno.ENOSPC: "Free space or inodes (df, df -i)",
     errno.EDQUOT: "Free space, or ask for a larger quota",
-    errno.EROFS: "Make the file system writable, or name another directory with --out",
+    errno.EROFS: "Make the file system writable, or name another directory with out=",
     errno.EMFILE: "Allow more open files (ulimit -n)",
-    errno.EACCES: "Change the owner or mode of the directory, or name another one with --out",
-    errno.EPERM: "Change the owner or mode of the directory, or name another one with --out",
+    errno.EACCES: "Change the owner or mode of the directory, or name another one with out=",
+    errno.EPERM: "Change the owner or mode of the directory, or name another one with out=",
 }
 """Advice on errors of the operating system."""
 
@@ -52,7 +52,7 @@ def make_folder(folder: Path) -> None:
             PosixStorage(folder).prepare()
     except (StoreConflict, NotADirectoryError) as error:
         raise StoreConflict(
-            f"{folder}: a file or link is in the way, got {error}; expected a directory. Name another one with --out"
+            f"{folder}: a file or link is in the way, got {error}; expected a directory. Name another one with out="
         ) from None
     except (StorageFailed, OSError) as error:
         raise _storage_failed(folder, error) from error
@@ -172,7 +172,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StoreBusy(
-                f"{folder}: another process trains into this directory; wait for it, or name another one with --out"
+                f"{folder}: another process trains into this directory; wait for it, or name another one with out="
             ) from None
         except OSError:
             pass

@@ -105,7 +105,7 @@ class TransformersNetwork(nn.Module):
             row = int((padded.positions >= limit).any(dim=1).nonzero()[0])
             raise InvalidArgument(
                 f"row {row} of the batch: too long for the model, got {longest} tokens; expected at most {limit}. Use "
-                "--pack or --max-tokens"
+                "pack= or max_tokens="
             )
         return padded
 
@@ -177,7 +177,7 @@ class CausalLM(TransformersNetwork):
         if not difference <= PACKING_TOLERANCE:
             raise InvalidArgument(
                 f"{type(self.network).__name__}: cannot take packed rows, got a relative difference of "
-                f"{float(difference):.2g} between packed and separate documents; expected rounding. Leave out --pack"
+                f"{float(difference):.2g} between packed and separate documents; expected rounding. Leave out pack="
             )
 
 
@@ -285,7 +285,7 @@ class SequenceClassifier(TransformersNetwork):
             row = int((~padded.valid).any(dim=1).nonzero()[0])
             raise InvalidArgument(
                 f"row {row} of the batch: shorter than others, and {type(self.network).__name__} has no padding token "
-                "that shows its end; expected pad_token_id in config.json. Add it, or use --batch-size 1"
+                "that shows its end; expected pad_token_id in config.json. Add it, or use batch_size=1"
             )
         logits: Tensor = self.network(**mask_arguments(padded, self.network)).logits
         return logits
@@ -334,7 +334,7 @@ def mask_arguments(padded: PaddedTokens, network: Any) -> dict[str, Any]:
     if padded.packed:
         raise InvalidArgument(
             f"{type(network).__name__}: attends in both directions and cannot take packed rows, got several documents "
-            "in a row; expected one. Leave out --pack"
+            "in a row; expected one. Leave out pack="
         )
     arguments: dict[str, Any] = {"input_ids": padded.ids, "attention_mask": padded.valid.long()}
     if getattr(network.config, "type_vocab_size", 0) > 1:

@@ -142,20 +142,20 @@ def load(
     """
     folder = source.folder
     if "device_map" in source.options:
-        raise InvalidArgument(f"{spec}: device_map is for language models; expected --device. Leave it out")
+        raise InvalidArgument(f"{spec}: device_map is for language models; expected device=. Leave it out")
     recorded = read_preprocessing(folder)
     preprocessing = spec.declared.preprocessing_over(recorded)
     if preprocessing is None:
         raise DataNotFound(
-            f"{folder}: the preprocessing is unknown, got no {PROCESSOR_FILE}; expected that file, or --scale, "
-            "--mean, --std and --size"
+            f"{folder}: the preprocessing is unknown, got no {PROCESSOR_FILE}; expected that file, or scale=, "
+            "mean=, std= and size="
         )
     if sample is None:
         raise InvalidArgument(f"{spec}: a sample of inputs is needed to find the head, got None")
     if recorded is preprocessing and preprocessing.scale < 1 and as_tensor(sample[:1]).is_floating_point():
         raise InvalidArgument(
             f"{spec}: the model takes 8-bit images, got {sample.dtype} inputs that it would scale by "
-            f"{preprocessing.scale:.5f}; expected uint8. Name the scale of your data with --scale"
+            f"{preprocessing.scale:.5f}; expected uint8. Name the scale of your data with scale="
         )
     shape = tuple(int(side) for side in sample.shape[1:])
     module = ImageNetwork(network, preprocessing, shape).eval()
@@ -175,7 +175,7 @@ def _check_kinds(spec: ModelSpec, heads: Mapping[str, OutputHead]) -> None:
     for name, kind in spec.declared.kinds.items():
         if name not in heads or heads[name].kind != kind:
             shown = ", ".join(f"{one}={head.kind}" for one, head in heads.items())
-            raise InvalidArgument(f"{spec}: has other heads, got --head {name}={kind}; expected {shown}")
+            raise InvalidArgument(f"{spec}: has other heads, got heads={{{name!r}: {kind!r}}}; expected {shown}")
 
 
 def describe(module: ImageNetwork, heads: Mapping[str, OutputHead], architecture: Mapping[str, Any]) -> dict[str, Any]:

@@ -149,7 +149,7 @@ def _closest_kl(sample: Sample, limit: float, options: list[str], *, only_adapti
     if not fitting:
         raise InvalidArgument(
             f"KL: no {'adaptive ' if only_adaptive else ''}encoding comes within {limit:g} nats of this teacher on a "
-            "sample of its rows, with 95 % confidence. Allow more, or use --encoding dense:f32"
+            "sample of its rows, with 95 % confidence. Allow more, or use encoding='dense:f32'"
         )
     return min(fitting, key=lambda row: row.bytes_per_row).encoding
 

@@ -31,7 +31,7 @@ def picture(path: str | Path, *, rows: int = 1, columns: int = 1, size: tuple[fl
         import matplotlib as mpl
     except ImportError:
         raise InvalidArgument(
-            "plot: matplotlib is not installed. Run pip install 'softlabels[report]', or leave --plot out"
+            "plot: matplotlib is not installed. Run pip install 'softlabels[report]', or leave out plot="
         ) from None
     mpl.use("agg")
     from matplotlib import pyplot as plt

@@ -44,7 +44,7 @@ def recommend(sample: Sample, goal: str | None = None) -> Recommendation:
     """
     if goal is not None:
         row, _ = measure_row(sample, resolve(goal, sample))
-        return Recommendation(row=row, goal=goal, reason=f"generate --encoding {goal} makes the same choice by itself")
+        return Recommendation(row=row, goal=goal, reason=f"generate chooses the same for the encoding {goal}")
     if sample.shape:
         row, _ = measure_row(sample, PIXELS)
         return Recommendation(row=row, goal=None, reason=PIXELS_REASON)

@@ -254,7 +254,7 @@ def sample_of_store(path: Location, head: str | None = None, *, digest: str | No
     probe = store.probe(name)
     if name not in usable or probe is None:
         raise InvalidArgument(
-            f"{path}: no dense rows of a distribution for head {name!r}; plan with --teacher and the data instead"
+            f"{path}: no dense rows of a distribution for head {name!r}; plan with teacher= and the data instead"
         )
     items = store.rows
     if probe.positions is not None:

@@ -163,7 +163,7 @@ def pull(
         if digest not in {None, pinned.digest}:
             raise StoreConflict(
                 f"{path}: pins another snapshot of {target}, got digest {digest}; expected {pinned.digest}. Accept a "
-                "newer one with --update"
+                "newer one with update=True"
             )
         digest = pinned.digest
     try:
@@ -173,7 +173,7 @@ def pull(
             raise
         raise StoreConflict(
             f"{path}: pins a snapshot of {target} that the source does not have, got {error}. Accept another one with "
-            "--update"
+            "update=True"
         ) from error
     if pinned is not None and selection is None and origin.snapshot.number < pinned.snapshot:
         raise StoreConflict(

@@ -63,7 +63,7 @@ class ArrayTable:
             listed = ", ".join(f"{column}: {array.shape[0]}" for column, array in chosen.items())
             raise InvalidData(
                 f"{self.name}: the arrays must have equal numbers of rows, got {listed}. "
-                "Name the input with --input and the label with --label"
+                "Name the input with input= and the label with label="
             )
         return ArrayTable(self.name, chosen)
 
@@ -95,7 +95,7 @@ def _check_dtype(dtype: np.dtype[Any], name: str) -> None:
     if dtype.kind not in "biufUS" or (dtype.itemsize > 8 and dtype.kind == "f"):
         raise InvalidData(
             f"{name}: unsupported dtype {dtype}; expected numbers of at most 64 bits, booleans or text. "
-            "Convert the array, or name others with --input and --label"
+            "Convert the array, or name others with input= and label="
         )
 
 

@@ -185,7 +185,7 @@ def scalar_values(values: pa.Array, name: str, first_row: int) -> pa.Array:
             row = int((lengths != 1).argmax())
             raise InvalidData(
                 f"{name}, row {first_row + row}: expected one value per row, got a list of {lengths[row]}. "
-                "Store class numbers (argmax of one-hot rows), name another column with --label, or use --no-label"
+                "Store class numbers (argmax of one-hot rows), name another column with label=, or use label=False"
             )
         values = values.flatten()
     return values

@@ -148,7 +148,7 @@ class ClassLabels:
         if unknown:
             raise InvalidData(
                 f"{name}: {len(unknown)} labels are not among the class names, got {_listed(unknown)}; "
-                f"expected {_listed(names)}. Use data of the same classes, or name another column with --label"
+                f"expected {_listed(names)}. Use data of the same classes, or name another column with label="
             )
 
 
@@ -228,7 +228,7 @@ class LabelReader:
         if len(self._codes) > MAX_NAMES:
             raise InvalidData(
                 f"{self._name}: more than {MAX_NAMES:,} different labels; expected class names. "
-                "Name another column with --label, or use --no-label"
+                "Name another column with label=, or use label=False"
             )
         places = numbers_of(encoded.indices, null=-1).astype(np.int64)
         return np.where(places < 0, NO_LABEL, np.append(own, NO_LABEL)[places])
@@ -241,7 +241,7 @@ class LabelReader:
         elif not pa.types.is_integer(values.type):
             raise InvalidData(
                 f"{self._name}: labels must be whole numbers or text, got {values.type}. "
-                "Name another column with --label, or use --no-label"
+                "Name another column with label=, or use label=False"
             )
         numbers = numbers_of(values, null=0)
         missing = numbers_of(values.is_null()).copy()
@@ -265,7 +265,7 @@ class LabelReader:
             row = int(wrong.argmax())
             raise InvalidData(
                 f"{self._name}, row {first_row + row}: the label {numbers[row]} is {problem}; expected a class number "
-                "from 0, and null or -1 for none. Name another column with --label, or use --no-label"
+                "from 0, and null or -1 for none. Name another column with label=, or use label=False"
             )
 
 

@@ -83,11 +83,11 @@ def choose_columns(
     default_label = None if isinstance(label_column, str) else _named_like(LABEL_NAMES, free, name)
     label = default_label if label_column is None else label_column or None
     split = _named_like((SPLIT_NAME,), [column for column in free if column != label], name)
-    reasons = {default_label: "named like a label; use it with --label or --input"} if label_column is False else {}
+    reasons = {default_label: "named like a label; use it with label= or input="} if label_column is False else {}
     reasons |= {column: "index of a pandas frame" for column in free if INDEX_NAME.fullmatch(column)}
     roles = {label, id_column, split}
     if id_column is None:
-        reasons |= {c: "names rows; use it with --id or --input" for c in free if _plain(c) == ID_NAME}
+        reasons |= {c: "names rows; use it with id= or input=" for c in free if _plain(c) == ID_NAME}
     candidates = [column for column in free if column not in roles and column not in reasons]
     stacked = len(chosen) > 1
     if not chosen:
@@ -143,7 +143,7 @@ def _one_label(option: LabelOption, target: TargetColumn, name: str) -> str:
     if option not in {None, target.column}:
         raise InvalidArgument(
             f"{name}: hard labels are the target {LABEL_HEAD!r}, got column {target.column!r} for it and label "
-            f"{option!r}; expected one. Leave out --label or --target"
+            f"{option!r}; expected one. Leave out label= or targets="
         )
     if target.kind not in {None, "classes"}:
         raise InvalidArgument(
@@ -180,7 +180,7 @@ def _check_roles(inputs: Sequence[str], label: LabelOption, id_column: str | Non
     repeated = [column for column, count in Counter(options).items() if count > 1]
     if repeated:
         raise InvalidArgument(
-            f"{name}: a column has one role, got {repeated[0]!r} for several of --input, --label, --id and --target"
+            f"{name}: a column has one role, got {repeated[0]!r} for several of input=, label=, id= and targets="
         )
 
 
@@ -239,7 +239,7 @@ def _default_inputs(
     if len(tensors) + bool(numbers) > 1:
         raise InvalidArgument(
             f"{name}: several columns could be the model's input, got {', '.join(map(repr, tensors + numbers))}. "
-            "Name one with --input, or several scalar ones separated by commas"
+            "Name one with input=, or several scalar ones separated by commas"
         )
     if tensors:
         return (tensors[0],), False
@@ -248,12 +248,12 @@ def _default_inputs(
         if reason is not None:
             raise InvalidData(
                 f"{name}, column {column!r}: looks like an input that cannot be used: {reason}. Correct or remove the "
-                "column, or name the inputs with --input"
+                "column, or name the inputs with input="
             )
     if not numbers:
         raise ColumnMissing(
             f"{name}: no column can be a model's input; expected one named {', '.join(INPUT_NAMES)}, or numeric ones; "
-            f"it has: {', '.join(schema.names)}. Name one with --input"
+            f"it has: {', '.join(schema.names)}. Name one with input="
         )
     return tuple(numbers), True
 

@@ -138,7 +138,7 @@ class ImageColumn:
         file = self.describe(values[first].as_py())
         return UnreadableRow.of(
             f"{self._name}, row {rows[first]}{file}: the image cannot be read{more}: {reason}. Replace or remove the "
-            "file, or skip such rows with generate --skip-bad N",
+            "file, or skip such rows with skip_bad=N of generate",
             rows[bad],
             f"{file.strip(' ()')}: {reason}" if file else reason,
         )

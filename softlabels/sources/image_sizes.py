@@ -67,5 +67,5 @@ class ImageSizes:
             (row, size), (other_row, other) = self._first, self._other
             raise InvalidData(
                 f"{self._name}: images of several sizes, got {size[0]}x{size[1]} in row {row} and {other[0]}x"
-                f"{other[1]} in row {other_row}; expected one. Resize and crop them with --size, such as --size 224"
+                f"{other[1]} in row {other_row}; expected one. Resize and crop them with size=, such as size=224"
             )

@@ -66,7 +66,7 @@ def _stack(arrays: Sequence[NDArray[np.generic]], columns: Sequence[str], name: 
         if array.ndim > 1:
             raise InvalidData(
                 f"{name}, column {column!r}: only scalar columns can be stacked, got shape {array.shape[1:]}. "
-                "Name it alone with --input, or leave it out"
+                "Name it alone with input=, or leave it out"
             )
     dtype = np.result_type(*arrays)
     if dtype.kind == "f":
@@ -74,7 +74,7 @@ def _stack(arrays: Sequence[NDArray[np.generic]], columns: Sequence[str], name: 
             if array.dtype.kind in "iu" and array.dtype.itemsize == dtype.itemsize == 8 and _exceeds(array):
                 raise InvalidData(
                     f"{name}, column {column!r}: whole numbers beyond 2^53 are not exact beside fractions. "
-                    "Scale the column, store it as float64, or leave it out with --input"
+                    "Scale the column, store it as float64, or leave it out with input="
                 )
     return np.stack(arrays, axis=-1, dtype=dtype, casting="unsafe")
 
@@ -115,7 +115,7 @@ def column_array(column: pa.ChunkedArray, name: str, rows: NDArray[np.int64]) ->
         kind = "text" if is_text(array.type) else str(array.type)
         raise InvalidData(
             f"{name}: values of type {kind} cannot be the input of a model; expected numbers. "
-            "Convert the column, or name another one with --input"
+            "Convert the column, or name another one with input="
         )
     return numbers_of(array).reshape(shape)
 

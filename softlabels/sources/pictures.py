@@ -95,5 +95,5 @@ def _as_images(inputs: Any, spec: str) -> Pixels:
     layout = f"{inputs.dtype} of shape {inputs.shape[1:]}" if isinstance(inputs, np.ndarray) else type(inputs).__name__
     raise InvalidData(
         f"{spec}: inputs are no images, got {layout}; expected uint8 of shape (H, W), (H, W, 1) or (H, W, 3). Convert "
-        "them, or leave out --size and --views"
+        "them, or leave out size= and views="
     )

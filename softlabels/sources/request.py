@@ -77,12 +77,12 @@ class OpenRequest:
         if self.text is not None:
             if self.id is not None:
                 raise InvalidArgument(
-                    f"{self.spec}: rows of text are named by their tokens, got --id {self.id}; leave it out"
+                    f"{self.spec}: rows of text are named by their tokens, got id={self.id!r}; leave it out"
                 )
             if self.targets:
                 raise InvalidArgument(
                     f"{self.spec}: rows of text have no targets beside their label, got {', '.join(self.targets)}; "
-                    "leave out --target"
+                    "leave out targets="
                 )
             source = open_text_table(self.spec, table, self.text, input_columns=self.input, label_column=self.label)
             return source if self.class_names is None else source.with_class_names(self.class_names)

@@ -89,4 +89,6 @@ def unknown_target(spec: str, name: str, targets: Mapping[str, Target]) -> Inval
         targets: Targets of the source.
     """
     known = ", ".join(targets) or "none"
-    return InvalidArgument(f"{spec}: no target {name!r}; it has: {known}. Name its column with --target {name}=COLUMN")
+    return InvalidArgument(
+        f"{spec}: no target {name!r}; it has: {known}. Name its column with targets={{{name!r}: COLUMN}}"
+    )

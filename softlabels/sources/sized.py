@@ -48,7 +48,7 @@ class SizedSource(WrappedSource):
         if not is_pictures(source):
             raise InvalidData(
                 f"{source.spec}: inputs are no images, got {source.input_dtype} of shape {source.input_shape}; "
-                "expected uint8 of shape (H, W), (H, W, 1) or (H, W, 3). Leave out --size"
+                "expected uint8 of shape (H, W), (H, W, 1) or (H, W, 3). Leave out size="
             )
         super().__init__(source)
         self._size = size

@@ -47,7 +47,7 @@ class StoreTokens(SingleTarget):
         inputs = store.inputs
         if inputs is None:
             raise InvalidArgument(
-                f"{store.storage}: holds labels alone, got no token ids; expected data. Name it with --data"
+                f"{store.storage}: holds labels alone, got no token ids; expected data. Name it with data="
             )
         document = store.tokenizer_document()
         self.tokenizer = None if document is None else Tokenizer.from_bytes(document, str(store.storage))

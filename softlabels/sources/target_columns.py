@@ -136,7 +136,7 @@ def kind_of_type(column_type: pa.DataType, name: str) -> TargetKind:
         return "pixels"
     raise InvalidData(
         f"{name}: cannot be a target, got {column_type}; expected class numbers or names, numbers, lists of numbers, "
-        "or masks of class numbers as lists of lists. Name another column with --target"
+        "or masks of class numbers as lists of lists. Name another column with targets="
     )
 
 

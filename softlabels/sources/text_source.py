@@ -135,7 +135,7 @@ class TextSource(SingleTarget):
         if self._rows.longest > limit:
             raise InvalidData(
                 f"{self._spec}, row {longest}: too long for {model}, got {self._rows.longest} tokens; expected at most "
-                f"{limit}. Use --pack {limit}, or truncate with --max-tokens {limit}"
+                f"{limit}. Use pack={limit}, or truncate with max_tokens={limit}"
             )
 
     def __len__(self) -> int:

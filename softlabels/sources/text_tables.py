@@ -58,7 +58,7 @@ class TextColumns:
             if not is_text(column_type):
                 raise InvalidData(
                     f"{table.name}, row 0, column {name!r}: not a text, got {column_type}; expected characters. Decode "
-                    "bytes, or name another column with --input"
+                    "bytes, or name another column with input="
                 )
         return cls(table, names, "pairs" if len(names) == 2 else "text")
 
@@ -150,7 +150,7 @@ def _input_columns(schema: pa.Schema, name: str, option: InputOption) -> tuple[s
         return ((usual or texts)[0],)
     raise ColumnMissing(
         f"{name}: no column can be the text; expected one named {', '.join(TEXT_NAMES)}, or a single column of text; "
-        f"it has: {', '.join(names)}. Name one with --input"
+        f"it has: {', '.join(names)}. Name one with input="
     )
 
 

@@ -57,7 +57,7 @@ class ViewInputs:
         if not is_pictures(source):
             raise InvalidData(
                 f"{source.spec}: views need images, got {source.input_dtype} of shape {source.input_shape}; expected "
-                "uint8 of shape (H, W), (H, W, 1) or (H, W, 3). Convert the data, or leave out --views"
+                "uint8 of shape (H, W), (H, W, 1) or (H, W, 3). Convert the data, or leave out views="
             )
         if record.version != POLICY_VERSION:
             raise InvalidArgument(
@@ -252,7 +252,7 @@ def check_size(record: ViewRecord, chosen: int | None) -> None:
     if (record.size or 0) > max(MAX_IMPLIED_SIZE, chosen or 0):
         raise InvalidArgument(
             f"views: too large to be replayed by default, got {record.size} pixels a side; expected at most "
-            f"{MAX_IMPLIED_SIZE}. If you trust the store, choose that size with --size {record.size}"
+            f"{MAX_IMPLIED_SIZE}. If you trust the store, choose that size with size={record.size}"
         )
 
 

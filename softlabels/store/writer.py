@@ -75,7 +75,7 @@ def create_or_open(
     if existing.work != descriptor.work:
         raise StoreConflict(
             f"{storage} holds another store: {_difference(existing, descriptor)}. Name another directory with "
-            "--out, or generate with the same settings"
+            "out=, or generate with the same settings"
         )
     return StoreWriter(storage, existing)
 
@@ -112,12 +112,12 @@ def _check_empty(storage: Storage, descriptor: Descriptor) -> None:
     named = set().union(*named_descriptors(storage))
     if not named:
         raise StoreConflict(
-            f"{storage} holds {', '.join(others[:3])} and no store; name an empty or a new directory with --out"
+            f"{storage} holds {', '.join(others[:3])} and no store; name an empty or a new directory with out="
         )
     if descriptor.digest not in named:
         raise StoreConflict(
             f"{storage} holds a store without {paths.DESCRIPTOR} that was made with other settings; run the command "
-            "that made it, with the same names of teacher and data, or name another directory with --out"
+            "that made it, with the same names of teacher and data, or name another directory with out="
         )
 
 

@@ -86,7 +86,7 @@ def chat_encoder(tokenizer: Tokenizer, options: TextOptions, where: str) -> Enco
     if options.from_store and tokenizer.chat_template is not None:
         raise InvalidArgument(
             f"{where}: chats are rendered by a template, got that of the store, which is code; expected one that you "
-            "trust. Train from the tokens in the store, without --data, or name the tokenizer with --tokenizer"
+            "trust. Train from the tokens in the store, without data=, or name the tokenizer with tokenizer="
         )
 
     def encode(chats: Sequence[Any], first: int) -> list[Tokens]:
@@ -97,7 +97,7 @@ def chat_encoder(tokenizer: Tokenizer, options: TextOptions, where: str) -> Enco
             if options.mask is not None and not written.any():
                 raise InvalidData(
                     f"{where}, row {row}: no response to label, got no message of the assistant; expected one, because "
-                    "prompts are masked. Remove the row, or leave out --mask"
+                    "prompts are masked. Remove the row, or leave out mask="
                 )
             rows.append((ids, written if options.mask is not None else None))
         return rows
@@ -121,7 +121,7 @@ def require_end(tokenizer: Tokenizer, options: TextOptions, where: str) -> int |
     if tokenizer.end is None and options.pack is not None:
         raise InvalidArgument(
             f"{where}: the tokenizer has no end-of-text token to separate packed documents; expected eos_token in "
-            "tokenizer_config.json. Add it, or leave out --pack"
+            "tokenizer_config.json. Add it, or leave out pack="
         )
     return tokenizer.end
 

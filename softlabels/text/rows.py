@@ -91,7 +91,7 @@ def by_document(corpus: Corpus, where: str) -> TokenRows:
         row = int(short[0])
         raise InvalidData(
             f"{where}, row {row}: too short, got {int(lengths[row])} tokens; expected {MIN_TOKENS} at least, because "
-            "one token predicts nothing. Remove the row, or pack documents with --pack"
+            "one token predicts nothing. Remove the row, or pack documents with pack="
         )
     return TokenRows(corpus, np.concatenate([[0], corpus.ends]).astype(np.int64))
 

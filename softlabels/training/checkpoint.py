@@ -118,7 +118,7 @@ def load_checkpoint(file: tuple[str, bytes] | None, state: TrainingState, *, fol
         if header["identity"] != identity:
             raise StoreConflict(
                 f"{path}: a checkpoint of another run, got identity {header['identity'][:16]}; "
-                f"expected {identity[:16]}. Name another directory with --out, or delete the file"
+                f"expected {identity[:16]}. Name another directory with out=, or delete the file"
             )
         state.load(header, tensors)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:

@@ -272,7 +272,7 @@ def rows_to_measure(source: Source, runs: Sequence[RunRecord], split: str | None
     if len(rows) == 0:
         raise InvalidData(
             f"{source.spec}: no rows to measure on, got only rows that the runs were trained on; expected others. "
-            "Name other data with --data"
+            "Name other data with data="
         )
     return MeasuredRows(rows, name)
 

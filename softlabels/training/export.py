@@ -217,19 +217,19 @@ def _check(model: Model, differences: Mapping[str, HeadDifference], tolerance: f
             raise ExportRejected(
                 f"{model.spec}: the export differs from the model in head {name!r}, got a {measure} of "
                 f"{difference.measure:.3g} and differences up to {difference.max_difference:.3g} on {rows} rows; "
-                f"expected at most {tolerance:g}. Nothing was written. Calibrate on more rows (--rows), leave out "
-                "--int8, or allow more with --tolerance"
+                f"expected at most {tolerance:g}. Nothing was written. Calibrate on more rows (rows=), leave out "
+                "int8=, or allow more with tolerance="
             )
 
 
 def _form(path: Path, to: Form | None, *, int8: bool) -> Form:
     form = to or path.suffix.removeprefix(".")
     if form not in {"onnx", "pt2"}:
-        raise InvalidArgument(f"form of the export: unknown, got {form!r}; expected onnx or pt2. Name it with --to")
+        raise InvalidArgument(f"form of the export: unknown, got {form!r}; expected onnx or pt2. Name it with to=")
     if form == "onnx":
         require_onnx()
     if int8 and form != "onnx":
-        raise InvalidArgument("int8: only for onnx, got pt2; expected --to onnx")
+        raise InvalidArgument("int8: only for onnx, got pt2; expected to='onnx'")
     return "onnx" if form == "onnx" else "pt2"
 
 

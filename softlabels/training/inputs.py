@@ -94,7 +94,7 @@ def open_data(
         if named != BUNDLED:
             raise InvalidArgument(
                 f"data: the inputs are needed, got none; expected data with the rows of the labels. The store says "
-                f"that they were made from {named!r}; if you trust that, name it with --data"
+                f"that they were made from {named!r}; if you trust that, name it with data="
             )
         data = BUNDLED
     views = labels.descriptor.views if isinstance(labels, Store) else None

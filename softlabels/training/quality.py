@@ -132,7 +132,7 @@ def _check_target(model: Model, name: str, target: str, truth: Target) -> None:
         raise InvalidData(
             f"{model.spec}: head {name!r} is no match for the target {target!r}, got {head.kind} of shape "
             f"{(*head.shape, head.classes)}; expected {truth.kind} of shape {(*truth.shape, truth.classes)}. Name "
-            "another target with --target"
+            "another target with targets="
         )
     if truth.kind != "regression" and head.classes < truth.classes:
         raise InvalidArgument(

@@ -74,7 +74,7 @@ def _is_finished(folder: Path, record: RunRecord) -> bool:
         return True
     raise StoreConflict(
         f"{folder}: holds another run, got {record.difference(other)}; expected the same run or an empty directory. "
-        "Name another directory with --out, or remove it"
+        "Name another directory with out=, or remove it"
     )
 
 
@@ -84,7 +84,7 @@ def _start(folder: Path, record: RunRecord) -> None:
     if others and not _exists(folder, STARTED_FILE):
         raise StoreConflict(
             f"{folder}: holds other files, got {', '.join(others[:3])}; expected a run or an empty directory. "
-            "Name another directory with --out"
+            "Name another directory with out="
         )
     # Without a checkpoint, nothing of an unfinished run would be lost.
     if _exists(folder, CHECKPOINT_FILE) or older_checkpoints(folder):
@@ -104,7 +104,7 @@ def _check_started(folder: Path, record: RunRecord) -> None:
     if other.identity != record.identity:
         raise StoreConflict(
             f"{folder}: holds another run that has not finished, got {record.difference(other)}; expected the same "
-            "run. Name another directory with --out, or remove it"
+            "run. Name another directory with out=, or remove it"
         )
 
 

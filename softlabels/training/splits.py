@@ -212,6 +212,6 @@ def require_labels(source: Source) -> None:
     """
     if not source.targets:
         raise ColumnMissing(
-            f"{source.spec}: no column of hard labels, got none; expected one. Name it with --label, "
-            "or the ground truth of heads with --target NAME=COLUMN"
+            f"{source.spec}: no column of hard labels, got none; expected one. Name it with label=, "
+            "or the ground truth of heads with targets={'NAME': COLUMN}"
         )

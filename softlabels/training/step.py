@@ -121,7 +121,7 @@ class Stepper:
         if not np.isfinite(loss):
             raise TrainingFailed(
                 f"loss at step {state.step}: not finite, got {loss} on another process; expected a number. Use a lower "
-                "--lr; earlier checkpoints are unchanged"
+                "learning rate, lr=; earlier checkpoints are unchanged"
             )
         self._update(batch)
         state.step += 1
@@ -144,7 +144,7 @@ class Stepper:
         if not np.isfinite(number):
             raise TrainingFailed(
                 f"loss at step {state.step}: not finite, got {number} ({_name_rows(outputs, share)}); expected a "
-                "number. Use a lower --lr; earlier checkpoints are unchanged"
+                "number. Use a lower learning rate, lr=; earlier checkpoints are unchanged"
             )
         self._labels.check(outputs, share)
         if sums is not None:
@@ -162,7 +162,7 @@ class Stepper:
         if not scaler.is_enabled() and not torch.isfinite(norm):
             raise TrainingFailed(
                 f"gradient at step {state.step}: not finite, got norm {float(norm)} ({_name_rows({}, batch)}); "
-                "expected a number. Use a lower --lr; earlier checkpoints are unchanged"
+                "expected a number. Use a lower learning rate, lr=; earlier checkpoints are unchanged"
             )
         scaler.step(optimizer)
         scaler.update()
@@ -171,7 +171,7 @@ class Stepper:
         """Return the outputs of the network, checked against its heads."""
         run, model = self._run, self._run.model
         if batch.inputs is None:
-            raise InvalidData("batch: has no inputs, got labels alone; expected data to train on. Name it with --data")
+            raise InvalidData("batch: has no inputs, got labels alone; expected data to train on. Name it with data=")
         inputs = map_arrays(batch.inputs, lambda array: to_device(array, model.device, copy=model.user_code))
         with user_errors(model.spec, batch.inputs):
             value = self._forward(inputs)

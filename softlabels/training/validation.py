@@ -46,7 +46,7 @@ class Validation:
         if len(prepared.held_out) == 0:
             raise InvalidArgument(
                 f"{prepared.source.spec}: nothing to evaluate on, got no held-out rows; expected some. Name a split "
-                "test, or train without --eval-every and --patience"
+                "test, or train without eval_every= and patience="
             )
         self._objectives = objectives
         self._loader: Loader | None = None
@@ -60,7 +60,7 @@ class Validation:
         if len(self._objectives) == 0:
             raise InvalidArgument(
                 f"{prepared.source.spec}: nothing to evaluate by, got held-out rows without soft or hard labels; "
-                "expected some. Label them too, or train without --eval-every and --patience"
+                "expected some. Label them too, or train without eval_every= and patience="
             )
 
     def measure(self) -> dict[str, float]:

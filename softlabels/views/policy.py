@@ -161,7 +161,7 @@ class Policy:
         """
         if image.shape != partner.shape:
             raise InvalidData(
-                f"image: views that are mixed need one size, got {image.shape} and {partner.shape}; expected --size"
+                f"image: views that are mixed need one size, got {image.shape} and {partner.shape}; expected size="
             )
         transform, options, draws = list(self._steps(key, view, seed))[-1]
         if transform.mix is None:

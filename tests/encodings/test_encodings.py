@@ -195,7 +195,7 @@ def test_a_row_of_minus_infinity_is_refused():
 
 def test_a_value_beyond_float16_is_an_error_that_says_so():
     logits = torch.tensor([[1.0, 1e5]])
-    with pytest.raises(InvalidLogits, match=r"row 0: .* too large for f16\. Use --encoding dense:f32"):
+    with pytest.raises(InvalidLogits, match=r"row 0: .* too large for f16\. Use encoding='dense:f32'"):
         encodings.parse("dense:f16", classes=2).encode(logits, Head(encoding="dense:f16", classes=2), np.array([0]))
 
 

@@ -132,9 +132,7 @@ def test_a_unit_without_a_row_is_committed_too(tmp_path):
 
 
 def test_the_limit_ends_the_run_with_code_3_and_keeps_what_was_committed(tmp_path):
-    with pytest.raises(
-        TooManyBadRows, match=r"got 5; expected at most 4 \(--skip-bad\).*row 0 \(photo 0 is trunc"
-    ) as e:
+    with pytest.raises(TooManyBadRows, match=r"got 5; expected at most 4 \(skip_bad=\).*row 0 \(photo 0 is trunc") as e:
         label(tmp_path / "labels", skip_bad=4)
     assert e.value.exit_code == 3
     assert list(paths.committed_units(open_storage(tmp_path / "labels")))[:1] == [0]

@@ -37,7 +37,7 @@ def test_a_teacher_that_depends_on_its_input_passes(source):
 
 def test_uniform_outputs_are_refused(source):
     flat = teacher(lambda inputs: inputs.float().flatten(1).sum(1, keepdim=True).expand(-1, 10), source)
-    with pytest.raises(TeacherRejected, match=r"the same logit.*--no-gate"):
+    with pytest.raises(TeacherRejected, match=r"the same logit.*gate=False"):
         check_teacher(flat, source)
 
 

@@ -139,7 +139,7 @@ def test_masks_of_another_size_than_the_labels_name_the_size(tmp_path):
     small = sl.open_source("roads:20", size=16)
     teacher = sl.train_teacher(small, "unet:width=4,depth=2", tmp_path / "teacher", steps=1)
     sl.generate(small, teacher=teacher, out=tmp_path / "labels", encoding={"road": "topk:2:d4"}, downsample=4)
-    with pytest.raises(InvalidArgument, match=r"masks of head 'road' have another size.* with --size 16"):
+    with pytest.raises(InvalidArgument, match=r"masks of head 'road' have another size.* with size=16"):
         sl.train_student(tmp_path / "labels", "roads:20", "unet:width=4,depth=2", tmp_path / "student", steps=1)
 
 

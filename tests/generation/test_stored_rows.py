@@ -57,7 +57,7 @@ def test_other_weights_under_the_same_digest_are_refused_on_resuming(tmp_path, e
     interrupt(tmp_path / "s")
     other = model(weights_of(1), scale)
     assert other.digest == first.digest
-    with pytest.raises(StoreConflict, match=r"labels are of another teacher.*--teacher-version"):
+    with pytest.raises(StoreConflict, match=r"labels are of another teacher.*teacher_version="):
         generate(INPUTS, teacher=other, **options)
     assert list(paths.committed_units(open_storage(tmp_path / "s"))) == [0, 1], "no unit was added"
     assert generate(INPUTS, teacher=first, **options).new_units == 2

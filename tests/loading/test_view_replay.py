@@ -239,7 +239,7 @@ def test_mixed_views_have_no_hard_labels_and_find_their_partners_in_data_of_any_
 def test_views_are_not_replayed_at_a_size_that_only_a_store_names(store, photos):
     """A view of 8,192 pixels a side takes 2 GB; the sizes of honest stores are below the limit."""
     record = dataclasses.replace(store.descriptor.views, size=8192, digests=())
-    with pytest.raises(InvalidArgument, match="choose that size with --size 8192"):
+    with pytest.raises(InvalidArgument, match="choose that size with size=8192"):
         ViewInputs(open_source(photos, size=16), record)
     assert ViewInputs(open_source(photos, size=8192), record).size == 8192
     large = dataclasses.replace(store.descriptor, views=record)

@@ -50,9 +50,9 @@ def test_outputs_become_heads_and_probabilities_become_logarithms(path):
 
 
 def test_a_softmax_is_a_certain_kind_and_another_output_is_not(path):
-    with pytest.raises(InvalidArgument, match="meaning of output 'angle' is unknown; expected --head angle=KIND"):
+    with pytest.raises(InvalidArgument, match=r"meaning of output 'angle' is unknown; expected heads={'angle': KIND}"):
         as_model(f"onnx:{path}", sample=IMAGES, preprocessing=SCALED)
-    with pytest.raises(InvalidArgument, match="'road' holds probabilities of a softmax, got --head road=regression"):
+    with pytest.raises(InvalidArgument, match=r"'road' holds probabilities of a softmax, got heads={'road': 'reg"):
         as_model(f"onnx:{path}", sample=IMAGES, heads={"road": "regression"}, preprocessing=SCALED)
     with pytest.raises(InvalidArgument, match="no output 'speed', got road, angle"):
         as_model(f"onnx:{path}", sample=IMAGES, heads={"speed": "regression"}, preprocessing=SCALED)

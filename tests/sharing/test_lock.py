@@ -45,7 +45,7 @@ def test_a_pinned_copy_stays_at_its_snapshot_until_it_is_updated(source, tmp_pat
     first = sl.pull(source, tmp_path / "labels", lock=lock).digest
     second = grow(source, 20)
     assert sl.pull(source, tmp_path / "labels", lock=lock).digest == first
-    with pytest.raises(StoreConflict, match=r"pins another snapshot.*--update"):
+    with pytest.raises(StoreConflict, match=r"pins another snapshot.*update=True"):
         sl.pull(source, tmp_path / "labels", lock=lock, digest=second)
     assert sl.pull(source, tmp_path / "labels", lock=lock, update=True).digest == second
     assert read_lock(lock)["labels"].snapshot == 2
@@ -58,7 +58,7 @@ def test_a_source_that_was_rolled_back_is_refused(source, tmp_path):
     sl.pull(source, tmp_path / "labels", lock=lock)
     for path in (source / "snapshots").glob("00000002*"):
         path.unlink()
-    with pytest.raises(StoreConflict, match=r"softlabels\.lock: pins .* no snapshot has the digest.*--update"):
+    with pytest.raises(StoreConflict, match=r"softlabels\.lock: pins .* no snapshot has the digest.*update=True"):
         sl.pull(source, tmp_path / "labels", lock=lock)
     with pytest.raises(StoreConflict, match="older than the one that"):
         sl.pull(source, tmp_path / "labels", lock=lock, update=True)

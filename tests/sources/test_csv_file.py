@@ -80,7 +80,7 @@ def test_other_encodings_matter_only_where_they_are_used(opened):
         ("", InvalidData, "has no rows"),
         ("a,b,label\n1,nan,0\n3,4,1\n", InvalidData, "column 'b', row 0: the value is null"),
         ("a,b,label\n1,,0\n3,4,1\n", InvalidData, "column 'b', row 0: the value is null"),
-        ("a,y\n1,0.37\n2,0.5\n", InvalidData, "column 'y', row 0: the label 0.37 is not a whole number.*--no-label"),
+        ("a,y\n1,0.37\n2,0.5\n", InvalidData, "column 'y', row 0: the label 0.37 is not a whole number.*label=False"),
         ("note,label\none,1\n", ColumnMissing, "no column can be a model's input"),
     ],
 )
@@ -99,7 +99,7 @@ def test_no_label_leaves_a_column_with_a_label_name_out_unless_it_is_an_input(op
     text = "x,y\n1,0.5\n2,1.5\n"
     source = opened(text, label=False)
     assert (source.columns.label, source.columns.inputs, source.classes) == (None, ("x",), None)
-    assert source.columns.unused[0].reason == "named like a label; use it with --label or --input"
+    assert source.columns.unused[0].reason == "named like a label; use it with label= or input="
     assert opened(text, input=["x", "y"]).input_shape == (2,)
 
 

@@ -37,7 +37,7 @@ def test_unused_columns_have_a_reason(tmp_path):
         "gaps": None,
         "unused": {
             "Unnamed: 0": "index of a pandas frame",
-            "id": "names rows; use it with --id or --input",
+            "id": "names rows; use it with id= or input=",
             "when": "date32[day]",
             "note": "text",
         },
@@ -48,7 +48,7 @@ def test_unused_columns_have_a_reason(tmp_path):
         "  label: Label, 2 classes (cat, dog)",
         "  splits: test 1, train 1",
         (
-            "  not used: Unnamed: 0 (index of a pandas frame), id (names rows; use it with --id or --input), "
+            "  not used: Unnamed: 0 (index of a pandas frame), id (names rows; use it with id= or input=), "
             "when (date32[day]), note (text)"
         ),
     ]

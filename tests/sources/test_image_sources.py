@@ -127,7 +127,7 @@ def test_a_folder_without_classes_has_no_labels(photos):
 
 def test_images_of_several_sizes_need_a_size(photos):
     Image.fromarray(photo(9, 20, 10)).save(photos / "dog" / "9.png")
-    with pytest.raises(InvalidData, match=r"several sizes, got 12x18 in row 0 and 20x10 in row 6.*--size"):
+    with pytest.raises(InvalidData, match=r"several sizes, got 12x18 in row 0 and 20x10 in row 6.*size="):
         open_source(photos)
     source = open_source(photos, size=8)
     assert source.input_shape == (8, 8, 3)

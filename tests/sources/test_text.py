@@ -215,7 +215,7 @@ def test_a_row_beyond_the_positions_of_a_model_is_named(tmp_path, tokenizer):
                          text=TextOptions(tokenizer=tokenizer))  # fmt: skip
     source.check_positions(1000, "teacher")
     with pytest.raises(
-        InvalidData, match=r"row 4: too long for teacher, got \d+ tokens; expected at most 20. Use --pack"
+        InvalidData, match=r"row 4: too long for teacher, got \d+ tokens; expected at most 20. Use pack="
     ):
         source.check_positions(20, "teacher")
 

@@ -184,9 +184,7 @@ def test_a_shard_that_would_be_too_large_is_not_committed(tmp_path, monkeypatch)
     store = create_or_open(tmp_path / "s", descriptor())
     with monkeypatch.context() as patch:
         patch.setattr(hashed_file, "MAX_SHARD_BYTES", 300)  # 4 GiB would take a while
-        with pytest.raises(
-            InvalidArgument, match="a shard is at most 4 GiB; choose fewer rows a unit with --unit-rows"
-        ):
+        with pytest.raises(InvalidArgument, match="a shard is at most 4 GiB; choose fewer rows a unit with unit_rows="):
             commit(store, 0)
     assert not list((tmp_path / "s" / "tmp").iterdir())
     assert commit(store, 0)

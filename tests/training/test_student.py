@@ -103,7 +103,7 @@ def test_a_student_by_name_is_trained_and_its_code_runs_only_where_it_is_named(l
 
 
 def test_a_store_does_not_choose_what_is_opened(labels, data, tmp_path):
-    with pytest.raises(InvalidArgument, match=r"the inputs are needed, got none.*made from .*name it with --data"):
+    with pytest.raises(InvalidArgument, match=r"the inputs are needed, got none.*made from .*name it with data="):
         train_student(labels, None, "mlp:width=4,depth=1", tmp_path / "run", **RECIPE)
     teacher = models.build("mlp:width=4", input_shape=(8, 8), heads={"logits": models.OutputHead(classes=10)})
     sl.generate("digits", teacher=teacher, out=tmp_path / "digit-labels")

@@ -193,7 +193,7 @@ def test_what_does_not_fit_is_refused_before_the_first_step(trained, digits, dig
     with pytest.raises(InvalidArgument, match="more classes than the soft labels have, got 15; expected at most 10"):
         train_student(labels, open_source(tmp_path / "wide.parquet"), STUDENT, tmp_path / "e")
     pq.write_table(table.drop_columns(["label"]), tmp_path / "bare.parquet")
-    with pytest.raises(ColumnMissing, match="Name it with --label"):
+    with pytest.raises(ColumnMissing, match="Name it with label="):
         train_teacher(open_source(tmp_path / "bare.parquet"), STUDENT, tmp_path / "f")
     stranger = tmp_path / "stranger.npz"
     np.savez(stranger, x=np.zeros((4, 8, 8), np.uint8))

@@ -137,10 +137,10 @@ class Dense(Encoding):
         overflow = (stored.isinf() & values.isfinite()).flatten(1).any(dim=1)
         if bool(overflow.any()):
             position = int(overflow.int().argmax())
-            wider = "dense:f32" if self.dtype == "bf16" else "dense:f32 or dense:bf16"
+            wider = "encoding='dense:f32'" + ("" if self.dtype == "bf16" else " or encoding='dense:bf16'")
             raise InvalidLogits(
                 f"row {int(block.rows[position])}: a value of {float(values[position].abs().max()):.6g} is too large "
-                f"for {self.dtype}. Use --encoding {wider}"
+                f"for {self.dtype}. Use {wider}"
             )
         if self.dtype == "bf16":
             return Encoded({"values_bf16": to_numpy(stored.view(torch.uint16))})
@@ -233,7 +233,7 @@ def _quantize(block: Block) -> dict[str, NDArray[np.generic]]:
         position = int(span.reshape(len(block.rows), -1).amax(dim=1).argmax())
         raise InvalidLogits(
             f"row {int(block.rows[position])}: its values span {float(span.max()):.3g}, more than 8 bits can tell "
-            "apart. Use --encoding dense:f32, or rule classes out by -infinity"
+            "apart. Use encoding='dense:f32', or rule classes out by -infinity"
         )
     scale = (span / LEVELS).clamp_min(torch.finfo(torch.float32).tiny)
     codes = ((values / scale[..., None] - (low / scale)[..., None]).round()).clamp(0, LEVELS)

@@ -33,4 +33,4 @@ def run(work: Work, progress: ProgressReport | None = None) -> Labelled:
     return tally.labelled
 
 
-ENGINE = Engine(name="local", summary="One process, or several with --processes.", run=run)
+ENGINE = Engine(name="local", summary="One process, or several (processes=).", run=run)

@@ -31,7 +31,7 @@ def run(work: Work, progress: ProgressReport | None = None) -> Labelled:
     if rank is None:
         raise InvalidArgument(
             "engine torchrun: got no RANK and WORLD_SIZE, and no variables of Slurm; expected a launcher. Run torchrun "
-            "--nproc-per-node N -m softlabels_cli generate ..., or use --engine local --processes N"
+            "--nproc-per-node N -m softlabels_cli generate ..., or use engine='local', processes=N"
         )
     tally = Tally(work, progress)
     label_missing(replace(work, rank=rank), tally.add)

@@ -160,8 +160,8 @@ def _preprocessing(file: OnnxFile, spec: ModelSpec) -> Preprocessing | None:
     base = Preprocessing.from_json(written) if isinstance(written, Mapping) else None
     if file.metadata and base is None and spec.declared.preprocessing:
         raise InvalidArgument(
-            f"{spec}: preprocesses images itself, got options of preprocessing; leave out --mean, --std, --scale and "
-            "--layout"
+            f"{spec}: preprocesses images itself, got options of preprocessing; leave out mean=, std=, scale= and "
+            "layout="
         )
     return spec.declared.preprocessing_over(base)
 

@@ -215,7 +215,7 @@ def _open(request: OpenRequest) -> Source:
         )
     if (request.input, request.id, request.targets) != (None, None, None) or request.label:
         raise InvalidArgument(
-            f"{request.spec}: road scenes have no columns to choose; leave out --input, --label, --target and --id"
+            f"{request.spec}: road scenes have no columns to choose; leave out input=, label=, targets= and id="
         )
     return RoadSource(count, seed=int(match["seed"] or 0), size=size, spec=request.spec)
 

@@ -58,7 +58,7 @@ def _open(request: OpenRequest) -> TextSource:
     options = request.text
     if options is None:
         raise InvalidArgument(
-            f"{request.spec}: text needs a tokenizer, got none; expected --tokenizer bpe:8192 or a directory, or a "
+            f"{request.spec}: text needs a tokenizer, got none; expected tokenizer='bpe:8192' or a directory, or a "
             "teacher that has one"
         )
 

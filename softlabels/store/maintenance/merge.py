@@ -135,7 +135,7 @@ def _check_alike_labels(donors: RowCopier, pairs: NDArray[np.int64]) -> None:
         raise StoreConflict(
             f"{len(unlike):,} rows have unlike labels in {', '.join(roots)}: key {', '.join(unlike[:NAMED])}"
             f"{', ...' if len(unlike) > NAMED else ''}. Was one made with other settings or data? To keep the labels "
-            "of the store named first, use --conflicts first"
+            "of the store named first, use conflicts='first'"
         )
 
 

@@ -35,7 +35,7 @@ class HashedFile:
         if self._dropped:
             return length
         if self.size + length > MAX_SHARD_BYTES:
-            raise InvalidArgument("a shard is at most 4 GiB; choose fewer rows a unit with --unit-rows")
+            raise InvalidArgument("a shard is at most 4 GiB; choose fewer rows a unit with unit_rows=")
         self._file.write(data)
         self._whole.update(data)
         self._range.update(data)

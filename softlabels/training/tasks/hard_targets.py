@@ -178,9 +178,9 @@ def _check_target(name: str, output: OutputHead, target: Target, spec: str) -> N
     fits = target.classes == output.classes if target.kind == "regression" else target.classes <= output.classes
     if target.kind == output.kind == "pixels" and fits and target.shape != output.shape:
         height, width = output.shape
-        size = f"Open the data at that size, with --size {height}" if height == width else "Use images of that size"
+        size = f"Open the data at that size, with size={height}" if height == width else "Use images of that size"
         if spec.startswith("roads:") and height != width:
-            size = f"Name that size, as in --data {spec.partition(',')[0]},size={height}x{width}"
+            size = f"Name that size, as in data={spec.partition(',')[0]},size={height}x{width}"
         raise InvalidArgument(
             f"{spec}: the masks of head {name!r} have another size than the labels, got {target.shape}; expected "
             f"{output.shape}. {size}"
@@ -189,10 +189,10 @@ def _check_target(name: str, output: OutputHead, target: Target, spec: str) -> N
         raise InvalidArgument(
             f"{spec}: the target of head {name!r} does not fit, got {target.kind} of {target.classes} classes and "
             f"shape {target.shape}; expected {output.kind} of {output.classes} and {output.shape}. Name another column "
-            f"with --target {name}=COLUMN"
+            f"with targets={{{name!r}: COLUMN}}"
         )
     if not fits:
         raise InvalidArgument(
             f"{spec}: more classes than the soft labels have, got {target.classes}; expected at most "
-            f"{output.classes}. The labels are of another task, or --label names another column"
+            f"{output.classes}. The labels are of another task, or label= names another column"
         )

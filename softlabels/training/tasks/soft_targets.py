@@ -152,7 +152,7 @@ def choose_loss(
             ]
             raise InvalidArgument(
                 f"head {head!r}: loss {entry.loss.name} is not possible, got {problem}; expected "
-                f"{', '.join(possible) or 'another encoding'}. Choose one with --loss {head}=NAME"
+                f"{', '.join(possible) or 'another encoding'}. Choose one with loss={{{head!r}: NAME}}"
             )
     return spec
 

@@ -224,5 +224,5 @@ def warning_of(labels: Store | Model, recipe: Recipe, heads: Mapping[str, Output
     shown = "nobody knows who wrote the text" if writer is None else f"{writer} wrote the text"
     return (
         f"Warning: loss chosen is known to fail if writer and teacher differ, and {shown}, while the teacher is "
-        f"{teacher.spec}. Record the writer with generate --written-by, or use the loss kl"
+        f"{teacher.spec}. Record the writer with softlabels generate --written-by, or use the loss kl"
     )
