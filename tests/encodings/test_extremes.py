@@ -18,8 +18,8 @@ SAMPLED = ["sampled:5", "sampled:5:0.5", "sampled:5:4", "threshold:0.9", "thresh
 COUNTS = ["counts:9:0.01:3", "counts:9:0.01:3:excess", "counts:9:0:3", "counts:255:0.001:3"]
 SPECS = ["dense:f32", "dense:bf16", "dense:q8", *LISTED, *SAMPLED, *COUNTS]
 TOO_WIDE = {
-    ("dense:q8", "all of float32"): "row [0-3]: its values span .* Use --encoding dense:f32",
-    ("dense:bf16", "masked by the least number"): "row 0: .* too large for bf16. Use --encoding dense:f32$",
+    ("dense:q8", "all of float32"): "row [0-3]: its values span .* Use encoding='dense:f32'",
+    ("dense:bf16", "masked by the least number"): "row 0: .* too large for bf16. Use encoding='dense:f32'$",
 }
 """Message by encoding and kind of logits that it cannot hold."""
 MASK = float(np.finfo(np.float32).min)

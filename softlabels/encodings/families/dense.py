@@ -207,7 +207,7 @@ def _standardize(block: Block) -> Tensor:
         position = int(distance.argmax())
         raise InvalidLogits(
             f"row {int(block.rows[position])}: a value is {float(distance[position]):.3g} deviations from the mean of "
-            f"its dimension, more than {MAX_SCALED:g}. Use --encoding dense:f32"
+            f"its dimension, more than {MAX_SCALED:g}. Use encoding='dense:f32'"
         )
     return values
 

@@ -28,6 +28,7 @@ from softlabels.store.format.tokenizer_file import read_tokenizer
 from softlabels.store.maintenance.report import Fix, Problem, Report
 from softlabels.store.maintenance.verification_cache import VerificationCache
 from softlabels.store.sealed_store import Store
+from softlabels.store.storage.read_errors import without_advice
 from softlabels.store.storage.storage import Location, Storage
 from softlabels.store.threads import map_ahead
 from softlabels.store.unit_reader import UnitReader
@@ -137,7 +138,7 @@ def unit_problem(
     try:
         record = read_record(storage, unit, descriptor)
     except StoreCorrupt as error:
-        return None, Problem(unit, storage.locate(paths.record_path(unit)), str(error), "repair")
+        return None, _unreadable(unit, storage.locate(paths.record_path(unit)), error, "repair")
     return record, _files_problem(storage, descriptor, record, deep=deep)
 
 
@@ -151,7 +152,7 @@ def _files_problem(storage: Storage, descriptor: Descriptor, record: Record, *, 
             for number in range(len(record.chunks) if deep else 0):
                 reader.read_chunk(number)
         except StoreCorrupt as error:
-            problem = str(error)
+            problem = without_advice(error, storage.locate(reader.name))
     return None if problem is None else Problem(record.unit, storage.locate(reader.name), problem, "repair")
 
 
@@ -169,7 +170,7 @@ def _verify_unit(
     try:
         record = read_record(storage, unit, descriptor)
     except StoreCorrupt as error:
-        return 0, False, [Problem(unit, name, str(error), "repair")]
+        return 0, False, [_unreadable(unit, name, error, "repair")]
     problems = []
     if sealed is not None and unit < len(sealed) and record.digest != sealed[unit].decode("latin-1"):
         problems.append(Problem(unit, name, "it is not the record that was sealed", "seal"))
@@ -202,11 +203,11 @@ def _store_problems(storage: Storage, descriptor: Descriptor) -> list[Problem]:
             read_codebook(storage, descriptor, head)
         except StoreError as error:
             name = paths.codebook_path(str(kind.codebook))
-            problems.append(Problem(None, storage.locate(name), str(error), "fetch"))
+            problems.append(_unreadable(None, storage.locate(name), error, "fetch"))
     try:
         read_tokenizer(storage, descriptor)
     except StoreError as error:
-        problems.append(Problem(None, str(storage), str(error), "fetch"))
+        problems.append(_unreadable(None, str(storage), error, "fetch"))
     if descriptor.grows and is_unfinished_copy(storage):
         problems.append(Problem(None, str(storage), "it is a copy that was interrupted", "copy"))
     return problems
@@ -225,7 +226,7 @@ def _sealed_records(storage: Storage, descriptor: Descriptor, problems: list[Pro
     try:
         snapshot = read_snapshot(storage, numbers[-1])
     except (StoreCorrupt, StoreNotFound) as error:
-        problems.append(Problem(None, storage.locate(paths.snapshot_path(numbers[-1])), str(error), "repair"))
+        problems.append(_unreadable(None, storage.locate(paths.snapshot_path(numbers[-1])), error, "repair"))
         return None
     if snapshot.descriptor != descriptor.digest:
         name = storage.locate(paths.snapshot_path(numbers[-1]))
@@ -234,7 +235,7 @@ def _sealed_records(storage: Storage, descriptor: Descriptor, problems: list[Pro
     if errors := damaged_derived(storage, descriptor, snapshot):
         for name, refusal in errors.items():
             fix: Fix = "repair" if is_taken(storage, name) else "seal"
-            problems.append(Problem(None, storage.locate(name), str(refusal), fix))
+            problems.append(_unreadable(None, storage.locate(name), refusal, fix))
         return None
     try:
         Store(storage, descriptor, snapshot).skipped()
@@ -242,7 +243,7 @@ def _sealed_records(storage: Storage, descriptor: Descriptor, problems: list[Pro
         if (table["unit"] != np.arange(snapshot.units)).any():
             raise StoreCorrupt("its table does not list the units in order")
     except StoreCorrupt as error:
-        problems.append(Problem(None, storage.locate(paths.snapshot_path(numbers[-1])), str(error), "repair"))
+        problems.append(_unreadable(None, storage.locate(paths.snapshot_path(numbers[-1])), error, "repair"))
         return None
     return table["record"]
 
@@ -273,6 +274,11 @@ def is_taken(storage: Storage, name: str) -> bool:
     """Return True if a name is taken by anything, such as a FIFO."""
     directory, _, file = name.rpartition("/")
     return file in storage.list_names(directory)
+
+
+def _unreadable(unit: int | None, path: str, error: StoreError, fix: Fix) -> Problem:
+    """Return the problem of a file that readers refuse."""
+    return Problem(unit, path, without_advice(error, path), fix)
 
 
 def _shard_problem(storage: Storage, name: str, record: Record) -> str | None:

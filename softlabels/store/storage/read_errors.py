@@ -40,3 +40,25 @@ def read_errors(path: str, advice: str, missing: type[StoreError] = StoreCorrupt
         raise missing(f"{path} is missing; {advice}") from None
     except (ValueError, OSError) as error:
         raise StoreCorrupt(f"{path}{detail} is damaged: {error}; {advice}") from error
+
+
+def without_advice(error: StoreError, path: str) -> str:
+    """Return the message of an error of reading, without the file that it begins with and the advice that it ends with.
+
+    Args:
+        error: Error of ``read_errors``.
+        path: Location of the file, which is shown beside the message.
+
+    Example:
+        >>> without_advice(StoreCorrupt(f"s/a.json is damaged: no JSON; {REPAIR}"), "s/a.json")
+        'no JSON'
+        >>> without_advice(StoreCorrupt(f"s/a.json is missing; {FETCH}"), "s/a.json")
+        'it is missing'
+        >>> without_advice(StoreCorrupt(f"s/a.zip, chunk 3 is damaged: no data; {REPAIR}"), "s/a.zip")
+        'chunk 3 is damaged: no data'
+    """
+    text = str(error)
+    for advice in (REPAIR, FETCH, DESCRIPTOR, SEAL):
+        text = text.partition(f"; {advice}")[0]
+    problem = text.removeprefix(path).removeprefix(" is damaged: ").removeprefix(", ")
+    return f"it{problem}" if problem.startswith(" is ") else problem
