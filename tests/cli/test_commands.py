@@ -186,7 +186,7 @@ def wrong_uses(folder):
         "unknown encoding": (["generate", digits, *teacher, "--encoding", "gzip"], 2, "unknown encoding 'gzip'"),
         "k above the classes": (["generate", digits, *teacher, "--encoding", "topk:11"], 2, "there are 10"),
         "no such store": (["train-student", "nowhere", *train], 2, "nowhere: not a store of labels"),
-        "no store to verify": (["verify", "teacher"], 2, "teacher: not a store of labels"),
+        "no store to verify": (["verify", "bad.parquet"], 2, "bad.parquet: not a store of labels"),
         "no such run": (["compare", "run:nowhere", "--data", digits], 2, "nowhere: not a finished run"),
         "no such split": (["compare", "run:teacher", "--data", digits, "--split", "dev"], 2, "test, train"),
         "temperature not stored": (["train-student", "labels", *train, "--temperature", "3"], 2, "they hold 1, 2"),

@@ -57,6 +57,8 @@ def test_a_damaged_unit_is_named_set_aside_and_made_again(root, kind):
     assert not report.ok
     assert [problem.unit for problem in report.bad] == [0]
     named = str(report.bad[0].path) + report.bad[0].problem
+    assert report.bad[0].path not in report.bad[0].problem
+    assert "run softlabels" not in report.bad[0].problem, "the advice stands in the report"
     assert path.name in named
     assert says in named
     assert seen[-1][0] == seen[-1][1] > 0, "it goes on to the last"

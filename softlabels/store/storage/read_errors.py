@@ -51,7 +51,7 @@ def without_advice(error: StoreError, path: str) -> str:
 
     Example:
         >>> without_advice(StoreCorrupt(f"s/a.json is damaged: no JSON; {REPAIR}"), "s/a.json")
-        'no JSON'
+        'it is damaged: no JSON'
         >>> without_advice(StoreCorrupt(f"s/a.json is missing; {FETCH}"), "s/a.json")
         'it is missing'
         >>> without_advice(StoreCorrupt(f"s/a.zip, chunk 3 is damaged: no data; {REPAIR}"), "s/a.zip")
@@ -60,5 +60,5 @@ def without_advice(error: StoreError, path: str) -> str:
     text = str(error)
     for advice in (REPAIR, FETCH, DESCRIPTOR, SEAL):
         text = text.partition(f"; {advice}")[0]
-    problem = text.removeprefix(path).removeprefix(" is damaged: ").removeprefix(", ")
+    problem = text.removeprefix(path).removeprefix(", ")
     return f"it{problem}" if problem.startswith(" is ") else problem
