@@ -162,7 +162,7 @@ def test_a_target_that_does_not_fit_its_head_is_refused(labels, columns, tmp_pat
 @pytest.mark.parametrize(
     ("data", "size", "advice"),
     [
-        ("roads:20,size=16x24", None, "Name that size, as in --data roads:20,size=16x24$"),
+        ("roads:20,size=16x24", None, "Name that size, as in data='roads:20,size=16x24'$"),
         ("roads:20", 16, "Open the data at that size, with --size 16$"),
     ],
 )

@@ -180,7 +180,7 @@ def _check_target(name: str, output: OutputHead, target: Target, spec: str) -> N
         height, width = output.shape
         size = f"Open the data at that size, with size={height}" if height == width else "Use images of that size"
         if spec.startswith("roads:") and height != width:
-            size = f"Name that size, as in data={spec.partition(',')[0]},size={height}x{width}"
+            size = f"Name that size, as in data='{spec.partition(',')[0]},size={height}x{width}'"
         raise InvalidArgument(
             f"{spec}: the masks of head {name!r} have another size than the labels, got {target.shape}; expected "
             f"{output.shape}. {size}"
