@@ -83,7 +83,8 @@ class Dense(Encoding):
         require_count(options, 0, 2)
         dtype = choice(options[0], cls.DTYPES) if options else "f16"
         if len(options) == 2:
-            choice(dtype, ("q8",)), choice(options[1], (SCALED,))
+            choice(dtype, ("q8",))
+            choice(options[1], (SCALED,))
         return cls(dtype, len(options) == 2)
 
     @property
