@@ -177,7 +177,7 @@ def compare_pixels(folder: Path, seeds: int) -> dict[str, list[Row]]:
         for seed in range(seeds):
             out = folder / f"student-{name.split(',')[0].replace(' ', '-').replace(':', '-')}-{seed}"
             student = train_student(
-                labels, scenes, PIXEL_STUDENT, out, seed=seed, hard_labels=0, **STUDENT_RECIPE, **PIXEL_RECIPE
+                labels, scenes, PIXEL_STUDENT, out, seed=seed, alpha=1.0, **STUDENT_RECIPE, **PIXEL_RECIPE
             )
             figures.setdefault(name, []).append(pixel_row(student, scenes))
             print(f"{name}, seed {seed}: {figures[name][-1]}", flush=True)
