@@ -1,6 +1,6 @@
 """Train students of one size from one teacher, through the labels of each encoding and through the live teacher.
 
-    python benchmarks/students.py [--teacher flat|sharp] [--seeds 5] [--batch 8] [--json FILE] [--plot FILE]
+    python benchmarks/students.py [--teacher flat sharp] [--seeds 5] [--batch 8] [--plot FILE]
     python benchmarks/students.py --study NAME [--seeds 2]      # one of those in STUDIES
     python benchmarks/students.py --speeds                      # epochs of the loader over the stores of the table
 
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ import numpy as np
 import torch
 from student_labels import CACHE, Teacher
 from student_model import Adam, StudentGPT, evaluate, gradient, logits_of
+from student_report import HARD, LIVE, plot, report
 from torch import Tensor
 from tqdm import tqdm
 
@@ -47,9 +47,6 @@ HELD_OUT = 64
 SPEED_RUNS = 9
 SHARPNESS = {"flat": 1.0, "sharp": 1.75}
 """Factor of the logits by teacher."""
-T_QUANTILES = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""97.5 % quantile of Student's t distribution by number of seeds."""
-LIVE, HARD = "live teacher (full KD)", "true tokens alone"
 THRESHOLD = "threshold:0.05"
 
 
@@ -136,12 +133,11 @@ EXPLANATIONS = (
     Student("mean of counts:18", mean_of="counts:18"),
     Student("8 draws along positions", along=8),
 )
-STUDIES: dict[str, tuple[list[Setup], tuple[Student, ...]]] = {
-    "batch-flat": ([Setup(batch=batch) for batch in (2, 8, 32)], FEW["flat"]),
-    "batch-sharp": ([Setup("sharp", batch=batch) for batch in (2, 8, 32)], FEW["sharp"]),
-    "lr": ([Setup(lr=factor * LEARNING_RATE) for factor in (0.5, 1, 2)], FEW["flat"]),
-    "optimizer": ([Setup(factored=factored) for factored in (False, True)], FEW["flat"]),
-    "explain": ([Setup()], (*FEW["flat"], *EXPLANATIONS)),
+STUDIES: dict[str, list[tuple[Setup, tuple[Student, ...]]]] = {
+    "batch": [(Setup(teacher, batch=batch), FEW[teacher]) for teacher in SHARPNESS for batch in (2, 8, 32)],
+    "lr": [(Setup(lr=factor * LEARNING_RATE), FEW["flat"]) for factor in (0.5, 1, 2)],
+    "optimizer": [(Setup(factored=factored), FEW["flat"]) for factored in (False, True)],
+    "explain": [(Setup(), (*FEW["flat"], *EXPLANATIONS))],
 }
 """Set-ups and students of each study."""
 
@@ -149,7 +145,7 @@ STUDIES: dict[str, tuple[list[Setup], tuple[Student, ...]]] = {
 def main() -> None:
     """Train students and print tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--teacher", choices=list(SHARPNESS), default="flat")
+    parser.add_argument("--teacher", choices=list(SHARPNESS), nargs="*", default=list(SHARPNESS))
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seeds", type=int, default=5)
@@ -159,18 +155,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
-    setups, students = [Setup(options.teacher, options.steps, options.batch)], TABLE[options.teacher]
-    if options.study:
-        setups, students = STUDIES[options.study]
-    if options.speeds:
-        speeds(setups[0], [student.spec for student in students if student.spec and student.entry_bits is None])
-        return
-    students = tuple(student for student in students if not options.only or student.name in options.only)
+    setups = [Setup(teacher, options.steps, options.batch) for teacher in options.teacher]
+    plans = STUDIES[options.study] if options.study else [(setup, TABLE[setup.teacher]) for setup in setups]
     rows = []
-    for setup in setups:
-        of_setup = train_all(setup, students, options.seeds)
-        report(setup, of_setup)
-        rows += of_setup
+    for setup, students in plans:
+        if options.speeds:
+            speeds(setup, [student.spec for student in students if student.spec and student.entry_bits is None])
+            continue
+        chosen = [student for student in students if not options.only or student.name in options.only]
+        rows += train_all(setup, chosen, options.seeds)
+    report(rows)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2))
     if options.plot:
@@ -195,7 +189,7 @@ def speeds(setup: Setup, specs: list[str]) -> None:
         print(f"{spec}: {teacher.positions / statistics.median(runs) / 1e6:.2f} M positions/s")
 
 
-def train_all(setup: Setup, students: tuple[Student, ...], seeds: int) -> list[dict]:
+def train_all(setup: Setup, students: list[Student], seeds: int) -> list[dict]:
     """Train the students of a set-up, seed by seed, and return their figures; those of the cache are used again."""
     names = [(student, seed, CACHE / f"{file_name(student.name)}-{seed}-{setup.name}.json")
              for seed in range(seeds) for student in students]  # fmt: skip
@@ -262,66 +256,6 @@ def loss_of(student: Student, teacher: Teacher, batch: int) -> Callable[[Student
         return losses.kl(logits, DenseLabels(teacher.of(rows).flatten(0, 1).numpy()))
 
     return loss
-
-
-def above_live(rows: list[dict], key: str) -> dict[str, list[float]]:
-    """Return by scheme its figure less that of full KD, seed by seed."""
-    live = {row["seed"]: row[key] for row in rows if row["scheme"] == LIVE}
-    above: dict[str, list[float]] = {}
-    for row in rows:
-        if row["seed"] in live:
-            above.setdefault(row["scheme"], []).append(row[key] - live[row["seed"]])
-    return above
-
-
-def interval(values: list[float]) -> str:
-    """Return the mean of paired differences with the half width of its 95 % confidence interval."""
-    if len(values) not in T_QUANTILES:
-        return f"{statistics.mean(values):+.4f}"
-    half = T_QUANTILES[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values):+.4f} ± {half:.4f}"
-
-
-def report(setup: Setup, rows: list[dict]) -> None:
-    """Print means over seeds, and differences to full KD seed by seed with confidence intervals."""
-    print(f"\n{setup.name}: {setup.sequences} sequences, entropy of the teacher {rows[0]['entropy']:.2f} nats")
-    print("\n| labels | bytes per token | loss | loss above full KD | seed by seed | KL above full KD | calibration |")
-    print("|---|---:|---:|---:|---|---:|---:|")
-    loss, kl = above_live(rows, "loss"), above_live(rows, "kl")
-    for name in dict.fromkeys(row["scheme"] for row in rows):
-        of_name = [row for row in rows if row["scheme"] == name]
-        size = "-" if of_name[0]["bytes"] is None else f"{of_name[0]['bytes']:.1f}"
-        means = [statistics.mean(row[key] for row in of_name) for key in ("loss", "calibration_error")]
-        differences = ("-", "-", "-") if name == LIVE else (
-            interval(loss[name]), " ".join(f"{value:+.3f}" for value in loss[name]), interval(kl[name])
-        )  # fmt: skip
-        print(f"| {name} | {size} | {means[0]:.4f} | {' | '.join(differences)} | {means[1]:.3f} |")
-
-
-def plot(rows: list[dict], path: Path) -> None:
-    """Draw the loss above full KD, seed by seed, the nearest first."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    sizes = {row["scheme"]: "" if row["bytes"] is None else f" ({row['bytes']:.1f} B)" for row in rows}
-    above = {name: values for name, values in above_live(rows, "loss").items() if name != LIVE}
-    names = sorted(above, key=lambda name: -statistics.mean(above[name]))
-    figure, axis = plt.subplots(figsize=(8, 0.36 * len(names) + 1.1))
-    for place, name in enumerate(names):
-        axis.plot(above[name], [place] * len(above[name]), "o", alpha=0.35, color="tab:blue")
-        axis.plot(statistics.mean(above[name]), place, "|", markersize=16, markeredgewidth=2.5, color="tab:blue")
-    axis.axvline(0, color="tab:green")
-    axis.set_yticks(range(len(names)), [name + sizes[name] for name in names])
-    axis.set_xscale("symlog", linthresh=0.02)
-    ticks = [-0.01, 0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
-    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axis.set_xticks([], minor=True)
-    axis.set_xlabel("loss on held-out text above full KD, nats per token")
-    axis.grid(visible=True, alpha=0.2)
-    figure.tight_layout()
-    figure.savefig(path)
 
 
 if __name__ == "__main__":

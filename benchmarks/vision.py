@@ -46,8 +46,8 @@ CLASSES = 1000
 LISTED, TINYVIT_BYTES = 10, 44
 POLICY = "randcrop,flip,color"
 ENCODINGS = (
-    "topk:10", "topk:10:d4", "topk:8:d4", "adaptive:0.01:d4", "adaptive:0.015:d4:4", "adaptive:0.02:d4:4", "counts:20",
-    "threshold:0.05",
+    "topk:10", "topk:10:d4", "topk:8:d4", "topk:8:d2", "topk:7:d2", "topk:6:d2:64", "adaptive:0.01:d4",
+    "adaptive:0.015:d4:4", "adaptive:0.02:d4:4", "adaptive:0.01:d2:64", "counts:20", "threshold:0.05",
 )  # fmt: skip
 PHOTOGRAPHS = {
     "skimage": ("data", "astronaut camera chelsea coffee coins grass horse motorcycle_left motorcycle_right rocket"),
