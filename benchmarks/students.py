@@ -38,7 +38,7 @@ from tqdm import tqdm
 from softlabels import losses
 from softlabels.labels import DenseLabels
 
-STEPS, BATCH = 100, 8
+STEPS, BATCH = 240, 8
 """Steps, and sequences per step."""
 LEARNING_RATE = 3e-3
 WARM_UP = 0.2
@@ -119,7 +119,7 @@ TABLE = {
         Student(HARD), rs_kd(7), rs_kd(15), Student("adaptive", "adaptive:0.009:d4:64"),
     ),
     "sharp": (
-        Student(LIVE), *of_specs(THRESHOLD, "counts:4:0", "counts:7:0", "counts:12:0", "counts:12", "counts:20"),
+        Student(LIVE), *of_specs(THRESHOLD, "counts:4:0", "counts:7:0", "counts:12:0", "counts:20:0", "counts:20"),
         Student(HARD), rs_kd(12), rs_kd(32), Student("adaptive", "adaptive:0.009:d4:64"),
     ),
 }  # fmt: skip
@@ -134,7 +134,7 @@ EXPLANATIONS = (
     Student("8 draws along positions", along=8),
 )
 STUDIES: dict[str, list[tuple[Setup, tuple[Student, ...]]]] = {
-    "batch": [(Setup(teacher, batch=batch), FEW[teacher]) for teacher in SHARPNESS for batch in (2, 8, 32)],
+    "batch": [(Setup(teacher, batch=batch), FEW[teacher]) for teacher in SHARPNESS for batch in (2, 8, 24)],
     "lr": [(Setup(lr=factor * LEARNING_RATE), FEW["flat"]) for factor in (0.5, 1, 2)],
     "optimizer": [(Setup(factored=factored), FEW["flat"]) for factored in (False, True)],
     "explain": [(Setup(), (*FEW["flat"], *EXPLANATIONS))],
