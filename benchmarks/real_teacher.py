@@ -31,10 +31,10 @@ CACHE = Path(__file__).parent.parent / "cache"
 WINDOW = 512
 """Tokens of a text; half of the texts are the pilot's."""
 SPECS = (
-    "threshold:0.1", "threshold:0.05", "sampled:20", "sampled:50", "adaptive:0.05:d4:64", "adaptive:0.02:d4:64",
-    "counts:5", "counts:8", "counts:12", "counts:20", "counts:30", "counts:50", "counts:20:0", "counts:20:0.005:256",
+    "threshold:0.1", "threshold:0.05", "sampled:20", "sampled:50", "adaptive:0.02:d4:64", "counts:5", "counts:8",
+    "counts:12", "counts:20", "counts:50", "counts:12:0.008", "counts:20:0.005",
 )  # fmt: skip
-TIMED = ("threshold:0.05", "sampled:20", "counts:12", "counts:20", "counts:20:0")
+TIMED = ("threshold:0.05", "sampled:20", "counts:12", "counts:20", "counts:20:0.005")
 TIMED_ROWS, RUNS = 256, 9
 COPIES = 16
 """Copies of the timed rows that are decoded together, so that they are as many as a chunk holds."""

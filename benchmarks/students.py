@@ -115,26 +115,30 @@ def rs_kd(draws: int) -> Student:
 
 TABLE = {
     "flat": (
-        Student(LIVE), *of_specs(THRESHOLD, "counts:3:0", "counts:5:0", "counts:8:0", "counts:14:0", "counts:18"),
-        Student(HARD), rs_kd(7), rs_kd(15), Student("adaptive", "adaptive:0.009:d4:64"),
+        Student(LIVE), *of_specs(THRESHOLD, "counts:3:0", "counts:5:0", "counts:8:0", "counts:14:0"),
+        Student("counts:18:0.00556", "counts:18:0.00556"), Student(HARD),
+        rs_kd(7), rs_kd(15), Student("adaptive", "adaptive:0.009:d4:64"),
     ),
     "sharp": (
-        Student(LIVE), *of_specs(THRESHOLD, "counts:4:0", "counts:7:0", "counts:12:0", "counts:20:0", "counts:20"),
-        Student(HARD), rs_kd(12), rs_kd(32), Student("adaptive", "adaptive:0.009:d4:64"),
+        Student(LIVE), *of_specs(THRESHOLD, "counts:4:0", "counts:7:0", "counts:12:0", "counts:20:0"),
+        Student("counts:20:0.005", "counts:20:0.005"), Student(HARD),
+        rs_kd(12), rs_kd(32), Student("adaptive", "adaptive:0.009:d4:64"),
     ),
 }  # fmt: skip
 """Students of the table by teacher."""
 FEW = {
     "flat": (Student(LIVE), *of_specs(THRESHOLD, "counts:8:0")),
-    "sharp": (Student(LIVE), *of_specs(THRESHOLD, "counts:7:0")),
+    "sharp": (Student(LIVE), *of_specs("counts:7:0")),
 }
 EXPLANATIONS = (
     Student("full KD, second moment of threshold", second_moment="threshold"),
-    Student("mean of counts:18", mean_of="counts:18"),
+    Student("mean of counts:18:0.00556", mean_of="counts:18:0.00556"),
     Student("8 draws along positions", along=8),
 )
 STUDIES: dict[str, list[tuple[Setup, tuple[Student, ...]]]] = {
-    "batch": [(Setup("sharp", batch=batch), FEW["sharp"]) for batch in (2, 8, 24)],
+    "batch": [
+        (Setup("sharp", batch=batch, epochs=epochs), FEW["sharp"]) for batch, epochs in ((16, 2), (8, 1), (2, 1))
+    ],
     "lr": [(Setup(lr=factor * LEARNING_RATE), FEW["flat"]) for factor in (0.5, 1, 2)],
     "optimizer": [(Setup(factored=factored), FEW["flat"]) for factored in (False, True)],
     "explain": [(Setup(), (*FEW["flat"], *EXPLANATIONS))],

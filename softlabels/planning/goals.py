@@ -195,7 +195,7 @@ def _counts_spec(sample: Sample, *, weight: float) -> str:
     draws = min(counts.MAX_DRAWS, max(1, round(1 / weight)))
     fitted = max(2, min(counts.USUAL_PRIORS, len(sample.logits) * (FOLDS - 1) // FOLDS // 4))
     priors = fitted if sample.codebook is None else sample.codebook.priors.shape[1]
-    return counts.Counts(draws, counts.Counts.usual_floor(draws), priors).spec
+    return counts.Counts(draws, priors=priors).spec
 
 
 def _with_margin(limit: float, keys: float) -> float:

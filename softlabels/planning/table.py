@@ -19,8 +19,8 @@ MANY_CLASSES = 512
 DRAWS = (12, 25, 50, 100)
 CONFIDENCE = 1.645
 """Standard errors above the mean of a sample that a mean exceeds in 5 % of the cases."""
-COUNTS = (5, 8, 12, 20, 30, 50, 100)
-"""Draws of ``counts``, with the floor that goes with them."""
+COUNTS = (5, 8, 12, 20, 30, 50)
+"""Draws of ``counts``, from all classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ def candidates(classes: int, priors: int = 1, *, per_position: bool = False) -> 
         specs += [f"adaptive:{least:g}:d4:{priors}" for least in LEAST if priors > 1]
         specs += [f"threshold:{tau:g}" for tau in LEAST]
         specs += [f"sampled:{draws}" for draws in DRAWS]
-        specs += [Counts(draws, Counts.usual_floor(draws), priors).spec for draws in COUNTS if priors > 1]
+        specs += [Counts(draws, priors=priors).spec for draws in COUNTS if priors > 1]
     return specs
 
 

@@ -179,7 +179,7 @@ def test_classes_by_rank_go_with_their_codebook():
 @pytest.mark.parametrize(
     ("spec", "canonical"),
     [
-        ("counts:20", "counts:20:0.005:64:excess"),
+        ("counts:20", "counts:20:0:64"),
         ("counts:12:0.01", "counts:12:0.01:64:excess"),
         ("counts:20:0", "counts:20:0:64"),
         ("counts:12:0.01:8", "counts:12:0.01:8"),

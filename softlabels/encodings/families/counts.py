@@ -1,9 +1,10 @@
 """``counts:N``: N systematic draws per row, stored as counts under the ranks of the row's codeword.
 
-The distribution of the row's codeword, times a share s, lies under all classes. Of each class of probability ``floor``
-or more only the excess over it is drawn, floor or ceil of N (p - s pi) times, so that the sum of both is p on average.
-Classes below the floor follow the codeword, which has learned them from the context (docs/fidelity.md, section 10).
-With a floor of 0 the share is 0, and the labels are unbiased.
+A class of probability p is drawn floor or ceil of N p times, so the labels are unbiased. With a ``floor``, the
+distribution of the row's codeword, times a share s, lies under all classes. Of each class of probability ``floor`` or
+more only the excess over it is drawn, so that the sum of both is p on average. Classes below the floor follow the
+codeword, which has learned them from the context, and which students learn in place of the teacher (docs/fidelity.md,
+sections 9 and 10).
 
 A class id takes two bytes in a vocabulary. Its rank in the order of the row's codeword takes few bits, since the
 codeword knows which classes are likely here. Ranks are stored ascending as gaps of single bytes, which a Huffman code
@@ -73,7 +74,7 @@ class Counts(ItemEncoding):
     """
 
     name: ClassVar[str] = "counts"
-    form: ClassVar[str] = "counts:N[:FLOOR[:M]] (N: draws; FLOOR: least probability drawn; M: number of codewords)"
+    form: ClassVar[str] = "counts:N[:FLOOR[:M]] (N: draws; FLOOR: least probability drawn, 0; M: number of codewords)"
     rule: ClassVar[str] = "excess"
     """Last word of the specification if the excess over the codeword is drawn."""
 
@@ -87,20 +88,13 @@ class Counts(ItemEncoding):
         """See Encoding.from_options."""
         require_count(options, 1, 4)
         draws = integer(options[0], 1, MAX_DRAWS)
-        floor = cls.usual_floor(draws)
-        if len(options) > 1:
-            floor = 0.0 if options[1] == "0" else probability(options[1])
+        floor = 0.0 if len(options) < 2 or options[1] == "0" else probability(options[1])
         if floor == 1:
             raise ValueError("got a floor of 1; expected a smaller one")
         priors = integer(options[2], 2, MAX_PRIORS) if len(options) > 2 else USUAL_PRIORS
         if len(options) > 3 and (options[3] != cls.rule or not floor):
             raise ValueError(f"got {options[3]!r} behind the number of codewords; expected {cls.rule!r}, with a floor")
         return cls(draws, floor, priors, excess=len(options) != 3)
-
-    @staticmethod
-    def usual_floor(draws: int) -> float:
-        """Return the default floor, a tenth of the weight of a draw."""
-        return float(f"{0.1 / draws:.3g}")
 
     @property
     def spec(self) -> str:
