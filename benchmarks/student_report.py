@@ -96,6 +96,7 @@ def plot(rows: list[Row], path: Path) -> None:
         panel.set_xticks([3, 5, 8, 12, 20, 36], ["3", "5", "8", "12", "20", "36"])
         panel.set_xticks([], minor=True)
         panel.set_yscale("symlog", linthresh=0.02)
+        panel.set_ylim(bottom=-0.02)
         panel.set_yticks([0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5], ["0", "0.01", "0.02", "0.05", "0.1", "0.2", "0.5"])
         panel.set_title(f"teacher of {of_setup[0]['entropy']:.1f} nats", fontsize=10)
         panel.set_xlabel("bytes per token")
