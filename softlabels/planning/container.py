@@ -30,6 +30,9 @@ KEY_BYTES = 16
 USUAL_POSITIONS = 1024
 """Positions of a ragged row, for the size of units."""
 
+_EMPTY_BYTES: dict[tuple[Any, ...], int] = {}
+"""Bytes of containers that were measured, by their columns, chunks, codec and format."""
+
 NO_CODEBOOK = "0" * 64
 """Digest of a codebook that is not there; descriptors of some encodings need one."""
 
@@ -105,6 +108,14 @@ def _empty_bytes(head: Head, chunks: int, codec: str, shard_format: str) -> int:
     # Positions make rows larger, and their container not.
     head = head if head.ragged else replace(head, shape=(), downsample=1)
     descriptor = _descriptor(head, chunks, 1, codec, shard_format)
+    schema = descriptor.columns()
+    key = (*schema.items(), chunks, codec, shard_format)
+    if key not in _EMPTY_BYTES:  # encodings differ in more than their columns
+        _EMPTY_BYTES[key] = _measure_empty_bytes(descriptor, chunks)
+    return _EMPTY_BYTES[key]
+
+
+def _measure_empty_bytes(descriptor: Descriptor, chunks: int) -> int:
     schema = descriptor.columns()
     counts = {column.per for column in schema.values()}
     columns = {
