@@ -202,11 +202,12 @@ def states(
     Args:
         events: Effects in their order.
         rng: Source of the choice if there are too many trees.
-        budget: Number of trees to yield, about.
+        budget: Number of trees to yield, about, and a few more for a cut after the last event.
         begin: Number of the first event after which the power may fail.
     """
-    trees = max(1, budget // (len(events) + 1 - begin))
-    for cut in range(begin, len(events) + 1):
+    moments = range(begin, len(events) + 1)
+    trees = max(1, budget // len(moments))
+    for cut in moments if budget >= len(moments) else sorted({*rng.sample(moments, max(1, budget)), len(events)}):
         if cut == len(events):
             trees = max(trees, LAST_TREES)  # everything was promised
         prefix = events[:cut]
