@@ -1,6 +1,5 @@
 """Generating: what the teacher said is what the store holds, and nothing is computed twice."""
 
-import signal
 import time
 
 import numpy as np
@@ -13,7 +12,7 @@ from softlabels.errors import InvalidArgument, InvalidData, InvalidLogits, Store
 from softlabels.generation import Settings, estimate, generate
 from softlabels.store import open_storage
 from softlabels.store.format import paths
-from tests.warm import WarmPython, run
+from tests.warm import WarmPython
 
 
 def test_the_store_holds_what_the_teacher_said(teacher, digits, dense_logits, tmp_path):
@@ -121,36 +120,6 @@ def test_two_generators_share_a_store(digits_path, tmp_path):
     assert [process.returncode for process in both] == [0, 0]
     assert sum(new) == sl.open(out).units == 29
     assert sl.verify(out, deep=True).ok
-
-
-SLOW_TEACHER = """
-import time
-def model(inputs):
-    time.sleep(0.02)
-    return inputs.float().flatten(1)[:, 10:20]
-"""
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)])
-def test_a_signal_keeps_committed_units(number, code, digits_path, tmp_path):
-    (tmp_path / "slow.py").write_text(SLOW_TEACHER)
-    command = ["-m", "softlabels_cli", "generate", digits_path, "--teacher", "python:slow:model"]
-    command += ["--out", "s", "--unit-rows", 100, "--batch-size", 10]
-    process = WarmPython(*command, cwd=tmp_path)
-    deadline = time.monotonic() + 60
-    while len(list(paths.committed_units(open_storage(tmp_path / "s")))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=20)
-    assert process.returncode == code
-    before = list(paths.committed_units(open_storage(tmp_path / "s")))
-    assert 3 <= len(before) < 18
-    if code == 130:
-        assert f"Interrupted. s holds {len(before)} of 18 units: run the same command again" in errors
-        assert {path.name for path in (tmp_path / "s" / "tmp").iterdir()} <= {"claims.lock"}
-    run(*command, cwd=tmp_path)
-    assert sl.verify(tmp_path / "s", deep=True).ok
-    assert sl.open(tmp_path / "s").rows == 1797
 
 
 def test_an_estimate_writes_nothing_and_is_near_the_truth(teacher, digits, tmp_path):

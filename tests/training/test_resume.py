@@ -72,8 +72,10 @@ def test_kill_9_in_the_midst_of_a_step_loses_nothing(folder, tmp_path, root):
         _, errors = process.communicate(timeout=120)
         assert process.returncode == -signal.SIGKILL, errors
     assert saved_step(tmp_path / "run") >= 18
+    assert not (tmp_path / "run" / "run.json").exists()
     killed.train(folder, tmp_path / "run", killed.Dropping(0))
     assert digests(tmp_path / "run") == digests(folder / "uninterrupted")
+    assert not (tmp_path / "run" / CHECKPOINT_FILE).exists()
 
 
 def stopped(folder, out, step, **options):

@@ -1,11 +1,8 @@
 """Training: resumes to the bit, needs no teacher, and gains what distillation should gain."""
 
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-import time
 from itertools import pairwise
 
 import numpy as np
@@ -30,6 +27,7 @@ from softlabels.models import load_run
 from softlabels.sources import open_source
 from softlabels.training import Recipe, compare, train_student, train_teacher
 from softlabels.training.splits import choose_hard_labels, split_rows
+from tests.warm import CONTEXT
 
 STUDENT = "mlp:width=16,depth=1"
 
@@ -77,8 +75,7 @@ def test_the_student_trains_with_the_teacher_gone(trained, tmp_path, digits_path
     """Labels alone travel: the teacher's run is not there, nor is its folder."""
     shutil.copytree(trained / "labels", tmp_path / "labels")
     assert not (tmp_path / "teacher").exists()
-    context = multiprocessing.get_context("forkserver")
-    worker = context.Process(target=train_elsewhere, args=(tmp_path, digits_path))
+    worker = CONTEXT.Process(target=train_elsewhere, args=(tmp_path, digits_path))
     worker.start()
     worker.join(120)
     assert worker.exitcode == 0
@@ -118,42 +115,6 @@ def test_soft_labels_beat_hard_ones_where_those_are_few(trained, digits, tmp_pat
     ungrouped = compare(runs, digits, group_seeds=False)
     assert [row.runs for row in ungrouped] == [1, 1, 1, 1]
     assert soft.value == pytest.approx((ungrouped[0].value + ungrouped[1].value) / 2)
-
-
-def train_slowly(labels, digits_path, out):
-    """A run that keeps a checkpoint after every step, and rests between its reports to be killed there."""
-    torch.set_num_threads(1)
-    train_student(
-        labels, open_source(digits_path), STUDENT, out, steps=260, seed=5, checkpoint_seconds=0.0,
-        progress=lambda *_, **__: time.sleep(0.3),
-    )  # fmt: skip
-
-
-def test_killed_and_resumed_equals_never_interrupted_to_the_bit(trained, digits, digits_path, tmp_path):
-    uninterrupted = train_student(trained / "labels", digits, STUDENT, tmp_path / "uninterrupted", steps=260, seed=5)
-    context = multiprocessing.get_context("forkserver")
-    checkpoint = tmp_path / "killed" / "checkpoint.safetensors"
-    kills = 0
-    for _ in range(3):
-        worker = context.Process(target=train_slowly, args=(trained / "labels", digits_path, tmp_path / "killed"))
-        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        worker.start()
-        deadline = time.monotonic() + 60
-        while (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.25)
-        if worker.is_alive():
-            os.kill(worker.pid, signal.SIGKILL)
-            kills += 1
-        worker.join()
-    assert kills == 3
-    assert not (tmp_path / "killed" / "run.json").exists()
-    resumed = train_student(trained / "labels", digits, STUDENT, tmp_path / "killed", steps=260, seed=5)
-    assert weights(resumed) == weights(uninterrupted)
-    steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
-    assert steps == sorted(set(steps))
-    assert steps[-1] == 260
-    assert not checkpoint.exists()
 
 
 def test_a_finished_run_is_returned_and_another_is_left_alone(trained, digits, tmp_path):

@@ -1,7 +1,9 @@
 """Real trainers of other libraries train from labels, resume exactly, and refuse what does not fit."""
 
+import inspect
 import json
 import runpy
+import socket
 import warnings
 
 import numpy as np
@@ -16,7 +18,7 @@ from softlabels.loading.adapters.huggingface import TokenCollator, TokenLoss, tr
 from softlabels.loading.adapters.torch_datasets import LabelDataset
 from softlabels.sources import TokenSource
 from tests.loading.stores import write_store
-from tests.warm import run
+from tests.warm import WarmPython
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning")  # those of other libraries are theirs
 
@@ -112,7 +114,6 @@ def test_a_trainer_computes_metrics_from_the_tokens(uninterrupted, trainer, tmp_
 DRIVER = """
 import json, pathlib, runpy, sys
 import torch
-from tests.loading.adapters.test_huggingface import metrics_of
 out = pathlib.Path(sys.argv[2])
 trainer = runpy.run_path(sys.argv[1])["train"](
     out, steps=2, optim="sgd", max_grad_norm=0, per_device_train_batch_size=4
@@ -121,20 +122,26 @@ if trainer.args.process_index == 0:
     weights = torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
     torch.save(weights, out / "weights.pt")
 trainer.compute_metrics = metrics_of
-found = trainer.evaluate(trainer.train_dataset)  # all ranks take part
+metrics = trainer.evaluate(trainer.train_dataset)  # all ranks take part
 if trainer.args.process_index == 0:
-    (out / "metrics.json").write_text(json.dumps(found))
-# Without this, gloo's threads may still run when the interpreter ends, and abort it.
+    (out / "metrics.json").write_text(json.dumps(metrics))
 torch.distributed.barrier()
 torch.distributed.destroy_process_group()
 """
 
 
 def test_two_processes_with_half_the_batch_each_train_the_same_student(trainer, root, tmp_path):
-    """Real ranks of torch.distributed.run: a sum that did not count tokens over both would be off."""
-    (tmp_path / "driver.py").write_text(DRIVER)
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, tmp_path / "driver.py"]
-    run(*command, root / "docs" / "examples" / "huggingface_trainer.py", tmp_path / "two", cwd=root, timeout=200)
+    """Real ranks, as torchrun starts them: a sum that did not count tokens over both would be off."""
+    (tmp_path / "driver.py").write_text(f"{inspect.getsource(metrics_of)}\n{DRIVER}")
+    arguments = tmp_path / "driver.py", root / "docs" / "examples" / "huggingface_trainer.py", tmp_path / "two"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    ranks = [
+        WarmPython(*arguments, environment=group | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)
+    ]
+    ended = [rank.communicate(timeout=200) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], ended
     one = trainer["train"](tmp_path / "one", steps=2, optim="sgd", max_grad_norm=0)
     expected = torch.load(tmp_path / "two" / "weights.pt", weights_only=True)
     torch.testing.assert_close(expected, weights(one), atol=1e-6, rtol=1e-5)

@@ -111,33 +111,35 @@ import softlabels as sl
 
 loader = sl.loader(sl.open(sys.argv[1]), batch_size=4, window=2, memory=int(sys.argv[2]))
 gc.set_threshold(50)
-try:
-    print("ready", flush=True)
-    while True:
-        batches = loader.stream()
-        for _ in range(8):
-            next(batches)
-        batches.close()
-except KeyboardInterrupt:
-    print("interrupted", flush=True)
-    os._exit(0)
+for turn in range(int(sys.argv[3])):
+    try:
+        print("ready", flush=True)
+        while True:
+            batches = loader.stream()
+            for _ in range(8):
+                next(batches)
+            batches.close()
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+os._exit(0)
 """
 
 
 def test_signals_are_not_lost(store):
     """SIGINT while batches come and iterators are closed reaches the program, every time."""
-    for delay in (0.0, 0.013, 0.031, 0.052, 0.101):
-        process = subprocess.Popen(
-            [sys.executable, "-c", INTERRUPTED, str(store.storage), str(2**16)], stdout=subprocess.PIPE, text=True
-        )
-        try:
+    delays = (0.0, 0.013, 0.031, 0.052, 0.101)
+    command = [sys.executable, "-c", INTERRUPTED, str(store.storage), str(2**16), str(len(delays))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        for delay in delays:
             assert process.stdout.readline() == "ready\n"
             time.sleep(delay)
             process.send_signal(signal.SIGINT)
-            assert process.communicate(timeout=60)[0] == "interrupted\n"
-        finally:
-            process.kill()
-            process.wait()
+            assert process.stdout.readline() == "interrupted\n"
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_no_callback_runs_in_the_garbage_collector(store):
