@@ -163,7 +163,7 @@ def test_a_target_that_does_not_fit_its_head_is_refused(labels, columns, tmp_pat
     ("data", "size", "advice"),
     [
         ("roads:20,size=16x24", None, "Name that size, as in data='roads:20,size=16x24'$"),
-        ("roads:20", 16, "Open the data at that size, with --size 16$"),
+        ("roads:20", 16, "Open the data at that size, with size=16$"),
     ],
 )
 def test_masks_of_another_size_than_the_labels_are_refused_with_the_size_to_name(tmp_path, data, size, advice):
