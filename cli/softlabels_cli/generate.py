@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     help="dense:f16, topk:32, adaptive:0.002, threshold:0.05, ... or a target: auto:max-kl=0.05, auto:budget=50GB. "
     "Without HEAD it is for every head of kind classes or tokens; repeat for more heads. [dense:f16 to 64 classes, "
     "topk:32 below 4,096, for tokens and from there threshold:0.05, or adaptive:0.005 at several temperatures; "
-    "regression dense:f32; embedding and pixels dense:f16]",
+    "regression dense:f32; pixels adaptive:0.01; embedding dense:f16]",
 )
 @click.option(
     "--downsample",

@@ -58,20 +58,22 @@ def default(classes: int, temperatures: int = 1, kind: HeadKind = "classes") -> 
 
     It stores every logit in half precision for a few classes, and the 32 likeliest for hundreds. For tokens of more
     than a few classes, and for any vocabulary, it is a sample that is right on average, or, for several temperatures,
-    the classes above a probability.
+    the classes above a probability. Most pixels have one likely class, so they are lists of those above 1 %.
 
     Example:
         >>> from softlabels import encodings
         >>> encodings.default(10).spec, encodings.default(1000).spec, encodings.default(50_000).spec
         ('dense:f16', 'topk:32:f16', 'threshold:0.05:43')
-        >>> encodings.default(1000, kind="tokens").spec
-        'threshold:0.05:43'
+        >>> encodings.default(1000, kind="tokens").spec, encodings.default(19, kind="pixels").spec
+        ('threshold:0.05:43', 'adaptive:0.01:d4')
 
     Args:
         classes: Number of classes of the head.
         temperatures: Number of temperatures.
         kind: Kind of the head.
     """
+    if kind == "pixels":
+        return Adaptive(0.01)
     if classes <= MAX_DENSE_CLASSES:
         return Dense("f16")
     if classes < MANY_CLASSES and kind != "tokens":

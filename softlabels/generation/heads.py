@@ -63,7 +63,7 @@ def default_encoding(head: OutputHead, temperatures: int = 1) -> str:
     Distributions of few classes are stored dense, of many as lists (see ``encodings.default``). Regression is stored in
     float32: its values have units, such as metres, that float16 rounds to 3 digits, and few numbers cost few bytes.
     Embeddings are stored in float16: they are wide, and the error of 2^-11 is far below the error of any student.
-    Pixels are stored in float16, because lists need one distribution per row or ragged rows.
+    Distributions of a fixed shape that are no pixels are stored in float16.
 
     Args:
         head: Output of the teacher.
@@ -77,7 +77,7 @@ def default_encoding(head: OutputHead, temperatures: int = 1) -> str:
         return CHOSEN_ENCODING
     if head.kind == "regression":
         return "dense:f32"
-    if head.kind in LISTED_KINDS and (head.ragged or not head.shape):
+    if head.kind == "pixels" or (head.kind in LISTED_KINDS and (head.ragged or not head.shape)):
         return encodings.default(head.classes, temperatures, head.kind).spec
     return "dense:f16"
 

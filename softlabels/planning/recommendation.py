@@ -12,10 +12,6 @@ from softlabels.planning.sample import Sample
 from softlabels.planning.table import PlanRow, measure_row
 from softlabels.store import HeadFidelity
 
-PIXELS = "dense:f16"
-"""Default encoding of a distribution per pixel."""
-PIXELS_REASON = "the default for pixels, which keeps all of the teacher; lists of classes take fewer bytes"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Recommendation:
@@ -45,9 +41,6 @@ def recommend(sample: Sample, goal: str | None = None) -> Recommendation:
     if goal is not None:
         row, _ = measure_row(sample, resolve(goal, sample))
         return Recommendation(row=row, goal=goal, reason=f"generate chooses the same for the encoding {goal}")
-    if sample.shape:
-        row, _ = measure_row(sample, PIXELS)
-        return Recommendation(row=row, goal=None, reason=PIXELS_REASON)
     temperatures = len(sample.temperatures)
     row, _ = measure_row(sample, encodings.default(sample.classes, temperatures, sample.kind).spec)
     return Recommendation(row=row, goal=None, reason=default_reason(sample.classes, temperatures, sample.kind))
@@ -65,6 +58,8 @@ def default_reason(classes: int, temperatures: int = 1, kind: HeadKind = "classe
         >>> default_reason(10)
         'the default up to 64 classes: a list would save few bytes, and every logit keeps all of the teacher'
     """
+    if kind == "pixels":
+        return "the default for pixels: most have one likely class, and the list of those above 1 % takes few bytes"
     if classes <= MAX_DENSE_CLASSES:
         return (
             f"the default up to {MAX_DENSE_CLASSES} classes: a list would save few bytes, and every logit keeps all of "

@@ -116,7 +116,7 @@ def test_plans_measure_whole_images(tmp_path, images):
     assert row.bytes_total == pytest.approx(store.bytes, rel=0.15)
     assert row.kl == pytest.approx(store.snapshot.fidelity["road"].overall.kl["1"], rel=0.3)
     assert "adaptive:0.02:d4" in candidates(5, per_position=True)
-    assert recommend(drawn).row.encoding == "dense:f16"
+    assert recommend(drawn).row.encoding == "adaptive:0.01:d4"
     target = f"adaptive:bytes={row.bytes_per_row:.0f}"
     result = sl.generate(images, teacher=Segmenter(), out=tmp_path / "target", encoding={"road": target})
     assert result.encodings["road"].startswith("adaptive:0.0")
