@@ -48,6 +48,7 @@ def evaluate(
         InvalidLogits: Outputs are not finite; names the first row.
 
     Example:
+        >>> import torch
         >>> from softlabels.models import as_model
         >>> from softlabels.sources import as_source
         >>> source = as_source((np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 0])))
