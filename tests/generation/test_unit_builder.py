@@ -75,16 +75,20 @@ def test_a_teacher_with_heads_of_every_kind_is_stored_by_its_defaults(tmp_path):
         temperatures=(1.0, 2.0),
     )  # fmt: skip
     assert result.encodings == {
-        "classes": "topk:2:f16", "tokens": "topk:4:d4", "pixels": "dense:f16", "regression": "dense:f32",
-        "embedding": "dense:f16",
+        "classes": "topk:2:f16", "tokens": "topk:4:d4", "pixels": "adaptive:0.01:d4",
+        "regression": "dense:f32", "embedding": "dense:f16",
     }  # fmt: skip
     store = sl.open(tmp_path / "s")
     assert store.heads["tokens"].ragged
     assert store.heads["tokens"].temperatures == (1.0, 2.0)
     assert store.heads["regression"].temperatures == (1.0,)
-    for kind in ("regression", "embedding", "pixels"):
+    for kind in ("regression", "embedding"):
         expected = np.stack(named_outputs(kind))
         np.testing.assert_allclose(store.read(range(ROWS), head=kind).values, expected, rtol=1e-3, atol=1e-3)
+    outputs = torch.from_numpy(np.stack(named_outputs("pixels"))).double()
+    teacher_probs = outputs.softmax(-1).numpy()
+    stored_probs = np.exp(store.read(range(ROWS), head="pixels").log_probs(1.0))
+    np.testing.assert_allclose(stored_probs, teacher_probs, atol=0.15)  # steps of a quarter nat
     labels = store.read(range(ROWS), head="tokens")
     assert labels.lengths.tolist() == LENGTHS.tolist()
     assert (labels.ids[:, 0] == np.concatenate(named_outputs("tokens")).argmax(axis=1)).all()
