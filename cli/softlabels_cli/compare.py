@@ -196,7 +196,7 @@ def _speed(row: ComparedModel) -> dict[str, str]:
     """Return the throughput: tokens of a text, rows of other data."""
     if row.text is None:
         return {"rows/s": f"{row.rows_per_second:,.0f}"}
-    return {"tokens/s": f"{row.rows_per_second * row.text.tokens_per_row:,.0f}"}
+    return {"tokens/s": f"{row.text.tokens_per_second:,.0f}"}
 
 
 def _label_size(row: ComparedModel) -> dict[str, str]:

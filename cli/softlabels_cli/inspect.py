@@ -33,12 +33,13 @@ MAX_SKIPPED = 4
 def command(*, store: str, digest: str | None, as_json: bool) -> None:
     """Show rows, size, teacher, data, heads and fidelity of STORE.
 
-    Of a run, show the chain that made it: data, teacher, store, student, through students that became teachers.
+    Of a run, show the chain that made it: data, teacher, store, student, through students that became teachers. There
+    --digest is that of its model.
     """
     from softlabels.store import check_digest, describe_store
 
     if _is_run(store):
-        _print_chain(store, as_json=as_json)
+        _print_chain(store, digest, as_json=as_json)
         return
     check_digest(store, digest)
     description = describe_store(store)
@@ -59,10 +60,11 @@ def _is_run(path: str) -> bool:
     return "://" not in path and (Path(path) / "run.json").exists()
 
 
-def _print_chain(path: str, *, as_json: bool) -> None:
-    from softlabels.training.provenance import chain
+def _print_chain(path: str, digest: str | None, *, as_json: bool) -> None:
+    from softlabels.training.provenance import chain, check_run_digest
 
     links = chain(path)
+    check_run_digest(path, links[-1].digest, digest)
     if as_json:
         print_json({"run": path, "chain": [link.to_json() for link in links]})
         return

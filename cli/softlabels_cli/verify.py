@@ -34,13 +34,15 @@ def command(
 ) -> None:
     """Check every file of STORE; exit 3 if it is damaged, incomplete or not sealed.
 
-    Of a run, check that its weights and its tokenizer are those that it describes.
+    Of a run, check that its weights and its tokenizer are those that it describes; --digest is that of its model.
     """
     from softlabels.store import check_digest, verify
     from softlabels.training.provenance import is_run
 
     if is_run(store):
-        _verify_run(store, as_json=as_json)
+        if key is not None or signature is not None:
+            raise click.UsageError("runs have no signature, got --public-key or --signature; use --digest")
+        _verify_run(store, digest, as_json=as_json)
         return
     check_digest(store, digest)
     if signature is not None and key is None:
@@ -66,15 +68,18 @@ def command(
         raise click.exceptions.Exit(FOUND_BAD)
 
 
-def _verify_run(run: str, *, as_json: bool) -> None:
+def _verify_run(run: str, expected: str | None, *, as_json: bool) -> None:
     """Load a run, which compares its files with their digests, and print its digest."""
     from softlabels.errors import RunCorrupt
     from softlabels.models import as_model
+    from softlabels.training.provenance import check_run_digest
 
+    digest, problem = None, None
     try:
-        digest, problem = as_model(f"run:{run}").digest, None
+        digest = as_model(f"run:{run}").digest
+        check_run_digest(run, digest, expected)
     except RunCorrupt as error:
-        digest, problem = None, str(error)
+        problem = str(error)
     if as_json:
         print_json({"run": run, "digest": digest, "ok": problem is None, "problem": problem})
     else:

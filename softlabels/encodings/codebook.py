@@ -173,7 +173,7 @@ def fit(encoding: Encoding, head: Head, pilot: Iterable[Tensor], *, seed: int = 
         >>> import torch
         >>> from softlabels import encodings
         >>> from softlabels.encodings import codebook
-        >>> from softlabels.labels import DISTRIBUTIONS, Head
+        >>> from softlabels.labels import Head
         >>> encoding = encodings.parse("topk:2:f16:3", classes=10)
         >>> head = Head(encoding=encoding.spec, classes=10)
         >>> codebook.fit(encoding, head, [torch.randn(50, 10)]).priors.shape

@@ -237,7 +237,9 @@ def _compare_languages(
     for indices in groups.values():
         values = [figures[index].perplexity for index in indices]
         row = _row([models[index] for index in indices], values, sample, measured, hashed)
-        reference, text = figures[0].perplexity, mean_of([figures[index] for index in indices])
+        speed = row.rows_per_second * float(sample.lengths.sum())
+        text = replace(mean_of([figures[index] for index in indices]), tokens_per_second=speed)
+        reference = figures[0].perplexity
         retention = row.value / reference if reference else None
         rows.append(replace(row, metric="perplexity", retention=retention, text=text))
     return rows

@@ -38,9 +38,9 @@ class ComparedText:
         bits_per_byte: Cross-entropy in bits per byte of UTF-8 text.
         kl: Mean KL divergence of the first model from this one in nats per token.
         agreement: Share of tokens whose likeliest class is that of the first model.
-        tokens_per_row: Predicted tokens in a measured row, on average.
         label_bytes_per_token: Size of the labels that the model was trained from, in bytes per predicted token, with
             the tokens per row of the rows that it held out; None without labels.
+        tokens_per_second: Tokens per second in batches of 64 copies of the first measured row.
     """
 
     loss: float
@@ -48,8 +48,8 @@ class ComparedText:
     bits_per_byte: float
     kl: float
     agreement: float
-    tokens_per_row: float
     label_bytes_per_token: float | None = None
+    tokens_per_second: float = 0.0
 
 
 def language_models(models: Sequence[ModelLike]) -> list[Model] | None:
@@ -164,7 +164,6 @@ def compare_text(models: Sequence[Model], source: Source, rows: NDArray[np.int64
             bits_per_byte=loss / tokens / math.log(2) / size,
             kl=kl / tokens,
             agreement=agreeing / tokens,
-            tokens_per_row=tokens / len(rows),
             label_bytes_per_token=_label_bytes_per_token(model.run),
         )
         for model, (loss, kl, agreeing) in zip(models, sums, strict=True)

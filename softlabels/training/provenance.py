@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from softlabels.errors import SoftLabelsError
+from softlabels.errors import RunCorrupt, SoftLabelsError
 from softlabels.models import RUN_FILE, read_run
 from softlabels.models.run_record import RunRecord
 from softlabels.store import Store, open_store
@@ -52,6 +52,24 @@ def is_run(path: str | Path) -> bool:
         path: Directory.
     """
     return "://" not in str(path) and (Path(path) / RUN_FILE).exists()
+
+
+def check_run_digest(path: str | Path, actual: str | None, expected: str | None) -> None:
+    """Raise unless a run has a digest; do nothing if none is expected.
+
+    Args:
+        path: Run directory, for messages.
+        actual: Digest of its model.
+        expected: Digest that it must have; None: any.
+
+    Raises:
+        RunCorrupt: The digests differ.
+    """
+    if expected is not None and actual != expected:
+        raise RunCorrupt(
+            f"{path}: the run has another digest, got {actual}; expected {expected}. Name the digest that inspect "
+            "prints, or fetch the run again"
+        )
 
 
 def chain(path: str | Path) -> list[Link]:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import softlabels as sl
-from softlabels.errors import DataNotFound, InvalidArgument
+from softlabels.errors import DataNotFound, InvalidArgument, RunCorrupt
 from softlabels_cli import demo_language
 from softlabels_cli.main import cli
 from tests.generation.processes import content
@@ -109,6 +109,13 @@ def test_verify_checks_the_files_of_a_run(folder, tmp_path):
     damaged = tmp_path / "student"
     shutil.copytree(folder[0] / "student", damaged)
     assert ": complete, digest " in run("verify", damaged).stdout
+    digest = json.loads(run("verify", damaged, "--json").stdout)["digest"]
+    for command in ("verify", "inspect"):
+        run(command, damaged, "--digest", digest)
+    assert "another digest" in run("verify", damaged, "--digest", "0" * 64, code=3).stdout
+    with pytest.raises(RunCorrupt, match="another digest"):
+        cli.main(["inspect", str(damaged), "--digest", "0" * 64], standalone_mode=False)
+    run("verify", damaged, "--public-key", "key.pub", code=2)
     weights = bytearray((damaged / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (damaged / "model.safetensors").write_bytes(weights)
