@@ -65,11 +65,18 @@ class Store:
         chunk_index: Positions of rows in chunks, and of chunks in units.
     """
 
-    def __init__(self, storage: Storage, descriptor: Descriptor, snapshot: Snapshot) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        descriptor: Descriptor,
+        snapshot: Snapshot,
+        table: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
         self.storage = storage
         self.descriptor = descriptor
         self.snapshot = snapshot
-        table = read_table(storage, snapshot, ["rows", "record"])
+        if table is None:
+            table = read_table(storage, snapshot, ["rows", "record"])
         self._records = table["record"]  # bytes in one array: as strings they would take twice the memory
         counts = table["rows"]
         fewest = 0 if snapshot.skipped else 1
@@ -284,15 +291,7 @@ class Store:
         """The tail prior of a head, (T, C) with T temperatures, or its codebook, (T, M, C); None where it has none."""
         if (codebook := self.codebook(head)) is not None:
             return codebook.priors
-        if self._priors is None:
-            priors = read_prior(self.storage, self.snapshot)
-            for name, kind in self.descriptor.heads.items():
-                if (prior := priors.get(f"{name}/prior")) is not None:
-                    path = paths.prior_path(self.snapshot.number, str(self.snapshot.prior))
-                    with read_errors(self.storage.locate(path), SEAL):
-                        check_priors(np.atleast_1d(prior)[..., None, :], (len(kind.temperatures), 1, kind.classes))
-            self._priors = priors
-        return self._priors.get(f"{head}/prior")
+        return self._tail_priors().get(f"{head}/prior")
 
     def load_priors(self) -> None:
         """Read the tail priors and codebooks of all heads, unless they have been read, so that decoding finds them.
@@ -300,8 +299,9 @@ class Store:
         Raises:
             StoreCorrupt: A file is missing or damaged.
         """
+        self._tail_priors()
         for head in self.heads:
-            self.prior(head)
+            self.codebook(head)
 
     def codebook(self, head: str) -> Codebook | None:
         """The tail priors that a head's rows choose from; None where there is one prior for all."""
@@ -348,6 +348,18 @@ class Store:
         if f"{head}/rows" not in self._probe:
             return None
         return Probe(self._probe[f"{head}/rows"], self._probe[f"{head}/logits"], self._probe.get(f"{head}/positions"))
+
+    def _tail_priors(self) -> dict[str, NDArray[np.float32]]:
+        """Return the tail priors of the snapshot, ``HEAD/prior``, which are read once."""
+        if self._priors is None:
+            priors = read_prior(self.storage, self.snapshot)
+            for name, kind in self.descriptor.heads.items():
+                if (prior := priors.get(f"{name}/prior")) is not None:
+                    path = paths.prior_path(self.snapshot.number, str(self.snapshot.prior))
+                    with read_errors(self.storage.locate(path), SEAL):
+                        check_priors(np.atleast_1d(prior)[..., None, :], (len(kind.temperatures), 1, kind.classes))
+            self._priors = priors
+        return self._priors
 
     def _reader(self, unit: int) -> UnitReader:
         if (reader := self._readers.get(unit)) is not None:

@@ -94,7 +94,7 @@ class UnitReader:
         return data
 
     def read_extras(self) -> dict[str, NDArray[Any]]:
-        """The arrays beside the shard; none where the unit carries none.
+        """Return the arrays beside the shard, read-only; none if the unit has none.
 
         Raises:
             StoreCorrupt: missing or damaged.
@@ -103,7 +103,7 @@ class UnitReader:
             return {}
         size, digest = self.record.extras
         name = paths.extras_path(self.record.unit, self.record.attempt)
-        return array_file.read(self._storage, name, digest, REPAIR, limit=size)
+        return array_file.read(self._storage, name, digest, REPAIR, limit=size, writable=False)
 
     def _check(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Raise ValueError for values that no encoder writes, in every head that was read completely."""

@@ -45,9 +45,17 @@ def to_bytes(arrays: Mapping[str, NDArray[Any]], *, limit: int = MAX_ARRAYS_BYTE
 
 
 def read(
-    storage: Storage, name: str, digest: str, advice: str, *, limit: int = MAX_ARRAYS_BYTES
+    storage: Storage, name: str, digest: str, advice: str, *, limit: int = MAX_ARRAYS_BYTES, writable: bool = True
 ) -> dict[str, NDArray[Any]]:
     """Return the arrays in a file whose BLAKE3 is ``digest``.
+
+    Args:
+        storage: Storage of the store.
+        name: Name of the file.
+        digest: BLAKE3 of the file, hexadecimal.
+        advice: Advice of the error if the file is damaged.
+        limit: Most bytes of the file.
+        writable: If False, the bytes are not copied, and the arrays can only be read.
 
     Raises:
         StoreCorrupt: The file is missing, too large, or not what was committed.
@@ -56,10 +64,10 @@ def read(
         data = storage.read(name, limit)
         if blake3(data).hexdigest() != digest:
             raise ValueError("it is not what was committed (BLAKE3)")
-        return parse(bytearray(data))
+        return parse(bytearray(data) if writable else data)
 
 
-def parse(data: bytearray) -> dict[str, NDArray[Any]]:
+def parse(data: bytes | bytearray) -> dict[str, NDArray[Any]]:
     """Return the arrays in the bytes of a file, as views of them.
 
     Raises:
@@ -94,7 +102,7 @@ def parse(data: bytearray) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _array(data: bytearray, start: int, fields: Fields) -> tuple[NDArray[Any], tuple[int, int]]:
+def _array(data: bytes | bytearray, start: int, fields: Fields) -> tuple[NDArray[Any], tuple[int, int]]:
     """Return an array and its byte range behind the header."""
     name = fields.text("dtype")
     if name not in DTYPES:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)
+_TRUTHS, _BYTES, _NUMBERS = {TRUE, FALSE}, {TRUE, FALSE, BYTE}, {I16, I32, I64}
 MAX_DEPTH = 8
 """Levels of structs and lists; a footer has six."""
 
@@ -39,6 +40,8 @@ def read_struct(data: bytes | memoryview, start: int, limit: int) -> tuple[Struc
 class _Reader:
     """A position in bytes, and the number of values that may still be read."""
 
+    __slots__ = ("data", "offset", "remaining")
+
     def __init__(self, data: memoryview, offset: int, limit: int) -> None:
         self.data = data
         self.offset = offset
@@ -54,20 +57,20 @@ class _Reader:
             kind, step = head & 0x0F, head >> 4
             identifier = identifier + step if step else self.zigzag()
             # A truth is in the head of its field; in a list it is a byte.
-            fields[identifier] = int(kind == TRUE) if kind in {TRUE, FALSE} else self.value(kind, depth)
+            fields[identifier] = int(kind == TRUE) if kind in _TRUTHS else self.value(kind, depth)
         return fields
 
     def value(self, kind: int, depth: int) -> Value:
-        if kind in {TRUE, FALSE, BYTE}:
-            return self.byte()
-        if kind in {I16, I32, I64}:
+        if kind in _NUMBERS:
             return self.zigzag()
         if kind == BINARY:
             return self.binary()
-        if kind == LIST:
-            return self.list(depth + 1)
         if kind == STRUCT:
             return self.struct(depth + 1)
+        if kind == LIST:
+            return self.list(depth + 1)
+        if kind in _BYTES:
+            return self.byte()
         raise ValueError(f"a header with a field of type {kind}")
 
     def list(self, depth: int) -> list[Value]:
@@ -95,18 +98,26 @@ class _Reader:
         return bytes(self.data[self.offset - size : self.offset])
 
     def byte(self) -> int:
-        if self.offset >= len(self.data):
-            raise ValueError("a header is cut off")
+        try:
+            byte = self.data[self.offset]
+        except IndexError:
+            raise ValueError("a header is cut off") from None
         self.offset += 1
-        return self.data[self.offset - 1]
+        return byte
 
     def varint(self) -> int:
+        data, offset = self.data, self.offset
         value = 0
-        for shift in range(0, 70, 7):
-            byte = self.byte()
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
+        try:
+            for shift in range(0, 70, 7):
+                byte = data[offset]
+                offset += 1
+                value |= (byte & 0x7F) << shift
+                if byte < 0x80:
+                    self.offset = offset
+                    return value
+        except IndexError:
+            raise ValueError("a header is cut off") from None
         raise ValueError("a header with an endless number")
 
     def zigzag(self) -> int:

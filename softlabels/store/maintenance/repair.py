@@ -16,7 +16,7 @@ from softlabels.store.format.descriptor import Descriptor
 from softlabels.store.format.descriptor_file import open_with_descriptor
 from softlabels.store.format.snapshot import read_snapshot
 from softlabels.store.maintenance.report import ADVICE, Report
-from softlabels.store.maintenance.verify import damaged_derived, descriptor_problem, is_taken, unit_problem, verify
+from softlabels.store.maintenance.verify import descriptor_problem, is_taken, read_derived, unit_problem, verify
 from softlabels.store.storage.storage import Location, Storage
 
 
@@ -78,7 +78,8 @@ def _move_snapshot(storage: Storage, descriptor: Descriptor) -> None:
         _move(storage, paths.snapshot_path(number))
     else:
         return
-    for name in damaged_derived(storage, descriptor, snapshot):
+    _, errors = read_derived(storage, descriptor, snapshot)
+    for name in errors:
         _move(storage, name)
 
 

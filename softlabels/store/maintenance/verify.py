@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from blake3 import blake3
@@ -23,7 +24,7 @@ from softlabels.store.format.descriptor import Descriptor
 from softlabels.store.format.descriptor_file import open_with_descriptor
 from softlabels.store.format.identity import named_descriptors
 from softlabels.store.format.record import Record, read_record
-from softlabels.store.format.snapshot import Snapshot, read_prior, read_probe, read_snapshot, read_table
+from softlabels.store.format.snapshot import Snapshot, read_probe, read_snapshot, read_table
 from softlabels.store.format.tokenizer_file import read_tokenizer
 from softlabels.store.maintenance.report import Fix, Problem, Report
 from softlabels.store.maintenance.verification_cache import VerificationCache
@@ -232,14 +233,14 @@ def _sealed_records(storage: Storage, descriptor: Descriptor, problems: list[Pro
         name = storage.locate(paths.snapshot_path(numbers[-1]))
         problems.append(Problem(None, name, "it is of another store", "repair"))
         return None
-    if errors := damaged_derived(storage, descriptor, snapshot):
+    table, errors = read_derived(storage, descriptor, snapshot)
+    if errors:
         for name, refusal in errors.items():
             fix: Fix = "repair" if is_taken(storage, name) else "seal"
             problems.append(_unreadable(None, storage.locate(name), refusal, fix))
         return None
     try:
-        Store(storage, descriptor, snapshot).skipped()
-        table = read_table(storage, snapshot, ["unit", "record"])
+        Store(storage, descriptor, snapshot, table).skipped()
         if (table["unit"] != np.arange(snapshot.units)).any():
             raise StoreCorrupt("its table does not list the units in order")
     except StoreCorrupt as error:
@@ -248,26 +249,24 @@ def _sealed_records(storage: Storage, descriptor: Descriptor, problems: list[Pro
     return table["record"]
 
 
-def damaged_derived(storage: Storage, descriptor: Descriptor, snapshot: Snapshot) -> dict[str, StoreCorrupt]:
-    """Return the errors of the files of a snapshot by name. Sealing can make each of them again."""
+def read_derived(
+    storage: Storage, descriptor: Descriptor, snapshot: Snapshot
+) -> tuple[dict[str, NDArray[Any]], dict[str, StoreCorrupt]]:
+    """Return the table of units of a snapshot, and the error of the first of its files that is damaged, by name.
 
-    def check_prior() -> object:
-        store = Store(storage, descriptor, snapshot)
-        return read_prior(storage, snapshot), [store.prior(head) for head in descriptor.heads]
-
-    checks: list[tuple[str, Callable[[], object]]] = [
-        (paths.table_path(snapshot.number, snapshot.table), lambda: read_table(storage, snapshot, ["unit"])),
-        (paths.probe_path(snapshot.number, str(snapshot.probe)), lambda: read_probe(storage, snapshot, descriptor)),
-        (paths.prior_path(snapshot.number, str(snapshot.prior)), check_prior),
-    ]
-    errors: dict[str, StoreCorrupt] = {}
-    for name, check in checks:
-        try:
-            check()
-        except StoreCorrupt as error:
-            if not errors:  # the others may only follow from it
-                errors[name] = error
-    return errors
+    Sealing can make each of these files again.
+    """
+    table: dict[str, NDArray[Any]] = {}
+    name = paths.table_path(snapshot.number, snapshot.table)
+    try:
+        table = read_table(storage, snapshot, ["unit", "rows", "record"])
+        name = paths.probe_path(snapshot.number, str(snapshot.probe))
+        read_probe(storage, snapshot, descriptor)
+        name = paths.prior_path(snapshot.number, str(snapshot.prior))
+        Store(storage, descriptor, snapshot, table).load_priors()
+    except StoreCorrupt as error:
+        return table, {name: error}
+    return table, {}
 
 
 def is_taken(storage: Storage, name: str) -> bool:
