@@ -67,6 +67,24 @@ def test_the_likeliest_classes_of_long_rows_are_those_of_a_plain_sort(seed, clas
     np.testing.assert_array_equal(listing.logits.numpy(), expected - expected[:, :1])
 
 
+@given(
+    seed=st.integers(0, 2**32 - 1), classes=st.sampled_from([16, 64, 129, 1000]), k=st.integers(1, 12),
+    values=st.sampled_from([1, 3, 50, 2**24]), ruled_out=st.sampled_from([0.0, 0.5, 0.99]),
+)  # fmt: skip
+def test_the_likeliest_classes_are_distinct_and_equal_ones_ascend(seed, classes, k, values, ruled_out):
+    """Rows of hundreds of classes are listed by a bound of the k-th logit, unless too many reach it."""
+    rng = np.random.default_rng(seed)
+    logits = rng.integers(0, values, (6, classes)).astype(np.float32)
+    logits[rng.random(logits.shape) < ruled_out] = -np.inf
+    logits[:, 3] = 0.0
+    listing = likeliest(torch.from_numpy(logits), k)
+    ids, expected = listing.ids.numpy(), -np.sort(-logits, axis=1)[:, :k]
+    np.testing.assert_array_equal(np.take_along_axis(logits, ids, 1), expected)
+    steps, equal = np.diff(ids, axis=1), expected[:, 1:] == expected[:, :-1]
+    assert (steps[equal] > 0).all()
+    assert sorted(listing.places.tolist()) == sorted((ids + classes * np.arange(6)[:, None]).ravel().tolist())
+
+
 def test_a_row_without_a_likely_class_lists_its_likeliest():
     logits = np.zeros((3, 1000), np.float32)
     logits[1, 77] = 0.1
