@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from softlabels.encodings.logits import true_places
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -54,15 +56,21 @@ class Cumulated:
         Returns:
             Row, class and weight of each that is taken, (n,) each, by row and class; and the rest.
         """
-        rows, segments = (self.sums >= least).nonzero(as_tuple=True)
-        inside = self.by_segment[rows, segments]
-        index, column = (inside >= least).nonzero(as_tuple=True)
-        by_segment, sums = self.by_segment, self.sums
-        weights = inside[index, column]
-        inside[index, column] = 0.0
-        by_segment[rows, segments], sums[rows, segments] = inside, inside.sum(dim=-1).double()
-        rest = Cumulated(by_segment, sums, sums.cumsum(dim=-1))
-        return rows[index], segments[index] * SEGMENT + column, weights, rest
+        segments = self.by_segment.view(-1, SEGMENT)
+        searched = true_places(self.sums >= least)
+        inside = segments.index_select(0, searched)
+        within = true_places(inside >= least)
+        weights = inside.view(-1).index_select(0, within)
+        inside.view(-1).index_fill_(0, within, 0.0)
+        index = within // SEGMENT
+        segment = searched.index_select(0, index)
+        column = within - index * SEGMENT
+        segments.view(-1).index_fill_(0, segment * SEGMENT + column, 0.0)
+        self.sums.view(-1).index_copy_(0, searched, inside.sum(dim=-1).double())
+        rest = Cumulated(self.by_segment, self.sums, self.sums.cumsum(dim=-1))
+        count = self.sums.shape[1]
+        row = segment // count
+        return row, (segment - row * count) * SEGMENT + column, weights, rest
 
 
 def cumulate(weights: Tensor) -> Cumulated:
@@ -77,21 +85,31 @@ def cumulate(weights: Tensor) -> Cumulated:
     return Cumulated(by_segment, sums, sums.cumsum(dim=-1))
 
 
-def crossings(cumulated: Cumulated, targets: Tensor) -> Tensor:
-    """Return the class at which the cumulated weights reach each target, (B, n) int64; never one of weight 0.
+def crossings(cumulated: Cumulated, targets: Tensor, is_drawn: Tensor | None = None) -> Tensor:
+    """Return the class at which the cumulated weights reach each target; never one of weight 0.
 
     Args:
         cumulated: Weights.
         targets: (B, n) float64, 0 up to the row's sum. A target beyond it meets the last class that has a weight.
+        is_drawn: (B, n) bool, True for targets to look up; None: all.
+
+    Returns:
+        Classes, (B, n) int64; with ``is_drawn`` those of the targets that are looked up, (m,), row by row.
     """
     rows, segments, _ = cumulated.by_segment.shape
     targets = torch.minimum(targets.clamp_min(SMALLEST), cumulated.total)
     # The first segment whose end reaches the target has a weight of its own, or the one before would have reached it.
     segment = torch.searchsorted(cumulated.ends, targets).clamp_max(segments - 1)
-    inside = cumulated.by_segment[torch.arange(rows, device=targets.device)[:, None], segment]
-    inside = inside.cumsum(dim=-1, dtype=torch.float64)
-    sums = cumulated.sums.gather(1, segment).clamp_min(SMALLEST)
+    starts = torch.arange(0, rows * segments, segments, device=targets.device)[:, None]
+    flat, targets = (segment + starts).view(-1), targets.reshape(-1)
+    drawn = None if is_drawn is None else true_places(is_drawn)
+    if drawn is not None:
+        flat, targets = flat.index_select(0, drawn), targets.index_select(0, drawn)
+    inside = cumulated.by_segment.view(-1, SEGMENT).index_select(0, flat).cumsum(dim=-1, dtype=torch.float64)
+    sums = cumulated.sums.view(-1).index_select(0, flat).clamp_min(SMALLEST)
+    ends = cumulated.ends.view(-1).index_select(0, flat)
     # The target relative to the segment's start, on the scale of the float64 sum of its weights.
-    offset = (targets - cumulated.ends.gather(1, segment) + sums) * (inside[..., -1] / sums)
-    offset = torch.minimum(offset.clamp_min(SMALLEST), inside[..., -1])
-    return segment * SEGMENT + torch.searchsorted(inside, offset[..., None])[..., 0]
+    offset = (targets - ends + sums) * (inside[:, -1] / sums)
+    offset = torch.minimum(offset.clamp_min(SMALLEST), inside[:, -1])
+    classes = flat % segments * SEGMENT + torch.searchsorted(inside, offset[:, None])[:, 0]
+    return classes.view_as(segment) if drawn is None else classes

@@ -119,15 +119,16 @@ class Threshold(ItemEncoding):
         row, ids, p = row[order], ids[order], p[order]
         # A class is drawn if a multiple of tau lies within u + its cumulated probability.
         u = torch.from_numpy(uniforms(block.words, np.array([OFFSET]))).to(values.device)[:, None]
-        drawn = (rest.total / self.tau + u).floor().long()[:, 0].cpu().numpy()
-        steps = torch.arange(1, max(1, drawn.max(initial=1)) + 1, device=values.device)
-        drawn_ids = to_numpy(crossings(rest, (steps - u) * self.tau))
-        drawn_row, draw = np.nonzero(np.arange(len(steps)) < drawn[:, None])
+        draws = (rest.total / self.tau + u).floor().long()
+        steps = torch.arange(1, max(1, int(draws.max()) if len(draws) else 1) + 1, device=values.device)
+        drawn_ids = to_numpy(crossings(rest, (steps - u) * self.tau, steps <= draws))
+        drawn = to_numpy(draws[:, 0])
+        drawn_row = np.repeat(np.arange(len(drawn)), drawn)
         of_row = np.argsort(np.concatenate([row, drawn_row]), kind="stable")
         listed = np.bincount(row, minlength=len(drawn))
         return Encoded({
             COUNT: (listed + drawn).astype(np.uint16),
-            "ids": np.concatenate([ids, drawn_ids[drawn_row, draw]])[of_row].astype(id_dtype(block.head.classes)),
+            "ids": np.concatenate([ids, drawn_ids])[of_row].astype(id_dtype(block.head.classes)),
             LISTED: listed.astype(np.uint16),
             "codes": self._codes(np.log(p.astype(np.float64)), ids, block.words[row]),
         })  # fmt: skip
