@@ -16,13 +16,20 @@ MAGNITUDE = np.uint16(0x7FFF)
 """Bits of the magnitude."""
 INFINITY = np.uint16(0x7C00)
 """Bits of infinity; those of NaN are above."""
+INFINITIES = {"f16": INFINITY, "bf16": np.uint16(0x7F80)}
+"""Bits of infinity by format; bfloat16 has the same order."""
 SIGN = np.uint16(0x8000)
 """Bit of the sign."""
 
 
-def all_finite(values: NDArray[Any]) -> bool:
-    """Return True if there is neither NaN nor an infinity."""
-    return bool((_bits(values) & MAGNITUDE).max(initial=np.uint16(0)) < INFINITY)
+def all_finite(values: NDArray[Any], infinity: np.uint16 = INFINITY) -> bool:
+    """Return True if there is neither NaN nor an infinity.
+
+    Args:
+        values: Values or their bits, of any shape.
+        infinity: Bits of infinity in the format of the values.
+    """
+    return bool((_bits(values) & MAGNITUDE).max(initial=np.uint16(0)) < infinity)
 
 
 def all_negative_and_falling(values: NDArray[Any]) -> bool:

@@ -52,31 +52,38 @@ class OutputSample:
         return self.head.kind in DISTRIBUTIONS
 
     @cached_property
-    def comparable(self) -> NDArray[np.float64]:
-        """The values to compare, (n, C): log-probabilities, NaN without probability; or the values."""
+    def relative(self) -> NDArray[np.float64]:
+        """The logits less the greatest of their item, (n, C), NaN without probability; or the values."""
         if not self.is_distribution:
             return self.values
         # Relative to the largest value: the least float32 would swallow the others in a difference.
         shifted = self.values - np.max(self.values, axis=1, keepdims=True, initial=-np.inf)
-        shifted[~(shifted >= -MAX_NATS)] = -np.inf
+        return np.where(shifted >= -MAX_NATS, shifted, np.nan)
+
+    @cached_property
+    def comparable(self) -> NDArray[np.float64]:
+        """The values to compare, (n, C): log-probabilities, NaN without probability; or the values."""
+        if not self.is_distribution:
+            return self.values
         with np.errstate(divide="ignore"):
-            log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        return np.where(np.isfinite(log_probs), log_probs, np.nan)
+            normalizers = np.log(np.nansum(np.exp(self.relative), axis=1, keepdims=True))
+        log_probs: NDArray[np.float64] = self.relative - normalizers
+        return log_probs
 
     def scale(self) -> float:
         """Return the size of the largest value that has probability, at least 1; rounding errors grow with it."""
-        values = np.abs(self.values[np.isfinite(self.comparable)])
+        values = np.abs(self.values[np.isfinite(self.relative)])
         return max(float(values.max(initial=0.0)), 1.0)
 
     def is_flat(self) -> bool:
         """Return whether every item gives each class that is not ruled out the same probability."""
-        values = self.comparable
-        has_choice = np.isfinite(values).sum(axis=1) > 1
-        if not self.is_distribution or not has_choice.any():
+        if not self.is_distribution:
             return False
-        values = values[has_choice]
-        spread = np.fmax.reduce(values, axis=1) - np.fmin.reduce(values, axis=1)  # fmax is faster than nanmax
-        return bool((spread <= FLAT * self.scale()).all())
+        # The greatest is 0, and fmin is faster than nanmin. An item without probability has NaN, which is no spread.
+        spread = -np.fmin.reduce(self.relative, axis=1)
+        if (spread > FLAT * self.scale()).any():
+            return False
+        return bool((np.isfinite(self.relative).sum(axis=1) > 1).any())
 
     def is_constant(self) -> bool:
         """Return whether all items have the same output."""

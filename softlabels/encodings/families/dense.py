@@ -129,23 +129,26 @@ class Dense(Encoding):
 
         from softlabels.encodings.logits import to_numpy
 
-        values = block.values
         if self.standardizes:
             block = replace(block, values=_standardize(block))
         if self.dtype == "q8":
             return Encoded(_quantize(block))
-        stored = values.to({"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[self.dtype])
-        overflow = (stored.isinf() & values.isfinite()).flatten(1).any(dim=1)
+        stored = block.values.to({"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[self.dtype])
+        array = to_numpy(stored.view(torch.uint16) if self.dtype == "bf16" else stored)
+        if self.dtype != "f32" and not halves.all_finite(array, halves.INFINITIES[self.dtype]):
+            self._check_range(block, stored)
+        return Encoded({"values_bf16" if self.dtype == "bf16" else "values": array})
+
+    def _check_range(self, block: Block, stored: Tensor) -> None:
+        """Raise InvalidLogits if a finite value of a block became infinite when it was rounded; names the row."""
+        overflow = (stored.isinf() & block.values.isfinite()).flatten(1).any(dim=1)
         if bool(overflow.any()):
             position = int(overflow.int().argmax())
             wider = "encoding='dense:f32'" + ("" if self.dtype == "bf16" else " or encoding='dense:bf16'")
             raise InvalidLogits(
-                f"row {int(block.rows[position])}: a value of {float(values[position].abs().max()):.6g} is too large "
-                f"for {self.dtype}. Use {wider}"
+                f"row {int(block.rows[position])}: a value of {float(block.values[position].abs().max()):.6g} is too "
+                f"large for {self.dtype}. Use {wider}"
             )
-        if self.dtype == "bf16":
-            return Encoded({"values_bf16": to_numpy(stored.view(torch.uint16))})
-        return Encoded({"values": to_numpy(stored)})
 
     def decode(
         self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None, *, widen: bool = True
