@@ -72,6 +72,18 @@ def finish(process, code=0):
     return out, err
 
 
+def interrupt(processes, number):
+    """Signal twice, as an impatient user does: the second signal does not wait for the batch that the teacher holds.
+
+    Should both arrive as one, the process ends after its grace: a test is slower then, and right.
+    """
+    for process in processes:
+        process.send_signal(number)
+    time.sleep(0.2)
+    for process in processes:
+        process.send_signal(number)
+
+
 def units(place):
     return len(list(paths.committed_units(open_storage(place / "labels"))))
 

@@ -30,6 +30,7 @@ from tests.generation.processes import (
     asked,
     content,
     finish,
+    interrupt,
     start,
     units,
     wait_until,
@@ -199,8 +200,8 @@ def test_ranks_that_are_killed_and_restarted_in_another_number_lose_the_units_at
     for process in first[1:3]:
         process.kill()
         process.wait()
+    interrupt([first[0], first[3]], signal.SIGTERM)
     for process in (first[0], first[3]):
-        process.send_signal(signal.SIGTERM)
         finish(process, 130)
     records = {path: path.read_bytes() for path in (tmp_path / "labels" / "records").rglob("*.json")}
     began = asked(tmp_path)
@@ -215,6 +216,7 @@ def test_ranks_that_are_killed_and_restarted_in_another_number_lose_the_units_at
 
 
 def test_ctrl_c_ends_all_workers_and_drops_their_units(tmp_path, digits_path):
+    """Also those whose teacher does not return: the grace of their signal ends."""
     (tmp_path / "counted.py").write_text(TEACHER)
     (tmp_path / "hold").write_text("0")
     parent = start(tmp_path, digits_path, "--processes", "2")

@@ -15,6 +15,7 @@ from tests.generation.processes import (
     UNIT_ROWS,
     asked,
     finish,
+    interrupt,
     start,
     units,
     wait_until,
@@ -35,7 +36,7 @@ def test_a_signal_drops_the_unit_at_hand_and_keeps_the_others(place, digits_path
     process = start(place, digits_path)
     wait_until(lambda: units(place) == 2)
     wait_until(lambda: asked(place) > 2 * UNIT_ROWS)
-    process.send_signal(number)
+    interrupt([process], number)
     _, err = finish(process, code)
     if code == 130:
         assert "Interrupted. labels holds 2 of 9 units: run the same command again" in err
