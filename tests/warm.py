@@ -76,6 +76,28 @@ def run(*arguments, cwd=TOP, timeout=120):
     return out
 
 
+def start_ranks(count, *arguments):
+    """Start a process per rank as ``torchrun`` does: variables describe the group, and this process serves its store.
+
+    The port is bound before any rank knows it, so no other process of the machine can take it.
+
+    Returns:
+        The processes, rank 0 first.
+    """
+    from torch.distributed import TCPStore
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    group = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    group |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    processes = [
+        WarmPython(*arguments, environment=group | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(count)
+    ]
+    for process in processes:
+        process.store = store  # served as long as one of them is of interest
+    return processes
+
+
 def _run(arguments, cwd, environment, outputs):
     for stream, path in zip((1, 2), outputs, strict=True):
         file = os.open(path, os.O_WRONLY | os.O_TRUNC)

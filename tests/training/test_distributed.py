@@ -1,7 +1,6 @@
 """Several processes train as one does, and a death ends them all."""
 
 import json
-import socket
 import time
 
 import numpy as np
@@ -12,7 +11,7 @@ import softlabels as sl
 from softlabels.errors import StoreConflict, WorkerDied
 from softlabels.models import load_run
 from softlabels.training.distributed import Workers, worker_errors
-from tests.warm import WarmPython
+from tests.warm import start_ranks
 
 
 @pytest.fixture(scope="module")
@@ -31,38 +30,30 @@ def folder(tmp_path_factory):
 
 
 def ranks(folder, out, processes, *options):
-    """Start ``softlabels train-student`` as torchrun would: one process per rank, which variables describe."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     command = ["-m", "softlabels_cli", "train-student", folder / "labels", "--data", folder / "data.npz"]
     command += ["--student", "mlp:width=8,depth=1", "--out", out, "--batch-size", "31", *options]
-    group = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    return [
-        WarmPython(*command, environment=group | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(processes)
-    ]
+    return start_ranks(processes, *command)
 
 
 def test_steps_of_two_and_four_processes_are_those_of_one(folder, tmp_path):
-    """173 rows in steps of 31: the last one of an epoch has 18, so shares differ, and losses are compared 200 times."""
+    """173 rows in steps of 31: the last one of an epoch has 18, so shares differ, in each of ten epochs."""
     losses = {}
     for processes in (1, 2, 4):
-        options = ["--steps", 200, "--log-every", 1, "--eval-every", 100, "--quiet"]
+        options = ["--steps", 60, "--log-every", 1, "--eval-every", 30, "--quiet"]
         out = tmp_path / str(processes)
         ended = [process.communicate(timeout=200) for process in ranks(folder, out, processes, *options)]
-        assert [("parameters, 200 steps" in output) for output, _ in ended] == [True] + [False] * (processes - 1), ended
+        assert [("parameters, 60 steps" in output) for output, _ in ended] == [True] + [False] * (processes - 1), ended
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         losses[processes] = [line["loss"] for line in lines if "loss" in line]
         assert next(line["held_out.kl"] for line in lines if "held_out.kl" in line) > 0
-    assert len(losses[1]) == 200
+    assert len(losses[1]) == 60
     assert losses[2] == pytest.approx(losses[1], rel=1e-4)
     assert losses[4] == pytest.approx(losses[1], rel=1e-4)
     assert len({load_run(tmp_path / name).run.identity for name in ("1", "2", "4")}) == 1
 
 
 def test_a_process_that_dies_ends_the_job_which_then_resumes(folder, tmp_path):
-    options = ["--steps", "1200", "--checkpoint-seconds", "0.2", "--seed", "1", "--quiet"]
+    options = ["--steps", "800", "--checkpoint-seconds", "0.2", "--seed", "1", "--quiet"]
     first, second = ranks(folder, tmp_path / "run", 2, *options)
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "checkpoint.safetensors").exists():
@@ -75,7 +66,7 @@ def test_a_process_that_dies_ends_the_job_which_then_resumes(folder, tmp_path):
     assert not (tmp_path / "run" / "run.json").exists()
     resumed = ranks(folder, tmp_path / "run", 1, *options)[0]
     output, errors = resumed.communicate(timeout=200)
-    assert "1,200 steps" in output, errors
+    assert "800 steps" in output, errors
 
 
 def test_a_broken_connection_is_a_typed_error():

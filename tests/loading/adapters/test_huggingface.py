@@ -3,7 +3,6 @@
 import inspect
 import json
 import runpy
-import socket
 import warnings
 
 import numpy as np
@@ -18,7 +17,7 @@ from softlabels.loading.adapters.huggingface import TokenCollator, TokenLoss, tr
 from softlabels.loading.adapters.torch_datasets import LabelDataset
 from softlabels.sources import TokenSource
 from tests.loading.stores import write_store
-from tests.warm import WarmPython
+from tests.warm import start_ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning")  # those of other libraries are theirs
 
@@ -134,12 +133,7 @@ def test_two_processes_with_half_the_batch_each_train_the_same_student(trainer, 
     """Real ranks, as torchrun starts them: a sum that did not count tokens over both would be off."""
     (tmp_path / "driver.py").write_text(f"{inspect.getsource(metrics_of)}\n{DRIVER}")
     arguments = tmp_path / "driver.py", root / "docs" / "examples" / "huggingface_trainer.py", tmp_path / "two"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    ranks = [
-        WarmPython(*arguments, environment=group | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)
-    ]
+    ranks = start_ranks(2, *arguments)
     ended = [rank.communicate(timeout=200) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], ended
     one = trainer["train"](tmp_path / "one", steps=2, optim="sgd", max_grad_norm=0)
