@@ -1,6 +1,7 @@
 """Settings and fixtures of all tests: one torch thread, derandomised Hypothesis, and the real digits."""
 
 import fcntl
+import gc
 import os
 from pathlib import Path
 
@@ -13,10 +14,20 @@ from tests import warm  # noqa: F401  the server of processes starts with what t
 
 ROOT = Path(__file__).parents[1]
 
-# Two cores are shared by everything; and one thread makes sums reproducible.
+# Two cores are shared by everything, and one thread makes sums reproducible. The variable is for the processes that
+# tests and pytest-xdist start: threads of several processes that wait for each other take most of two cores.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 settings.register_profile("softlabels", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("softlabels")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Collect tests without going through thousands of them again and again to collect garbage."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
