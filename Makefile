@@ -14,8 +14,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 BASE := $(VENV)/.base
 STAMP := $(VENV)/.installed
 
-# Processes that run the tests.
-JOBS ?= 2
+# Processes that run the tests: one more than cores, since tests of signals and servers wait now and then.
+JOBS ?= 3
 
 # Commit that before-after compares with.
 COMMIT ?= 96b3514
@@ -56,6 +56,8 @@ demo-driving: $(BASE)  ## Teacher, labels and students of road scenes: pixels an
 	$(PIP) --editable '.[export]'
 	$(BIN)/softlabels demo --task driving
 
+# Hundreds of processes import the package, so its modules are compiled once.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP)  ## The whole test suite: linters, types, layers, docs, wheel, behaviour (eight minutes on two cores).
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
