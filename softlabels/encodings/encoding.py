@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from softlabels.encodings.codebook import Codebook
 
+MAX_MARKS = 128
+"""Places per listed class up to which marks are faster than sorting."""
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -261,10 +264,21 @@ def check_ids(ids: NDArray[Any], head: Head) -> None:
 def check_distinct(ids: NDArray[Any], counts: NDArray[np.integer]) -> None:
     """Raise ValueError if a row of ragged ids lists a class twice.
 
-    Row and id are packed into one 64-bit number each, which NumPy sorts six times faster than pairs
+    Each row and id has a place. Marks of all places are set, or the places are sorted, whichever is faster
     (``python benchmarks/fidelity.py --checks``).
     """
-    packed = (np.repeat(np.arange(len(counts), dtype=np.uint64), counts) << np.uint64(32)) | ids.astype(np.uint64)
-    packed.sort()
-    if (packed[1:] == packed[:-1]).any():
+    if not len(ids):
+        return
+    span = int(ids.max()) + 1
+    size = len(counts) * span
+    kind = np.uint32 if size < 2**32 else np.uint64  # narrow numbers are sorted twice as fast
+    places = np.repeat(np.arange(0, size, span, dtype=kind), counts) + ids.astype(kind)
+    if size <= MAX_MARKS * len(ids):
+        marks = np.zeros(size, np.bool_)
+        marks[places] = True
+        is_repeated = bool(np.count_nonzero(marks) < len(places))
+    else:
+        places.sort()
+        is_repeated = bool((places[1:] == places[:-1]).any())
+    if is_repeated:
         raise ValueError("a class listed twice in one row")

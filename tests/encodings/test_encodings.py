@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from softlabels import encodings
 from softlabels.encodings import tail
+from softlabels.encodings.encoding import check_distinct
 from softlabels.encodings.log_probs import LogProbs
 from softlabels.errors import InvalidArgument, InvalidLogits
 from softlabels.labels import DenseLabels, Head
@@ -287,3 +288,22 @@ def test_rounding_a_tail_costs_a_sixth_of_the_kl_of_the_steps(dtype, mass):
     assert kl.mean() < 1.1 / log_probs.steps_per_nat**2 / 24 / 6
     mantissa = np.frexp(stored[stored < -(2.0**-14)])[0] * 4 * log_probs.steps_per_nat
     np.testing.assert_array_equal(mantissa, np.rint(mantissa))
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 30), classes=st.sampled_from([9, 500, 2**20, 2**32 - 1]),
+    repeat=st.booleans(),
+)  # fmt: skip
+def test_a_class_is_refused_only_if_one_row_lists_it_twice(seed, rows, classes, repeat):
+    """Ids of few classes are marked, ids of many are sorted, and neighbouring rows may list the same class."""
+    rng = np.random.default_rng(seed)
+    listed = [np.unique(rng.integers(0, classes, rng.integers(0, 9))) for _ in range(rows)]
+    if repeat:
+        row = int(rng.integers(0, rows))
+        listed[row] = np.concatenate([[classes - 1], listed[row], [classes - 1]])
+    ids, counts = np.concatenate(listed).astype(np.uint32), np.array([len(row) for row in listed], np.uint16)
+    if repeat:
+        with pytest.raises(ValueError, match="listed twice in one row"):
+            check_distinct(ids, counts)
+    else:
+        check_distinct(ids, counts)
