@@ -1,6 +1,6 @@
 """Compare the speed of this tree with that of an earlier commit, in turns, so that both see the same machine.
 
-    python benchmarks/before_after.py COMMIT [--turns 25] [--only NAME] [--benchmarks] [--quick]
+    python benchmarks/before_after.py COMMIT [--turns 25] [--only NAME] [--store NAME] [--benchmarks] [--quick]
 
 Two processes hold one tree each and take turns: each turn runs one operation in both, in alternating order, on stores
 that each tree has written itself. The table has the CPU seconds of all threads and the speed of this tree over that of
@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +87,23 @@ def operations(root: Path, encoding: str, codec: str) -> dict[str, Callable[[], 
         "first reading of every chunk": first_reading,
         "reading every chunk again": lambda: [store.read_chunk(chunk) for chunk in range(store.chunks)],
         "2,048 scattered rows": lambda: store.read(order[:2048]),
-        "first epoch of the loader": lambda: list(sl.loader(sl.open(root / "labels"), batch_size=1024, device="cpu")),
-        "later epoch of the loader": lambda: list(resident),
-        "epoch in windows of 2 chunks": lambda: list(windows),
-        "LabelDataset, 32 scattered batches": lambda: [
+        "first epoch of the loader": lambda: consume(
+            sl.loader(sl.open(root / "labels"), batch_size=1024, device="cpu")
+        ),
+        "later epoch of the loader": lambda: consume(resident),
+        "epoch in windows of 2 chunks": lambda: consume(windows),
+        "LabelDataset, 32 scattered batches": lambda: consume(
             dataset.__getitems__(batch.tolist()) for batch in order[:8192].reshape(32, -1)
-        ],
+        ),
         "generate, a small teacher": generate,
         "verify": lambda: sl.verify(root / "labels"),
     }
+
+
+def consume(batches: Iterable[object]) -> None:
+    """Drop each batch before the next one, as training does; held batches would measure the allocator instead."""
+    for batch in batches:
+        del batch
 
 
 def child(folder: str, store: str) -> None:
@@ -202,13 +210,14 @@ def main() -> None:
     parser.add_argument("commit", help="commit to compare with")
     parser.add_argument("--turns", type=int, default=25, help="turns per operation [25]")
     parser.add_argument("--only", default="", help="operations whose names hold this")
+    parser.add_argument("--store", default="", help="stores whose names hold this")
     parser.add_argument("--benchmarks", action="store_true", help="also run the benchmarks of both trees, twice each")
     parser.add_argument("--quick", action="store_true", help="smallest sizes and one turn, to see that it works")
     arguments = parser.parse_args()
     shutil.which("git") or parser.error("git is not installed")
     with tree_of(arguments.commit) as before:
         print(f"| store or script | operation | {arguments.commit} | now | speed |\n|---|---|---:|---:|---:|")
-        for store in STORES:
+        for store in [store for store in STORES if arguments.store in store]:
             take_turns(before, store, 1 if arguments.quick else arguments.turns, arguments.only)
         for name, (full, quick) in BENCHMARKS.items() if arguments.benchmarks else ():
             compare_benchmark(before, name, quick if arguments.quick else full)
