@@ -83,11 +83,8 @@ def choose_columns(
     default_label = None if isinstance(label_column, str) else _named_like(LABEL_NAMES, free, name)
     label = default_label if label_column is None else label_column or None
     split = _named_like((SPLIT_NAME,), [column for column in free if column != label], name)
-    reasons = {default_label: "named like a label; use it with label= or input="} if label_column is False else {}
-    reasons |= {column: "index of a pandas frame" for column in free if INDEX_NAME.fullmatch(column)}
+    reasons = _unused_by_name(free, default_label if label_column is False else None, has_ids=id_column is not None)
     roles = {label, id_column, split}
-    if id_column is None:
-        reasons |= {c: "names rows; use it with id= or input=" for c in free if _plain(c) == ID_NAME}
     candidates = [column for column in free if column not in roles and column not in reasons]
     stacked = len(chosen) > 1
     if not chosen:
@@ -107,6 +104,25 @@ def choose_columns(
         stacked=stacked,
         targets=tuple(targets.values()),
     )
+
+
+def _unused_by_name(columns: Sequence[str], label: str | None, *, has_ids: bool) -> dict[str, str]:
+    """Return the columns that are no input because of their name, each with the reason.
+
+    Args:
+        columns: Columns that have no role by an option.
+        label: Column named like a label in data without labels; None if there is none.
+        has_ids: True if another column names the rows.
+    """
+    reasons = {}
+    for column in columns:
+        if column == label:
+            reasons[column] = "named like a label; use it with label= or input="
+        elif INDEX_NAME.fullmatch(column):
+            reasons[column] = "index of a pandas frame"
+        elif not has_ids and _plain(column) == ID_NAME:
+            reasons[column] = "names rows; use it with id= or input="
+    return reasons
 
 
 def target_roles(options: Mapping[str, str], names: Sequence[str], name: str) -> dict[str, TargetColumn]:

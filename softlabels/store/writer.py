@@ -267,22 +267,14 @@ class UnitWriter:
             StorageUnknown: It is unknown if the unit was committed.
         """
         descriptor = self._descriptor
-        total = self._rows + len(skipped)
-        if total != self._most and not (descriptor.grows and self._rows):
-            raise StoreError(f"unit {self.unit} has {self._most} rows, but {total} were given; nothing was committed")
+        self._check_complete(len(skipped))
         if self._rows_waiting:
             self._flush(self._rows_waiting)
         chunks = self._shard.finish()
         footer = self._sink.cut()
-        if self._storage.info(paths.DESCRIPTOR) is None:
-            raise StorageFailed(
-                f"{self._storage}: the store was removed while it was being written, got no {paths.DESCRIPTOR}; "
-                "nothing was committed. Run the same command again to make it anew"
-            )
+        self._check_store()
         extras_file = array_file.to_bytes(extras) if extras else None
-        attempt = uuid.uuid4().hex
-        if reproducible:
-            attempt = blake3(f"{self._sink.digest} {extras_file[1] if extras_file else ''}".encode()).hexdigest()[:32]
+        attempt = self._digest(extras_file) if reproducible else uuid.uuid4().hex
         self._file.publish(paths.shard_path(self.unit, attempt, descriptor.shard_format))
         record = Record(
             unit=self.unit,
@@ -300,15 +292,37 @@ class UnitWriter:
             teacher=descriptor.teacher.digest or "",
             software=f"softlabels {__version__}",
         )
+        return self._storage.put_if_absent(paths.record_path(self.unit), self._record_bytes(record))
+
+    def _check_complete(self, skipped: int) -> None:
+        """Raise StoreError unless all rows of the unit were appended or skipped; a unit that grows needs one."""
+        total = self._rows + skipped
+        if total != self._most and not (self._descriptor.grows and self._rows):
+            raise StoreError(f"unit {self.unit} has {self._most} rows, but {total} were given; nothing was committed")
+
+    def _check_store(self) -> None:
+        """Raise StorageFailed if the store was removed."""
+        if self._storage.info(paths.DESCRIPTOR) is None:
+            raise StorageFailed(
+                f"{self._storage}: the store was removed while it was being written, got no {paths.DESCRIPTOR}; "
+                "nothing was committed. Run the same command again to make it anew"
+            )
+
+    def _digest(self, extras: tuple[bytes, str] | None) -> str:
+        """Return a name of the attempt that follows from the bytes of the shard and of the extras."""
+        return str(blake3(f"{self._sink.digest} {extras[1] if extras else ''}".encode()).hexdigest()[:32])
+
+    def _record_bytes(self, record: Record) -> bytes:
+        """Return the bytes of a record; raises StoreError if readers would refuse them."""
         try:
             data = canonical_json.to_bytes(record.to_json())
-            parse_record(data, self.unit, descriptor)
+            parse_record(data, self.unit, self._descriptor)
         except ValueError as error:
             raise StoreError(
                 f"readers would refuse the record of unit {self.unit}: {error}; nothing was committed; give the "
                 "teacher a shorter digest, and a fidelity that is finite"
             ) from None
-        return self._storage.put_if_absent(paths.record_path(self.unit), data)
+        return data
 
     def _write_extras(self, attempt: str, extras: tuple[bytes, str] | None) -> tuple[int, str] | None:
         """Store the extras of an attempt, given with their hash; returns their size and hash."""
