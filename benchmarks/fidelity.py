@@ -263,6 +263,7 @@ def time_checks(rows: int = 4096) -> list[tuple[str, float, float]]:
     tasks: list[tuple[str, Callable[[], object], Callable[[], object]]] = [
         ("falling log-probabilities, topk:32:f16", lambda: halves.all_negative_and_falling(falling), falls),
         ("finite logits, dense:f16 of 256", lambda: halves.all_finite(dense), lambda: np.isfinite(dense).all()),
+        ("float32 of dense:f16 of 256", lambda: halves.widened(dense), lambda: dense.astype(np.float32)),
         ("distinct ids, adaptive", lambda: check_distinct(ids, counts), repeats),
     ]
     return [(name, _median_ms(check), _median_ms(plain)) for name, check, plain in tasks]

@@ -1,4 +1,4 @@
-"""Checks of float16 values by their bits, several times faster than by way of float32.
+"""Checks of float16 values by their bits, several times faster than by way of float32, and widening by bits.
 
 Most processors, and NumPy, compute with float16 only after widening it. Its bits are a sign and a magnitude, so as
 integers they are in order, and all values that are not finite come last. ``python benchmarks/fidelity.py --checks``
@@ -20,6 +20,16 @@ INFINITIES = {"f16": INFINITY, "bf16": np.uint16(0x7F80)}
 """Bits of infinity by format; bfloat16 has the same order."""
 SIGN = np.uint16(0x8000)
 """Bit of the sign."""
+NORMAL = np.uint16(0x0400)
+"""Bits of the least normal number; those of 0 and of subnormal numbers are below."""
+WIDER = 13
+"""Bits of the mantissa that float32 has in addition."""
+WIDE_MASK = np.int32(-(2**31) + 2**28 - 2**WIDER)
+"""Bits of the sign and of the shifted magnitude."""
+WIDE_BIAS = np.int32((127 - 15) << 23)
+"""Difference of the exponents of equal numbers."""
+MAX_SPECIAL = 1 / 64
+"""Share of zeros, subnormal numbers, infinities and NaN up to which bits are faster."""
 
 
 def all_finite(values: NDArray[Any], infinity: np.uint16 = INFINITY) -> bool:
@@ -45,6 +55,30 @@ def all_negative_and_falling(values: NDArray[Any]) -> bool:
         and first.max(initial=SIGN) < SIGN | INFINITY
         and last.max(initial=SIGN) <= SIGN | INFINITY
     )
+
+
+def widened(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Return float16 values as float32, three times as fast as ``astype``, which converts them one by one.
+
+    Numbers are never computed with, so modes of the processor that flush subnormal numbers change nothing.
+
+    Example:
+        >>> widened(np.array([1.5, -0.25], np.float16)).tolist()
+        [1.5, -0.25]
+    """
+    # One more in the exponent makes that of infinities and NaN 0, and that of 0 and subnormal numbers 1.
+    is_special = ((_bits(values) + NORMAL) & INFINITY) <= NORMAL
+    count = np.count_nonzero(is_special)
+    if count > MAX_SPECIAL * values.size:
+        return values.astype(np.float32)
+    bits = values.view(values.dtype.str.replace("f", "i")).astype(np.int32)
+    bits <<= WIDER
+    bits &= WIDE_MASK
+    bits += WIDE_BIAS
+    wide = bits.view(np.float32)
+    if count:
+        wide[is_special] = values[is_special]
+    return wide
 
 
 def _bits(values: NDArray[Any]) -> NDArray[np.uint16]:

@@ -1,6 +1,7 @@
-"""Checks of float16 by its bits agree with those of float32."""
+"""Checks and widening of float16 by its bits agree with those of float32."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -27,3 +28,19 @@ def test_falling_values(bits, ordered):
     negative = np.signbit(wide).all()
     expected = falls and negative and np.isfinite(wide[:, 0]).all()
     assert halves.all_negative_and_falling(values) == expected
+
+
+@pytest.mark.parametrize("share", [1, 100, 300])
+def test_widened_values_are_those_of_float32(share):
+    """All numbers of half precision, zeros, subnormal and infinite ones among few others or alone."""
+    every = np.arange(2**16, dtype=np.uint16)
+    normal = every[((every & 0x7C00) != 0) & ((every & 0x7C00) != 0x7C00)]
+    special = np.setdiff1d(every, normal)
+    bits = np.concatenate([np.resize(normal, share * len(special)), special]).reshape(-1, 2)
+    wide = halves.widened(bits.view(np.float16))
+    np.testing.assert_array_equal(wide.view(np.uint32), bits.view(np.float16).astype(np.float32).view(np.uint32))
+
+
+def test_an_array_of_other_strides_is_widened():
+    values = np.linspace(-9, 9, 600).astype(np.float16).reshape(20, 30)[::2, 5::3]
+    np.testing.assert_array_equal(halves.widened(values), values.astype(np.float32))

@@ -166,7 +166,9 @@ class Dense(Encoding):
             bits = arrays["values_bf16"].astype(np.uint32) << 16
             return DenseLabels(bits.view(np.float32), head.kind)
         values = arrays["values"]
-        return DenseLabels(values.astype(np.float32) if widen else values, head.kind)
+        if widen:
+            values = halves.widened(values) if self.dtype == "f16" else values.astype(np.float32)
+        return DenseLabels(values, head.kind)
 
     def check(self, arrays: Arrays, head: Head) -> None:
         """See Encoding.check."""
