@@ -26,8 +26,10 @@ settings.load_profile("softlabels")
 def pytest_collection():
     """Collect tests without going through thousands of them again and again to collect garbage."""
     gc.disable()
-    yield
-    gc.enable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
