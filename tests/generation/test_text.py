@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 import torch
 import transformers
-from transformers import PreTrainedTokenizerFast
 
 import softlabels as sl
 from softlabels import models
@@ -240,7 +239,7 @@ def test_rows_of_another_store_are_copied_with_their_tokens(tmp_path, tokenizer,
 
 
 def test_models_of_transformers_bring_their_tokenizer_and_target(tmp_path, tokenizer):
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend, eos_token="<|endoftext|>")  # noqa: S106  a token
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend, eos_token="<|endoftext|>")  # noqa: S106  a token
     sizes = {"vocab_size": tokenizer.size, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1,
              "num_attention_heads": 4}  # fmt: skip
     networks = {

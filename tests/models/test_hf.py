@@ -20,13 +20,14 @@ ROWS = [[1, 2, 3, 4, 5, 6, 7], [8, 9], [10, 11, 12, 13], [3, 3, 3, 5, 1]]
 SMALL = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
          "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 40}  # fmt: skip
 CAUSAL = {
-    "gpt2": transformers.GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=40,
-                                    bos_token_id=0, eos_token_id=0),
-    "llama": transformers.LlamaConfig(**SMALL, rope_theta=100.0),
-    "qwen2": transformers.Qwen2Config(**SMALL, use_sliding_window=False),
-    "mistral": transformers.MistralConfig(**SMALL, sliding_window=3),
-    "gemma2": transformers.Gemma2Config(**SMALL, head_dim=8, sliding_window=3, final_logit_softcapping=0.05),
+    "gpt2": ("GPT2Config", {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40,
+                            "bos_token_id": 0, "eos_token_id": 0}),
+    "llama": ("LlamaConfig", SMALL | {"rope_theta": 100.0}),
+    "qwen2": ("Qwen2Config", SMALL | {"use_sliding_window": False}),
+    "mistral": ("MistralConfig", SMALL | {"sliding_window": 3}),
+    "gemma2": ("Gemma2Config", SMALL | {"head_dim": 8, "sliding_window": 3, "final_logit_softcapping": 0.05}),
 }  # fmt: skip
+"""Classes by name, since transformers imports one in a second."""
 ENCODER = {name: value for name, value in SMALL.items() if name != "num_key_value_heads"}
 
 
@@ -40,8 +41,8 @@ def directories(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     saved = {}
-    for name, config in CAUSAL.items():
-        network = transformers.AutoModelForCausalLM.from_config(config)
+    for name, (config, options) in CAUSAL.items():
+        network = transformers.AutoModelForCausalLM.from_config(getattr(transformers, config)(**options))
         for parameter in network.parameters():  # far from the initial values, where all outputs are alike
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, std=0.3)
@@ -59,9 +60,11 @@ def tokens(rows=ROWS, marks=None):
     )
 
 
-def reference(folder, rows=ROWS, kind=transformers.AutoModelForCausalLM):
+def reference(folder, rows=ROWS, kind="AutoModelForCausalLM"):
     """Outputs of each row alone, in float64."""
-    network = kind.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
+    network = (
+        getattr(transformers, kind).from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
+    )
     with torch.no_grad():
         return [network(input_ids=torch.tensor([row])) for row in rows]
 
@@ -120,8 +123,7 @@ def test_a_model_whose_attention_crosses_documents_refuses_packed_rows(directori
 @pytest.mark.parametrize("name", ["BertForTokenClassification", "BertForMaskedLM"])
 def test_token_outputs_are_those_of_each_row_alone(directories, name):
     model = models.load(f"hf:{directories[name]}")
-    kind = getattr(transformers, name)
-    expected = torch.cat([output.logits[0] for output in reference(directories[name], kind=kind)])
+    expected = torch.cat([output.logits[0] for output in reference(directories[name], kind=name)])
     predicted = model.predict(tokens())["logits"]
     assert next(iter(model.heads.values())).kind == "tokens"
     assert torch.allclose(predicted.double(), expected, atol=1e-4)
@@ -130,8 +132,7 @@ def test_token_outputs_are_those_of_each_row_alone(directories, name):
 def test_classes_are_those_of_each_row_alone(directories):
     folder = directories["BertForSequenceClassification"]
     model = models.load(f"hf:{folder}")
-    kind = transformers.BertForSequenceClassification
-    expected = torch.cat([output.logits for output in reference(folder, kind=kind)])
+    expected = torch.cat([output.logits for output in reference(folder, kind="BertForSequenceClassification")])
     assert model.heads == {"logits": OutputHead(classes=5)}
     assert torch.allclose(model.predict(tokens())["logits"].double(), expected, atol=1e-4)
 
@@ -162,7 +163,7 @@ def test_embeddings_are_pooled_as_sentence_transformers_recorded(directories, tm
     (folder / "modules.json").write_text(json.dumps(entries))
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": pooling == "first"}))
-    states = [output.last_hidden_state[0] for output in reference(folder, kind=transformers.AutoModel)]
+    states = [output.last_hidden_state[0] for output in reference(folder, kind="AutoModel")]
     expected = torch.stack([state[0] if pooling == "first" else state.mean(0) for state in states])
     expected = torch.nn.functional.normalize(expected, dim=-1) if normalize else expected
     model = models.load(f"hf:{folder}")

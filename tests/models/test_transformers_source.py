@@ -2,7 +2,6 @@
 
 import sys
 
-import accelerate
 import pytest
 import torch
 import transformers
@@ -107,7 +106,9 @@ def test_dtype_and_attention_are_options_and_part_of_the_digest(folder):
 def test_layers_are_placed_by_a_device_map(folder):
     plain, placed = models.load(f"hf:{folder}"), models.load(f"hf:{folder},device_map=auto")
     assert not placed.module.placed  # one device has no hooks
-    accelerate.dispatch_model(placed.module.network, {"model": "cpu", "lm_head": "cpu"}, force_hooks=True)
+    from accelerate import dispatch_model
+
+    dispatch_model(placed.module.network, {"model": "cpu", "lm_head": "cpu"}, force_hooks=True)
     assert placed.module.placed
     assert placed.digest == plain.digest
     assert placed.spec.endswith("device_map=auto")

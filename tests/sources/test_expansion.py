@@ -125,15 +125,15 @@ def varint(number):
 @pytest.mark.parametrize(
     "column",
     [
-        pa.array([np.zeros(2_000_000, np.int8)]),
-        pa.array([[np.zeros(1000)] * 2000]),
-        pa.array([[{"a": 1, "b": 0.5}] * 2_000_000]),
+        lambda: pa.array([np.zeros(2_000_000, np.int8)]),
+        lambda: pa.array([[np.zeros(1000)] * 2000]),
+        lambda: pa.array([[{"a": 1, "b": 0.5}] * 2_000_000]),
     ],
     ids=["list", "list of lists", "list of structures"],
 )
 def test_a_footer_that_claims_fewer_values_than_its_pages_hold_is_found_out(tmp_path, small, column):
     path = tmp_path / "x.parquet"
-    pq.write_table(pa.table({"x": column}), path, compression="zstd", use_dictionary=False, data_page_size=2**30)
+    pq.write_table(pa.table({"x": column()}), path, compression="zstd", use_dictionary=False, data_page_size=2**30)
     assert path.stat().st_size < 30_000
     footer_number(path, 2_000_000, 3)
     assert pq.ParquetFile(path).metadata.row_group(0).column(0).num_values == 3

@@ -8,7 +8,6 @@ import pytest
 import torch
 import transformers
 from torch.nn import functional
-from transformers import PreTrainedTokenizerFast
 
 import softlabels as sl
 from softlabels import losses, models
@@ -167,7 +166,7 @@ def test_a_student_of_transformers_trains_and_comes_back(folder, tmp_path):
 def test_a_student_with_another_tokenizer_is_refused(folder, tmp_path, tokenizer):
     (tmp_path / "config").mkdir()
     other = Tokenizer.train([*TEXTS, "something else entirely"], vocabulary=288)
-    PreTrainedTokenizerFast(tokenizer_object=other.backend).save_pretrained(tmp_path / "config")
+    transformers.PreTrainedTokenizerFast(tokenizer_object=other.backend).save_pretrained(tmp_path / "config")
     with pytest.raises(InvalidArgument, match="another tokenizer than the labels, got one where"):
         train_student(folder / "labels", None, f"hf:{tmp_path / 'config'}", tmp_path / "run", steps=1)
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 import transformers
 from torch.nn.functional import normalize
-from transformers import PreTrainedTokenizerFast
 
 import softlabels as sl
 from softlabels.generation import generate
@@ -31,7 +30,7 @@ def folder(tmp_path_factory):
     pa.csv.write_csv(table, root / "reviews.csv")
     tokenizer = Tokenizer.train(texts, vocabulary=280)
     end = tokenizer.backend.id_to_token(tokenizer.end)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend, eos_token=end, pad_token=end)
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend, eos_token=end, pad_token=end)
     sizes = {"vocab_size": tokenizer.size, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2,
              "pad_token_id": 0, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # fmt: skip
     torch.manual_seed(0)
