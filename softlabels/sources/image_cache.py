@@ -73,7 +73,8 @@ class ImageCache:
             mark: Mark of the version of the file; see ``mark_of``.
         """
         place = int(np.searchsorted(self._known["mark"], np.bytes_(mark)))
-        if place == len(self._known) or self._known["mark"][place] != np.bytes_(mark):
+        # numpy drops zero bytes at the end of a mark.
+        if place == len(self._known) or self._known["mark"][place].ljust(len(mark), b"\0") != mark:
             return None
         self._used[place] = True
         height, width = self._known["sides"][place].tolist()

@@ -42,6 +42,16 @@ def test_a_file_that_changed_is_read_again_though_size_and_time_of_change_are_th
     assert (before != after).any(axis=1).sum() == 1
 
 
+def test_a_mark_may_end_with_zero_bytes(photos):
+    marks = [b"m" * 15 + b"\0", b"m" * 14 + b"\0\0", b"m" * 16, b"\0" * 16]
+    cache = image_cache.ImageCache(photos)
+    for number, mark in enumerate(marks):
+        cache.add(mark, image_cache.KnownImage(bytes([number]) * 16, None), 1)
+    cache.save()
+    again = image_cache.ImageCache(photos)
+    assert [again.find(mark).key[0] for mark in marks] == [0, 1, 2, 3]
+
+
 def test_a_damaged_cache_changes_nothing(photos, tmp_path):
     before = open_source(photos).keys()
     (path,) = (tmp_path / "cache" / "softlabels" / "images").iterdir()
