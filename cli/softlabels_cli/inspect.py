@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from softlabels_cli.options import digest_option, json_option, store_argument
+from softlabels_cli.options import digest_option, is_run, json_option, store_argument
 from softlabels_cli.output import count, fidelity_lines, format_bytes, line_width, print_json, printable, wrap
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def command(*, store: str, digest: str | None, as_json: bool) -> None:
     """
     from softlabels.store import check_digest, describe_store
 
-    if _is_run(store):
+    if is_run(store):
         _print_chain(store, digest, as_json=as_json)
         return
     check_digest(store, digest)
@@ -54,10 +53,6 @@ def _line(name: str, value: str) -> str:
     """Return a name and its value, in several lines if the terminal is narrow."""
     text = f"{name:<{INDENT}}{value}".rstrip()
     return text if line_width() is None else wrap(text, " " * INDENT)
-
-
-def _is_run(path: str) -> bool:
-    return "://" not in path and (Path(path) / "run.json").exists()
 
 
 def _print_chain(path: str, digest: str | None, *, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
@@ -39,6 +40,11 @@ def store_argument(name: str = "store") -> Callable[[Command], Command]:
         name: Name of the argument.
     """
     return click.argument(name)  # text: a Path would join the slashes of a URL
+
+
+def is_run(path: str) -> bool:
+    """Return True if a path is a finished run, without the modules that load one, which import torch."""
+    return "://" not in path and (Path(path) / "run.json").exists()
 
 
 def out_option(help_text: str) -> Callable[[Command], Command]:

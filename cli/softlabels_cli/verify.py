@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from softlabels.errors import FOUND_BAD
-from softlabels_cli.options import digest_option, json_option, quiet_option, store_argument
+from softlabels_cli.options import digest_option, is_run, json_option, quiet_option, store_argument
 from softlabels_cli.output import count, note, print_json, printable
 from softlabels_cli.progress import Progress
 
@@ -37,7 +37,6 @@ def command(
     Of a run, check that its weights and its tokenizer are those that it describes; --digest is that of its model.
     """
     from softlabels.store import check_digest, verify
-    from softlabels.training.provenance import is_run
 
     if is_run(store):
         if key is not None or signature is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from softlabels.errors import RunCorrupt, SoftLabelsError
-from softlabels.models import RUN_FILE, read_run
+from softlabels.models import read_run
 from softlabels.models.run_record import RunRecord
 from softlabels.store import Store, open_store
 
@@ -43,15 +43,6 @@ class Link:
     def to_json(self) -> dict[str, Any]:
         """Return the link as JSON values."""
         return asdict(self)
-
-
-def is_run(path: str | Path) -> bool:
-    """Return whether a path is a finished run.
-
-    Args:
-        path: Directory.
-    """
-    return "://" not in str(path) and (Path(path) / RUN_FILE).exists()
 
 
 def check_run_digest(path: str | Path, actual: str | None, expected: str | None) -> None:

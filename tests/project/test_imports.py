@@ -45,6 +45,14 @@ def test_reading_a_store_needs_no_torch(sealed):
     assert "torch" not in modules_after(code)
 
 
+@pytest.mark.parametrize("command", ["verify", "verify --deep", "inspect", "repair", "gc"])
+def test_commands_on_a_store_load_no_torch(sealed, command):
+    """It takes ten times as long to import as a small store takes to verify."""
+    arguments = [*command.split(), str(sealed)]
+    code = f"from softlabels_cli.main import cli\ncli.main({arguments!r}, standalone_mode=False)"
+    assert "torch" not in modules_after(code)
+
+
 def test_sources_need_no_torch(digits_path):
     assert "torch" not in modules_after(
         f"from softlabels.sources import open_source\nopen_source({str(digits_path)!r})"
