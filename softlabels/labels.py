@@ -185,6 +185,23 @@ class DenseLabels:
 
 
 @dataclass(frozen=True)
+class Dither:
+    """Offsets by which probabilities were rounded to steps: that of class v to step * floor(p_v / step + u_v).
+
+    Attributes:
+        step: Least probability that is told from 0.
+        offsets: (B,) int64, 0 to 2^32 - 1, from which u_v of each class follows (softlabels.encodings.dither).
+    """
+
+    step: float
+    offsets: NDArray[np.int64]
+
+    def take(self, rows: NDArray[np.integer]) -> Dither:
+        """Return the offsets of ``rows``, in that order."""
+        return Dither(self.step, self.offsets[rows])
+
+
+@dataclass(frozen=True)
 class SparseLabels:
     """Labels that hold a few classes per row, and a model of the rest.
 
@@ -215,6 +232,7 @@ class SparseLabels:
             the tail where the teacher has some, so KL(p || p^) may be infinite.
         shape: Positions of each row, such as (H, W) for pixels. The arrays above then have one entry per position,
             those of all rows one after the other, as for ragged rows.
+        dither: Offsets by which unbiased labels were rounded, which takes noise out of the gradient; None: not known.
     """
 
     classes: int
@@ -229,6 +247,7 @@ class SparseLabels:
     prior_index: NDArray[np.integer] | None = None
     drawn: bool = False
     shape: tuple[int, ...] = ()
+    dither: Dither | None = None
 
     def __len__(self) -> int:
         return len(self.ids) // math.prod(self.shape) if self.lengths is None else len(self.lengths)
@@ -317,6 +336,7 @@ class SparseLabels:
             log_tail=self.log_tail[positions],
             lengths=lengths,
             prior_index=None if self.prior_index is None else self.prior_index[positions],
+            dither=None if self.dither is None else self.dither.take(positions),
         )
 
 

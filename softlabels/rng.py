@@ -21,8 +21,9 @@ _FACTORS = tuple(map(np.uint64, (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)))
 # Streams keep draws for unlike purposes independent. A number in use is never given another meaning.
 UNIT_STREAM, ROW_STREAM, MEASURE_STREAM, POSITION_STREAM = 0, 1, 2, 3
 """SplitMix streams: units that sum unlisted mass, rows of the probe, rows measured, the position of a ragged row."""
-DRAW_STREAM, AUGMENT_STREAM, ROAD_STREAM, TRAINING_STREAM = 16, 32, 33, 48
-"""SplitMix streams: draws of the encodings, parameters of augmented views, road scenes, dropout of a training step."""
+DRAW_STREAM, DITHER_STREAM, AUGMENT_STREAM, ROAD_STREAM, TRAINING_STREAM = 16, 17, 32, 33, 48
+"""SplitMix streams: draws of the encodings, first counters of rows, parameters of augmented views, road scenes, dropout
+of a training step."""
 CHUNK_STREAM, ITEM_STREAM, BATCH_STREAM, VIEW_STREAM, PART_STREAM = range(5)
 """Philox streams: order of chunks, of items in a window, of batches by length; views; parts of a mixture."""
 
@@ -68,6 +69,29 @@ def words(
 def at_positions(row_words: NDArray[np.uint64], positions: NDArray[np.integer]) -> NDArray[np.uint64]:
     """Return the words of positions of rows, from the words of the rows; the arguments broadcast."""
     return mix(row_words ^ positions.astype(np.uint64))
+
+
+def counters(
+    seed: int, rows: NDArray[np.integer], positions: NDArray[np.integer] | None = None, *, stream: int = DITHER_STREAM
+) -> NDArray[np.uint32]:
+    """Return the counter of each item, (n,) uint32: those of neighbours follow each other, modulo 2^32.
+
+    Rows count up from a number of the seed, the positions of a ragged row from a number of the row.
+
+    Args:
+        seed: Seed of the store; taken modulo 2^64.
+        rows: Row numbers, (n,).
+        positions: Positions within ragged rows, (n,); None for one item per row.
+        stream: One of the SplitMix streams above.
+
+    Example:
+        >>> import numpy as np
+        >>> np.diff(counters(0, np.arange(3))).tolist()
+        [1, 1]
+    """
+    first = _start(seed, stream) if positions is None else words(seed, rows, stream=stream)
+    number: NDArray[np.integer] = rows if positions is None else positions
+    return (first + number.astype(np.uint64)).astype(np.uint32)
 
 
 def uniforms(item_words: NDArray[np.uint64], counters: NDArray[np.integer]) -> NDArray[np.float64]:

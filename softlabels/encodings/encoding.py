@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from softlabels.columns import Arrays, Column
 from softlabels.labels import Head, SoftLabels
+from softlabels.rng import counters as counters_of
 from softlabels.rng import words as words_of
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Block:
         head: Head of the logits.
         rows: (B,) absolute row numbers, for messages.
         words: (B,) uint64, the seeds of all random numbers of an item.
+        counters: (B,) uint32, numbers of the items, from which dither follows; neighbours have successive ones.
         residual: True if the sums for the tail prior are requested.
         codebook: Tail priors to choose from, or None.
     """
@@ -63,6 +65,7 @@ class Block:
     head: Head
     rows: NDArray[np.int64]
     words: NDArray[np.uint64]
+    counters: NDArray[np.uint32]
     residual: bool
     codebook: Codebook | None
 
@@ -140,6 +143,7 @@ class Encoding(ABC):
         rows: NDArray[np.int64],
         *,
         words: NDArray[np.uint64] | None = None,
+        counters: NDArray[np.uint32] | None = None,
         residual: bool = False,
         codebook: Codebook | None = None,
     ) -> Encoded:
@@ -159,6 +163,8 @@ class Encoding(ABC):
             head: Head of the logits.
             rows: (B,) absolute row numbers, for messages.
             words: (B,) uint64, the seeds of all random numbers of an item (rng.words). None: from ``rows``.
+            counters: (B,) uint32, numbers of the items in the sequence of their dither (rng.counters). None: from
+                ``rows``.
             residual: Also return the sums for the tail prior.
             codebook: Tail priors to choose from, for encodings with ``priors`` above 1.
 
@@ -169,6 +175,7 @@ class Encoding(ABC):
 
         check_shape(logits, head, rows)
         words = words_of(0, rows) if words is None else words
+        counters = counters_of(0, rows) if counters is None else counters
         step = max(1, len(rows))
         if logits.device.type == "cpu":
             step = max(1, self.block_elements // max(1, logits[:1].numel()))
@@ -176,7 +183,8 @@ class Encoding(ABC):
         for start in range(0, max(1, len(rows)), step):
             block = slice(start, start + step)
             values = checked_float(logits[block], head, rows[block])
-            encoded.append(self.encode_block(Block(values, head, rows[block], words[block], residual, codebook)))
+            numbers = rows[block], words[block], counters[block]
+            encoded.append(self.encode_block(Block(values, head, *numbers, residual, codebook)))
         return _join(encoded)
 
     @abstractmethod

@@ -66,6 +66,9 @@ class ItemEncoding(Encoding):
             values=block.values.reshape(-1, head.classes),
             rows=np.repeat(block.rows, positions),
             words=at_positions(block.words[:, None], np.arange(positions)).reshape(-1),
+            counters=(block.counters[:, None].astype(np.uint64) * positions + np.arange(positions, dtype=np.uint64))
+            .astype(np.uint32)
+            .reshape(-1),
         )
         encoded = self.encode_items(items)
         return replace(encoded, arrays=as_planes(encoded.arrays, self.item_columns(head), head.position_shape))

@@ -63,9 +63,9 @@ def default(classes: int, temperatures: int = 1, kind: HeadKind = "classes") -> 
     Example:
         >>> from softlabels import encodings
         >>> encodings.default(10).spec, encodings.default(1000).spec, encodings.default(50_000).spec
-        ('dense:f16', 'topk:32:f16', 'threshold:0.05:43')
+        ('dense:f16', 'topk:32:f16', 'threshold:0.05:43:dither')
         >>> encodings.default(1000, kind="tokens").spec, encodings.default(19, kind="pixels").spec
-        ('threshold:0.05:43', 'adaptive:0.01:d4')
+        ('threshold:0.05:43:dither', 'adaptive:0.01:d4')
 
     Args:
         classes: Number of classes of the head.

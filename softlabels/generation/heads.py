@@ -218,8 +218,13 @@ def store_appears(location: Location, *, seconds: float = STORE_SECONDS) -> bool
 def _resolve(name: str, head: Head, existing: Head | None, pilot: Pilot) -> str:
     """Return the canonical encoding of a head."""
     if not planning.is_target(head.encoding):
-        encoding = encodings.parse(head.encoding, classes=head.classes)
-        return encoding.spec if existing is not None and existing.encoding == encoding.spec else encoding.current.spec
+        current = encodings.parse(head.encoding, classes=head.classes).current.spec
+        if (
+            existing is not None
+            and encodings.parse(existing.encoding, classes=existing.classes).current.spec == current
+        ):
+            return existing.encoding  # by the rule that its rows were made with
+        return current
     if head.kind not in DISTRIBUTIONS:
         raise InvalidArgument(
             f"head {name!r}: targets are for distributions, got {head.encoding!r} for {head.kind}; expected dense[:f32]"

@@ -145,6 +145,7 @@ class UnitBuilder:
             numbers = np.repeat(numbers, output.lengths)
             positions = ranges(np.zeros(count, np.int64), output.lengths)
         words = rng.words(self._descriptor.seed, numbers, positions, stream=rng.DRAW_STREAM)
+        counters = rng.counters(self._descriptor.seed, numbers, positions)
 
         def encode(values: Tensor, selected: slice) -> Encoded:
             return self._descriptor.encoding(head).encode(
@@ -152,6 +153,7 @@ class UnitBuilder:
                 self._descriptor.heads[head],
                 numbers[selected],
                 words=words[selected],
+                counters=counters[selected],
                 residual=self._statistics.wants_sums(head),
                 codebook=self._store.codebooks.get(head),
             )

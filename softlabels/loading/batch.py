@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.columns import ranges
-from softlabels.labels import DenseLabels, SoftLabels, SparseLabels
+from softlabels.labels import DenseLabels, Dither, SoftLabels, SparseLabels
 from softlabels.loading.shared_memory import as_tensor, shared, with_shared_prior
 from softlabels.sources import Ragged, map_arrays
 
@@ -131,6 +131,7 @@ def map_labels(labels: SoftLabels, change: Callable[[Any], Any], *, with_prior: 
         prior_index=None if labels.prior_index is None else change(labels.prior_index),
         drawn=labels.drawn,
         shape=labels.shape,
+        dither=None if labels.dither is None else Dither(labels.dither.step, change(labels.dither.offsets)),
     )
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from softlabels.labels import DenseLabels, SoftLabels, SparseLabels
+from softlabels.losses.coupling import Coupling
 from softlabels.losses.log_arithmetic import dot, log1mexp
 from softlabels.losses.predictions import Predictions
 from softlabels.losses.priors import priors_of
@@ -33,7 +34,10 @@ class Targets(Protocol):
         """Return H(p^, q), (n,)."""
 
     def gradient(self, log_q: Tensor) -> Tensor:
-        """Return the gradient of both with respect to the student's logits over T, (n, C): (sum p^) q - p^."""
+        """Return the gradient of both with respect to the student's logits over T, (n, C): (sum p^) q - p^.
+
+        Of dithered labels it is q - p^ + g (see ``softlabels.losses.coupling``).
+        """
 
     def kl_and_gradient(self, student: Predictions) -> tuple[Tensor, Tensor]:
         """Return KL(p^ || q), (n,), and its gradient, (n, C); the predictions may be overwritten."""
@@ -107,31 +111,41 @@ class SparseTargets:
         ids: (N, K) int64 class ids; padding has id 0.
         log_p: (N, K) float32 log-probabilities; -inf for padding.
         tail: Model of the remaining mass; None if the unlisted classes have no probability.
+        coupling: Offsets of dithered labels, which have no tail; None: not known.
     """
 
     classes: int
     ids: Tensor
     log_p: Tensor
     tail: PriorTail | BucketTail | None
+    coupling: Coupling | None = None
 
     def rows(self, start: int, stop: int) -> SparseTargets:
         """See Targets.rows."""
         tail = None if self.tail is None else self.tail.rows(start, stop)
-        return replace(self, ids=self.ids[start:stop], log_p=self.log_p[start:stop], tail=tail)
+        coupling = None if self.coupling is None else self.coupling.rows(start, stop)
+        return replace(self, ids=self.ids[start:stop], log_p=self.log_p[start:stop], tail=tail, coupling=coupling)
 
     def kl(self, log_q: Tensor) -> Tensor:
         """See Targets.kl."""
         listed = dot(self.log_p.exp(), self.log_p - log_q.gather(1, self.ids))
+        if self.coupling is not None:
+            return listed + dot(self.coupling.expected_noise(log_q.exp()), log_q)
         return listed if self.tail is None else listed + self.tail.kl(log_q, self._unlisted())
 
     def cross_entropy(self, log_q: Tensor) -> Tensor:
         """See Targets.cross_entropy."""
         listed = -dot(self.log_p.exp(), log_q.gather(1, self.ids))
+        if self.coupling is not None:
+            return listed + dot(self.coupling.expected_noise(log_q.exp()), log_q)
         return listed if self.tail is None else listed + self.tail.cross_entropy(log_q, self._unlisted())
 
     def gradient(self, log_q: Tensor) -> Tensor:
         """See Targets.gradient."""
         p = self.log_p.exp()
+        if self.coupling is not None:
+            q = log_q.exp()
+            return self.coupling.expected_noise(q).add_(q).scatter_add_(1, self.ids, -p)
         total, rest = p.sum(dim=-1, keepdim=True), None
         if self.tail is not None:
             rest = self.tail.probs(log_q, self._unlisted())
@@ -144,7 +158,9 @@ class SparseTargets:
     def kl_and_gradient(self, student: Predictions) -> tuple[Tensor, Tensor]:
         """See Targets.kl_and_gradient."""
         both = None
-        if self.tail is None:
+        if self.coupling is not None:
+            both = self._coupled_kl_and_gradient(student, self.coupling)
+        elif self.tail is None:
             both = self._listed_kl_and_gradient(student)
         elif isinstance(self.tail, PriorTail):
             both = self.tail.kl_and_gradient(student, self.ids, self.log_p)
@@ -157,6 +173,15 @@ class SparseTargets:
         p = self.log_p.exp()
         value = dot(p, self.log_p - student.log_probs_of(self.ids))
         return value, student.probs.mul_(p.sum(dim=-1, keepdim=True)).scatter_add_(1, self.ids, -p)
+
+    def _coupled_kl_and_gradient(self, student: Predictions, coupling: Coupling) -> tuple[Tensor, Tensor] | None:
+        p = self.log_p.exp()
+        noise = coupling.expected_noise(student.probs)
+        value = dot(p, self.log_p - student.log_probs_of(self.ids))
+        value = value + torch.linalg.vecdot(noise, student.centered) - student.log_sum * noise.sum(dim=-1)
+        if bool(value.isnan().any()):  # classes that are ruled out
+            return None
+        return value, noise.add_(student.probs).scatter_add_(1, self.ids, -p)
 
     def log_probs(self, log_q: Tensor) -> Tensor:
         """See Targets.log_probs; the mass of a bucket, which is no class, is missing."""
@@ -236,7 +261,7 @@ def place(labels: SoftLabels, temperature: float, device: torch.device) -> Targe
     ids = torch.as_tensor(labels.ids, device=device).long()
     log_p = torch.as_tensor(labels.values, device=device).float()
     if labels.unbiased:
-        return SparseTargets(labels.classes, ids, log_p, None)
+        return SparseTargets(labels.classes, ids, log_p, None, Coupling.of(labels.dither, device))
     log_mass = torch.as_tensor(labels.log_tail, device=device)[:, index].float()
     log_p = (log_p / temperature).log_softmax(dim=-1)
     if labels.tail == "renormalize":

@@ -67,7 +67,7 @@ def test_counts_are_those_of_their_definition(classes, options):
     for row in range(20):
         pi = book.priors[0, arrays["prior"][row]].astype(np.float64)
         expected = expected_draws(
-            p[row], pi, 30, encoding.floor, u[row], excess=encoding.excess and encoding.floor > 0
+            p[row], pi, 30, encoding.floor, u[row], excess=encoding.excess
         )  # fmt: skip
         drawn = np.zeros(classes, np.int64)
         is_entry = np.isfinite(labels.values[row])
@@ -125,10 +125,11 @@ def test_the_mean_of_the_labels_is_the_distribution_above_the_floor(spec, temper
 @settings(max_examples=30)
 @given(
     seed=st.integers(0, 2**20), classes=st.sampled_from([2, 40, 257, 600, 66_000]), scale=st.floats(0, 9),
-    draws=st.integers(1, 255), options=st.sampled_from(["0:4", "0.001:4", "0.05:4", "0.001:4:excess", "0.05:4:excess"]),
+    draws=st.integers(1, 255),
+    options=st.sampled_from(["0:4", "0:4:dither", "0.001:4", "0.05:4", "0.001:4:excess", "0.05:4:excess"]),
 )  # fmt: skip
 def test_what_is_encoded_is_what_is_decoded(seed, classes, scale, draws, options):
-    """Ids come back from ranks, gaps and blocks, and probabilities sum to 1, widened or not."""
+    """Ids come back from ranks, gaps and blocks, and probabilities sum to 1 (dithered: on average), widened or not."""
     encoding = encodings.parse(f"counts:{draws}:{options}", classes=classes)
     head, book = Head(encoding=encoding.spec, classes=classes), codebook_of(classes, 4, seed)
     arrays = encoding.encode(logits_of(seed, 3, classes, scale), head, np.arange(3), codebook=book).arrays
@@ -149,7 +150,11 @@ def test_what_is_encoded_is_what_is_decoded(seed, classes, scale, draws, options
         near, far = near + int(arrays["near"][row]), far + int(arrays["far"][row])
         listed = set(by_rank[arrays["prior"][row]][np.concatenate([ranks, far_ranks]).astype(int)].tolist())
         is_entry = np.isfinite(labels.values[row])
-        assert set(labels.ids[row][is_entry].tolist()) == (listed or {int(by_rank[arrays["prior"][row]][0])})
+        expected = listed or (set() if encoding.dithered else {int(by_rank[arrays["prior"][row]][0])})
+        assert set(labels.ids[row][is_entry].tolist()) == expected
+    if encoding.dithered:
+        assert (labels.dither.step, labels.dither.offsets.tolist()) == (1 / draws, arrays["dither"].tolist())
+        return
     np.testing.assert_allclose(np.exp(labels.log_probs().astype(np.float64)).sum(axis=1), 1, atol=1e-5)
 
 
@@ -179,9 +184,10 @@ def test_classes_by_rank_go_with_their_codebook():
 @pytest.mark.parametrize(
     ("spec", "canonical"),
     [
-        ("counts:20", "counts:20:0:64"),
+        ("counts:20", "counts:20:0:64:dither"),
         ("counts:12:0.01", "counts:12:0.01:64:excess"),
-        ("counts:20:0", "counts:20:0:64"),
+        ("counts:20:0", "counts:20:0:64:dither"),
+        ("counts:20:0:8", "counts:20:0:8"),
         ("counts:12:0.01:8", "counts:12:0.01:8"),
         ("counts:12:0.01:8:excess", "counts:12:0.01:8:excess"),
     ],
@@ -190,23 +196,40 @@ def test_options_have_defaults(spec, canonical):
     assert encodings.parse(spec, classes=1000).spec == canonical
 
 
-def test_a_new_store_draws_the_excess_and_one_of_the_first_rule_goes_on_by_it(tmp_path):
-    """Three options alone are the specification of the first rule, which stores that exist follow."""
-    logits = logits_of(0, 40, 30, 2.0)
-    head = Head(encoding="counts:9:0.05:4", classes=30)
+@pytest.mark.parametrize(("floor", "rule"), [("0", "dither"), ("0.05", "excess")])
+def test_a_new_store_follows_the_current_rule(tmp_path, floor, rule):
+    head = Head(encoding=f"counts:9:{floor}:4", classes=30)
     with sl.create(tmp_path / "new", heads={"logits": head}, teacher="t") as writer:
-        writer.append(list(range(40)), {"logits": logits})
-    assert sl.open(tmp_path / "new").heads["logits"].encoding == "counts:9:0.05:4:excess"
-    shutil.copytree(GOLDEN / "counts-zarr", tmp_path / "old")
-    head = Head(encoding="counts:20:0.02:3", classes=300, kind="tokens", shape=(None,))
+        writer.append(list(range(40)), {"logits": logits_of(0, 40, 30, 2.0)})
+    assert sl.open(tmp_path / "new").heads["logits"].encoding == f"counts:9:{floor}:4:{rule}"
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "ragged"),
+    [
+        ("counts-zarr", "counts:20:0.02:3", True),
+        ("counts-zarr", "counts:20:0.02:3:excess", True),
+        ("unbiased-zarr", "counts:30:0:2:dither", False),
+        ("threshold-zarr", "threshold:0.05", False),
+    ],
+)
+def test_a_store_of_the_first_rule_goes_on_by_it(tmp_path, name, encoding, ragged):
+    """Whatever the rule of the specification that it is asked for with."""
+    shutil.copytree(GOLDEN / name, tmp_path / "old")
+    before = sl.open(tmp_path / "old").heads["logits"]
+    options = {"kind": "tokens", "shape": (None,)} if ragged else {"temperatures": before.temperatures}
+    head = Head(encoding=encoding, classes=300, **options)
     with sl.create(tmp_path / "old", heads={"logits": head}, teacher="golden", unit_rows=4) as writer:
-        assert writer.append([100], {"logits": [logits_of(1, 3, 300, 2.0)]}) == 1
-    assert sl.open(tmp_path / "old").heads["logits"].encoding == "counts:20:0.02:3"
+        logits = logits_of(1, 3, 300, 2.0)
+        assert writer.append([100], {"logits": [logits] if ragged else logits[:1]}) == 1
+    store = sl.open(tmp_path / "old")
+    assert store.heads["logits"].encoding == before.encoding
+    assert len(store.read([store.rows - 1])) == 1
 
 
 @pytest.mark.parametrize("spec", ["counts", "counts:0", "counts:256", "counts:5:1", "counts:5:-1", "counts:5:0.1:1",
                                   "counts:5:0.1:257", "counts:5:nan", "counts:5:0.1:4:4",
-                                  "counts:5:0:4:excess"])  # fmt: skip
+                                  "counts:5:0:4:excess", "counts:5:0.1:4:dither"])  # fmt: skip
 def test_options_out_of_range_are_refused(spec):
     with pytest.raises(InvalidArgument, match="counts"):
         encodings.parse(spec, classes=1000)
@@ -227,7 +250,7 @@ def test_several_temperatures_are_refused():
     ],
 )
 def test_far_entries_that_no_encoder_writes_are_refused(damage, problem):
-    encoding = encodings.parse("counts:200:0:2", classes=700)
+    encoding = encodings.parse("counts:200:0:2:dither", classes=700)
     head, book = Head(encoding=encoding.spec, classes=700), codebook_of(700, 2)
     arrays = encoding.encode(logits_of(0, 4, 700, 0.5), head, np.arange(4), codebook=book).arrays
     damage(arrays)

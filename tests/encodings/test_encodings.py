@@ -266,8 +266,9 @@ def test_the_tail_prior_is_at_least_as_good_as_an_even_spread(seed, classes, sca
     ("classes", "temperatures", "kind", "spec"),
     [
         (64, 1, "classes", "dense:f16"), (65, 1, "classes", "topk:32:f16"), (4095, 2, "classes", "topk:32:f16"),
-        (4096, 1, "classes", "threshold:0.05:43"), (300_000, 2, "classes", "adaptive:0.005:d4"),
-        (64, 1, "tokens", "dense:f16"), (65, 1, "tokens", "threshold:0.05:43"), (65, 2, "tokens", "adaptive:0.005:d4"),
+        (4096, 1, "classes", "threshold:0.05:43:dither"), (300_000, 2, "classes", "adaptive:0.005:d4"),
+        (64, 1, "tokens", "dense:f16"), (65, 1, "tokens", "threshold:0.05:43:dither"),
+        (65, 2, "tokens", "adaptive:0.005:d4"),
         (2, 1, "pixels", "adaptive:0.01:d4"), (150, 2, "pixels", "adaptive:0.01:d4"),
     ],
 )  # fmt: skip

@@ -14,7 +14,7 @@ CLASSES = 7
 SPECS = ["dense:f32", "dense:f16", "dense:bf16", "dense:q8", "topk:3:f16", "topk:7:f16", "topk:3:q8", "topk:7:q8",
          "topk:3:d4", "topk:7:d2", "topk:3:f16:4", "topk:3:d4:4", "adaptive:0.05:f16", "adaptive:0.05:q8:4",
          "adaptive:2e-05:d4", "sampled:5", "sampled:5:0.5", "sampled:300", "threshold:0.2",
-         "threshold:0.05:3", "counts:5:0.1:4", "counts:5:0:4"]  # fmt: skip
+         "threshold:0.05:3", "counts:5:0.1:4", "counts:5:0:4", "counts:5:0:4:dither"]  # fmt: skip
 
 
 def encoded(spec, seed=0, rows=3, shape=()):
@@ -113,6 +113,7 @@ def test_a_log_tail_mass_that_rounding_lifted_to_0_leaves_the_listed_classes_a_l
         ("counts:5:0.1:4", lambda a: a["near_gaps"].__setitem__(0, 7), "a near class of rank"),
         ("counts:5:0.1:4", lambda a: a["near_draws"].__setitem__(0, 5), "does not hold 5 draws or fewer"),
         ("counts:5:0:4", lambda a: a["near_draws"].__setitem__(0, 1 + a["near_draws"][0]), "does not hold 5 draws"),
+        ("counts:5:0:4:dither", lambda a: a["near_draws"].__setitem__(0, 5), "does not hold 5 draws"),
         ("threshold:0.2", lambda a: a["codes"].__setitem__(slice(None), 0), "do not sum to 1"),
     ],
 )

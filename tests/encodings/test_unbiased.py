@@ -11,7 +11,7 @@ from softlabels.encodings.systematic import crossings, cumulate
 from softlabels.errors import InvalidArgument
 from softlabels.labels import Head
 
-SPECS = ["sampled:8", "sampled:20:0.7", "threshold:0.3", "threshold:0.05", "threshold:0.01", "threshold:0.2:3"]
+SPECS = ["sampled:8", "sampled:20:0.7", "threshold:0.3", "threshold:0.05", "threshold:0.01:9", "threshold:0.2:3"]
 
 
 def one_row(classes=60, seed=0, temperature=1.0):
@@ -27,7 +27,8 @@ def many_draws(spec, logits, count, *, temperature=1.0, seed=0):
     encoding = encodings.parse(spec, classes=len(logits))
     head = Head(encoding=encoding.spec, classes=len(logits), temperatures=(temperature,))
     rows = np.arange(count)
-    encoded = encoding.encode(torch.from_numpy(np.tile(logits, (count, 1))), head, rows, words=rng.words(seed, rows))
+    numbers = {"words": rng.words(seed, rows), "counters": rng.counters(seed, rows)}
+    encoded = encoding.encode(torch.from_numpy(np.tile(logits, (count, 1))), head, rows, **numbers)
     encoding.check(encoded.arrays, head)
     return np.exp(encoding.decode(encoded.arrays, head).log_probs(temperature).astype(np.float64))
 
@@ -40,7 +41,8 @@ def test_the_mean_over_draws_is_the_distribution(spec, temperature):
     drawn_p = many_draws(spec, logits, 40_000, temperature=temperature)
     error = np.abs(drawn_p.mean(axis=0) - p)
     spread = drawn_p.std(axis=0) / np.sqrt(len(drawn_p))
-    assert (error <= 5 * spread + 1e-7).all(), (error / (spread + 1e-9)).max()
+    # Successive offsets draw a class of probability p a whole number of times, which may be 0 for all of them.
+    assert (error <= 5 * spread + 1 / len(drawn_p)).all(), (error / (spread + 1e-9)).max()
     assert (drawn_p[:, 5:9] == 0).all(), "what the teacher ruled out is never drawn"
     halves = [np.abs(drawn_p[: len(drawn_p) // n].mean(axis=0) - p).sum() for n in (400, 1)]
     assert halves[1] < halves[0] / 5, "400 times the draws have about a twentieth of the error"
@@ -48,6 +50,7 @@ def test_the_mean_over_draws_is_the_distribution(spec, temperature):
 
 @pytest.mark.parametrize("tau", [0.3, 0.05, 0.01])
 def test_threshold_has_the_variance_of_its_definition(tau):
+    """By the first rule, of systematic draws, whose number hardly varies."""
     logits, p = one_row()
     drawn_p = many_draws(f"threshold:{tau}:255", logits, 40_000)
     small = p < tau

@@ -14,7 +14,7 @@ from tests.generation.outputs import teacher_of, token_source
 
 INPUTS = np.random.default_rng(0).normal(size=(400, 8)).astype(np.float32)
 ENCODINGS = ("dense:f32", "dense:q8", "topk:1", "topk:3:d4", "adaptive:0.01:d4", "sampled:50", "threshold:0.05",
-             "counts:50:0.01:4")  # fmt: skip
+             "counts:50:0.01:4", "counts:50:0:4")  # fmt: skip
 
 
 def weights_of(seed):

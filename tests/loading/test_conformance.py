@@ -14,7 +14,7 @@ CLASSES, ROWS = 40, 48
 ENCODINGS = [
     "dense:f32", "dense:f16", "dense:bf16", "dense:q8", "topk:4", "topk:4:q8", "topk:4:d4", "topk:4:f16:3",
     "topk:4:q8:3", "topk:4:d4:3", "adaptive:0.05", "adaptive:0.05:f16:3", "adaptive:0.05:q8", "sampled:5",
-    "sampled:5:0.5", "threshold:0.1", "counts:9:0.05:3:excess", "counts:20:0:3",
+    "sampled:5:0.5", "threshold:0.1", "counts:9:0.05:3:excess", "counts:20:0:3:dither",
 ]  # fmt: skip
 KINDS = {"classes": (), "tokens": (None,), "pixels": (2, 3), "regression": (), "embedding": ()}
 FITTED = ("adaptive:0.05:f16:3", "dense:q8:scaled")
@@ -49,7 +49,12 @@ def assert_same_labels(labels, expected):
     assert type(labels) is type(expected)
     names = [name for name, value in vars(expected).items() if isinstance(value, np.ndarray)]
     assert names
+    if getattr(expected, "dither", None) is not None:
+        assert labels.dither.step == expected.dither.step
+        np.testing.assert_array_equal(np.asarray(labels.dither.offsets), expected.dither.offsets)
     for name, value in vars(expected).items():
+        if name == "dither" and value is not None:
+            continue
         if name in names:
             array = np.asarray(getattr(labels, name))
             np.testing.assert_array_equal(array.astype(value.dtype), value, err_msg=name)

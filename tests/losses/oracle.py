@@ -10,7 +10,8 @@ from softlabels.labels import DenseLabels, Head, SparseLabels
 
 TEMPERATURES = (1.0, 3.0)
 EXACT = ("dense:f32", "topk:5:f16", "topk:5:q8", "adaptive:0.05:d4", "topk:3:f16:4", "adaptive:0.08:d16:4")
-UNBIASED = ("sampled:6", "sampled:6:0.7", "threshold:0.2", "counts:9:0:4", "counts:9:0.1:4", "counts:9:0.1:4:excess")
+UNBIASED = ("sampled:6", "sampled:6:0.7", "threshold:0.2", "counts:9:0:4", "counts:9:0.1:4", "counts:9:0.1:4:excess",
+            "counts:9:0:4:dither")  # fmt: skip
 ROWS = 6
 
 
@@ -64,13 +65,37 @@ def divergence(log_a, log_b):
     return torch.where(there, a.exp() * (a - b), 0.0).sum(-1)
 
 
+def expected_noise(q, dither):
+    """Error of dithered labels that a student of (B, C) probabilities expects: the Lomax distribution, in float64."""
+    steps = (torch.arange(q.shape[1], dtype=torch.int64) * 0x9E3779B9) % 2**32
+    t = 1 - ((torch.as_tensor(dither.offsets)[:, None] + steps) % 2**32).double() / 2**32
+    m = q / dither.step
+    return dither.step * ((m / (m + t)) ** 2 - m / (1 + m))
+
+
+def coupled(logits, labels, temperature):
+    """Share of a cross-entropy that the offsets of dithered labels add; 0 for others.
+
+    The error that the student expects is a constant, and the logsumexp counts once, whatever the labels sum to.
+    """
+    if getattr(labels, "dither", None) is None:
+        return 0.0
+    log_q = (logits / temperature).log_softmax(-1)
+    noise = expected_noise(log_q.exp().detach(), labels.dither)
+    rest = 1 - teacher_log_probs(labels, temperature).exp().sum(-1) + noise.sum(-1)
+    log_sum = (logits / temperature).logsumexp(-1)
+    return torch.where(noise == 0, 0.0, noise * log_q).sum(-1) + rest * (log_sum - log_sum.detach())
+
+
 def kl(logits, labels, temperature):
-    return divergence(teacher_log_probs(labels, temperature), student_log_probs(logits, labels, temperature))
+    log_p, log_q = teacher_log_probs(labels, temperature), student_log_probs(logits, labels, temperature)
+    return divergence(log_p, log_q) + coupled(logits, labels, temperature)
 
 
 def cross_entropy(logits, labels, temperature):
     log_p, log_q = teacher_log_probs(labels, temperature), student_log_probs(logits, labels, temperature)
-    return -torch.where(log_p.isfinite(), log_p.exp() * torch.where(log_p.isfinite(), log_q, 0.0), 0.0).sum(-1)
+    value = -torch.where(log_p.isfinite(), log_p.exp() * torch.where(log_p.isfinite(), log_q, 0.0), 0.0).sum(-1)
+    return value + coupled(logits, labels, temperature)
 
 
 def reverse_kl(logits, labels, temperature):

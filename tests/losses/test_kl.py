@@ -11,6 +11,7 @@ from softlabels.encodings import codebook
 from softlabels.encodings.tail import tail_prior
 from softlabels.errors import InvalidArgument, TemperatureNotStored
 from softlabels.labels import DenseLabels, Head, SparseLabels
+from tests.losses import oracle
 
 TEMPERATURES = (1.0, 3.0)
 
@@ -186,6 +187,9 @@ def test_pixels_have_the_loss_of_their_distributions_without_those_a_mask_ignore
     log_p = labels.log_probs().astype(np.float64)
     log_q = student.double().log_softmax(dim=-1).numpy()
     terms = np.where(np.isfinite(log_p), np.exp(log_p) * (np.where(np.isfinite(log_p), log_p, 0) - log_q), 0.0)
+    if isinstance(labels, SparseLabels) and labels.dither is not None:
+        noise = oracle.expected_noise(torch.from_numpy(np.exp(log_q)).flatten(0, -2), labels.dither)
+        terms += noise.numpy().reshape(terms.shape) * log_q
     expected = terms.sum(axis=-1)[mask.numpy()].mean()
     assert losses.kl(student, labels, mask=mask).item() == pytest.approx(expected, rel=1e-4)
     weight = torch.linalg.qr(torch.randn(9, 9, generator=generator)).Q

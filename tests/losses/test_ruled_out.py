@@ -45,8 +45,12 @@ def without(labels, is_out):
 
 
 def make(seed, spec, tail, is_out):
-    """Labels by a teacher that rules (ROWS, C) classes out, and the logits of a student that does so too."""
+    """Labels by a teacher that rules (ROWS, C) classes out, and the logits of a student that does so too.
+
+    Offsets of dithered labels belong to the numbers of the classes, which ``without`` changes (see test_coupling.py).
+    """
     labels, student = oracle.make_labels(seed, CLASSES, spec, tail, ruled_out=is_out)
+    labels = replace(labels, dither=None) if isinstance(labels, SparseLabels) else labels
     return labels, student.masked_fill(torch.from_numpy(is_out), -torch.inf)
 
 

@@ -142,8 +142,8 @@ def test_a_mean_size_is_approached_from_below(sample, target):
 @pytest.mark.parametrize("target", ["counts:ids=8", "counts:bytes=30"])
 def test_targets_of_counts_draw_from_all_classes(sample, target):
     """Students learn worse from labels with a floor, though their squared error is less."""
-    family, _, floor, _ = planning.resolve(target, sample).split(":")
-    assert (family, floor) == ("counts", "0")
+    family, _, floor, _, rule = planning.resolve(target, sample).split(":")
+    assert (family, floor, rule) == ("counts", "0", "dither")
 
 
 @pytest.mark.parametrize(

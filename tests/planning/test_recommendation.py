@@ -20,7 +20,11 @@ def sample_of(logits):
 
 @pytest.mark.parametrize(
     ("classes", "encoding", "reason"),
-    [(10, "dense:f16", "up to 64"), (120, "topk:32:f16", "below 4,096"), (4096, "threshold:0.05:43", "from 4,096")],
+    [
+        (10, "dense:f16", "up to 64"),
+        (120, "topk:32:f16", "below 4,096"),
+        (4096, "threshold:0.05:43:dither", "from 4,096"),
+    ],
 )
 def test_the_default_is_recommended_without_a_goal(classes, encoding, reason):
     recommended = planning.recommend(sample_of(logits_of(32, classes=classes)))

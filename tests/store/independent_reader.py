@@ -101,7 +101,7 @@ def listed(columns, kind, name, index=0, codes=None):
     temperature = kind["temperatures"][index]
     result, offset, at_code = [], 0, 0
     if family == "counts":
-        return list(counted(get, codes, int(options[0]), under="excess" in options))
+        return list(counted(get, codes, int(options[0]), options[3:]))
     for item in range(len(get["tail"] if family in {"topk", "adaptive"} else get["count"])):
         if family == "topk":
             ids, section = get["ids"][item], lambda column, item=item: get[column][item]
@@ -126,8 +126,8 @@ def listed(columns, kind, name, index=0, codes=None):
     return result
 
 
-def counted(get, codes, draws, *, under):
-    """Section 5, ``counts``: ranks under the codeword; it lies ``under`` the draws or beside them."""
+def counted(get, codes, draws, rule):
+    """Section 5, ``counts``: ranks under the codeword, which lies under the draws or beside them."""
     order, near, far = np.argsort(-codes[0], axis=1, kind="stable"), 0, 0
     for item, code in enumerate(get["prior"]):
         a, b = slice(near, near + int(get["near"][item])), slice(far, far + int(get["far"][item]))
@@ -135,9 +135,22 @@ def counted(get, codes, draws, *, under):
         ranks = np.cumsum(get["near_gaps"][a].astype(int) + 1) - 1
         ranks = np.append(ranks, 256 * (1 + np.cumsum(get["far_blocks"][b].astype(int))) + get["far_offsets"][b])
         n = np.append(get["near_draws"][a], get["far_draws"][b]).astype(int) + 1
-        ids = order[code][ranks] if len(n) else order[code][:1]
-        share = (1 - n.sum() / draws) * codes[0, code, ids].astype(float) if under or not len(n) else 0
+        ids = order[code][ranks] if len(n) or rule == ["dither"] else order[code][:1]
+        has_share = rule == ["excess"] or (not rule and not len(n))
+        share = (1 - n.sum() / draws) * codes[0, code, ids].astype(float) if has_share else 0
         yield ids, (n / draws if len(n) else 0) + share
+
+
+def first_counter(seed, row):
+    """Section 5, "Dither": the counter of position 0 of a ragged row."""
+
+    def mix(x):
+        x = (x + 0x9E3779B97F4A7C15) % 2**64
+        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64
+        return x ^ (x >> 31)
+
+    return mix(mix(mix(seed) ^ 17) ^ row) % 2**32
 
 
 def log_probs(retained, section, get, item):

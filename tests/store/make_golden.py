@@ -47,6 +47,8 @@ def main() -> None:
         ("excess-parquet", excess, tokens),
         ("pixels-zarr", sl.Head(encoding="topk:2:d4", temperatures=(1.0, 2.0), **pixels), images),
         ("pixels-parquet", sl.Head(encoding="adaptive:0.02:q8:3", downsample=2, **pixels), images),
+        ("dither-zarr", sl.Head(classes=CLASSES, kind="tokens", encoding="counts:9:0:3", shape=(None,)), tokens),
+        ("dither-parquet", sl.Head(classes=CLASSES, kind="tokens", encoding="threshold:0.1:9", shape=(None,)), tokens),
         ("scaled-zarr", sl.Head(classes=CLASSES, kind="embedding", encoding="dense:q8:scaled"), logits),
     ):
         form = name.split("-")[1]
@@ -67,6 +69,8 @@ def main() -> None:
             parts |= {"ids": labels.ids, "tail": labels.log_tail}
         if getattr(labels, "prior_index", None) is not None:
             parts |= {"which": labels.prior_index, "priors": store.codebook("logits").priors}
+        if getattr(labels, "dither", None) is not None:
+            parts |= {"offsets": labels.dither.offsets, "step": np.array(labels.dither.step)}
         if labels.lengths is not None:
             parts["lengths"] = labels.lengths
         np.savez(GOLDEN / f"{name}.npz", **parts)

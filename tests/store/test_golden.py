@@ -13,7 +13,8 @@ from tests.store import independent_reader
 GOLDEN = Path(__file__).parent / "golden"
 STORES = ["topk-zarr", "topk-parquet", "dense-zarr", "ragged-zarr", "ragged-parquet", "appended-zarr"]
 LATER = ["adaptive-zarr", "adaptive-parquet", "threshold-zarr", "threshold-parquet", "counts-zarr", "counts-parquet",
-         "unbiased-zarr", "excess-zarr", "excess-parquet", "pixels-zarr", "pixels-parquet"]  # fmt: skip
+         "unbiased-zarr", "excess-zarr", "excess-parquet", "pixels-zarr", "pixels-parquet",
+         "dither-zarr", "dither-parquet"]  # fmt: skip
 """Of encodings whose columns are ragged, or with positions of a fixed shape."""
 SCALED = "scaled-zarr"
 """Of numbers whose means and deviations are a file of the store."""
@@ -40,6 +41,9 @@ def test_a_golden_store_holds_what_it_held(name):
         np.testing.assert_array_equal(labels.values, expected["values"])
     if "lengths" in expected:
         np.testing.assert_array_equal(labels.lengths, expected["lengths"])
+    if "offsets" in expected:
+        np.testing.assert_array_equal(labels.dither.offsets, expected["offsets"])
+        assert labels.dither.step == expected["step"]
     if "which" in expected:
         np.testing.assert_array_equal(labels.prior_index, expected["which"])
         np.testing.assert_array_equal(store.codebook("logits").priors, expected["priors"])
@@ -77,6 +81,15 @@ def test_the_document_is_enough_to_decode_ragged_columns(name):
             there = np.isfinite(labels.values[item])
             np.testing.assert_array_equal(ids, labels.ids[item][there])
             np.testing.assert_allclose(p, np.exp(labels.listed_log_probs(temperature)[item][there]), rtol=1e-5)
+    if "offsets" in expected:
+        np.testing.assert_array_equal(columns["logits/dither"], expected["offsets"])
+        numbers = [number for length in expected["lengths"] for number in range(length)]
+        first = [
+            int(f"{offset:032b}"[::-1], 2) - number for offset, number in zip(expected["offsets"], numbers, strict=True)
+        ]
+        rows = np.repeat(np.arange(len(expected["lengths"])), expected["lengths"])
+        counters = [independent_reader.first_counter(descriptor["seed"], int(row)) for row in rows]
+        assert [number % 2**32 for number in first] == counters
     if "which" in expected:
         if "lengths" in expected:
             np.testing.assert_array_equal(columns["logits/length"], expected["lengths"])
@@ -96,7 +109,7 @@ def test_the_document_is_enough_to_decode_scaled_numbers():
 
 def test_the_independent_reader_imports_nothing_of_ours_and_is_short():
     path = Path(independent_reader.__file__)
-    assert len(path.read_text().splitlines()) < 215
+    assert len(path.read_text().splitlines()) < 230
     code = (
         f"import sys, runpy\nsys.argv = ['x', {str(GOLDEN / 'topk-zarr')!r}]\n"
         f"runpy.run_path({str(path)!r}, run_name='__main__')\n"

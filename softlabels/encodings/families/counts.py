@@ -1,10 +1,11 @@
-"""``counts:N``: N systematic draws per row, stored as counts under the ranks of the row's codeword.
+"""``counts:N``: N draws per row on average, stored as counts under the ranks of the row's codeword.
 
-A class of probability p is drawn floor or ceil of N p times, so the labels are unbiased. With a ``floor``, the
-distribution of the row's codeword, times a share s, lies under all classes. Of each class of probability ``floor`` or
-more only the excess over it is drawn, so that the sum of both is p on average. Classes below the floor follow the
-codeword, which has learned them from the context, and which students learn in place of the teacher (docs/fidelity.md,
-sections 9 and 10).
+A class of probability p is drawn floor(N p + u) times, so the labels are unbiased. Its offset u is known to the reader
+(``softlabels.encodings.dither``), and losses round the student by the same one, which takes most of the noise out of
+the gradient (``softlabels.losses.coupling``). With a ``floor``, the distribution of the row's codeword, times a share
+s, lies under all classes. Of each class of probability ``floor`` or more only the excess over it is drawn, by
+systematic draws, so that the sum of both is p on average. Classes below the floor follow the codeword, which students
+learn in place of the teacher (docs/fidelity.md, sections 9 and 10).
 
 A class id takes two bytes in a vocabulary. Its rank in the order of the row's codeword takes few bits, since the
 codeword knows which classes are likely here. Ranks are stored ascending as gaps of single bytes, which a Huffman code
@@ -15,19 +16,21 @@ offset.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.columns import Arrays, Column
 from softlabels.encodings.codebook import classes_by_rank
+from softlabels.encodings.dither import DITHER, Draws, draw
 from softlabels.encodings.encoding import Block, Encoded, id_dtype
 from softlabels.encodings.items import ItemEncoding
 from softlabels.encodings.log_probs import padded_width
 from softlabels.encodings.options import integer, probability, require_count
+from softlabels.encodings.ranks import NEAR, WIDE_CLASSES, far_ranks, near_ranks, ranked, sums
 from softlabels.encodings.samples import require_one_temperature
-from softlabels.labels import Head, SparseLabels
+from softlabels.labels import Dither, Head, SparseLabels
 from softlabels.rng import uniforms
 
 if TYPE_CHECKING:
@@ -37,20 +40,16 @@ if TYPE_CHECKING:
 
 PRIOR = "prior"
 MAX_DRAWS = 255
-"""Upper bound of the draws per row: a count, and the number of entries, is one byte."""
+"""Upper bound of the draws per row, and of the classes that are drawn: each is one byte."""
 MAX_PRIORS = 256
 USUAL_PRIORS = 64
-NEAR = 256
-"""Ranks below this are near; those above are in blocks of so many."""
 MIN_REST = 1e-6
 """Lower bound of the probability that a codeword leaves to classes without an excess; rounding may take it to 0."""
-WIDE_CLASSES = NEAR + 256 * NEAR
-"""Number of classes above which a block's gap does not fit one byte."""
 
 
 @dataclass(frozen=True)
 class Counts(ItemEncoding):
-    """Counts of systematic draws.
+    """Counts of draws.
 
     Example:
         >>> import numpy as np, torch
@@ -69,43 +68,56 @@ class Counts(ItemEncoding):
         draws: Number of draws per row, N; those that fall below the floor are not made.
         floor: Probability below which a class is left to the codeword's prior; 0: none, and labels are unbiased.
         priors: Number of codewords M.
-        excess: True if the excess over the codeword is drawn. False, with a floor, in stores of the first rule: all of
-            p is drawn, and what the draws leave goes to the classes that are not listed.
+        first_rule: True in stores of the first rule, whose draws are systematic: N of a row without a floor; with one,
+            all of p is drawn, and what the draws leave goes to the classes that are not listed.
     """
 
     name: ClassVar[str] = "counts"
     form: ClassVar[str] = "counts:N[:FLOOR[:M]] (N: draws; FLOOR: least probability drawn, 0; M: number of codewords)"
-    rule: ClassVar[str] = "excess"
-    """Last word of the specification if the excess over the codeword is drawn."""
 
     draws: int
     floor: float = 0.0
     priors: int = USUAL_PRIORS
-    excess: bool = True
+    first_rule: bool = False
 
     @classmethod
     def from_options(cls, options: list[str], classes: int) -> Self:
         """See Encoding.from_options."""
         require_count(options, 1, 4)
-        draws = integer(options[0], 1, MAX_DRAWS)
         floor = 0.0 if len(options) < 2 or options[1] == "0" else probability(options[1])
         if floor == 1:
             raise ValueError("got a floor of 1; expected a smaller one")
         priors = integer(options[2], 2, MAX_PRIORS) if len(options) > 2 else USUAL_PRIORS
-        if len(options) > 3 and (options[3] != cls.rule or not floor):
-            raise ValueError(f"got {options[3]!r} behind the number of codewords; expected {cls.rule!r}, with a floor")
-        return cls(draws, floor, priors, excess=len(options) != 3)
+        first_rule = len(options) == 3
+        encoding = cls(integer(options[0], 1, MAX_DRAWS), floor, priors, first_rule=first_rule)
+        if len(options) > 3 and options[3] != encoding.rule:
+            raise ValueError(f"got {options[3]!r} behind the number of codewords; expected {encoding.rule!r}")
+        return encoding
+
+    @property
+    def rule(self) -> str:
+        """Last word of the specification: the rule of the draws; empty for the first one."""
+        return "" if self.first_rule else "excess" if self.floor else "dither"
+
+    @property
+    def dithered(self) -> bool:
+        """True if readers know the offsets of the draws."""
+        return self.rule == "dither"
+
+    @property
+    def excess(self) -> bool:
+        """True if the excess over the codeword is drawn."""
+        return self.rule == "excess"
 
     @property
     def spec(self) -> str:
         """Canonical specification."""
-        rule = f":{self.rule}" if self.floor and self.excess else ""
-        return f"counts:{self.draws}:{self.floor:g}:{self.priors}{rule}"
+        return f"counts:{self.draws}:{self.floor:g}:{self.priors}" + (f":{self.rule}" if self.rule else "")
 
     @property
     def current(self) -> Self:
         """See Encoding.current."""
-        return replace(self, excess=True)
+        return replace(self, first_rule=False)
 
     @property
     def has_tail(self) -> bool:
@@ -116,7 +128,8 @@ class Counts(ItemEncoding):
         """Return the row's codeword, and for near and far entries their number, ranks and draws less one."""
         require_one_temperature(self.spec, head)
         blocks = "uint8" if head.classes <= WIDE_CLASSES else "uint16" if head.classes <= WIDE_CLASSES**2 else "uint32"
-        return {
+        dither = {DITHER: Column("uint32")} if self.dithered else {}
+        return dither | {
             PRIOR: Column("uint8", packed=True),
             "near": Column("uint8", packed=True),
             "near_gaps": Column("uint8", per="near", packed=True),
@@ -146,17 +159,29 @@ class Counts(ItemEncoding):
         """See ItemEncoding.encode_items."""
         if block.codebook is None:
             raise ValueError(f"{self.spec}: needs a codebook")
-        u = uniforms(block.words, np.zeros(1, np.int64))
-        draws = (self._draw_above_floor if self.floor else self._draw_all)(block, block.codebook, u)
-        ranks = block.codebook.ranks[draws.prior[draws.row], draws.ids].astype(np.int64)
+        method = self._draw_above_floor if self.floor else self._draw_dithered if self.dithered else self._draw_all
+        prior, offsets, draws = method(block, block.codebook)
+        ranks = block.codebook.ranks[prior[draws.row], draws.ids].astype(np.int64)
         order = np.argsort(draws.row * block.head.classes + ranks)
-        entries = ranked(draws.row[order], ranks[order], draws.counts[order], rows=len(draws.prior))
-        arrays: Arrays = {PRIOR: draws.prior, **entries}
+        entries = ranked(draws.row[order], ranks[order], draws.counts[order], rows=len(prior))
+        arrays: Arrays = {PRIOR: prior, **entries} if offsets is None else {DITHER: offsets, PRIOR: prior, **entries}
         return Encoded(
             {name: arrays[name].astype(column.dtype) for name, column in self.item_columns(block.head).items()}
         )
 
-    def _draw_above_floor(self, block: Block, codebook: Codebook, u: NDArray[np.float64]) -> _Draws:
+    def _draw_dithered(self, block: Block, codebook: Codebook) -> _Drawn:
+        """Draw from all classes, each by its own offset."""
+        from softlabels.encodings.listing import relative
+
+        values = block.values
+        weights = relative(values, values.amax(dim=-1, keepdim=True), block.head.temperatures[0]).exp_()
+        prior = codebook.nearest_to(weights)
+        scale = (self.draws / weights.sum(dim=-1, keepdim=True).double()).float()
+        offsets, draws = draw(weights, scale, block.counters, MAX_DRAWS)
+        # Rounding may take N p of a class above N.
+        return prior, offsets, draws._replace(counts=np.minimum(draws.counts, self.draws))
+
+    def _draw_above_floor(self, block: Block, codebook: Codebook) -> _Drawn:
         """Draw from the classes of probability ``floor`` or more, likeliest first."""
         from softlabels.encodings.listing import at_least
         from softlabels.encodings.logits import to_numpy
@@ -168,13 +193,14 @@ class Counts(ItemEncoding):
         if self.excess:
             below = np.exp(to_numpy(listing.masses(temperature).log_tail).astype(np.float64))
             p = excess_over(p, np.where(p > 0, codebook.priors[0][prior[:, None], ids], 0.0), below)
+        u = uniforms(block.words, np.zeros(1, np.int64))
         # Rounding may take the sum of a row that lists all of its probability above 1.
         crossed = np.floor(np.minimum(self.draws * np.cumsum(p, axis=1), self.draws) + u[:, None])
         drawn = np.diff(np.minimum(crossed, self.draws), axis=1, prepend=0).astype(np.int64)
         row, column = np.nonzero(drawn)
-        return _Draws(prior, row, ids[row, column], drawn[row, column])
+        return prior, None, Draws(row, ids[row, column], drawn[row, column])
 
-    def _draw_all(self, block: Block, codebook: Codebook, u: NDArray[np.float64]) -> _Draws:
+    def _draw_all(self, block: Block, codebook: Codebook) -> _Drawn:
         """Draw from all classes, in the order of their ids."""
         import torch
 
@@ -185,13 +211,13 @@ class Counts(ItemEncoding):
         values, temperature = block.values, block.head.temperatures[0]
         weights = relative(values, values.amax(dim=-1, keepdim=True), temperature).exp_()
         prior = codebook.nearest_to(weights)
-        cumulated = cumulate(weights)
+        cumulated, u = cumulate(weights), uniforms(block.words, np.zeros(1, np.int64))
         steps = (torch.arange(1, self.draws + 1) - torch.from_numpy(u)[:, None]).to(values.device) / self.draws
         ids = to_numpy(crossings(cumulated, steps * cumulated.total))
         # Equal draws are neighbours: the first of each run stands for all.
         row, column = np.nonzero(np.diff(ids, axis=1, prepend=-1))
         places = row * self.draws + column
-        return _Draws(prior, row, ids[row, column], np.diff(places, append=ids.size))
+        return prior, None, Draws(row, ids[row, column], np.diff(places, append=ids.size))
 
     def decode_items(
         self, arrays: Arrays, head: Head, prior: NDArray[np.float32] | None = None, *, widen: bool = True
@@ -199,7 +225,7 @@ class Counts(ItemEncoding):
         """See ItemEncoding.decode_items.
 
         Classes are in no order. A row without draws, which a flat distribution has, lists the likeliest class of its
-        codeword with the probability that it has there.
+        codeword with the probability that it has there; of unbiased labels it lists none.
         """
         if prior is None:
             raise ValueError(f"{self.spec}: ids are ranks under a codeword, and there is no codebook")
@@ -213,8 +239,8 @@ class Counts(ItemEncoding):
         # Probability of the listed classes by the codeword, for those that are more than their draws.
         under = np.zeros(is_near.shape, np.float32)
         for is_entry, number, ranks, less_one in (
-            (is_near, near, _near_ranks(arrays), arrays["near_draws"]),
-            (is_far, far, _far_ranks(arrays), arrays["far_draws"]),
+            (is_near, near, near_ranks(arrays), arrays["near_draws"]),
+            (is_far, far, far_ranks(arrays), arrays["far_draws"]),
         ):
             places = np.repeat(codewords.astype(np.int64) * head.classes, number) + ranks
             ids[is_entry] = by_rank.classes.take(places)
@@ -222,9 +248,10 @@ class Counts(ItemEncoding):
             if self.excess and not unbiased:
                 under[is_entry] = by_rank.probabilities.take(places)
         drawn = counts.sum(axis=1, dtype=np.int64)
-        is_empty = np.flatnonzero(drawn == 0)
-        ids[is_empty, 0] = by_rank.classes[codewords[is_empty], 0]
-        under[is_empty, 0] = by_rank.probabilities[codewords[is_empty], 0]
+        if not unbiased:
+            is_empty = np.flatnonzero(drawn == 0)
+            ids[is_empty, 0] = by_rank.classes[codewords[is_empty], 0]
+            under[is_empty, 0] = by_rank.probabilities[codewords[is_empty], 0]
         share = np.maximum(1 - drawn / self.draws, 0)
         with np.errstate(divide="ignore"):
             log_weights = np.log(self._weights[counts] + share[:, None] * under)
@@ -242,6 +269,7 @@ class Counts(ItemEncoding):
             unbiased=unbiased,
             drawn=not unbiased,
             prior_index=None if unbiased else codewords,
+            dither=Dither(1 / self.draws, arrays[DITHER].astype(np.int64)) if self.dithered else None,
         )
 
     @property
@@ -255,29 +283,29 @@ class Counts(ItemEncoding):
         padded_width(near + far)
         if arrays[PRIOR].size and int(arrays[PRIOR].max()) >= self.priors:
             raise ValueError(f"codeword {int(arrays[PRIOR].max())}, but there are {self.priors}")
-        near_ranks, far_ranks = _near_ranks(arrays), _far_ranks(arrays)
-        if near_ranks.size and int(near_ranks.max()) >= min(NEAR, head.classes):
-            raise ValueError(f"a near class of rank {int(near_ranks.max())}")
-        if far_ranks.size and int(far_ranks.max()) >= head.classes:
-            raise ValueError(f"a class of rank {int(far_ranks.max())}, but there are {head.classes} classes")
+        of_near, of_far = near_ranks(arrays), far_ranks(arrays)
+        if of_near.size and int(of_near.max()) >= min(NEAR, head.classes):
+            raise ValueError(f"a near class of rank {int(of_near.max())}")
+        if of_far.size and int(of_far.max()) >= head.classes:
+            raise ValueError(f"a class of rank {int(of_far.max())}, but there are {head.classes} classes")
         is_same_row = np.diff(np.repeat(np.arange(len(far)), far)) == 0
-        if (np.diff(far_ranks)[is_same_row] <= 0).any():
+        if (np.diff(of_far)[is_same_row] <= 0).any():
             raise ValueError("far classes of a row that do not ascend by rank")
-        drawn = _sums(arrays["near_draws"], near) + _sums(arrays["far_draws"], far) + near + far
-        if (drawn > self.draws).any() or (not self.floor and (drawn < self.draws).any()):
+        entries = near + far
+        drawn = sums(arrays["near_draws"], near) + sums(arrays["far_draws"], far) + entries
+        if self.dithered:
+            is_possible = drawn - entries < self.draws  # floor(N p + u) is below N p + 1
+        else:
+            is_possible = drawn <= self.draws if self.floor else drawn == self.draws
+        if not is_possible.all():
             raise ValueError(f"a row that does not hold {self.draws} draws" + (" or fewer" if self.floor else ""))
 
 
 ENCODING = Counts
 
 
-class _Draws(NamedTuple):
-    """Draws of a batch: the codeword of each row, and row, class and number of draws of each class drawn."""
-
-    prior: NDArray[np.uint8]
-    row: NDArray[np.int64]
-    ids: NDArray[np.int64]
-    counts: NDArray[np.int64]
+_Drawn: TypeAlias = "tuple[NDArray[np.uint8], NDArray[np.uint32] | None, Draws]"
+"""Codeword and offset of each row, (B,), and the draws of all; None if readers do not know the offsets."""
 
 
 def excess_over(p: NDArray[np.float64], pi: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -299,54 +327,3 @@ def excess_over(p: NDArray[np.float64], pi: NDArray[np.float64], below: NDArray[
         if ((excess > 0) == is_above).all():
             return np.asarray(np.where(is_above, excess, 0.0))
         is_above = excess > 0
-
-
-def ranked(
-    row: NDArray[np.int64], ranks: NDArray[np.int64], counts: NDArray[np.int64], *, rows: int
-) -> dict[str, NDArray[np.int64]]:
-    """Return the columns of entries in the order of rows and, within a row, of ranks."""
-    is_near = ranks < NEAR
-    blocks, offsets = np.divmod(ranks[~is_near] - NEAR, NEAR)
-    return {
-        "near": np.bincount(row[is_near], minlength=rows),
-        "near_gaps": _gaps(ranks[is_near], row[is_near], before=-1) - 1,
-        "near_draws": counts[is_near] - 1,
-        "far": np.bincount(row[~is_near], minlength=rows),
-        "far_blocks": _gaps(blocks, row[~is_near], before=0),
-        "far_offsets": offsets,
-        "far_draws": counts[~is_near] - 1,
-    }
-
-
-def _gaps(values: NDArray[np.int64], row: NDArray[np.int64], *, before: int) -> NDArray[np.int64]:
-    """Return the differences of values to those before them in their row; the first of a row to ``before``."""
-    gaps = np.diff(values, prepend=before)
-    is_first = np.diff(row, prepend=-1) != 0
-    gaps[is_first] = values[is_first] - before
-    return gaps
-
-
-def _cumulated(gaps: NDArray[np.integer], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the sums of gaps from the first of each row on: the inverse of ``_gaps`` with ``before`` 0."""
-    sums = np.cumsum(gaps, dtype=np.int64)
-    ends = np.cumsum(counts)
-    at_start = np.concatenate([[0], sums])[ends - counts]
-    return np.asarray(sums - np.repeat(at_start, counts))
-
-
-def _near_ranks(arrays: Arrays) -> NDArray[np.int64]:
-    """Return the ranks of the near entries, (n,)."""
-    return np.asarray(_cumulated(arrays["near_gaps"] + np.uint16(1), arrays["near"].astype(np.int64)) - 1)
-
-
-def _far_ranks(arrays: Arrays) -> NDArray[np.int64]:
-    """Return the ranks of the far entries, (n,)."""
-    blocks = _cumulated(arrays["far_blocks"], arrays["far"].astype(np.int64))
-    ranks: NDArray[np.int64] = NEAR * (1 + blocks) + arrays["far_offsets"]
-    return ranks
-
-
-def _sums(values: NDArray[np.integer], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the sum of the entries of each row, (B,)."""
-    sums = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
-    return np.asarray(np.diff(sums[np.concatenate([[0], np.cumsum(counts)])]))

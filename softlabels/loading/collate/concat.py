@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument
-from softlabels.labels import DenseLabels, SoftLabels, SparseLabels, canonical_temperatures
+from softlabels.labels import DenseLabels, Dither, SoftLabels, SparseLabels, canonical_temperatures
 from softlabels.loading.batch import Batch
 from softlabels.sources import join_inputs
 
@@ -82,6 +82,7 @@ def concat_labels(batches: Sequence[SoftLabels], priors: Priors) -> SoftLabels:
         prior=prior,
         lengths=lengths,
         prior_index=prior_index,
+        dither=_concat_dither([labels.dither for labels in sparse]),
     )
 
 
@@ -113,6 +114,14 @@ def _stack_priors(
         indices.append(own + offset)
         offset += 1 if labels.prior is None or labels.prior.ndim == 2 else labels.prior.shape[1]
     return priors[name][1], np.concatenate(indices)
+
+
+def _concat_dither(dithers: Sequence[Dither | None]) -> Dither | None:
+    """Return the offsets of all rows; None if those of a batch are not known, or batches have different steps."""
+    known = [dither for dither in dithers if dither is not None]
+    if len(known) < len(dithers) or len({dither.step for dither in known}) > 1:
+        return None
+    return Dither(known[0].step, np.concatenate([dither.offsets for dither in known]))
 
 
 def _padded(array: NDArray[Any], width: int, value: float) -> NDArray[Any]:

@@ -1,0 +1,123 @@
+"""Dither: offsets of rounding that the reader of a label knows, so that the student can be rounded like its teacher.
+
+A probability p is stored as a number of steps n = floor(p / step + u), whose mean over u from [0, 1) is p / step. The
+offset u of class v in the item with offset b is frac(b + v F), F = 0x9E3779B9 / 2^32, the golden ratio in 32 bits (a
+Kronecker sequence). b is the radical inverse of a counter (van der Corput). So a row draws about as many classes as the
+next one, and a class is drawn about as often in any 256 successive items. Both are known after decoding, which makes a
+control variate: see ``softlabels.losses.coupling``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softlabels.lru import LruCache
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DITHER = "dither"
+"""Column of the offset of each item."""
+GOLDEN = 0x9E3779B9
+"""2^32 over the golden ratio."""
+TURN = 2.0**31
+"""Number of parts of an offset that ``scaled_thresholds`` tells apart."""
+
+_REVERSED = np.array([int(f"{byte:08b}"[::-1], 2) for byte in range(256)], np.uint32)
+_STEPS: LruCache[tuple[int, str], Tensor] = LruCache(8)
+
+
+class Draws(NamedTuple):
+    """Classes that are drawn, by row and class: row, class and number of draws of each, (n,)."""
+
+    row: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+
+def offsets_of(counters: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Return the offset of each counter: its 32 bits in reverse order.
+
+    Successive counters take the most unlike offsets, and their bytes take few to store: the highest has a period of
+    256, and the next ones change every 256 or 65,536 counters.
+
+    Example:
+        >>> import numpy as np
+        >>> (offsets_of(np.arange(4, dtype=np.uint32)) / 2**32).tolist()
+        [0.0, 0.5, 0.25, 0.75]
+
+    Args:
+        counters: (B,) uint32.
+    """
+    reversed_bytes = [_REVERSED[(counters >> shift) & 0xFF] << (24 - shift) for shift in (0, 8, 16, 24)]
+    offsets: NDArray[np.uint32] = np.bitwise_or.reduce(reversed_bytes)
+    return offsets
+
+
+def scaled_thresholds(offsets: Tensor, classes: int) -> Tensor:
+    """Return 2^31 (1 - u) of each item and class, (B, C) float32, to two units modulo 2^31.
+
+    A probability below the step is rounded up from step (1 - u) on.
+
+    Example:
+        >>> import torch
+        >>> (scaled_thresholds(torch.tensor([0, 2**31]), 1) / 2**31).tolist()
+        [[1.0], [0.5]]
+
+    Args:
+        offsets: (B,) int64, offsets of the items, 0 to 2^32 - 1.
+        classes: Number of classes C.
+    """
+    import torch
+
+    name = classes, str(offsets.device)
+    steps = _STEPS.get(name)
+    if steps is None:
+        # 2^32 (1 - u) less 1 for the offset 0, without its last bit: 31 bits leave room for the sign of int32.
+        parts = 2**32 - 1 - (np.arange(classes, dtype=np.uint64) * np.uint64(GOLDEN)) % np.uint64(2**32)
+        steps = torch.from_numpy((parts >> np.uint64(1)).astype(np.int32)).to(offsets.device)
+        _STEPS.put(name, steps)
+    start = (((2**32 - offsets) % 2**32) >> 1).to(torch.int32)[:, None]
+    # int32 wraps, and the mask makes it a sum modulo 2^31.
+    return (steps + start).bitwise_and_(2**31 - 1).float()
+
+
+def draw(weights: Tensor, scale: Tensor, counters: NDArray[np.uint32], most: int) -> tuple[NDArray[np.uint32], Draws]:
+    """Draw each class floor(p / step + u) times, and return the offset of each row, (B,), with the draws.
+
+    A row whose offset draws more classes than fit takes the next offset of a Kronecker sequence instead.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> p, draws = torch.tensor([[0.7, 0.1, 0.2]]), torch.tensor([[4.0]])
+        >>> draw(p, draws, np.array([1], np.uint32), 3)[1].counts.tolist()
+        [3, 1]
+
+    Args:
+        weights: (B, C) float32, what the probabilities are in proportion to.
+        scale: (B, 1) float32, p / step of a weight of 1.
+        counters: (B,) uint32, counters of the rows (``softlabels.rng.counters``).
+        most: Greatest number of classes of a row; about 1 / step are drawn.
+    """
+    import torch
+
+    from softlabels.encodings.logits import to_numpy, true_places
+
+    offsets, classes = offsets_of(counters), weights.shape[1]
+    while True:
+        least = scaled_thresholds(torch.from_numpy(offsets.astype(np.int64)).to(weights.device), classes)
+        places = true_places(least.addcmul_(weights, scale, value=-TURN) <= 0)
+        row, ids = np.divmod(to_numpy(places), classes)
+        # Once more in float64, by which no class of weight 0 is drawn.
+        steps = to_numpy(weights.reshape(-1)[places]).astype(np.float64) * to_numpy(scale)[row, 0]
+        exact = (offsets[row] + ids.astype(np.uint64) * np.uint64(GOLDEN)) % np.uint64(2**32)
+        counts = np.floor(steps + exact.astype(np.float64) / 2**32).astype(np.int64)
+        is_drawn = counts > 0
+        draws = Draws(row[is_drawn], ids[is_drawn], counts[is_drawn])
+        is_crowded = np.bincount(draws.row, minlength=len(offsets)) > most
+        if not is_crowded.any():
+            return offsets, draws
+        offsets[is_crowded] += np.uint32(GOLDEN)
