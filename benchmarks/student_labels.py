@@ -34,6 +34,11 @@ def sequences(tokens: NDArray[np.uint16], count: int) -> NDArray[np.int64]:
     return np.asarray(tokens[starts[:, None] + np.arange(CONTEXT + 1)].astype(np.int64))
 
 
+def canonical(spec: str) -> str:
+    """Return the specification that a new store has for an encoding."""
+    return encodings.parse(spec, classes=TEACHER.vocabulary).current.spec
+
+
 class Teacher:
     """Predictions of the teacher on the training sequences and on held-out ones.
 
@@ -81,7 +86,7 @@ class Teacher:
 
     def store(self, spec: str) -> Path:
         """Return the directory of the store of an encoding."""
-        name = f"{spec}-{len(self.data)}-{self.sharpness:g}"
+        name = f"{canonical(spec)}-{len(self.data)}-{self.sharpness:g}"
         return CACHE / "".join(letter if letter.isalnum() else "-" for letter in name)
 
     def write_stores(self, specs: set[str]) -> None:

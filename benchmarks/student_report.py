@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 LIVE, HARD = "live teacher (full KD)", "true tokens alone"
+UNUSED = ", offsets not used"
 T_QUANTILES = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 """97.5 % quantile of Student's t distribution by number of seeds."""
 FAMILIES = {
-    "counts:N:0, unbiased": lambda name: name.startswith("counts") and name.endswith(":0"),
-    "counts:N, with a floor": lambda name: name.startswith("counts") and not name.endswith(":0"),
+    "counts:N": lambda name: name.startswith("counts") and name.count(":") == 1 and not name.endswith(UNUSED),
+    "counts:N, offsets not used": lambda name: name.startswith("counts") and name.endswith(UNUSED),
+    "counts:N:FLOOR": lambda name: name.startswith("counts") and name.count(":") > 1,
     "threshold": lambda name: name.startswith("threshold"),
     "RS-KD": lambda name: name.startswith("RS-KD"),
     "adaptive": lambda name: name.startswith("adaptive"),
@@ -85,14 +87,15 @@ def plot(rows: list[Row], path: Path) -> None:
                 fmt="o", capsize=3, color=f"C{colour}", label=family,
             )  # fmt: skip
             for name, mean in zip(names, means, strict=True):
-                panel.annotate(name, (sizes[name], mean), xytext=(6, 4), textcoords="offset points", fontsize=7)
+                if not name.endswith(UNUSED):  # beside the same labels whose offsets are used
+                    panel.annotate(name, (sizes[name], mean), xytext=(6, 4), textcoords="offset points", fontsize=7)
         if HARD in above:
             hard = statistics.mean(above[HARD])
             panel.axhline(hard, color="grey", linestyle=":")
             panel.annotate(HARD, (2.7, hard), xytext=(0, -10), textcoords="offset points", fontsize=7)
         panel.axhline(0, color="tab:green")
         panel.set_xscale("log")
-        panel.set_xlim(2.5, 60)
+        panel.set_xlim(2.5, 90)
         panel.set_xticks([3, 5, 8, 12, 20, 36], ["3", "5", "8", "12", "20", "36"])
         panel.set_xticks([], minor=True)
         panel.set_yscale("symlog", linthresh=0.02)
@@ -102,6 +105,6 @@ def plot(rows: list[Row], path: Path) -> None:
         panel.set_xlabel("bytes per token")
         panel.grid(visible=True, alpha=0.2)
     panels[0][0].set_ylabel("KL to the teacher above full KD, nats per token")
-    panels[0][-1].legend(fontsize=8)
+    panels[0][-1].legend(fontsize=8, loc="lower right")
     figure.tight_layout()
     figure.savefig(path)

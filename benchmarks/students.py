@@ -22,16 +22,16 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import language_model
 import numpy as np
 import torch
-from student_labels import CACHE, Teacher
+from student_labels import CACHE, Teacher, canonical
 from student_model import Adam, StudentGPT, evaluate, gradient, logits_of
-from student_report import HARD, LIVE, plot, report
+from student_report import HARD, LIVE, UNUSED, plot, report
 from torch import Tensor
 from tqdm import tqdm
 
@@ -61,6 +61,7 @@ class Student:
         second_moment: Labels whose gradient, at the same weights, gives the second moment of Adam.
         mean_of: Encoding ``counts`` whose labels are replaced by their mean over draws; None: not.
         along: Number of draws that are systematic along the positions of a sequence; 0: none.
+        coupled: Use the offsets of dithered labels.
     """
 
     name: str
@@ -69,6 +70,12 @@ class Student:
     second_moment: Literal["own", "threshold"] = "own"
     mean_of: str | None = None
     along: int = 0
+    coupled: bool = True
+
+    @property
+    def cached_as(self) -> str:
+        """Name in the cache: with the rule that the store follows, where the name is that of the encoding."""
+        return canonical(self.spec) if self.spec and self.name == self.spec else self.name
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,11 @@ def of_specs(*specs: str) -> tuple[Student, ...]:
     return tuple(Student(spec, spec) for spec in specs)
 
 
+def uncoupled(spec: str) -> Student:
+    """Return the student of a dithered store whose offsets are not used."""
+    return Student(spec + UNUSED, spec, coupled=False)
+
+
 def rs_kd(draws: int) -> Student:
     """Return a student of RS-KD."""
     return Student(f"RS-KD, {draws} draws", f"sampled:{draws}", entry_bits=24)
@@ -115,20 +127,22 @@ def rs_kd(draws: int) -> Student:
 
 TABLE = {
     "flat": (
-        Student(LIVE), *of_specs(THRESHOLD, "counts:3:0", "counts:5:0", "counts:8:0", "counts:14:0"),
+        Student(LIVE), *of_specs(THRESHOLD, "threshold:0.1", "counts:3", "counts:5", "counts:8", "counts:14"),
+        uncoupled("counts:5"), uncoupled("counts:8"),
         Student("counts:18:0.00556", "counts:18:0.00556"), Student(HARD),
         rs_kd(7), rs_kd(15), Student("adaptive", "adaptive:0.009:d4:64"),
     ),
     "sharp": (
-        Student(LIVE), *of_specs(THRESHOLD, "counts:4:0", "counts:7:0", "counts:12:0", "counts:20:0"),
+        Student(LIVE), *of_specs(THRESHOLD, "threshold:0.1", "counts:4", "counts:7", "counts:12", "counts:20"),
+        uncoupled("counts:4"), uncoupled("counts:7"),
         Student("counts:20:0.005", "counts:20:0.005"), Student(HARD),
         rs_kd(12), rs_kd(32), Student("adaptive", "adaptive:0.009:d4:64"),
     ),
 }  # fmt: skip
 """Students of the table by teacher."""
 FEW = {
-    "flat": (Student(LIVE), *of_specs(THRESHOLD, "counts:8:0")),
-    "sharp": (Student(LIVE), *of_specs("counts:7:0")),
+    "flat": (Student(LIVE), *of_specs(THRESHOLD, "counts:8")),
+    "sharp": (Student(LIVE), *of_specs("counts:7"), uncoupled("counts:7")),
 }
 EXPLANATIONS = (
     Student("full KD, second moment of threshold", second_moment="threshold"),
@@ -141,6 +155,10 @@ STUDIES: dict[str, list[tuple[Setup, tuple[Student, ...]]]] = {
     ],
     "lr": [(Setup(lr=factor * LEARNING_RATE), FEW["flat"]) for factor in (0.5, 1, 2)],
     "optimizer": [(Setup(factored=factored), FEW["flat"]) for factored in (False, True)],
+    "coupling": [
+        (setup, (Student(LIVE), *of_specs("counts:5", "counts:8"), uncoupled("counts:5"), uncoupled("counts:8")))
+        for setup in (Setup(lr=LEARNING_RATE / 2), Setup(epochs=4))
+    ],
     "explain": [(Setup(), (*FEW["flat"], *EXPLANATIONS))],
 }
 """Set-ups and students of each study."""
@@ -195,7 +213,7 @@ def speeds(setup: Setup, specs: list[str]) -> None:
 
 def train_all(setup: Setup, students: list[Student], seeds: int) -> list[dict]:
     """Train the students of a set-up, seed by seed, and return their figures; those of the cache are used again."""
-    names = [(student, seed, CACHE / f"{file_name(student.name)}-{seed}-{setup.name}.json")
+    names = [(student, seed, CACHE / f"{file_name(student.cached_as)}-{seed}-{setup.name}.json")
              for seed in range(seeds) for student in students]  # fmt: skip
     if not all(path.exists() for _, _, path in names):
         teacher = teacher_of(setup)
@@ -242,6 +260,8 @@ def run(student: Student, seed: int, teacher: Teacher, setup: Setup) -> dict[str
 def loss_of(student: Student, teacher: Teacher, batch: int) -> Callable[[StudentGPT, int], Tensor]:
     """Return the loss of a model on a batch: KL at T = 1 to the labels, or cross-entropy with the true tokens."""
     stored = list(teacher.labels(student.spec, batch)) if student.spec else []
+    if not student.coupled:
+        stored = [replace(labels, dither=None) for labels in stored]
 
     def loss(model: StudentGPT, number: int) -> Tensor:
         rows = np.arange(number * batch, (number + 1) * batch)
