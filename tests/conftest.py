@@ -32,6 +32,16 @@ def pytest_collection():
         gc.enable()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _brief_throughput():
+    """Measure the throughput of a model for 20 milliseconds: no test depends on how exact it is."""
+    from softlabels.models import cost
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cost, "THROUGHPUT_SECONDS", 0.02)
+        yield
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The top of the checkout."""
