@@ -129,8 +129,13 @@ def tree_of(commit: str) -> Iterator[Path]:
 
 
 def environment(tree: Path) -> dict[str, str]:
-    """Return the variables under which Python imports the package of a tree."""
+    """Return the variables under which Python imports the package of a tree.
+
+    glibc returns freed memory to the system or retains it, depending on the sizes that were freed before. The page
+    faults of that are up to a third of the time of an operation, so both processes retain it.
+    """
     return {"PATH": "/usr/bin:/bin", "HOME": str(Path.home()), "OMP_NUM_THREADS": "1",
+            "MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**28),
             "PYTHONPATH": f"{tree}:{tree / 'cli'}"}  # fmt: skip
 
 

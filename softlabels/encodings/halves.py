@@ -28,6 +28,8 @@ WIDE_MASK = np.int32(-(2**31) + 2**28 - 2**WIDER)
 """Bits of the sign and of the shifted magnitude."""
 WIDE_BIAS = np.int32((127 - 15) << 23)
 """Difference of the exponents of equal numbers."""
+BLOCK = 2**16
+"""Values that are widened at a time, so that intermediate results stay in a core's cache."""
 MAX_SPECIAL = 1 / 64
 """Share of zeros, subnormal numbers, infinities and NaN up to which bits are faster."""
 
@@ -58,7 +60,7 @@ def all_negative_and_falling(values: NDArray[Any]) -> bool:
 
 
 def widened(values: NDArray[Any]) -> NDArray[np.float32]:
-    """Return float16 values as float32, three times as fast as ``astype``, which converts them one by one.
+    """Return (n, ...) float16 values as float32, in half of the time of ``astype``, which converts them one by one.
 
     Numbers are never computed with, so modes of the processor that flush subnormal numbers change nothing.
 
@@ -66,19 +68,27 @@ def widened(values: NDArray[Any]) -> NDArray[np.float32]:
         >>> widened(np.array([1.5, -0.25], np.float16)).tolist()
         [1.5, -0.25]
     """
+    wide = np.empty(values.shape, np.float32)
+    rows = max(1, BLOCK * len(values) // max(1, values.size))
+    for start in range(0, len(values), rows):
+        _widen(values[start : start + rows], wide[start : start + rows])
+    return wide
+
+
+def _widen(values: NDArray[Any], out: NDArray[np.float32]) -> None:
     # One more in the exponent makes that of infinities and NaN 0, and that of 0 and subnormal numbers 1.
     is_special = ((_bits(values) + NORMAL) & INFINITY) <= NORMAL
     count = np.count_nonzero(is_special)
     if count > MAX_SPECIAL * values.size:
-        return values.astype(np.float32)
-    bits = values.view(values.dtype.str.replace("f", "i")).astype(np.int32)
+        out[...] = values
+        return
+    bits = out.view(np.int32)
+    bits[...] = values.view(values.dtype.str.replace("f", "i"))
     bits <<= WIDER
     bits &= WIDE_MASK
     bits += WIDE_BIAS
-    wide = bits.view(np.float32)
     if count:
-        wide[is_special] = values[is_special]
-    return wide
+        out[is_special] = values[is_special]
 
 
 def _bits(values: NDArray[Any]) -> NDArray[np.uint16]:
