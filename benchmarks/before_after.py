@@ -1,10 +1,12 @@
 """Compare the speed of this tree with that of an earlier commit, in turns, so that both see the same machine.
 
-    python benchmarks/before_after.py COMMIT [--turns 25] [--only NAME] [--store NAME] [--benchmarks] [--quick]
+    python benchmarks/before_after.py COMMIT [--turns 10] [--pairs 3] [--only NAME] [--store NAME]
+                                             [--benchmarks] [--quick]
 
 Two processes hold one tree each and take turns: each turn runs one operation in both, in alternating order, on stores
 that each tree has written itself. The table has the CPU seconds of all threads and the speed of this tree over that of
 the commit: the median over turns of the ratio, so 0.97 is 3 % slower. Only names that both trees have are used.
+Where the memory of a store and of a process lies is worth a tenth and more, so there are several pairs of processes.
 
 With ``--benchmarks`` the scripts generate.py, scale.py, memory.py, readers.py and adapters.py of both trees run too,
 each with its own JSON; figures of the same name are compared. Options of those scripts may differ between commits
@@ -139,24 +141,39 @@ def environment(tree: Path) -> dict[str, str]:
             "PYTHONPATH": f"{tree}:{tree / 'cli'}"}  # fmt: skip
 
 
-def take_turns(before: Path, store: str, turns: int, only: str) -> None:
-    """Print the rows of the table for one store."""
+def compare_store(before: Path, store: str, turns: int, only: str, pairs: int) -> None:
+    """Print the rows of the table for one store: medians over pairs of processes of the medians over turns."""
+    rows: dict[str, list[tuple[float, float, float]]] = {}
+    for pair in range(pairs):
+        for name, seconds in take_turns(before, store, turns, only, starts_later=pair % 2 == 1).items():
+            first, second = (1e3 * statistics.median(turn[index] for turn in seconds) for index in (0, 1))
+            rows.setdefault(name, []).append((first, second, statistics.median(a / b for a, b in seconds)))
+    for name, figures in rows.items():
+        first, second, ratio = (statistics.median(column) for column in zip(*figures, strict=True))
+        print(f"| {store} | {name} | {first:.2f} | {second:.2f} | {ratio:.3f} |", flush=True)
+
+
+def take_turns(
+    before: Path, store: str, turns: int, only: str, *, starts_later: bool
+) -> dict[str, list[tuple[float, float]]]:
+    """Return the CPU seconds of each operation in both trees, turn by turn."""
+    seconds = {}
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:  # noqa: S108
         processes = []
-        for name, tree in (("before", before), ("after", ROOT)):
+        trees = [("before", before), ("after", ROOT)]
+        for name, tree in trees[::-1] if starts_later else trees:
             (Path(folder) / name).mkdir()
             command = [sys.executable, "-P", __file__, CHILD, f"{folder}/{name}", store]
             processes.append(subprocess.Popen(
                 command, cwd=tree, env=environment(tree), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
             ))  # fmt: skip
         names, _ = (json.loads(process.stdout.readline()) for process in processes)  # type: ignore[union-attr]
+        processes = processes[::-1] if starts_later else processes
         for name in [name for name in names if only in name]:
-            seconds = [_turn(processes, name, turn % 2) for turn in range(turns + 1)][1:]
-            ratio = statistics.median(first / second for first, second in seconds)
-            first, second = (1e3 * statistics.median(pair[index] for pair in seconds) for index in (0, 1))
-            print(f"| {store} | {name} | {first:.2f} | {second:.2f} | {ratio:.3f} |", flush=True)
+            seconds[name] = [_turn(processes, name, turn % 2) for turn in range(turns + 1)][1:]
         for process in processes:
             process.communicate()
+    return seconds
 
 
 def _turn(processes: list[subprocess.Popen[str]], name: str, first: int) -> tuple[float, float]:
@@ -213,7 +230,8 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commit", help="commit to compare with")
-    parser.add_argument("--turns", type=int, default=25, help="turns per operation [25]")
+    parser.add_argument("--turns", type=int, default=10, help="turns per operation and pair [10]")
+    parser.add_argument("--pairs", type=int, default=3, help="pairs of processes that take so many turns [3]")
     parser.add_argument("--only", default="", help="operations whose names hold this")
     parser.add_argument("--store", default="", help="stores whose names hold this")
     parser.add_argument("--benchmarks", action="store_true", help="also run the benchmarks of both trees, twice each")
@@ -223,7 +241,8 @@ def main() -> None:
     with tree_of(arguments.commit) as before:
         print(f"| store or script | operation | {arguments.commit} | now | speed |\n|---|---|---:|---:|---:|")
         for store in [store for store in STORES if arguments.store in store]:
-            take_turns(before, store, 1 if arguments.quick else arguments.turns, arguments.only)
+            turns, pairs = (1, 1) if arguments.quick else (arguments.turns, arguments.pairs)
+            compare_store(before, store, turns, arguments.only, pairs)
         for name, (full, quick) in BENCHMARKS.items() if arguments.benchmarks else ():
             compare_benchmark(before, name, quick if arguments.quick else full)
 
