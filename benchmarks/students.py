@@ -159,6 +159,7 @@ STUDIES: dict[str, list[tuple[Setup, tuple[Student, ...]]]] = {
         (setup, (Student(LIVE), *of_specs("counts:5", "counts:8"), uncoupled("counts:5"), uncoupled("counts:8")))
         for setup in (Setup(lr=LEARNING_RATE / 2), Setup(epochs=4))
     ],
+    "codewords": [(Setup(), (Student(LIVE), *of_specs("counts:8:0:16", "counts:8", "counts:8:0:256")))],
     "explain": [(Setup(), (*FEW["flat"], *EXPLANATIONS))],
 }
 """Set-ups and students of each study."""

@@ -1,4 +1,4 @@
-"""CPU time of losses of labels whose tails follow a prior or one of 64 codewords, beside labels without a tail.
+"""CPU time of losses of labels with a tail prior, one of 64 codewords, or known offsets, beside labels without these.
 
     python benchmarks/tail_losses.py
 
@@ -11,13 +11,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 
 from softlabels import losses
-from softlabels.labels import SparseLabels
+from softlabels.labels import Dither, SparseLabels
 
 SHAPES = ((4096, 2048), (49_152, 256))
 """Classes and rows."""
@@ -31,6 +32,8 @@ def main() -> None:
     torch.set_num_threads(1)
     for classes, rows in SHAPES:
         labels = {name: labels_of(classes, rows, priors) for name, priors in TAILS.items()}
+        offsets = np.random.default_rng(1).integers(0, 2**32, rows)
+        labels["offsets"] = replace(labels["no tail"], dither=Dither(0.05, offsets))
         logits = torch.randn(rows, classes, requires_grad=True)
         states, weight = torch.randn(rows, WIDTH, requires_grad=True), torch.randn(classes, WIDTH, requires_grad=True)
         for loss in (partial(losses.kl, logits), partial(losses.linear_kl, states, weight)):

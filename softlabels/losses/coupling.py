@@ -27,6 +27,7 @@ from softlabels.encodings.dither import TURN, scaled_thresholds
 
 if TYPE_CHECKING:
     from softlabels.labels import Dither
+    from softlabels.losses.predictions import Predictions
 
 
 TINY = 1e-30
@@ -75,14 +76,28 @@ class Coupling:
         Args:
             q: (n, C) float32, the student's probabilities.
         """
-        noise, step = torch.empty_like(q), self.step
-        rows = max(1, ELEMENTS // q.shape[1]) if q.device.type == "cpu" else max(1, len(q))
-        for start in range(0, len(q), rows):
-            block, out = q[start : start + rows], noise[start : start + rows]
-            # s (m / (m + t))^2 with m = q / s is s (q / (q + s t))^2, 0 where q is, also if t is 0.
-            ratio = scaled_thresholds(self.offsets[start : start + rows], q.shape[1])
-            torch.add(block, ratio, alpha=step / TURN, out=ratio).add_(TINY)
-            torch.div(block, ratio, out=ratio)
-            torch.mul(ratio, ratio, out=out)
-            out.addcdiv_(block, torch.add(block, step, out=ratio), value=-1).mul_(step)
-        return noise
+        # s (m / (m + t))^2 with m = q / s is s (q / (q + s t))^2, 0 where q is, also if t is 0.
+        ratio = scaled_thresholds(self.offsets, q.shape[1])
+        torch.add(q, ratio, alpha=self.step / TURN, out=ratio).add_(TINY)
+        torch.div(q, ratio, out=ratio)
+        return ratio.square_().addcdiv_(q, q + self.step, value=-1).mul_(self.step)
+
+    def add_expected_noise(self, student: Predictions) -> Tensor:
+        """Add g to the student's probabilities, in place, and return the sum of g log q of each row, (n,).
+
+        The sum is NaN where the student rules a class out.
+
+        Args:
+            student: Predictions for the rows.
+        """
+        rows, classes = student.probs.shape
+        size = max(1, ELEMENTS // classes) if student.probs.device.type == "cpu" else max(1, rows)
+        sums = torch.empty_like(student.log_sum)
+        for start in range(0, rows, size):
+            block = slice(start, start + size)
+            noise = Coupling(self.step, self.offsets[block]).expected_noise(student.probs[block])
+            sums[block] = torch.linalg.vecdot(noise, student.centered[block]) - student.log_sum[block] * noise.sum(
+                dim=-1
+            )
+            student.probs[block].add_(noise)
+        return sums

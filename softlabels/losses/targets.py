@@ -176,12 +176,10 @@ class SparseTargets:
 
     def _coupled_kl_and_gradient(self, student: Predictions, coupling: Coupling) -> tuple[Tensor, Tensor] | None:
         p = self.log_p.exp()
-        noise = coupling.expected_noise(student.probs)
-        value = dot(p, self.log_p - student.log_probs_of(self.ids))
-        value = value + torch.linalg.vecdot(noise, student.centered) - student.log_sum * noise.sum(dim=-1)
+        value = dot(p, self.log_p - student.log_probs_of(self.ids)) + coupling.add_expected_noise(student)
         if bool(value.isnan().any()):  # classes that are ruled out
             return None
-        return value, noise.add_(student.probs).scatter_add_(1, self.ids, -p)
+        return value, student.probs.scatter_add_(1, self.ids, -p)
 
     def log_probs(self, log_q: Tensor) -> Tensor:
         """See Targets.log_probs; the mass of a bucket, which is no class, is missing."""
