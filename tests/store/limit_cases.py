@@ -60,6 +60,7 @@ def _listed(encoding: str, counts: np.ndarray, lengths: np.ndarray | None = None
         # One class with all of the probability, or 50,000 drawn ones of 2e-5: weights of a row sum to 1.
         single = counts == 1
         columns |= {"listed": single.astype(np.uint16), "codes": np.zeros(int(single.sum()), np.uint8)}
+        columns["dither"] = np.arange(items, dtype=np.uint32)
     else:
         columns["tail"] = np.full((items, 1), -2, np.float32)
     if lengths is None:
