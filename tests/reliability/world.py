@@ -67,7 +67,8 @@ def content(unit: int, labels: str = "topk") -> dict[str, np.ndarray]:
     # A probability of 1, a second one of the threshold, and one drawn class: the weights of a row sum to 1 to 1.1.
     listed_counts = np.maximum(counts - 1, 1).astype(np.uint16)
     codes = np.tile(np.array([0, 43], np.uint8), (UNIT_ROWS, 1))[np.arange(2) < listed_counts[:, None]]
-    return own | {"logits/listed": listed_counts, "logits/codes": codes}
+    dither = (rows.astype(np.uint64) * 2654435769).astype(np.uint32)
+    return own | {"logits/listed": listed_counts, "logits/codes": codes, "logits/dither": dither}
 
 
 def _draws(rows: np.ndarray) -> dict[str, np.ndarray]:
