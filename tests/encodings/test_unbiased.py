@@ -38,7 +38,7 @@ def many_draws(spec, logits, count, *, temperature=1.0, seed=0):
 def test_the_mean_over_draws_is_the_distribution(spec, temperature):
     """Each class within 5 standard errors of p, and the standard error falls as the variance says."""
     logits, p = one_row(temperature=temperature)
-    drawn_p = many_draws(spec, logits, 40_000, temperature=temperature)
+    drawn_p = many_draws(spec, logits, 20_000, temperature=temperature)
     error = np.abs(drawn_p.mean(axis=0) - p)
     spread = drawn_p.std(axis=0) / np.sqrt(len(drawn_p))
     # Successive offsets draw a class of probability p a whole number of times, which may be 0 for all of them.

@@ -9,6 +9,21 @@ from pathlib import Path
 
 import pytest
 
+COMMANDS = """
+import softlabels
+from softlabels_cli.main import cli
+
+print(softlabels.__file__)
+for line in (
+    "train-teacher digits --model mlp:width=8,depth=1 --steps 20 --out teacher",
+    "generate digits --teacher run:teacher --out labels --encoding topk:3",
+    "verify labels --deep",
+    "train-student labels --student mlp:width=8,depth=1 --steps 20 --out student",
+    "compare run:teacher run:student --data digits --json",
+):
+    cli.main(line.split(), "softlabels", standalone_mode=False)
+"""
+
 
 @pytest.fixture(scope="module")
 def wheel(root, tmp_path_factory) -> Path:
@@ -44,19 +59,13 @@ def test_a_wheel_holds_the_packages_and_the_digits_alone(wheel):
 
 
 def test_the_installed_command_line_runs_in_an_empty_folder(installed, tmp_path):
-    def run(*arguments):
-        command = [installed / "softlabels", *arguments]
+    """The script once, and the commands after each other in one process of that environment, which starts once."""
+
+    def run(*command):
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
 
-    assert "softlabels, version" in run("--version")
-    where = subprocess.run(
-        [installed / "python", "-c", "import softlabels; print(softlabels.__file__)"],
-        cwd=tmp_path, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    assert str(installed.parent) in where
-    model = "mlp:width=8,depth=1"
-    run("train-teacher", "digits", "--model", model, "--steps", "20", "--out", "teacher")
-    run("generate", "digits", "--teacher", "run:teacher", "--out", "labels", "--encoding", "topk:3")
-    assert "complete and sealed" in run("verify", "labels", "--deep")
-    run("train-student", "labels", "--student", model, "--steps", "20", "--out", "student")
-    assert "run:student" in run("compare", "run:teacher", "run:student", "--data", "digits")
+    assert "softlabels, version" in run(installed / "softlabels", "--version")
+    printed = run(installed / "python", "-c", COMMANDS)
+    assert str(installed.parent) in printed
+    assert "complete and sealed" in printed
+    assert '"run:student"' in printed, "a row of the JSON of compare"

@@ -144,7 +144,8 @@ class Victim:
         if name == "prior":
             return read_prior(open_storage(self.root), self.snapshot)
         labels = sl.open(self.root).read(range(UNITS * world.UNIT_ROWS))
-        return {"ids": labels.ids, "values": labels.values}
+        dither = {} if labels.dither is None else {"offsets": labels.dither.offsets}
+        return {"ids": labels.ids, "values": labels.values} | dither
 
     def rows(self, record: Any) -> dict[str, np.ndarray]:
         """All columns of unit 0."""
