@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from softlabels import encodings
 from softlabels.encodings import Counts
 from softlabels.planning.sample import Sample
 
@@ -101,7 +102,8 @@ def plan(sample: Sample, *, progress: Callable[[int, int], None] | None = None) 
         InvalidLogits: A row of the sample is not finite.
     """
     specs = candidates(sample.classes, priors_for(sample), per_position=bool(sample.shape))
-    if sample.encoding is not None and sample.encoding not in specs:
+    named = {encodings.parse(spec, classes=sample.classes).spec for spec in specs}
+    if sample.encoding is not None and sample.encoding not in named:
         specs.append(sample.encoding)
     rows, entropy = [], 0.0
     for done, spec in enumerate(specs, 1):

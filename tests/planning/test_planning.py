@@ -35,6 +35,13 @@ def table(sample):
     return planning.plan(sample)
 
 
+def test_the_encoding_of_a_store_has_one_row():
+    """Also if the table tries it under a shorter name."""
+    encoding = encodings.parse("threshold:0.05", classes=40).spec
+    sample = planning.Sample(logits=logits_of(40), temperatures=(1.0,), items=40, rows=40, encoding=encoding)
+    assert [row.encoding for row in planning.plan(sample).rows if row.current] == [encoding]
+
+
 def test_the_table_is_ordered_and_its_fronts_are_those_of_brute_force(table):
     sizes = [row.bytes_per_row for row in table.rows]
     assert sizes == sorted(sizes)
