@@ -1,7 +1,7 @@
 """A control variate for dithered labels: the student, rounded by the offsets that its teacher was rounded by.
 
 A label p^_v = s floor(p_v / s + u_v) of step s is right on average over u_v, and noisy: a rare class is drawn once in
-many rows. Who knows u_v and has a guess of p_v can predict most of that noise, and subtract it. The student is such a
+many rows. With u_v and a guess of p_v a part of that noise can be predicted, and subtracted. The student is such a
 guess, and it gets better as it learns.
 
 Let F(t) be the probability, by the guess, that p_v / s is t or more. Given u_v, a class below the step is then expected
@@ -96,8 +96,7 @@ class Coupling:
         for start in range(0, rows, size):
             block = slice(start, start + size)
             noise = Coupling(self.step, self.offsets[block]).expected_noise(student.probs[block])
-            sums[block] = torch.linalg.vecdot(noise, student.centered[block]) - student.log_sum[block] * noise.sum(
-                dim=-1
-            )
+            total = noise.sum(dim=-1)
+            sums[block] = torch.linalg.vecdot(noise, student.centered[block]) - student.log_sum[block] * total
             student.probs[block].add_(noise)
         return sums
