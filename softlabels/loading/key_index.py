@@ -7,7 +7,6 @@ snapshot, so it cannot belong to another state. Its own BLAKE3 is checked when i
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,8 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from softlabels.store import Store, cache_directory
+from softlabels.store import Store
+from softlabels.store.storage.user_cache import cache_directory, write_cached
 
 Names = NDArray[np.bytes_]
 
@@ -57,7 +57,8 @@ def key_index(store: Store) -> KeyIndex:
     entries = _read(path)
     if entries is None:
         entries = _build(store)
-        _write(path, entries)
+        body = entries.tobytes()
+        write_cached(path, blake3(body).digest() + body)
     return KeyIndex(np.ascontiguousarray(entries["key"]), np.ascontiguousarray(entries["row"]))
 
 
@@ -87,17 +88,3 @@ def _read(path: Path) -> NDArray[np.void] | None:
         if blake3(memoryview(data)[HASH_BYTES:]).digest() == data[:HASH_BYTES]:
             return np.frombuffer(data, ENTRY, offset=HASH_BYTES)
     return None
-
-
-def _write(path: Path, entries: NDArray[np.void]) -> None:
-    """Save the entries. A cache that cannot be written is not an error."""
-    temporary = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        body = entries.tobytes()
-        temporary.write_bytes(blake3(body).digest() + body)
-        temporary.replace(path)
-    except OSError:
-        # A full disk must not leave half a file behind.
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from softlabels.keys import KEY_BYTES
-from softlabels.store.storage.user_cache import cache_directory
+from softlabels.store.storage.user_cache import cached_path, write_cached
 
 RECORD = np.dtype([("mark", "S16"), ("key", "u1", KEY_BYTES), ("sides", "<i4", 2)])
 """Mark of the version of a file, key of its content, and height and width; -1 for an image that cannot be read."""
@@ -57,8 +57,7 @@ class ImageCache:
     """
 
     def __init__(self, base: Path) -> None:
-        name = blake3(os.fsencode(base.resolve())).hexdigest()[:32]
-        self._path = cache_directory() / "images" / f"{name}.bin"
+        self._path = cached_path("images", base.resolve(), ".bin")
         with tempfile.TemporaryFile() as file:
             self._opened = os.fstat(file.fileno()).st_mtime_ns  # by the clock that gives files their times
         self._known = self._load()
@@ -100,7 +99,7 @@ class ImageCache:
         self._new_bytes += size
 
     def save(self) -> None:
-        """Write the cache if enough was read anew; a cache that cannot be written is no error."""
+        """Write the cache if enough was read anew, and if it can be written."""
         if not self._new or self._new_bytes < MIN_BYTES:
             return
         old = self._known if len(self._known) + len(self._new) <= MAX_RECORDS else self._known[self._used]
@@ -109,11 +108,7 @@ class ImageCache:
         for place, (mark, image) in enumerate(self._new.items(), len(old)):
             records[place] = (mark, np.frombuffer(image.key, np.uint8), image.size or (-1, -1))
         body = np.sort(records, order="mark").tobytes()
-        with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._path.with_suffix(f".{os.getpid()}")
-            temporary.write_bytes(blake3(body).digest() + body)
-            temporary.replace(self._path)
+        write_cached(self._path, blake3(body).digest() + body)
 
     def _load(self) -> NDArray[np.void]:
         """Return the records of the cache in the order of their marks."""

@@ -7,12 +7,9 @@ it, or if it is lost, sealing parses every record again.
 from __future__ import annotations
 
 import contextlib
-import os
-
-from blake3 import blake3
 
 from softlabels.store.storage.storage import Storage
-from softlabels.store.storage.user_cache import cache_directory
+from softlabels.store.storage.user_cache import cached_path, write_cached
 
 LIMIT = 2**20
 """Bytes that are read of the cache of one store; a snapshot has 65."""
@@ -26,8 +23,7 @@ class SealingCache:
     """
 
     def __init__(self, storage: Storage) -> None:
-        name = blake3(os.fsencode(storage.identity)).hexdigest()[:32]
-        self._path = cache_directory() / "sealed" / f"{name}.txt"
+        self._path = cached_path("sealed", storage.identity, ".txt")
 
     def has(self, digest: str) -> bool:
         """Return True if the snapshot with this digest was sealed here.
@@ -40,13 +36,9 @@ class SealingCache:
         return False
 
     def add(self, digest: str) -> None:
-        """Remember the last snapshot that was sealed; a cache that cannot be written is no error.
+        """Remember the last snapshot that was sealed, if the cache can be written.
 
         Args:
             digest: Digest of the snapshot.
         """
-        with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._path.with_suffix(f".{os.getpid()}")
-            temporary.write_text(f"{digest}\n", encoding="ascii")
-            temporary.replace(self._path)
+        write_cached(self._path, f"{digest}\n".encode())

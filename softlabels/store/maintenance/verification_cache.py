@@ -8,7 +8,6 @@ its shard and its extras are the same.
 from __future__ import annotations
 
 import contextlib
-import os
 
 from blake3 import blake3
 
@@ -16,7 +15,7 @@ from softlabels.store.format import canonical_json, paths
 from softlabels.store.format.descriptor import Descriptor
 from softlabels.store.format.record import Record
 from softlabels.store.storage.storage import Storage
-from softlabels.store.storage.user_cache import cache_directory
+from softlabels.store.storage.user_cache import cached_path, write_cached
 
 LIMIT = 2**27
 """Bytes of the cache of one store; a unit has about 50."""
@@ -30,9 +29,8 @@ class VerificationCache:
     """
 
     def __init__(self, storage: Storage) -> None:
-        name = blake3(os.fsencode(storage.identity)).hexdigest()[:32]
         self._storage = storage
-        self._path = cache_directory() / "verified" / f"{name}.json"
+        self._path = cached_path("verified", storage.identity, ".json")
         self._marks: dict[str, str] = {}
         # With a damaged cache everything is read again.
         with contextlib.suppress(OSError, ValueError):
@@ -52,12 +50,8 @@ class VerificationCache:
             self._marks[str(record.unit)] = mark
 
     def save(self) -> None:
-        """Write the marks; a cache that cannot be written is no error."""
-        with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._path.with_suffix(f".{os.getpid()}")
-            temporary.write_bytes(canonical_json.to_bytes(self._marks))
-            temporary.replace(self._path)
+        """Write the marks, if the cache can be written."""
+        write_cached(self._path, canonical_json.to_bytes(self._marks))
 
     def _mark(self, record: Record, descriptor: Descriptor, depth: str) -> str | None:
         """Return the mark of a unit; None if a file of it is missing."""

@@ -15,7 +15,6 @@ import fcntl
 import os
 import stat
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,7 +22,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from softlabels.errors import InvalidArgument
-from softlabels.store.storage.user_cache import cache_directory
+from softlabels.store.storage.user_cache import cache_directory, write_cached
 
 DEFAULT_BYTES = 16 * 2**30
 KEEP_SHARE = 0.8
@@ -98,15 +97,7 @@ class RangeCache:
         """
         if len(data) > self._max_bytes // SCANS:
             return
-        path = self._path(digest)
-        aside = path.with_name(f".{uuid.uuid4().hex}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_bytes(data)
-            aside.replace(path)
-        except OSError:
-            with suppress(OSError):
-                aside.unlink()
+        if not write_cached(self._path(digest), data):
             return
         self._written += len(data)
         if self._written > self._max_bytes // SCANS:
