@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from softlabels.errors import ColumnMissing, InvalidArgument, InvalidData
 from softlabels.sources.arrow_types import is_image_struct, is_list, is_number, is_tensor, is_text, value_type
-from softlabels.sources.protocol import Columns, TargetColumn, TargetKind, UnusedColumn
-from softlabels.sources.single_target import LABEL_HEAD
+from softlabels.sources.protocol import LABEL_HEAD, Columns, TargetColumn, TargetKind, UnusedColumn
 from softlabels.suggestions import suggest
 
 INPUT_NAMES = ("image", "input", "inputs", "x", "features", "pixels")

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from softlabels.sources.class_gaps import describe_gaps
-from softlabels.sources.protocol import Columns, Source, Target
-from softlabels.sources.single_target import LABEL_HEAD
+from softlabels.sources.protocol import LABEL_HEAD, Columns, Source, Target
 
 LISTED = 6
 """Names listed in a line of text."""

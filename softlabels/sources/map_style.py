@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument, InvalidData
-from softlabels.keys import as_keys, fingerprint
+from softlabels.keys import as_keys
 from softlabels.sources.ids import require_unique
+from softlabels.sources.keyed_source import KeyedSource
 from softlabels.sources.protocol import Columns
-from softlabels.sources.single_target import SingleTarget
 from softlabels.sources.structure import map_arrays
 
 
@@ -26,7 +26,7 @@ class MapStyle(Protocol):
         """Return one example."""
 
 
-class DatasetSource(SingleTarget):
+class DatasetSource(KeyedSource):
     """A source of the examples of a map-style dataset; see Source for its members.
 
     The dataset decodes and augments, so examples cannot be named by their content: ``ids`` name them, as they named
@@ -63,25 +63,9 @@ class DatasetSource(SingleTarget):
             raise InvalidArgument(f"{spec}: every example needs one id, got {len(ids)} ids for {len(dataset)} examples")
         self._dataset = dataset
         self._collate = collate
-        self._spec = spec
-        self._keys = as_keys(ids)
-        require_unique(self._keys, spec)
-        self._fingerprint = fingerprint([self._keys])
-
-    @property
-    def spec(self) -> str:
-        """Name of the data in messages."""
-        return self._spec
-
-    @property
-    def columns(self) -> Columns:
-        """The roles of the columns."""
-        return Columns(inputs=("example",), id="id")
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the ordered keys, hexadecimal."""
-        return self._fingerprint
+        keys = as_keys(ids)
+        require_unique(keys, spec)
+        super().__init__(spec, Columns(inputs=("example",), id="id"), keys)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -93,25 +77,6 @@ class DatasetSource(SingleTarget):
         """uint8: the dtype of examples is not known."""
         return np.dtype(np.uint8)
 
-    @property
-    def classes(self) -> None:
-        """None: hard labels are part of the examples."""
-
-    @property
-    def class_names(self) -> None:
-        """None: the source has no labels."""
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def with_class_names(self, names: Sequence[str] | None) -> Self:
-        """Return the source itself: it has no labels to number."""
-        return self
-
-    def keys(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
-        """Return the keys of rows ``start`` to ``stop``, (n, 16)."""
-        return self._keys[start:stop]
-
     def inputs(self, rows: NDArray[np.int64]) -> Any:
         """Return the examples of ``rows``, collated."""
         if len(rows) == 0:
@@ -122,20 +87,3 @@ class DatasetSource(SingleTarget):
         from torch.utils.data import default_collate
 
         return default_collate(examples)
-
-    def labels(self, rows: NDArray[np.int64]) -> None:
-        """Return None: hard labels are part of the examples."""
-
-    def split(self, name: str | None) -> NDArray[np.int64]:
-        """Return all rows.
-
-        Raises:
-            InvalidArgument: A split is named; there are none.
-        """
-        if name is not None:
-            raise InvalidArgument(f"{self._spec}: no split {name!r}; it has no split column")
-        return np.arange(len(self), dtype=np.int64)
-
-    def splits(self) -> tuple[str, ...]:
-        """Return no names: there are no splits."""
-        return ()

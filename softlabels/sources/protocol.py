@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 TargetKind = Literal["classes", "pixels", "regression"]
 """Kinds of targets: one class a row, one class a pixel, or a vector of numbers."""
+LABEL_HEAD = "logits"
+"""Head of the hard labels."""
 
 
 @dataclass(frozen=True, kw_only=True)

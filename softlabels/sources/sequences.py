@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument, InvalidData
-from softlabels.keys import KEY_BYTES, as_keys, content_keys, fingerprint
+from softlabels.keys import KEY_BYTES, as_keys, content_keys
 from softlabels.sources.ids import require_unique
+from softlabels.sources.keyed_source import KeyedSource
 from softlabels.sources.protocol import Columns
-from softlabels.sources.single_target import SingleTarget
 from softlabels.sources.structure import Ragged
 
 MIN_TOKENS = 2
 """Tokens of a sequence: a single token predicts nothing."""
 
 
-class TokenSource(SingleTarget):
+class TokenSource(KeyedSource):
     """A source of token sequences; see Source for its members.
 
     Inputs are Ragged int64. A sequence is named by its token ids, whatever their integer type, or by ``ids``. Opening
@@ -48,7 +48,6 @@ class TokenSource(SingleTarget):
             raise InvalidData(f"{spec}: the data has no sequences")
         if ids is not None and len(ids) != len(sequences):
             raise InvalidArgument(f"{spec}: every row needs one id, got {len(ids)} ids for {len(sequences)} sequences")
-        self._by_id = ids is not None
         keys = np.empty((len(sequences), KEY_BYTES), np.uint8)
         self._longest = 0
         for row in range(len(sequences)):
@@ -56,25 +55,10 @@ class TokenSource(SingleTarget):
             self._longest = max(self._longest, len(tokens))
             if ids is None:
                 keys[row] = content_keys(tokens[None])[0]
-        self._keys = keys if ids is None else as_keys(ids)
         if ids is not None:
-            require_unique(self._keys, spec)
-        self._fingerprint = fingerprint([self._keys])
-
-    @property
-    def spec(self) -> str:
-        """Name of the data in messages."""
-        return self._spec
-
-    @property
-    def columns(self) -> Columns:
-        """The roles of the columns."""
-        return Columns(inputs=("input_ids",), id="id" if self._by_id else None)
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the ordered keys, hexadecimal."""
-        return self._fingerprint
+            keys = as_keys(ids)
+            require_unique(keys, spec)
+        super().__init__(spec, Columns(inputs=("input_ids",), id=None if ids is None else "id"), keys)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -86,47 +70,11 @@ class TokenSource(SingleTarget):
         """Dtype of the inputs."""
         return np.dtype(np.int64)
 
-    @property
-    def classes(self) -> None:
-        """None: there are no hard labels beside the tokens."""
-
-    @property
-    def class_names(self) -> None:
-        """None: the source has no labels."""
-
-    def __len__(self) -> int:
-        return len(self._sequences)
-
-    def with_class_names(self, names: Sequence[str] | None) -> Self:
-        """Return the source itself: it has no labels to number."""
-        return self
-
-    def keys(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
-        """Return the keys of rows ``start`` to ``stop``, (n, 16)."""
-        return self._keys[start:stop]
-
     def inputs(self, rows: NDArray[np.int64]) -> Ragged:
         """Return the token ids of ``rows``."""
         sequences = [self._tokens(int(row)) for row in rows]
         lengths = np.array([len(sequence) for sequence in sequences], np.int64)
         return Ragged(np.concatenate([np.empty(0, np.int64), *sequences]), lengths)
-
-    def labels(self, rows: NDArray[np.int64]) -> None:
-        """Return None: there are no hard labels beside the tokens."""
-
-    def split(self, name: str | None) -> NDArray[np.int64]:
-        """Return all rows.
-
-        Raises:
-            InvalidArgument: A split is named; there are none.
-        """
-        if name is not None:
-            raise InvalidArgument(f"{self._spec}: no split {name!r}; it has no split column")
-        return np.arange(len(self), dtype=np.int64)
-
-    def splits(self) -> tuple[str, ...]:
-        """Return no names: there are no splits."""
-        return ()
 
     def _tokens(self, row: int) -> NDArray[np.int64]:
         tokens = np.asarray(self._sequences[row])

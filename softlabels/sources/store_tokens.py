@@ -6,18 +6,16 @@ file: 3 bytes per token of a vocabulary up to 65,536.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.columns import ranges
 from softlabels.errors import InvalidArgument
-from softlabels.keys import fingerprint
+from softlabels.sources.keyed_source import KeyedSource
 from softlabels.sources.protocol import Columns
 from softlabels.sources.scratch import ArrayBuilder
-from softlabels.sources.single_target import SingleTarget
 from softlabels.sources.structure import Ragged
 from softlabels.store import Store
 from softlabels.store.format.token_inputs import IDS, LENGTH, MARKS
@@ -28,7 +26,7 @@ MARKED_ROWS = 64
 """Rows whose marks show what labels belong to."""
 
 
-class StoreTokens(SingleTarget):
+class StoreTokens(KeyedSource):
     """A source of the token ids of a store; see Source for its members. Rows are those of the store.
 
     Args:
@@ -51,8 +49,6 @@ class StoreTokens(SingleTarget):
             )
         document = store.tokenizer_document()
         self.tokenizer = None if document is None else Tokenizer.from_bytes(document, str(store.storage))
-        self._spec = str(store.storage)
-        self._rows = store.rows
         self.chunk_rows = np.asarray(store.chunk_rows(), np.int64)
         counts = [columns[LENGTH] for columns in store.read_chunks(range(store.chunks), [LENGTH])]
         lengths = np.concatenate(counts).astype(np.int64)
@@ -64,28 +60,12 @@ class StoreTokens(SingleTarget):
             keys.append(columns["key"])
             ids.append(columns[IDS])
             marks.append(columns[MARKS])
-        self._ids, self._marks, self._keys = ids.finish(), marks.finish(), keys.finish().view(np.uint8)
-        self._fingerprint = fingerprint([self._keys])
+        self._ids, self._marks = ids.finish(), marks.finish()
+        super().__init__(str(store.storage), Columns(inputs=("ids",)), keys.finish().view(np.uint8))
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state with arrays of its own, without temporary files."""
-        arrays = {name: np.array(getattr(self, name)) for name in ("_ids", "_marks", "_keys")}
-        return self.__dict__ | arrays
-
-    @property
-    def spec(self) -> str:
-        """Directory of the store."""
-        return self._spec
-
-    @property
-    def columns(self) -> Columns:
-        """The roles of the columns."""
-        return Columns(inputs=("ids",))
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the ordered keys, hexadecimal."""
-        return self._fingerprint
+        return super().__getstate__() | {"_ids": np.array(self._ids), "_marks": np.array(self._marks)}
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -102,47 +82,11 @@ class StoreTokens(SingleTarget):
         """Return what the labels belong to: the ``next`` token of a position, each ``token``, or the ``row``."""
         return _target(self._lengths, self._marks)
 
-    @property
-    def classes(self) -> None:
-        """There are no hard labels beside the tokens themselves."""
-
-    @property
-    def class_names(self) -> None:
-        """There are none."""
-
-    def __len__(self) -> int:
-        return self._rows
-
-    def with_class_names(self, names: Sequence[str] | None) -> Self:
-        """Return this source: there are no hard labels to be named."""
-        return self
-
-    def keys(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
-        """Return the keys of rows ``start`` to ``stop``, (n, 16)."""
-        return self._keys[start:stop]
-
     def inputs(self, rows: NDArray[np.int64]) -> Ragged:
         """Return the token ids and marks of ``rows``."""
         lengths = self._lengths[rows]
         entries = ranges(self._starts[rows], lengths)
         return Ragged(self._ids[entries].astype(np.int64), lengths, np.array(self._marks[entries]))
-
-    def labels(self, rows: NDArray[np.int64]) -> None:
-        """Return None: there are no hard labels."""
-
-    def split(self, name: str | None) -> NDArray[np.int64]:
-        """Return all rows.
-
-        Raises:
-            InvalidArgument: A split was named; there are none.
-        """
-        if name is not None:
-            raise InvalidArgument(f"{self._spec}: no split {name!r}; a store has no splits")
-        return np.arange(len(self), dtype=np.int64)
-
-    def splits(self) -> tuple[str, ...]:
-        """Return no names: a store has no splits."""
-        return ()
 
 
 def target_of_store(store: Store) -> Target:

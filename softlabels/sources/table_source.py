@@ -11,7 +11,6 @@ at most four times the data is decoded, however many epochs follow. Reading in o
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import shutil
@@ -20,14 +19,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidData, StorageFailed
-from softlabels.keys import KEY_BYTES, content_keys, fingerprint
+from softlabels.keys import KEY_BYTES, content_keys
 from softlabels.sources.arrays import ArrayTable
 from softlabels.sources.class_labels import ClassLabels, LabelReader, recorded_names
 from softlabels.sources.ids import id_column_keys, require_unique
@@ -36,10 +35,10 @@ from softlabels.sources.image_column import ImageColumn, is_image_column
 from softlabels.sources.image_files import Pixels, decode_mask
 from softlabels.sources.image_sizes import ImageSizes
 from softlabels.sources.inputs import input_array, join_columns
+from softlabels.sources.keyed_source import KeyedSource
 from softlabels.sources.pictures import map_arrays_of
 from softlabels.sources.protocol import Columns, Target
 from softlabels.sources.scratch import ArrayBuilder
-from softlabels.sources.single_target import LABEL_HEAD, label_target, unknown_target
 from softlabels.sources.split_names import SplitReader, Splits
 from softlabels.sources.tables import Table
 from softlabels.sources.target_columns import TargetReader, TargetValues, class_mask, described, mask_array, open_target
@@ -73,7 +72,7 @@ class Scratch:
     masks: Mapping[str, NDArray[np.generic]]
 
 
-class TableSource:
+class TableSource(KeyedSource):
     """A source of the rows of a table; see Source for the methods.
 
     Args:
@@ -96,7 +95,6 @@ class TableSource:
         class_names: Sequence[str] | None = None,
         base: Path | None = None,
     ) -> None:
-        self._spec = spec
         self._columns = columns
         self._base = base or Path()
         self._table = table.select(columns.used())
@@ -118,45 +116,26 @@ class TableSource:
         masks = {target.head: self._image_column(first_row, target.column) for target in columns.targets}
         self._mask_images = {head: images for head, images in masks.items() if images is not None}
         self._lock = threading.Lock()
-        self._keys, self._labels, self._splits = self._read_all()
+        keys, labels, splits = self._read_all()
         if columns.id is not None:
-            require_unique(self._keys, f"{table.name}, column {columns.id!r}")
+            require_unique(keys, f"{table.name}, column {columns.id!r}")
         if self._images is not None:
             self._shape = (*self._sizes.common(), 3)
-        self._fingerprint = fingerprint(self._keys[r : r + PASS_ROWS] for r in range(0, len(self), PASS_ROWS))
         self._needless = self._table.decoded_rows
-        if class_names is not None and self._labels is not None:
-            self._labels = self._labels.renamed(class_names, table.name)
+        if class_names is not None and labels is not None:
+            labels = labels.renamed(class_names, table.name)
+        super().__init__(spec, self._columns, keys, labels=labels, splits=splits, name=table.name)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without what only this process has: a lock and temporary files."""
-        state = self.__dict__ | {"_keys": np.array(self._keys), "_scratch": None, "_needless": 0}
-        if self._labels is not None:
-            state["_labels"] = replace(self._labels, codes=np.array(self._labels.codes))
-        if self._splits is not None:
-            state["_splits"] = replace(self._splits, codes=np.array(self._splits.codes))
+        targets = {head: values.in_memory() for head, values in self._targets.items()}
+        state = super().__getstate__() | {"_scratch": None, "_needless": 0, "_targets": targets}
         del state["_lock"]
-        state["_targets"] = {head: values.in_memory() for head, values in self._targets.items()}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the state in another process."""
         self.__dict__.update(state, _lock=threading.Lock())
-
-    @property
-    def spec(self) -> str:
-        """DATA as the user typed it."""
-        return self._spec
-
-    @property
-    def columns(self) -> Columns:
-        """The roles of the columns."""
-        return self._columns
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the ordered keys, hexadecimal."""
-        return self._fingerprint
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -169,39 +148,12 @@ class TableSource:
         return self._dtype
 
     @property
-    def classes(self) -> int | None:
-        """Number of classes; None without labels."""
-        return None if self._labels is None else self._labels.classes
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """Names of the classes in the order of their numbers; None if labels are plain numbers."""
-        return None if self._labels is None else self._labels.names
-
-    @property
     def targets(self) -> Mapping[str, Target]:
         """The ground truth by head; the hard labels are that of ``logits``."""
-        label = label_target(self)
-        return ({} if label is None else {LABEL_HEAD: label}) | described(self._targets)
+        return {**super().targets, **described(self._targets)}
 
     def __len__(self) -> int:
         return len(self._table)
-
-    def with_class_names(self, names: Sequence[str] | None) -> Self:
-        """Return the same source with labels numbered by their position in ``names``.
-
-        Raises:
-            InvalidArgument: ``names`` are not different texts.
-            InvalidData: The data has labels that are not in ``names``; lists them.
-        """
-        renamed = copy.copy(self)
-        if self._labels is not None:
-            renamed._labels = self._labels.renamed(names, self._table.name)  # noqa: SLF001  a copy of this class
-        return renamed
-
-    def keys(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
-        """Return the keys of rows ``start`` to ``stop``, (n, 16)."""
-        return self._keys[start:stop]
 
     def inputs(self, rows: NDArray[np.int64]) -> NDArray[np.generic]:
         """Return the inputs of ``rows``, (n, *input_shape), in memory of the caller's own.
@@ -264,10 +216,6 @@ class TableSource:
         values = _column(self._table.read(rows, [column]), column)
         return self._mask_images[name].decode(values, rows, change, decode_mask)
 
-    def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        """Return the hard labels of ``rows``, -1 for a row without one; None without a label column."""
-        return None if self._labels is None else self._labels.take(rows)
-
     def target(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.generic]:
         """Return the target of the head ``name`` for ``rows``; see Source.
 
@@ -275,10 +223,8 @@ class TableSource:
             InvalidArgument: There is no such target.
             InvalidData: The data cannot be read any more.
         """
-        if name not in self.targets:
-            raise unknown_target(self._spec, name, self.targets)
         if name not in self._targets:
-            return np.asarray(self.labels(rows), np.int64)
+            return super().target(name, rows)
         values = self._targets[name]
         if name in self._mask_images:
             masks = self.map_masks(name, rows, lambda _place, mask: mask)
@@ -286,20 +232,6 @@ class TableSource:
         if values.target.kind == "pixels":
             return self._read_masks(name, values.target, rows)
         return values.take(rows)
-
-    def split(self, name: str | None) -> NDArray[np.int64]:
-        """Return the rows of the split ``name``, in any known spelling; all rows for None.
-
-        Raises:
-            InvalidArgument: There is no such split; lists those there are.
-        """
-        if name is None:
-            return np.arange(len(self), dtype=np.int64)
-        return (self._splits or Splits((), np.empty(0, np.int16))).rows(name, self._table.name)
-
-    def splits(self) -> tuple[str, ...]:
-        """Return the names of the splits, sorted; ``train``, ``validation`` and ``test`` in these spellings."""
-        return () if self._splits is None else tuple(sorted(self._splits.names))
 
     @property
     def decoded_rows(self) -> int:

@@ -5,19 +5,18 @@ Opening tokenises all documents once, see softlabels.text.corpus. Rows are named
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidData
-from softlabels.keys import KEY_BYTES, content_keys, fingerprint
+from softlabels.keys import KEY_BYTES, content_keys
 from softlabels.sources.class_labels import ClassLabels
+from softlabels.sources.keyed_source import KeyedSource
 from softlabels.sources.protocol import Columns
-from softlabels.sources.single_target import SingleTarget
 from softlabels.sources.split_names import Splits
 from softlabels.sources.structure import Ragged
 from softlabels.store.format.token_inputs import TokenInputs
@@ -30,7 +29,7 @@ Blocks = Callable[[], Iterator[Sequence[Any]]]
 """Returns the documents in blocks, the same each time."""
 
 
-class TextSource(SingleTarget):
+class TextSource(KeyedSource):
     """A source of text; see Source for its members.
 
     Args:
@@ -67,29 +66,16 @@ class TextSource(SingleTarget):
             raise InvalidData(f"{spec}: no documents, got an empty file; expected text")
         self.tokenizer = tokenizer
         self.options = options
-        self._spec = spec
-        self._columns = columns
         self._kind = kind
-        self._labels = labels if options.pack is None else None
-        self._rows, self._splits = _rows_of(corpus, spec, options.pack, splits)
+        self._rows, splits = _rows_of(corpus, spec, options.pack, splits)
         keys = [content_keys(self._rows.row(row)[0][None])[0] for row in range(len(self._rows))]
-        self._keys = np.array(keys, np.uint8).reshape(-1, KEY_BYTES)
-        self._fingerprint = fingerprint([self._keys])
-
-    @property
-    def spec(self) -> str:
-        """DATA as the user typed it."""
-        return self._spec
-
-    @property
-    def columns(self) -> Columns:
-        """The roles of the columns."""
-        return self._columns
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the ordered keys, hexadecimal."""
-        return self._fingerprint
+        super().__init__(
+            spec,
+            columns,
+            np.array(keys, np.uint8).reshape(-1, KEY_BYTES),
+            labels=labels if options.pack is None else None,
+            splits=splits,
+        )
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -100,16 +86,6 @@ class TextSource(SingleTarget):
     def input_dtype(self) -> np.dtype[np.generic]:
         """Dtype of the inputs."""
         return np.dtype(np.int64)
-
-    @property
-    def classes(self) -> int | None:
-        """Number of classes of the hard labels; None without any."""
-        return None if self._labels is None else self._labels.classes
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """Names of the classes; None if labels are plain numbers."""
-        return None if self._labels is None else self._labels.names
 
     @property
     def tokens(self) -> int:
@@ -138,20 +114,6 @@ class TextSource(SingleTarget):
                 f"{limit}. Use pack={limit}, or truncate with max_tokens={limit}"
             )
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def with_class_names(self, names: Sequence[str] | None) -> Self:
-        """Return the same source with labels numbered by their position in ``names``."""
-        renamed = copy.copy(self)
-        if self._labels is not None:
-            renamed._labels = self._labels.renamed(names, self._spec)  # noqa: SLF001  a copy of this class
-        return renamed
-
-    def keys(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
-        """Return the keys of rows ``start`` to ``stop``, (n, 16)."""
-        return self._keys[start:stop]
-
     def inputs(self, rows: NDArray[np.int64]) -> Ragged:
         """Return the token ids and marks of ``rows``."""
         pairs = [self._row(int(row)) for row in rows]
@@ -159,24 +121,6 @@ class TextSource(SingleTarget):
         ids = np.concatenate([np.empty(0, np.int64), *[ids for ids, _ in pairs]])
         marks = np.concatenate([np.empty(0, np.uint8), *[marks for _, marks in pairs]])
         return Ragged(ids, lengths, marks)
-
-    def labels(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        """Return the hard labels of ``rows``; None without a label column, or if rows are packed."""
-        return None if self._labels is None else self._labels.take(rows)
-
-    def split(self, name: str | None) -> NDArray[np.int64]:
-        """Return the rows of the split ``name``; all rows for None.
-
-        Raises:
-            InvalidArgument: There is no such split.
-        """
-        if name is None:
-            return np.arange(len(self), dtype=np.int64)
-        return (self._splits or Splits((), np.empty(0, np.int16))).rows(name, self._spec)
-
-    def splits(self) -> tuple[str, ...]:
-        """Return the names of the splits, sorted."""
-        return () if self._splits is None else tuple(sorted(self._splits.names))
 
     def _row(self, row: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         """Return the ids and marks of a row, as the target of the labels sets them."""

@@ -15,8 +15,8 @@ from softlabels.keys import content_keys
 from softlabels.models import Model
 from softlabels.models.run_record import RunData
 from softlabels.sources import DatasetSource, Source, as_source
+from softlabels.sources.protocol import LABEL_HEAD
 from softlabels.sources.request import DataOptions
-from softlabels.sources.single_target import LABEL_HEAD
 from softlabels.sources.store_tokens import StoreTokens
 from softlabels.sources.view_inputs import implied_size
 from softlabels.store import Store, open_store

@@ -16,7 +16,7 @@ from softlabels.loading.order.steps import Span
 from softlabels.loading.shared_memory import as_tensor
 from softlabels.loading.view_means import ViewMeans
 from softlabels.sources import Ragged, Source, input_keys, map_arrays
-from softlabels.sources.single_target import LABEL_HEAD
+from softlabels.sources.protocol import LABEL_HEAD
 from softlabels.sources.view_inputs import ViewInputs
 from softlabels.store import Store
 

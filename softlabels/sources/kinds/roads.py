@@ -9,19 +9,19 @@ number, size and version of the renderer. A scene takes about two milliseconds, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument
-from softlabels.keys import fingerprint, id_keys
+from softlabels.keys import id_keys
+from softlabels.sources.keyed_source import KeyedSource
 from softlabels.sources.protocol import Columns, Source, Target
 from softlabels.sources.request import DataKind, OpenRequest
 from softlabels.sources.roads import HEIGHT, PIXEL_CLASSES, RENDERER_VERSION, WIDTH, render
-from softlabels.sources.single_target import unknown_target
-from softlabels.sources.split_names import TEST, TRAIN
+from softlabels.sources.split_names import TEST, TRAIN, Splits
 
 MAX_SCENES = 10**8
 MIN_SIDE, MAX_SIDE = 8, 4096
@@ -32,7 +32,7 @@ CACHE_BYTES = 256 * 2**20
 FORM = re.compile(r"roads:(?P<count>\d{1,9})(,seed=(?P<seed>\d{1,9}))?(,size=(?P<height>\d{1,4})x(?P<width>\d{1,4}))?")
 
 
-class RoadSource:
+class RoadSource(KeyedSource):
     """A source of road scenes; see Source for its members.
 
     Args:
@@ -50,33 +50,20 @@ class RoadSource:
     def __init__(
         self, count: int, *, seed: int = 0, size: tuple[int, int] = (HEIGHT, WIDTH), spec: str = "roads"
     ) -> None:
-        self._count = count
         self._seed = seed
         self._size = size
-        self._spec = spec
         self._scenes: _SceneCache | None = None
         name = f"softlabels road {RENDERER_VERSION} {seed} {size[0]}x{size[1]}"
-        self._keys = id_keys(f"{name} {number}" for number in range(count))
-        self._fingerprint = fingerprint([self._keys])
+        super().__init__(
+            spec,
+            Columns(inputs=("image",), split="split", computed=True),
+            id_keys(f"{name} {number}" for number in range(count)),
+            splits=Splits((TRAIN, TEST), (np.arange(1, count + 1) % TEST_EVERY == 0).astype(np.int16)),
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without rendered scenes."""
-        return self.__dict__ | {"_scenes": None}
-
-    @property
-    def spec(self) -> str:
-        """DATA as the user typed it."""
-        return self._spec
-
-    @property
-    def columns(self) -> Columns:
-        """The roles of the columns."""
-        return Columns(inputs=("image",), split="split", computed=True)
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the ordered keys, hexadecimal."""
-        return self._fingerprint
+        return super().__getstate__() | {"_scenes": None}
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -89,36 +76,14 @@ class RoadSource:
         return np.dtype(np.uint8)
 
     @property
-    def classes(self) -> None:
-        """None: an image has no class."""
-
-    @property
-    def class_names(self) -> None:
-        """None: an image has no class."""
-
-    @property
     def targets(self) -> Mapping[str, Target]:
         """The class of every pixel as ``road``, and the angle of the front wheels as ``steering``."""
         road = Target(kind="pixels", classes=len(PIXEL_CLASSES), shape=self._size, class_names=PIXEL_CLASSES)
         return {"road": road, "steering": Target(kind="regression", classes=1, unit="degrees")}
 
-    def __len__(self) -> int:
-        return self._count
-
-    def with_class_names(self, names: Sequence[str] | None) -> Self:
-        """Return the source itself: it has no labels to number."""
-        return self
-
-    def keys(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
-        """Return the keys of scenes ``start`` to ``stop``, (n, 16)."""
-        return self._keys[start:stop]
-
     def inputs(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the images of ``rows``, (n, H, W, 3) uint8."""
         return self._rendered(rows).images(rows)
-
-    def labels(self, rows: NDArray[np.int64]) -> None:
-        """Return None: an image has no class."""
 
     def target(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.generic]:
         """Return the target of the head ``name`` for ``rows``: (n, H, W) int64 classes or (n, 1) float32 degrees.
@@ -127,35 +92,17 @@ class RoadSource:
             InvalidArgument: There is no such target.
         """
         if name not in self.targets:
-            raise unknown_target(self._spec, name, self.targets)
+            return super().target(name, rows)
         scenes = self._rendered(rows)
         return scenes.classes(rows) if name == "road" else scenes.steering(rows)
-
-    def split(self, name: str | None) -> NDArray[np.int64]:
-        """Return the rows of the split ``name``; all rows for None.
-
-        Raises:
-            InvalidArgument: There is no such split.
-        """
-        rows: NDArray[np.int64] = np.arange(self._count, dtype=np.int64)
-        if name is None:
-            return rows
-        if name not in self.splits():
-            raise InvalidArgument(f"{self._spec}: no split {name!r}; its splits are {', '.join(self.splits())}")
-        is_test = rows % TEST_EVERY == TEST_EVERY - 1
-        return np.asarray(rows[is_test == (name == TEST)])
-
-    def splits(self) -> tuple[str, ...]:
-        """Return the names of the splits."""
-        return (TEST, TRAIN)
 
     def _rendered(self, rows: NDArray[np.int64]) -> _SceneCache:
         """Return scenes that include ``rows``."""
         size = self._size[0] * self._size[1] * 4
-        if self._count * size > CACHE_BYTES:
+        if len(self) * size > CACHE_BYTES:
             return _SceneCache(rows, self._seed, self._size)
         if self._scenes is None:
-            self._scenes = _SceneCache(np.arange(self._count, dtype=np.int64), self._seed, self._size, lazy=True)
+            self._scenes = _SceneCache(np.arange(len(self), dtype=np.int64), self._seed, self._size, lazy=True)
         self._scenes.render(rows)
         return self._scenes
 
