@@ -7,7 +7,6 @@ several processes may work on it, and it is sealed when it is complete.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import replace
 from threading import Lock
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from softlabels.keys import fingerprint
 from softlabels.sharing.narrowing import Columns, NarrowHead
 from softlabels.sharing.selection import Selection
-from softlabels.sharing.units import TransferProgress
+from softlabels.sharing.units import TransferProgress, copy_units
 from softlabels.store import Descriptor, Store, StoreWriter, UnitStatistics, create_or_open, open_store, seal
 from softlabels.store.maintenance.row_copier import add_dense_rows
 from softlabels.store.storage.storage import Storage
@@ -70,14 +69,7 @@ class SubsetCopier:
         """
         missing = list(self._writer.missing())
         self._done = len(self._rows) - sum(len(self._descriptor.unit_range(unit)) for unit in missing)
-        with ThreadPoolExecutor(workers, thread_name_prefix="softlabels-copy") as pool:
-            futures = [pool.submit(self._copy, unit) for unit in missing]
-            try:
-                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-                for future in done:
-                    future.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+        copy_units(self._copy, missing, workers)
         return open_store(self._writer.storage, snapshot=seal(self._writer.storage).number)
 
     def _describe(self, selection: Selection) -> Descriptor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from threading import Lock
@@ -59,14 +59,7 @@ class UnitCopier:
         Args:
             workers: Units that are copied at the same time.
         """
-        with ThreadPoolExecutor(workers, thread_name_prefix="softlabels-copy") as pool:
-            futures = [pool.submit(self.copy, unit) for unit in range(self._source.units)]
-            try:
-                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-                for future in done:
-                    future.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+        copy_units(self.copy, range(self._source.units), workers)
 
     def copy(self, unit: int) -> None:
         """Copy a unit unless the target has its record.
@@ -118,6 +111,33 @@ class UnitCopier:
             if record.digest != self._records[unit].decode("latin-1"):
                 raise ValueError("it is not the record that was sealed")
         return data, record
+
+
+def copy_units(copy: Callable[[int], None], units: Iterable[int], workers: int) -> None:
+    """Copy units, several at the same time; the first error ends the copy.
+
+    Args:
+        copy: Copies the unit of an index.
+        units: Indices of the units.
+        workers: Units that are copied at the same time.
+
+    Raises:
+        Exception: Whatever ``copy`` raises.
+
+    Example:
+        >>> copied = []
+        >>> copy_units(copied.append, range(3), workers=2)
+        >>> sorted(copied)
+        [0, 1, 2]
+    """
+    with ThreadPoolExecutor(workers, thread_name_prefix="softlabels-copy") as pool:
+        futures = [pool.submit(copy, unit) for unit in units]
+        try:
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _sealed_records(storage: Storage) -> NDArray[np.bytes_]:
