@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from softlabels.store import describe_store as inspect
     from softlabels.store import open_store as open  # noqa: A004  sl.open is the verb of the design
     from softlabels.store import repair, seal, verify
-    from softlabels.training import compare, export_model, train_student, train_teacher
+    from softlabels.training import compare, export_model, plot, train_student, train_teacher
 
 _HOME = {
     "DenseLabels": "softlabels.labels",
@@ -52,7 +52,7 @@ _HOME = {
     "open": "softlabels.store:open_store",
     "open_source": "softlabels.sources",
     "plan": "softlabels.generation",
-    "plot": "softlabels.training.curves",
+    "plot": "softlabels.training",
     "pull": "softlabels.sharing",
     "push": "softlabels.sharing",
     "repair": "softlabels.store",
