@@ -13,7 +13,6 @@ from softlabels.generation.settings import Settings
 
 __all__ = [
     "Costs",
-    "DataLike",
     "Estimate",
     "Generated",
     "LabelWriter",

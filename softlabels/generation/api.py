@@ -30,7 +30,7 @@ from softlabels.generation.output_store import (
     tokenizer_document,
 )
 from softlabels.generation.pilot import SAMPLE_ROWS, TeacherPilot, timed_predictions
-from softlabels.generation.preparation import DataLike, prepare
+from softlabels.generation.preparation import prepare
 from softlabels.generation.ranks import ALONE, find_rank
 from softlabels.generation.results import Estimate, Generated, encoding_text
 from softlabels.generation.settings import Codec, Settings, ShardFormat
@@ -38,6 +38,7 @@ from softlabels.generation.stored_rows import check_copied, check_resumed
 from softlabels.labels import DISTRIBUTIONS
 from softlabels.models import ModelLike
 from softlabels.planning import Sample
+from softlabels.sources import DataLike
 from softlabels.store import check_digests, create_or_open, open_store
 from softlabels.store.storage.registry import open_storage
 from softlabels.store.storage.storage import Location

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from softlabels.generation.api import sample
 from softlabels.generation.pilot import SAMPLE_ROWS
-from softlabels.generation.preparation import DataLike
 from softlabels.generation.settings import Settings
 from softlabels.models import ModelLike
 from softlabels.planning import Plan, sample_of_store
 from softlabels.planning import plan as plan_sample
+from softlabels.sources import DataLike
 
 
 def plan(

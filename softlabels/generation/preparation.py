@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,12 +17,9 @@ from softlabels.generation.settings import Settings
 from softlabels.generation.text_data import check_text, open_data, rows_of_batch, text_of
 from softlabels.models import Model, ModelLike, as_model
 from softlabels.models.hidden_states import with_hidden_states
-from softlabels.sources import Source
+from softlabels.sources import DataLike, Source
 from softlabels.store.storage.storage import Location
 from softlabels.text.options import TextOptions
-
-DataLike: TypeAlias = Any
-"""Everything that ``as_source`` takes: a DATA specification, path, source, arrays, or a data set with ids."""
 
 MAX_TRIED = 32
 """First rows that are tried until one can be labelled, where bad rows may be skipped."""

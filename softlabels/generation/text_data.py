@@ -14,7 +14,7 @@ from softlabels.errors import InvalidArgument
 from softlabels.models import Model, ModelLike, OutputHead, as_model, needs_sample
 from softlabels.models.sliced_logits import SlicedLogits
 from softlabels.models.spec import kind_of
-from softlabels.sources import DistinctSource, Ragged, Source, as_source
+from softlabels.sources import DataLike, DistinctSource, Ragged, Source, as_source
 from softlabels.sources.request import DataOptions
 from softlabels.sources.text_source import TextSource
 from softlabels.text import Tokenizer, next_tokens
@@ -32,7 +32,7 @@ BATCH_TOKENS = 2**14
 
 
 def open_data(
-    data: Any,
+    data: DataLike,
     teacher: ModelLike,
     *,
     text: TextOptions | None = None,

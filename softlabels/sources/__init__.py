@@ -6,7 +6,7 @@ from softlabels.sources.class_labels import order_names
 from softlabels.sources.description import SourceDescription, describe_source
 from softlabels.sources.distinct import DistinctSource
 from softlabels.sources.map_style import DatasetSource
-from softlabels.sources.opening import as_source, open_source
+from softlabels.sources.opening import DataLike, as_source, open_source
 from softlabels.sources.pictures import map_images, map_masks
 from softlabels.sources.protocol import Columns, Source, Target, UnusedColumn
 from softlabels.sources.sequences import TokenSource, input_keys
@@ -15,6 +15,7 @@ from softlabels.sources.structure import Ragged, join_inputs, map_arrays
 
 __all__ = [
     "Columns",
+    "DataLike",
     "DatasetSource",
     "DistinctSource",
     "Ragged",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,9 @@ from softlabels.sources.tables import MemoryTable, Table
 from softlabels.store.format.paths import DESCRIPTOR
 from softlabels.suggestions import suggest_path
 from softlabels.text.options import TextOptions
+
+DataLike: TypeAlias = Any
+"""Anything that ``as_source`` takes: DATA, a path, a source, arrays, a data frame, or a dataset."""
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -70,27 +74,12 @@ def open_source(
         >>> len(source), source.input_shape, source.classes
         (1797, (8, 8), 10)
     """
-    name = os.fspath(spec)
-    request = OpenRequest(
-        spec=name,
-        path=Path(name).absolute(),
-        input=input,
-        label=label,
-        id=id,
-        targets=targets,
-        class_names=class_names,
-        text=text,
-    )
-    is_directory = os.path.isdir(name)  # noqa: PTH112  Path.is_dir raises for names that are too long
-    kind = kind_of_name(name) or (kind_of_directory(request.path) if is_directory else None)
-    if kind is not None:
-        return with_size(kind.open(request), size)
-    _check_file(name)
-    return with_size(kind_of_file(Path(name), name).open(request), size)
+    request = OpenRequest(input=input, label=label, id=id, targets=targets, class_names=class_names, text=text)
+    return _open(os.fspath(spec), request, size)
 
 
 def as_source(
-    data: Any,
+    data: DataLike,
     *,
     input: InputOption = None,  # noqa: A002  named as the command line's option
     label: LabelOption = None,
@@ -125,17 +114,9 @@ def as_source(
         >>> len(source), source.input_shape, source.classes
         (3, (2,), 2)
     """
+    request = OpenRequest(input=input, label=label, id=id, targets=targets, class_names=class_names, text=text)
     if isinstance(data, str | os.PathLike):
-        return open_source(
-            os.fspath(data),
-            input=input,
-            label=label,
-            id=id,
-            targets=targets,
-            size=size,
-            class_names=class_names,
-            text=text,
-        )
+        return _open(os.fspath(data), request, size)
     if isinstance(data, Source):
         if (input, label, id, targets or None) != (None, None, None, None):
             raise InvalidArgument(
@@ -146,17 +127,18 @@ def as_source(
             return source
         return with_size(source.original if isinstance(source, SizedSource) else source, size)
     table = _as_table(data)
-    request = OpenRequest(
-        spec=table.name,
-        path=Path(),
-        input=input,
-        label=label,
-        id=id,
-        targets=targets,
-        class_names=class_names,
-        text=text,
-    )
-    return with_size(request.source(table), size)
+    return with_size(replace(request, spec=table.name).source(table), size)
+
+
+def _open(name: str, request: OpenRequest, size: int | None) -> Source:
+    """Return the source of a file, or of a word that stands for data."""
+    request = replace(request, spec=name, path=Path(name).absolute())
+    is_directory = os.path.isdir(name)  # noqa: PTH112  Path.is_dir raises for names that are too long
+    kind = kind_of_name(name) or (kind_of_directory(request.path) if is_directory else None)
+    if kind is None:
+        _check_file(name)
+        kind = kind_of_file(Path(name), name)
+    return with_size(kind.open(request), size)
 
 
 def _as_table(data: Any) -> Table:

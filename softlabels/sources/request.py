@@ -40,7 +40,7 @@ class OpenRequest:
     """DATA as typed, and the options it is opened with.
 
     Attributes:
-        spec: DATA as the user typed it.
+        spec: DATA as the user typed it; empty for data that is no file.
         path: Absolute path of the file, so that a later change of directory does not matter.
         input: Column of inputs, or several; None for the default.
         label: Column of hard labels; False for none, None for the default.
@@ -50,8 +50,8 @@ class OpenRequest:
         text: Options of text; None if the inputs are numbers.
     """
 
-    spec: str
-    path: Path
+    spec: str = ""
+    path: Path = Path()
     input: InputOption = None
     label: LabelOption = None
     id: str | None = None

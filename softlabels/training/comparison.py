@@ -17,12 +17,11 @@ from softlabels.models import Model, ModelLike, OutputHead, PreprocessingOptions
 from softlabels.models.cost import StartCost, measure, measure_start
 from softlabels.models.run_record import RunRecord
 from softlabels.models.spec import kind_of
-from softlabels.sources import Source
+from softlabels.sources import DataLike, Source
 from softlabels.sources.request import DataOptions
 from softlabels.store.format import canonical_json
 from softlabels.text.options import TextOptions
 from softlabels.training.head_quality import HeadQuality
-from softlabels.training.inputs import DataLike
 from softlabels.training.language_comparison import (
     ComparedText,
     compare_text,

@@ -30,10 +30,9 @@ from softlabels.models.kinds.pt2 import METADATA as PT2_METADATA
 from softlabels.models.onnx_file import METADATA as ONNX_METADATA
 from softlabels.models.onnx_file import require_onnx
 from softlabels.models.run_files import make_folder, write_file
-from softlabels.sources import Source
+from softlabels.sources import DataLike, Source
 from softlabels.sources.request import DataOptions
 from softlabels.store.storage.system_errors import system_errors
-from softlabels.training.inputs import DataLike
 from softlabels.training.model_inputs import open_for_models
 from softlabels.training.splits import split_rows
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias, Unpack
+from typing import Unpack
 
 import numpy as np
 from blake3 import blake3
@@ -14,7 +14,7 @@ from softlabels.errors import InvalidArgument, InvalidData
 from softlabels.keys import content_keys
 from softlabels.models import Model
 from softlabels.models.run_record import RunData
-from softlabels.sources import DatasetSource, Source, as_source
+from softlabels.sources import DataLike, DatasetSource, Source, as_source
 from softlabels.sources.protocol import LABEL_HEAD
 from softlabels.sources.request import DataOptions
 from softlabels.sources.store_tokens import StoreTokens
@@ -32,9 +32,6 @@ from softlabels.training.splits import (
     sketch_of,
     split_rows,
 )
-
-DataLike: TypeAlias = Any
-"""Anything that ``softlabels.sources.as_source`` takes: a source, a path, arrays, a data frame, a dataset."""
 
 BUNDLED = "digits"
 """DATA that a store may name: it is part of the package."""

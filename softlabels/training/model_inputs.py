@@ -10,10 +10,10 @@ from softlabels.errors import InvalidData
 from softlabels.models import Model, ModelLike
 from softlabels.models.onnx_file import read_onnx, require_onnx
 from softlabels.models.run_directory import read_run
-from softlabels.sources import Source
+from softlabels.sources import DataLike, Source
 from softlabels.sources.request import DataOptions
 from softlabels.text.options import TextOptions
-from softlabels.training.inputs import DataLike, open_data
+from softlabels.training.inputs import open_data
 
 
 def open_for_models(

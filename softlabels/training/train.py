@@ -15,10 +15,11 @@ from torch import nn
 
 from softlabels.interruption import interruptible
 from softlabels.models import DEFAULT_HEAD, Model
+from softlabels.sources import DataLike
 from softlabels.store import Store
 from softlabels.training import language
 from softlabels.training.distributed import join_workers
-from softlabels.training.inputs import DataLike, open_data, open_labels, prepare
+from softlabels.training.inputs import open_data, open_labels, prepare
 from softlabels.training.networks import NewModel, new_model
 from softlabels.training.recipe import Recipe, RecipeOptions
 from softlabels.training.session import Session
