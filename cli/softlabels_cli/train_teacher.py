@@ -10,8 +10,8 @@ import click
 
 from softlabels_cli.options import chosen_data, data_options, json_option, quiet_option
 from softlabels_cli.text_options import chosen_text, text_options
-from softlabels_cli.train_student import announcer, note_data, run_training
 from softlabels_cli.training_options import config_options, print_explained, recipe_of, run_option, training_options
+from softlabels_cli.training_run import announcer, note_data, run_training
 
 if TYPE_CHECKING:
     from softlabels.models import Model

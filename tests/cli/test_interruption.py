@@ -10,7 +10,7 @@ import pytest
 from softlabels_cli import signals
 from softlabels_cli.main import main
 from softlabels_cli.signals import ending_on_signals
-from softlabels_cli.train_student import run_training
+from softlabels_cli.training_run import run_training
 
 
 @pytest.fixture
