@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from softlabels_cli.options import chosen_data, data_options, json_option, preprocessing_options, quiet_option
+from softlabels_cli.options import (
+    chosen_data,
+    chosen_declared,
+    data_options,
+    declared_options,
+    json_option,
+    quiet_option,
+)
 from softlabels_cli.output import format_blocks, format_bytes, line_width, note, print_json, printable, wrap
 from softlabels_cli.text_options import chosen_text, text_options
 
@@ -45,7 +52,7 @@ COLUMNS = {
 @click.option(
     "--plot", type=click.Path(path_type=Path), help="Draw quality against latency to a .svg, .png or .pdf file."
 )
-@preprocessing_options
+@declared_options
 @text_options
 @data_options
 @json_option
@@ -58,32 +65,29 @@ def command(
     ungrouped: bool,
     memory: bool,
     plot: Path | None,
-    kinds: tuple[str, ...],
     as_json: bool,
     quiet: bool,
-    **preprocessing: str | None,
 ) -> None:
     """Measure MODELs on the same rows, and compare them with the first.
 
     Measured are the rows of the split test. Without splits, these are the rows that the runs held out. Runs that differ
     only in their seed are one row: the mean, and the standard deviation behind ±.
     """
-    from softlabels.models import PreprocessingOptions
-    from softlabels.models.declared import parse_kinds
     from softlabels.planning.picture import check_target
     from softlabels.training import compare
     from softlabels.training.comparison_plot import draw_comparison
 
     if plot is not None:
         check_target(plot)
+    heads, preprocessing = chosen_declared()
     rows = compare(
         list(models),
         data,
         split=split,
         group_seeds=not ungrouped,
         memory=memory,
-        heads=parse_kinds(kinds),
-        preprocessing=PreprocessingOptions(**preprocessing),
+        heads=heads,
+        preprocessing=preprocessing,
         text=chosen_text(),
         **chosen_data(),
     )

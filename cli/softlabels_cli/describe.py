@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from softlabels_cli.options import description_options, json_option, store_argument
+from softlabels_cli.options import chosen_statements, description_options, json_option, store_argument
 from softlabels_cli.output import print_json, printable
 
 
@@ -15,16 +15,7 @@ from softlabels_cli.output import print_json, printable
 @description_options
 @click.option("--title", metavar="TEXT", help="Name of the store for people.")
 @json_option
-def command(
-    *,
-    store: str,
-    title: str | None,
-    license_: str | None,
-    terms: str | None,
-    data_statement: str | None,
-    contact: str | None,
-    as_json: bool,
-) -> None:
+def command(*, store: str, title: str | None, as_json: bool) -> None:
     """State the licence, terms of use, data and contact of a sealed STORE, and write README.md and croissant.json.
 
     Statements that are not given stay as they are. The digest of STORE does not change; a signature has to be made
@@ -32,9 +23,7 @@ def command(
     """
     from softlabels.sharing import describe
 
-    description = describe(
-        store, title=title, license=license_, terms=terms, data=data_statement, contact=contact
-    ).to_json()
+    description = describe(store, title=title, **chosen_statements()).to_json()
     if as_json:
         print_json({"store": store, "description": description})
         return

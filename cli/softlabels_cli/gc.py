@@ -25,20 +25,18 @@ def command(*, store: str, delete: bool, older_than: float, as_json: bool) -> No
     from softlabels.store import collect_garbage
 
     garbage = collect_garbage(store, delete=delete, older_than=older_than * 86_400)
-    size, young_size = (sum(file.size for file in files) for files in (garbage.files, garbage.young))
     if as_json:
-        listed = [{"path": file.path, "bytes": file.size, "reason": file.reason} for file in garbage.files]
-        young = {"files": len(garbage.young), "bytes": young_size}
-        print_json({"deleted": delete, "files": listed, "bytes": size, "young": young})
+        print_json({"deleted": delete, **garbage.to_json()})
         return
     for file in garbage.files:
         click.echo(printable(f"{file.path}  {format_bytes(file.size)}: {file.reason}"))
     deleted = ", deleted" if delete and garbage.files else ""
-    click.echo(printable(f"{store}: {count(len(garbage.files), 'file')}, {format_bytes(size)}{deleted}"))
+    click.echo(printable(f"{store}: {count(len(garbage.files), 'file')}, {format_bytes(garbage.bytes)}{deleted}"))
     if garbage.young:
         note(
-            f"Skipped {count(len(garbage.young), 'file')} ({format_bytes(young_size)}) younger than {older_than:g} "
-            "days: they may belong to a commit in progress. If nothing writes to the store, add --older-than 0."
+            f"Skipped {count(len(garbage.young), 'file')} ({format_bytes(garbage.young_bytes)}) younger than "
+            f"{older_than:g} days: they may belong to a commit in progress. If nothing writes to the store, add "
+            "--older-than 0."
         )
     if garbage.files and not delete:
         note("Nothing was deleted; add --delete to do so.")

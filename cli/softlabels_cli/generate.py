@@ -10,19 +10,22 @@ import click
 
 from softlabels_cli.option_names import in_options
 from softlabels_cli.options import (
+    PRICES,
     batch_size_option,
     chosen_data,
+    chosen_statements,
     data_options,
     declare,
+    declared_options,
     description_options,
     device_option,
     digests_option,
     json_option,
     layout_options,
     out_option,
-    preprocessing_options,
     price_options,
     quiet_option,
+    remembered,
     teacher_options,
     temperature_option,
 )
@@ -110,7 +113,7 @@ if TYPE_CHECKING:
 @click.option("--written-by", metavar="NAME", help="Digest or name of the model that wrote the text.")
 @click.option("--views", type=click.IntRange(min=1), metavar="N", help="Label N augmented views of each image.")
 @click.option("--augment", metavar="POLICY", help="Augmentation of the views, such as randcrop,flip,color.")
-@preprocessing_options
+@declared_options
 @description_options
 @text_options
 @data_options
@@ -127,12 +130,6 @@ def command(
     digests: tuple[str, ...],
     distinct: bool,
     dry_run: bool,
-    price_hour: float | None,
-    price_gb_month: float | None,
-    license_: str | None,
-    terms: str | None,
-    data_statement: str | None,
-    contact: str | None,
     as_json: bool,
     quiet: bool,
     **options: Any,
@@ -148,11 +145,10 @@ def command(
     from softlabels.sources import DistinctSource, describe_source
     from softlabels.store import open_storage
 
-    declared = {name: options.pop(name) for name in ("kinds", "mean", "std", "scale", "layout")}
     if not dry_run:
         open_storage(out).check_writable()  # before the teacher is loaded
     source, model = open_data(data, teacher, text=chosen_text(), **chosen_data())
-    model = declare(model, source, **declared)
+    model = declare(model, source)
     rank = find_rank(os.environ) or ALONE
     if not quiet and rank.index == 0:
         note(printable(in_options(str(describe_source(source))), lines=True))
@@ -160,30 +156,17 @@ def command(
         source = DistinctSource(source)
         if source.left_out:
             note(f"{count(source.left_out, 'row')} of {data} repeat earlier inputs and share their labels.")
-    options["encoding"] = parse_encodings(encodings)
-    options["downsample"] = parse_sides(sides)
+    options |= {"encoding": parse_encodings(encodings), "downsample": parse_sides(sides)}
     if dry_run:
-        estimate = generation.estimate(source, teacher=model, settings=generation.Settings(**options))
-        costs = generation.Costs.of(
-            size=estimate.bytes,
-            units=estimate.units,
-            seconds=estimate.seconds,
-            price_hour=price_hour,
-            price_gb_month=price_gb_month,
-        )
-        if as_json:
-            print_json(estimate.to_json() | {"costs": costs.to_json()})
-        else:
-            _print_estimate(estimate)
-            for line in cost_lines(costs):
-                click.echo(line)
+        settings = generation.Settings(**options)
+        _print_estimate(generation.estimate(source, teacher=model, settings=settings), as_json=as_json)
         return
     label = "generate" if rank.count == 1 else f"generate, rank {rank.index} of {rank.count}"
     with Progress(label, unit="rows", quiet=quiet) as progress:
         result = generation.generate(
             source, teacher=model, out=out, reuse=reuse, digests=digests, progress=progress.update, **options
         )
-    statements = {"license": license_, "terms": terms, "data": data_statement, "contact": contact}
+    statements = chosen_statements()
     if any(statements.values()) and not result.missing_units:
         from softlabels.sharing import describe
 
@@ -264,12 +247,21 @@ def parse_layers(value: str | None) -> tuple[int, ...]:
         raise click.BadParameter(f"got {value!r}; expected numbers of layers, such as 6,-1") from None
 
 
-def _print_estimate(estimate: Estimate) -> None:
+def _print_estimate(estimate: Estimate, *, as_json: bool) -> None:
+    """Print the cost of a run."""
+    from softlabels.generation import Costs
+
+    costs = Costs.of(size=estimate.bytes, units=estimate.units, seconds=estimate.seconds, **remembered(PRICES))
+    if as_json:
+        print_json(estimate.to_json() | {"costs": costs.to_json()})
+        return
     click.echo(
         f"{count(estimate.rows, 'row')} in {count(estimate.units, 'unit')} of {estimate.unit_rows:,}, "
         f"{estimate.encoding}: about {format_bytes(estimate.bytes)} ({estimate.bytes_per_row:.1f} bytes per row) "
         f"in about {format_seconds(estimate.seconds)} at {estimate.rows_per_second:,.0f} rows/s"
     )
+    for line in cost_lines(costs):
+        click.echo(line)
 
 
 def _print(result: Generated, out: str, reuse: tuple[str, ...], goals: Mapping[str, str]) -> None:

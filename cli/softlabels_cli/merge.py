@@ -77,15 +77,7 @@ def command(
         )
     snapshot = merged.snapshot
     if as_json:
-        print_json(
-            {
-                "rows": snapshot.rows,
-                "units": snapshot.units,
-                "digest": snapshot.digest,
-                "shared_rows": merged.shared_rows,
-                "checked_rows": merged.checked_rows,
-            }
-        )
+        print_json(merged.to_json())
         return
     click.echo(printable(f"{out}: {snapshot.rows:,} rows of {len(stores)} stores, digest {snapshot.digest}"))
     shared = f"{count(merged.shared_rows, 'row')} that stores share compared"

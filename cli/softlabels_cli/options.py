@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 if TYPE_CHECKING:
+    from softlabels.labels import HeadKind
+    from softlabels.models import PreprocessingOptions
     from softlabels.sources.request import DataOptions
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Decorator = Callable[[Command], Command]
 
 DATA = "softlabels.data"
-"""Key of the context that holds the options of the data that were given."""
+PRICES = "softlabels.prices"
+STATEMENTS = "softlabels.statements"
+DECLARED = "softlabels.declared"
+"""Keys of the context that hold the options of a group that were given."""
 
 
 def group_of(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
@@ -153,10 +158,12 @@ layout_options = group_of(shard_format_option, codec_option, unit_rows_option)
 """The layout of a store."""
 
 price_options = group_of(
-    click.option("--price-hour", type=click.FloatRange(min=0), help="Price of an hour of the teacher."),
-    click.option("--price-gb-month", type=click.FloatRange(min=0), help="Price of keeping a gigabyte for a month."),
+    remembered_option(PRICES, "--price-hour", type=click.FloatRange(min=0), help="Price of an hour of the teacher."),
+    remembered_option(
+        PRICES, "--price-gb-month", type=click.FloatRange(min=0), help="Price of keeping a gigabyte for a month."
+    ),
 )
-"""Prices that a cost is computed with."""
+"""Prices that a cost is computed with; ``remembered(PRICES)`` returns them."""
 
 temperature_option = click.option(
     "--temperature",
@@ -200,44 +207,74 @@ teacher_options = group_of(
 """The teacher that labels."""
 
 description_options = group_of(
-    click.option("--license", "license_", metavar="TEXT", help="Licence of the labels, such as CC-BY-4.0."),
-    click.option("--terms", metavar="TEXT", help="Terms of use."),
-    click.option("--data-statement", metavar="TEXT", help="Source, consent and personal data of the inputs."),
-    click.option("--contact", metavar="TEXT", help="Address for questions and removal requests."),
+    remembered_option(STATEMENTS, "--license", metavar="TEXT", help="Licence of the labels, such as CC-BY-4.0."),
+    remembered_option(STATEMENTS, "--terms", metavar="TEXT", help="Terms of use."),
+    remembered_option(
+        STATEMENTS, "--data-statement", metavar="TEXT", help="Source, consent and personal data of the inputs."
+    ),
+    remembered_option(STATEMENTS, "--contact", metavar="TEXT", help="Address for questions and removal requests."),
 )
-"""What the owner of a store states."""
-
-preprocessing_options = group_of(
-    click.option("--mean", metavar="M,M,M", help="Mean of each channel after scaling, or imagenet. [the model's own]"),
-    click.option("--std", metavar="S,S,S", help="Deviation of each channel after scaling, or imagenet. [likewise]"),
-    click.option("--scale", metavar="FACTOR", help="Factor of pixels, such as 1/255. [the model's own]"),
-    click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Axes of the network. [its own, or nchw]"),
-    click.option("--head", "kinds", metavar="NAME=KIND", multiple=True,
-                 help="Meaning of an output: classes, pixels, regression, embedding; others are not used. "
-                 "[what the file says]"),
-)  # fmt: skip
-"""Preprocessing of images and heads of a teacher whose file does not say them."""
+"""What the owner of a store states; ``chosen_statements`` returns it."""
 
 
-def declare(model: Any, source: Any, *, kinds: Sequence[str], **preprocessing: str | None) -> Any:
-    """Return a teacher with the heads and preprocessing that options name; the teacher itself without any.
+def chosen_statements() -> dict[str, str]:
+    """Return the statements that the command was given, as arguments of ``describe``."""
+    return {"data" if name == "data_statement" else name: text for name, text in remembered(STATEMENTS).items()}
+
+
+declared_options = group_of(
+    remembered_option(
+        DECLARED, "--mean", metavar="M,M,M", help="Mean of each channel after scaling, or imagenet. [the model's own]"
+    ),
+    remembered_option(
+        DECLARED, "--std", metavar="S,S,S", help="Deviation of each channel after scaling, or imagenet. [likewise]"
+    ),
+    remembered_option(DECLARED, "--scale", metavar="FACTOR", help="Factor of pixels, such as 1/255. [the model's own]"),
+    remembered_option(
+        DECLARED, "--layout", type=click.Choice(["nchw", "nhwc"]), help="Axes of the network. [its own, or nchw]"
+    ),
+    remembered_option(
+        DECLARED,
+        "--head",
+        "kinds",
+        metavar="NAME=KIND",
+        multiple=True,
+        callback=lambda _context, _parameter, values: values or None,
+        help="Meaning of an output: classes, pixels, regression, embedding; others are not used. [what the file says]",
+    ),
+)
+"""Preprocessing of images and heads of a model whose file does not say them; ``chosen_declared`` returns them."""
+
+
+def chosen_declared() -> tuple[dict[str, HeadKind], PreprocessingOptions]:
+    """Return the kinds of heads and the preprocessing that the command was given.
+
+    Raises:
+        InvalidArgument: A kind is malformed.
+    """
+    from softlabels.models import PreprocessingOptions
+    from softlabels.models.declared import parse_kinds
+
+    options = remembered(DECLARED)
+    return parse_kinds(options.pop("kinds", ())), PreprocessingOptions(**options)
+
+
+def declare(model: Any, source: Any) -> Any:
+    """Return a teacher with the heads and preprocessing that the command was given; the teacher itself without any.
 
     Args:
         model: MODEL specification, or a loaded model.
         source: The data, whose first row shows the heads.
-        kinds: Values of --head.
-        preprocessing: Values of --mean, --std, --scale and --layout.
 
     Raises:
         InvalidArgument: An option is malformed, or the model has its heads and preprocessing already.
     """
-    if not kinds and not any(preprocessing.values()):
+    if not remembered(DECLARED):
         return model
     import numpy as np
 
-    from softlabels.models import PreprocessingOptions, as_model
-    from softlabels.models.declared import parse_kinds
+    from softlabels.models import as_model
 
+    heads, preprocessing = chosen_declared()
     sample = source.inputs(np.zeros(1, np.int64))
-    options = PreprocessingOptions(**preprocessing)
-    return as_model(model, sample=sample, heads=parse_kinds(kinds), preprocessing=options or None)
+    return as_model(model, sample=sample, heads=heads, preprocessing=preprocessing or None)

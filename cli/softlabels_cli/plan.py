@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from softlabels_cli.options import (
+    PRICES,
     batch_size_option,
     chosen_data,
     data_options,
@@ -20,6 +21,7 @@ from softlabels_cli.options import (
     layout_options,
     price_options,
     quiet_option,
+    remembered,
     temperature_option,
 )
 from softlabels_cli.output import cost_lines, format_bytes, format_table, line_width, note, print_json, wrap
@@ -96,8 +98,6 @@ def command(
     max_kl: float | None,
     plot: Path | None,
     show_all: bool,
-    price_hour: float | None,
-    price_gb_month: float | None,
     batch_size: int,
     device: str | None,
     as_json: bool,
@@ -136,21 +136,18 @@ def command(
         size=recommended.row.bytes_total,
         units=recommended.row.units,
         seconds=sample.seconds,
-        price_hour=price_hour,
-        price_gb_month=price_gb_month,
+        **remembered(PRICES),
     )
     if plot is not None:
         draw(plan, plot)
     if as_json:
-        document = {"rows": [row.to_json() for row in plan.rows], "sampled": plan.sampled, "entropy": plan.entropy}
-        document |= {"recommended": recommended.row.encoding, "goal": goal, "reason": recommended.reason}
-        print_json(document | {"costs": costs.to_json()})
+        print_json(plan.to_json() | recommended.to_json() | {"costs": costs.to_json()})
         return
     _print(plan, show_all=show_all)
     _print_recommended(recommended)
     for line in cost_lines(costs):
         click.echo(wrap(line))
-    if price_hour is not None and costs.teacher_hours is None:
+    if "price_hour" in remembered(PRICES) and costs.teacher_hours is None:
         note("A store does not tell how long its teacher takes: plan DATA with --teacher to time it.")
     if not show_all:
         note("Encodings that another one beats in bytes and KL are left out; --all shows them.")

@@ -39,7 +39,13 @@ class Costs:
 
     @classmethod
     def of(
-        cls, *, size: int, units: int, seconds: float | None, price_hour: float | None, price_gb_month: float | None
+        cls,
+        *,
+        size: int,
+        units: int,
+        seconds: float | None,
+        price_hour: float | None = None,
+        price_gb_month: float | None = None,
     ) -> Costs:
         """Return the cost of labels.
 

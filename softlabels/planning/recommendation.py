@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from softlabels import encodings
 from softlabels.encodings.registry import MANY_CLASSES, MAX_DENSE_CLASSES
@@ -26,6 +27,10 @@ class Recommendation:
     row: PlanRow
     goal: str | None
     reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the encoding, the goal and the reason as ``plan --json`` prints them."""
+        return {"recommended": self.row.encoding, "goal": self.goal, "reason": self.reason}
 
 
 def recommend(sample: Sample, goal: str | None = None) -> Recommendation:

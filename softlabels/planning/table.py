@@ -90,6 +90,10 @@ class Plan:
     items: int
     entropy: float
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the table as ``plan --json`` prints it."""
+        return {"rows": [row.to_json() for row in self.rows], "sampled": self.sampled, "entropy": self.entropy}
+
 
 def plan(sample: Sample, *, progress: Callable[[int, int], None] | None = None) -> Plan:
     """Return every family of encodings, measured on ``sample``.

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from softlabels.errors import InvalidArgument
 from softlabels.store.format import paths
@@ -50,6 +51,24 @@ class Garbage:
 
     files: tuple[OrphanedFile, ...]
     young: tuple[OrphanedFile, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the files old enough to be deleted."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def young_bytes(self) -> int:
+        """Bytes of the younger files."""
+        return sum(file.size for file in self.young)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the files as ``gc --json`` prints them."""
+        return {
+            "files": [{"path": file.path, "bytes": file.size, "reason": file.reason} for file in self.files],
+            "bytes": self.bytes,
+            "young": {"files": len(self.young), "bytes": self.young_bytes},
+        }
 
 
 def collect_garbage(location: Location, *, delete: bool = False, older_than: float = YOUNGEST) -> Garbage:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from blake3 import blake3
@@ -56,6 +57,16 @@ class Merged:
     def skipped(self) -> int:
         """Rows that the stores skipped because they could not be read or labelled."""
         return self.snapshot.skipped
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as ``merge --json`` prints it."""
+        return {
+            "rows": self.snapshot.rows,
+            "units": self.snapshot.units,
+            "digest": self.snapshot.digest,
+            "shared_rows": self.shared_rows,
+            "checked_rows": self.checked_rows,
+        }
 
 
 def merge(
