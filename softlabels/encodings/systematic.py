@@ -22,8 +22,8 @@ SEGMENT = 128
 """Weights per segment."""
 STRETCH = 2.0**-16
 """Bound of the relative error of a class's probability."""
-SMALLEST = 1e-300
-"""Least target and least sum, so that a target of 0 meets a class that has a weight."""
+MIN_SUM = 1e-300
+"""Bound of targets and sums from below, so that a target of 0 meets a class that has a weight."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def crossings(cumulated: Cumulated, targets: Tensor, is_drawn: Tensor | None = N
         Classes, (B, n) int64; with ``is_drawn`` those of the targets that are looked up, (m,), row by row.
     """
     rows, segments, _ = cumulated.by_segment.shape
-    targets = torch.minimum(targets.clamp_min(SMALLEST), cumulated.total)
+    targets = torch.minimum(targets.clamp_min(MIN_SUM), cumulated.total)
     # The first segment whose end reaches the target has a weight of its own, or the one before would have reached it.
     segment = torch.searchsorted(cumulated.ends, targets).clamp_max(segments - 1)
     starts = torch.arange(0, rows * segments, segments, device=targets.device)[:, None]
@@ -106,10 +106,10 @@ def crossings(cumulated: Cumulated, targets: Tensor, is_drawn: Tensor | None = N
     if drawn is not None:
         flat, targets = flat.index_select(0, drawn), targets.index_select(0, drawn)
     inside = cumulated.by_segment.view(-1, SEGMENT).index_select(0, flat).cumsum(dim=-1, dtype=torch.float64)
-    sums = cumulated.sums.view(-1).index_select(0, flat).clamp_min(SMALLEST)
+    sums = cumulated.sums.view(-1).index_select(0, flat).clamp_min(MIN_SUM)
     ends = cumulated.ends.view(-1).index_select(0, flat)
     # The target relative to the segment's start, on the scale of the float64 sum of its weights.
     offset = (targets - ends + sums) * (inside[:, -1] / sums)
-    offset = torch.minimum(offset.clamp_min(SMALLEST), inside[:, -1])
+    offset = torch.minimum(offset.clamp_min(MIN_SUM), inside[:, -1])
     classes = flat % segments * SEGMENT + torch.searchsorted(inside, offset[:, None])[:, 0]
     return classes.view_as(segment) if drawn is None else classes

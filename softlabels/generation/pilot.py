@@ -91,7 +91,7 @@ class TeacherPilot:
     def sample(self, name: str, head: Head) -> planning.Sample:
         """See Pilot.sample; also tells how long the teacher takes."""
         size = 4 * head.classes * math.prod(head.position_shape)
-        count = min(self._rows, max(planning.FEWEST, SAMPLE_BYTES // size))
+        count = min(self._rows, max(planning.MIN_SAMPLE_ROWS, SAMPLE_BYTES // size))
         outputs = list(self._spread(name, head, count))
         positions = sum(int(output.lengths.sum()) for output in outputs if output.lengths is not None)
         rows = sum(map(len, outputs))
@@ -116,7 +116,9 @@ class TeacherPilot:
 
     def _spread(self, name: str, head: Head, count: int) -> Iterator[HeadOutput]:
         """Yield the outputs of about as many rows, or positions, batch by batch."""
-        wanted_rows = max(planning.FEWEST, count // ROW_POSITIONS) if head.ragged or head.position_shape else count
+        wanted_rows = (
+            max(planning.MIN_SAMPLE_ROWS, count // ROW_POSITIONS) if head.ragged or head.position_shape else count
+        )
         rows = np.unique(np.linspace(0, len(self._plan) - 1, num=min(wanted_rows, len(self._plan))).astype(np.int64))
         for start in range(0, len(rows), self._settings.batch_size):
             batch = rows[start : start + self._settings.batch_size]

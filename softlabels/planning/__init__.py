@@ -2,11 +2,11 @@
 
 from softlabels.planning.goals import is_target, parse_size, resolve
 from softlabels.planning.recommendation import Outcome, Recommendation, outcome, recommend
-from softlabels.planning.sample import FEWEST, Sample, Tried, sample_of_store
+from softlabels.planning.sample import MIN_SAMPLE_ROWS, Sample, Tried, sample_of_store
 from softlabels.planning.table import Plan, PlanRow, plan
 
 __all__ = [
-    "FEWEST",
+    "MIN_SAMPLE_ROWS",
     "Outcome",
     "Plan",
     "PlanRow",

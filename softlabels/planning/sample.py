@@ -27,8 +27,8 @@ from softlabels.store import open_store
 from softlabels.store.storage.storage import Location
 
 FOLDS = 4
-FEWEST = 16
-"""Least rows that anything is measured on."""
+MIN_SAMPLE_ROWS = 16
+"""Rows that are needed to measure anything."""
 PILOT_BLOCK = 512
 BLOCKS = 8
 """Groups of rows of a fold; the spread of their means gives the standard error of the KL."""
@@ -96,9 +96,9 @@ class Sample:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if len(self.logits) < FEWEST:
+        if len(self.logits) < MIN_SAMPLE_ROWS:
             raise InvalidArgument(
-                f"sample: too few rows to plan with, got {len(self.logits)}; expected {FEWEST} or more, better a few "
+                f"sample: too few rows to plan with, got {len(self.logits)}; expected {MIN_SAMPLE_ROWS} or more, better a few "
                 "hundred"
             )
 

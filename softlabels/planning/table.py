@@ -12,7 +12,7 @@ from softlabels.encodings import Counts
 from softlabels.planning.sample import Sample
 
 LISTED = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-LEAST = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)
+THRESHOLDS = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)
 ROWS_PER_PRIOR = 16
 MAX_PRIORS = 64
 MANY_CLASSES = 512
@@ -130,10 +130,10 @@ def candidates(classes: int, priors: int = 1, *, per_position: bool = False) -> 
     listed = [k for k in LISTED if k < classes]
     specs = ["dense:f16", "dense:q8", *(f"topk:{k}:{dtype}" for k in listed for dtype in ("f16", "d4"))]
     if classes > 16 or per_position:
-        specs += [f"adaptive:{least:g}:d4" for least in LEAST]
-        specs += [f"adaptive:{least:g}:d16" for least in LEAST if least < 0.01]
-        specs += [f"adaptive:{least:g}:d4:{priors}" for least in LEAST if priors > 1]
-        specs += [f"threshold:{tau:g}" for tau in LEAST]
+        specs += [f"adaptive:{least:g}:d4" for least in THRESHOLDS]
+        specs += [f"adaptive:{least:g}:d16" for least in THRESHOLDS if least < 0.01]
+        specs += [f"adaptive:{least:g}:d4:{priors}" for least in THRESHOLDS if priors > 1]
+        specs += [f"threshold:{tau:g}" for tau in THRESHOLDS]
         specs += [f"sampled:{draws}" for draws in DRAWS]
         specs += [Counts(draws, priors=priors).spec for draws in COUNTS if priors > 1]
     return specs

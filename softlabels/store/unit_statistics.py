@@ -19,7 +19,7 @@ from softlabels.fidelity import Fidelity, combine
 from softlabels.rng import MEASURE_STREAM, POSITION_STREAM, ROW_STREAM, UNIT_STREAM, uniforms, words
 from softlabels.store.format.descriptor import Descriptor
 
-MOST_UNITS = 256
+MAX_PROBED_UNITS = 256
 PROBE_ROWS = 256
 PROBE_BYTES = 40 * 2**20
 GROWING_PROBE_BYTES = 4 * 2**20
@@ -43,7 +43,7 @@ def gathers(descriptor: Descriptor, units: NDArray[np.int64], total: int | None 
     """
     if total is None and not descriptor.grows:
         total = descriptor.units
-    return _chosen(descriptor.seed, UNIT_STREAM, units, MOST_UNITS, units + 1 if total is None else total)
+    return _chosen(descriptor.seed, UNIT_STREAM, units, MAX_PROBED_UNITS, units + 1 if total is None else total)
 
 
 def probes(descriptor: Descriptor, head: str, rows: NDArray[np.int64], total: int | None = None) -> NDArray[np.bool_]:

@@ -45,7 +45,7 @@ CODECS = {"zstd": 1, "lz4": 5}
 """Compressors a store may use, with the level."""
 PACKED = ("zstd", 8)
 """Compressor and level of packed columns, without a shuffle."""
-LEAST_SAVED = 16
+MIN_SAVED = 16
 """An array of which compression saves less than one part in so many is stored as it is: decoding it would cost more."""
 
 
@@ -213,7 +213,7 @@ def encode_array(array: NDArray[Any], codec: str, *, packed: bool = False) -> by
     size = array.dtype.itemsize
     name, level, shuffle = _compressor(codec, size, packed=packed)
     body = blosc.compress(array, name.encode(), level, shuffle, 0, typesize=size)
-    if len(body) > array.nbytes - array.nbytes // LEAST_SAVED:
+    if len(body) > array.nbytes - array.nbytes // MIN_SAVED:
         body = blosc.compress(array, codec.encode(), 0, blosc.NOSHUFFLE, 0, typesize=size)
     return bytes(body) + struct.pack("<I", google_crc32c.value(bytes(body)))
 
