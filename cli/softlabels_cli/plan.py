@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,32 +108,34 @@ def command(
     money too. STORE decides on --temperature, and on --format, --codec and --unit-rows unless they are named.
     """
     from softlabels import generation, planning
-    from softlabels.generation.text_data import open_data
     from softlabels.planning.picture import check_target
     from softlabels.planning.plot import draw
 
     goal = _goal(budget, max_kl)
     if plot is not None:
         check_target(plot)
-    layout: dict[str, Any] = {"shard_format": shard_format, "codec": codec, "unit_rows": unit_rows}
-    if teacher is None:
-        sample = replace(
-            planning.sample_of_store(source, head, digest=digest), **{key: layout[key] for key in _named(layout)}
-        )
-    else:
-        if digest is not None:
-            raise click.UsageError("--digest is for a STORE, got DATA with --teacher")
-        settings = generation.Settings(temperatures=temperatures, batch_size=batch_size, device=device, **layout)
-        data, model = open_data(source, teacher, text=chosen_text(), **chosen_data())
-        sample = generation.sample(data, teacher=model, settings=settings, head=head, rows=sampled)
-    sample = sample.for_rows(rows)
+    layout = {"shard_format": shard_format, "codec": codec, "unit_rows": unit_rows}
     with Progress("plan", unit="encodings", quiet=quiet) as progress:
-        plan = planning.plan(sample, progress=progress.update)
-    recommended = planning.recommend(sample, goal)
+        plan = generation.plan(
+            source,
+            teacher=teacher,
+            head=head,
+            temperatures=temperatures,
+            rows=rows,
+            sampled=sampled,
+            digest=digest,
+            batch_size=batch_size,
+            device=device,
+            text=chosen_text(),
+            progress=progress.update,
+            **_named(layout),
+            **chosen_data(),
+        )
+    recommended = planning.recommend(plan.sample, goal)
     costs = generation.Costs.of(
         size=recommended.row.bytes_total,
         units=recommended.row.units,
-        seconds=sample.seconds,
+        seconds=plan.sample.seconds,
         **remembered(PRICES),
     )
     if plot is not None:
@@ -153,10 +153,10 @@ def command(
         note("Encodings that another one beats in bytes and KL are left out; --all shows them.")
 
 
-def _named(options: Mapping[str, object]) -> list[str]:
-    """Return the names of those options that the command line names."""
-    context = click.get_current_context()
-    return [name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+def _named(options: dict[str, Any]) -> dict[str, Any]:
+    """Return those options that the command line names."""
+    source = click.get_current_context().get_parameter_source
+    return {name: value for name, value in options.items() if source(name) is ParameterSource.COMMANDLINE}
 
 
 def _goal(budget: str | None, max_kl: float | None) -> str | None:

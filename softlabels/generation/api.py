@@ -13,14 +13,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from softlabels.errors import InvalidArgument
 from softlabels.generation.background_writer import BackgroundWriter
 from softlabels.generation.bad_rows import usable_rows
 from softlabels.generation.batches import batches_of
 from softlabels.generation.engine import ProgressReport, Work
 from softlabels.generation.engines import engine_of
-from softlabels.generation.heads import requested_heads
-from softlabels.generation.listed_heads import require_logits
 from softlabels.generation.output_store import (
     describe_store,
     encodings_of,
@@ -29,15 +26,13 @@ from softlabels.generation.output_store import (
     summarize,
     tokenizer_document,
 )
-from softlabels.generation.pilot import SAMPLE_ROWS, TeacherPilot, timed_predictions
+from softlabels.generation.pilot import timed_predictions
 from softlabels.generation.preparation import prepare
 from softlabels.generation.ranks import ALONE, find_rank
 from softlabels.generation.results import Estimate, Generated, encoding_text
 from softlabels.generation.settings import Codec, Settings, ShardFormat
 from softlabels.generation.stored_rows import check_copied, check_resumed
-from softlabels.labels import DISTRIBUTIONS
 from softlabels.models import ModelLike
-from softlabels.planning import Sample
 from softlabels.sources import DataLike
 from softlabels.store import check_digests, create_or_open, open_store
 from softlabels.store.storage.registry import open_storage
@@ -242,34 +237,3 @@ def estimate(
         seconds=seconds * len(plan) / len(rows),
         rows_per_second=len(rows) / seconds,
     )
-
-
-def sample(
-    data: DataLike,
-    *,
-    teacher: ModelLike,
-    settings: Settings = DEFAULTS,
-    head: str | None = None,
-    rows: int = SAMPLE_ROWS,
-) -> Sample:
-    """Return predictions for a few rows, to plan with.
-
-    Args:
-        data: As for generate.
-        teacher: As for generate.
-        settings: Settings of the run; its temperatures, format and codec are planned for.
-        head: Name of the head, a distribution; None: the first one.
-        rows: Number of rows.
-
-    Raises:
-        InvalidArgument: The head does not exist or is no distribution.
-        SoftLabelsError: As generate.
-    """
-    plan, model, settings = prepare(data, teacher, settings, None)
-    require_logits(model)
-    heads = requested_heads(model.heads, None, settings.temperatures, settings.downsample)
-    usable = [name for name, one in heads.items() if one.kind in DISTRIBUTIONS]
-    name = head if head is not None else next(iter(usable), None)
-    if name not in usable:
-        raise InvalidArgument(f"head: no distribution, got {head!r}; expected {', '.join(usable) or 'none is there'}")
-    return TeacherPilot(plan, model, settings, rows).sample(name, heads[name])

@@ -116,10 +116,9 @@ class TeacherPilot:
 
     def _spread(self, name: str, head: Head, count: int) -> Iterator[HeadOutput]:
         """Yield the outputs of about as many rows, or positions, batch by batch."""
-        wanted_rows = (
-            max(planning.MIN_SAMPLE_ROWS, count // ROW_POSITIONS) if head.ragged or head.position_shape else count
-        )
-        rows = np.unique(np.linspace(0, len(self._plan) - 1, num=min(wanted_rows, len(self._plan))).astype(np.int64))
+        if head.ragged or head.position_shape:
+            count = max(planning.MIN_SAMPLE_ROWS, count // ROW_POSITIONS)
+        rows = np.unique(np.linspace(0, len(self._plan) - 1, num=min(count, len(self._plan))).astype(np.int64))
         for start in range(0, len(rows), self._settings.batch_size):
             batch = rows[start : start + self._settings.batch_size]
             if self._settings.skip_bad is not None:

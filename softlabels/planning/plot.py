@@ -47,7 +47,7 @@ def draw(plan: Plan, path: str | Path) -> None:
             axis.grid(visible=True, which="both", alpha=0.15)
             axis.legend(fontsize=8)
         figure.suptitle(
-            f"{plan.sampled:,} rows measured; {plan.items:,} in all; entropy {plan.entropy:.2f} nats", fontsize=9
+            f"{plan.sampled:,} rows measured; {plan.sample.items:,} in all; entropy {plan.entropy:.2f} nats", fontsize=9
         )
         figure.tight_layout()
 

@@ -98,8 +98,8 @@ class Sample:
     def __post_init__(self) -> None:
         if len(self.logits) < MIN_SAMPLE_ROWS:
             raise InvalidArgument(
-                f"sample: too few rows to plan with, got {len(self.logits)}; expected {MIN_SAMPLE_ROWS} or more, better a few "
-                "hundred"
+                f"sample: too few rows to plan with, got {len(self.logits)}; expected {MIN_SAMPLE_ROWS} or more, "
+                "better a few hundred"
             )
 
     @property

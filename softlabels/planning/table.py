@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from softlabels import encodings
@@ -80,15 +80,18 @@ class Plan:
 
     Attributes:
         rows: Encodings by bytes.
-        sampled: Rows measured.
-        items: Rows (positions) of the dataset.
+        sample: Rows that were measured; ``softlabels.planning.recommend`` chooses an encoding for them.
         entropy: Mean entropy of the teacher in nats.
     """
 
     rows: list[PlanRow]
-    sampled: int
-    items: int
+    sample: Sample = field(repr=False)
     entropy: float
+
+    @property
+    def sampled(self) -> int:
+        """Number of rows that were measured."""
+        return len(self.sample.logits)
 
     def to_json(self) -> dict[str, Any]:
         """Return the table as ``plan --json`` prints it."""
@@ -116,7 +119,7 @@ def plan(sample: Sample, *, progress: Callable[[int, int], None] | None = None) 
         if progress is not None:
             progress(done, len(specs))
     rows.sort(key=lambda row: row.bytes_per_row)
-    return Plan(rows=_mark_fronts(rows), sampled=len(sample.logits), items=sample.items, entropy=entropy)
+    return Plan(rows=_mark_fronts(rows), sample=sample, entropy=entropy)
 
 
 def candidates(classes: int, priors: int = 1, *, per_position: bool = False) -> list[str]:

@@ -259,7 +259,7 @@ def test_a_snapshot_can_be_pinned(place):
     assert wrong in call(*reuse, wrong, code=3)
     assert "got 2 for 1 stores" in call(*reuse, digest, "--digest", digest, code=2)
     assert "1,797 rows copied from labels" in call(*reuse, digest, notes=True)
-    assert "is for a STORE" in call("plan", "digits", *TEACH, "--digest", digest, code=2)
+    assert "--digest: is for a store" in call("plan", "digits", *TEACH, "--digest", digest, code=2)
     errors = call("train-student", "labels", "--student", "mlp", "--out", "run", "--digest", wrong, code=3)
     assert wrong in errors
     assert not (place / "run").exists()

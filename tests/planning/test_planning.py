@@ -270,7 +270,7 @@ def test_a_store_stays_within_its_target_in_bytes(tmp_path, target, shard_format
     assert 0.85 * limit <= result.bytes <= limit
 
 
-def test_a_plan_of_every_family_is_drawn(tmp_path):
+def test_a_plan_of_every_family_is_drawn(sample, tmp_path):
     """Also of those that only a vocabulary is planned with, and of a family without a colour of its own."""
     names = [*families(), "new"]
     rows = [
@@ -278,6 +278,6 @@ def test_a_plan_of_every_family_is_drawn(tmp_path):
                 ids=1.0, unbiased=True)
         for family in names
     ]  # fmt: skip
-    plot.draw(Plan(rows=rows, sampled=9, items=9, entropy=1.0), tmp_path / "plan.svg")
+    plot.draw(Plan(rows=rows, sample=sample, entropy=1.0), tmp_path / "plan.svg")
     assert set(plot.COLOURS) == set(names) - {"new"}
     assert (tmp_path / "plan.svg").stat().st_size > 0
