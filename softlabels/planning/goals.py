@@ -192,7 +192,7 @@ def _row(sample: Sample, family: str, value: float, options: str) -> PlanRow:
 
 def _counts_spec(sample: Sample, *, weight: float) -> str:
     """Return the encoding ``counts`` whose draws weigh about ``weight``, with as many codewords as can be fitted."""
-    draws = min(counts.MAX_DRAWS, max(1, round(1 / weight)))
+    draws = min(counts.MAX_DITHERED, max(1, round(1 / weight)))
     fitted = max(2, min(counts.USUAL_PRIORS, len(sample.logits) * (FOLDS - 1) // FOLDS // 4))
     priors = fitted if sample.codebook is None else sample.codebook.priors.shape[1]
     return counts.Counts(draws, priors=priors).spec

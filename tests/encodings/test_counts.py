@@ -13,6 +13,7 @@ import softlabels as sl
 from softlabels import encodings, rng
 from softlabels.encodings import Codebook, codebook
 from softlabels.encodings.codebook import classes_by_rank
+from softlabels.encodings.families.counts import MAX_DITHERED
 from softlabels.errors import InvalidArgument
 from softlabels.labels import Head
 
@@ -130,6 +131,7 @@ def test_the_mean_of_the_labels_is_the_distribution_above_the_floor(spec, temper
 )  # fmt: skip
 def test_what_is_encoded_is_what_is_decoded(seed, classes, scale, draws, options):
     """Ids come back from ranks, gaps and blocks, and probabilities sum to 1 (dithered: on average), widened or not."""
+    draws = min(draws, MAX_DITHERED) if options.endswith("dither") else draws
     encoding = encodings.parse(f"counts:{draws}:{options}", classes=classes)
     head, book = Head(encoding=encoding.spec, classes=classes), codebook_of(classes, 4, seed)
     arrays = encoding.encode(logits_of(seed, 3, classes, scale), head, np.arange(3), codebook=book).arrays
@@ -229,7 +231,8 @@ def test_a_store_of_the_first_rule_goes_on_by_it(tmp_path, name, encoding, ragge
 
 @pytest.mark.parametrize("spec", ["counts", "counts:0", "counts:256", "counts:5:1", "counts:5:-1", "counts:5:0.1:1",
                                   "counts:5:0.1:257", "counts:5:nan", "counts:5:0.1:4:4",
-                                  "counts:5:0:4:excess", "counts:5:0.1:4:dither"])  # fmt: skip
+                                  "counts:5:0:4:excess", "counts:5:0.1:4:dither",
+                                  "counts:201", "counts:201:0:4:dither"])  # fmt: skip
 def test_options_out_of_range_are_refused(spec):
     with pytest.raises(InvalidArgument, match="counts"):
         encodings.parse(spec, classes=1000)

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 PRIOR = "prior"
 MAX_DRAWS = 255
 """Upper bound of the draws per row, and of the classes that are drawn: each is one byte."""
+MAX_DITHERED = 200
+"""Upper bound of the draws per row that dither makes. About N classes are drawn, and a row that draws more than
+MAX_DRAWS takes another offset: at 255 draws this is a third of flat rows, which lose 3 % of their probability."""
 MAX_PRIORS = 256
 USUAL_PRIORS = 64
 MIN_REST = 1e-6
@@ -92,6 +95,8 @@ class Counts(ItemEncoding):
         encoding = cls(integer(options[0], 1, MAX_DRAWS), floor, priors, first_rule=first_rule)
         if len(options) > 3 and options[3] != encoding.rule:
             raise ValueError(f"got {options[3]!r} behind the number of codewords; expected {encoding.rule!r}")
+        if encoding.dithered and encoding.draws > MAX_DITHERED:
+            raise ValueError(f"got {encoding.draws} draws; expected at most {MAX_DITHERED} without a floor")
         return encoding
 
     @property
