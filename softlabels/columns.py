@@ -7,7 +7,7 @@ one after the other, and the column that it is ``per`` counts the entries of eac
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +105,31 @@ def cut(
     return arrays
 
 
+def blocks(rows: Rows, columns: Mapping[str, Column], per: str, entries: int) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield successive rows without copying, as many as have up to ``entries`` entries, and at least one.
+
+    Example:
+        >>> import numpy as np
+        >>> from softlabels import columns
+        >>> schema = {"count": columns.Column("uint16"), "ids": columns.Column("uint8", per="count")}
+        >>> rows = {"count": np.array([1, 1, 4]), "ids": np.arange(6)}
+        >>> [block["ids"].tolist() for block in columns.blocks(rows, schema, "count", 3)]
+        [[0, 1], [2, 3, 4, 5]]
+
+    Args:
+        rows: Arrays by column.
+        columns: Columns of the arrays.
+        per: Column that counts the entries.
+        entries: Number of entries of a block.
+    """
+    ends, start = bounds(rows, columns), 0
+    while start < len(rows[per]):
+        reached = int(np.searchsorted(ends[per], ends[per][start] + entries, side="right"))
+        stop = max(reached - 1, start + 1)
+        yield cut(rows, columns, start, stop, ends)
+        start = stop
+
+
 def join(batches: Sequence[Rows]) -> dict[str, NDArray[Any]]:
     """Return the rows of several batches one after the other."""
     if len(batches) == 1:
@@ -132,6 +157,25 @@ def bounds(rows: Rows, columns: Mapping[str, Column]) -> Bounds:
             outer = columns[per].per
             starts[per] = ends if outer is None else ends[starts[outer]]
     return starts
+
+
+def row_sums(values: NDArray[Any], counts: NDArray[np.int64]) -> NDArray[Any]:
+    """Return the sum of the entries of each row, (B,) int64, or float64 if they are floats.
+
+    Example:
+        >>> import numpy as np
+        >>> from softlabels.columns import row_sums
+        >>> row_sums(np.array([1, 2, 3], np.uint8), np.array([2, 0, 1])).tolist()
+        [3, 0, 3]
+
+    Args:
+        values: Entries of all rows, one row after the other.
+        counts: (B,) entries of each row.
+    """
+    totals = np.zeros(len(values) + 1, np.float64 if values.dtype.kind == "f" else np.int64)
+    np.cumsum(values, dtype=totals.dtype, out=totals[1:])
+    ends = np.cumsum(counts)
+    return np.asarray(totals[ends] - totals[ends - counts])
 
 
 def ranges(

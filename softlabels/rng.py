@@ -8,6 +8,7 @@ drawn for the item is a hash of that word and a counter. Philox fills long array
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -24,6 +25,10 @@ UNIT_STREAM, ROW_STREAM, MEASURE_STREAM, POSITION_STREAM = 0, 1, 2, 3
 DRAW_STREAM, DITHER_STREAM, AUGMENT_STREAM, ROAD_STREAM, TRAINING_STREAM = 16, 17, 32, 33, 48
 """SplitMix streams: draws of the encodings, first counters of rows, parameters of augmented views, road scenes, dropout
 of a training step."""
+COUNTER_BLOCK = 256
+"""Rows whose counters follow each other."""
+LINE_STEP = 83
+"""Difference between the counters of a position and of the one below it."""
 CHUNK_STREAM, ITEM_STREAM, BATCH_STREAM, VIEW_STREAM, PART_STREAM = range(5)
 """Philox streams: order of chunks, of items in a window, of batches by length; views; parts of a mixture."""
 
@@ -76,7 +81,8 @@ def counters(
 ) -> NDArray[np.uint32]:
     """Return the counter of each item, (n,) uint32: those of neighbours follow each other, modulo 2^32.
 
-    Rows count up from a number of the seed, the positions of a ragged row from a number of the row.
+    Counters start anew at a hash every 256 rows, and in each ragged row at its first position. So items of one kind
+    that stand at regular distances, such as every second row, take other counters in each block.
 
     Args:
         seed: Seed of the store; taken modulo 2^64.
@@ -89,9 +95,27 @@ def counters(
         >>> np.diff(counters(0, np.arange(3))).tolist()
         [1, 1]
     """
-    first = _start(seed, stream) if positions is None else words(seed, rows, stream=stream)
-    number: NDArray[np.integer] = rows if positions is None else positions
-    return (first + number.astype(np.uint64)).astype(np.uint32)
+    starts, numbers = np.divmod(rows, COUNTER_BLOCK) if positions is None else (rows, positions)
+    return (words(seed, starts, stream=stream) + numbers.astype(np.uint64)).astype(np.uint32)
+
+
+def position_counters(row_counters: NDArray[np.uint32], shape: tuple[int, ...]) -> NDArray[np.uint32]:
+    """Return the counters of the positions of rows, (n * positions,) uint32; each row starts at a hash of its counter.
+
+    A line starts LINE_STEP after the line above, so that neighbours in all directions have unlike offsets.
+
+    Args:
+        row_counters: (n,) uint32, counters of the rows.
+        shape: Positions of a row, such as (H, W).
+
+    Example:
+        >>> import numpy as np
+        >>> np.diff(position_counters(np.arange(1, dtype=np.uint32), (2, 3)).astype(int)).tolist()
+        [1, 1, 81, 1, 1]
+    """
+    lines, columns = np.divmod(np.arange(math.prod(shape), dtype=np.uint64), np.uint64(shape[-1]))
+    starts = mix(row_counters.astype(np.uint64))[:, None]
+    return (starts + lines * np.uint64(LINE_STEP) + columns).astype(np.uint32).reshape(-1)
 
 
 def uniforms(item_words: NDArray[np.uint64], counters: NDArray[np.integer]) -> NDArray[np.float64]:

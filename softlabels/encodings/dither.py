@@ -2,9 +2,10 @@
 
 A probability p is stored as a number of steps n = floor(p / step + u), whose mean over u from [0, 1) is p / step. The
 offset u of class v in the item with offset b is frac(b + v F), F = 0x9E3779B9 / 2^32, the golden ratio in 32 bits (a
-Kronecker sequence). b is the radical inverse of a counter (van der Corput). So a row draws about as many classes as the
-next one, and a class is drawn about as often in any 256 successive items. Both are known after decoding, which makes a
-control variate: see ``softlabels.losses.coupling``.
+Kronecker sequence). b is a scrambled radical inverse of a counter (``softlabels.rng.counters``). So a row draws about
+as many classes as the next one, and a class is drawn about as often in any 256 successive counters, and among every
+second or tenth of them. Both are known after decoding, which makes a control variate: see
+``softlabels.losses.coupling``.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ GOLDEN = 0x9E3779B9
 """2^32 over the golden ratio."""
 TURN = 2.0**31
 """Number of parts of an offset that ``scaled_thresholds`` tells apart."""
+DIGIT = np.uint8(159)
+"""Factor of the digits of counters, an odd number near 256 over the golden ratio."""
 
-_REVERSED = np.array([int(f"{byte:08b}"[::-1], 2) for byte in range(256)], np.uint32)
 _STEPS: LruCache[tuple[int, str], Tensor] = LruCache(8)
 
 
@@ -39,22 +41,41 @@ class Draws(NamedTuple):
 
 
 def offsets_of(counters: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Return the offset of each counter: its 32 bits in reverse order.
+    """Return the offset of each counter: its four bytes in reverse order, each times 159 modulo 256.
 
-    Successive counters take the most unlike offsets, and their bytes take few to store: the highest has a period of
-    256, and the next ones change every 256 or 65,536 counters.
+    The highest byte takes each value once in 256 successive counters. Their multiples of the golden ratio are spread
+    evenly also among every second, fourth or tenth counter, which the plain digits are not: those of even counters
+    would all be in one half. The bytes take few to store, since the highest has a period of 256, and the next ones
+    change every 256 or 65,536 counters.
 
     Example:
         >>> import numpy as np
-        >>> (offsets_of(np.arange(4, dtype=np.uint32)) / 2**32).tolist()
-        [0.0, 0.5, 0.25, 0.75]
+        >>> (offsets_of(np.arange(4, dtype=np.uint32)) / 2**32).round(2).tolist()
+        [0.0, 0.62, 0.24, 0.86]
 
     Args:
         counters: (B,) uint32.
     """
-    reversed_bytes = [_REVERSED[(counters >> shift) & 0xFF] << (24 - shift) for shift in (0, 8, 16, 24)]
-    offsets: NDArray[np.uint32] = np.bitwise_or.reduce(reversed_bytes)
-    return offsets
+    digits = counters.astype("<u4").view(np.uint8) * DIGIT
+    return digits.view(">u4").astype(np.uint32)
+
+
+def class_offsets(offsets: NDArray[np.uint32], ids: NDArray[np.integer]) -> NDArray[np.uint32]:
+    """Return 2^32 u of classes, (n,).
+
+    Example:
+        >>> import numpy as np
+        >>> (class_offsets(np.array([2**31], np.uint32), np.arange(2)) / 2**32).round(3).tolist()
+        [0.5, 0.118]
+
+    Args:
+        offsets: (n,) uint32, offsets of the items that the classes belong to.
+        ids: (n,) class ids.
+    """
+    turned = ids.astype(np.uint32)
+    turned *= np.uint32(GOLDEN)  # modulo 2^32
+    turned += offsets
+    return turned
 
 
 def scaled_thresholds(offsets: Tensor, classes: int) -> Tensor:
@@ -113,8 +134,7 @@ def draw(weights: Tensor, scale: Tensor, counters: NDArray[np.uint32], most: int
         row, ids = np.divmod(to_numpy(places), classes)
         # Once more in float64, by which no class of weight 0 is drawn.
         steps = to_numpy(weights.reshape(-1)[places]).astype(np.float64) * to_numpy(scale)[row, 0]
-        exact = (offsets[row] + ids.astype(np.uint64) * np.uint64(GOLDEN)) % np.uint64(2**32)
-        counts = np.floor(steps + exact.astype(np.float64) / 2**32).astype(np.int64)
+        counts = np.floor(steps + class_offsets(offsets[row], ids) / 2**32).astype(np.int64)
         is_drawn = counts > 0
         draws = Draws(row[is_drawn], ids[is_drawn], counts[is_drawn])
         is_crowded = np.bincount(draws.row, minlength=len(offsets)) > most

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from softlabels.columns import Arrays, Column
 from softlabels.encodings.encoding import Block, Encoded, Encoding
 from softlabels.labels import Head, SparseLabels
-from softlabels.rng import at_positions
+from softlabels.rng import at_positions, position_counters
 
 
 class ItemEncoding(Encoding):
@@ -66,9 +66,7 @@ class ItemEncoding(Encoding):
             values=block.values.reshape(-1, head.classes),
             rows=np.repeat(block.rows, positions),
             words=at_positions(block.words[:, None], np.arange(positions)).reshape(-1),
-            counters=(block.counters[:, None].astype(np.uint64) * positions + np.arange(positions, dtype=np.uint64))
-            .astype(np.uint32)
-            .reshape(-1),
+            counters=position_counters(block.counters, head.position_shape),
         )
         encoded = self.encode_items(items)
         return replace(encoded, arrays=as_planes(encoded.arrays, self.item_columns(head), head.position_shape))

@@ -56,9 +56,3 @@ def far_ranks(arrays: Arrays) -> NDArray[np.int64]:
     blocks = _cumulated(arrays["far_blocks"], arrays["far"].astype(np.int64))
     ranks: NDArray[np.int64] = NEAR * (1 + blocks) + arrays["far_offsets"]
     return ranks
-
-
-def sums(values: NDArray[np.integer], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the sum of the entries of each row, (B,)."""
-    sums = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
-    return np.asarray(np.diff(sums[np.concatenate([[0], np.cumsum(counts)])]))

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 import softlabels as sl
 from softlabels import encodings, rng
 from softlabels.encodings import Codebook
-from softlabels.encodings.dither import GOLDEN, TURN, offsets_of, scaled_thresholds
+from softlabels.encodings.dither import GOLDEN, TURN, class_offsets, offsets_of, scaled_thresholds
+from softlabels.encodings.families.counts import MAX_DITHERED
 from softlabels.labels import Head
 
 SPEC = "counts:12:0:2:dither"
@@ -38,9 +39,23 @@ def drawn(labels):
     return np.rint(np.exp(labels.log_probs().astype(np.float64)) / labels.dither.step).astype(np.int64)
 
 
+def counters_of(offsets):
+    """The inverse of ``offsets_of``: 95 is that of 159 modulo 256."""
+    digits = offsets.astype(">u4").view(np.uint8) * np.uint8(95)
+    return digits.view("<u4").astype(np.int64)
+
+
 @given(st.integers(0, 2**32 - 1))
-def test_an_offset_is_its_counter_backwards(counter):
-    assert offsets_of(np.array([counter], np.uint32)).tolist() == [int(f"{counter:032b}"[::-1], 2)]
+def test_an_offset_is_its_counter_backwards_with_scrambled_digits(counter):
+    digits = [159 * byte % 256 for byte in counter.to_bytes(4, "little")]
+    assert offsets_of(np.array([counter], np.uint32)).tolist() == [int.from_bytes(digits, "big")]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**31)), min_size=1, max_size=9))
+def test_offsets_of_classes_are_those_of_whole_numbers(pairs):
+    offsets, ids = np.array(pairs, np.int64).T
+    expected = [(offset + v * GOLDEN) % 2**32 for offset, v in pairs]
+    assert class_offsets(offsets.astype(np.uint32), ids).tolist() == expected
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 3000))
@@ -78,8 +93,8 @@ def test_the_mean_over_offsets_is_the_distribution():
     assert (drawn(labels)[:, 5:9] == 0).all()
 
 
-def test_any_256_successive_items_draw_a_class_as_often():
-    """The van der Corput sequence: the number of draws is within 2 of N p times the items."""
+def test_any_256_successive_counters_draw_a_class_as_often():
+    """The number of draws is within 2 of N p times the items."""
     logits = 2.0 * torch.randn(1, 500, generator=torch.Generator().manual_seed(2))
     start = 2**32 - 300  # over the end of the counters
     counters = np.arange(start, start + 1024, dtype=np.uint64).astype(np.uint32)
@@ -87,6 +102,29 @@ def test_any_256_successive_items_draw_a_class_as_often():
     expected = 12 * 256 * logits[0].double().softmax(dim=-1).numpy()
     for first in (0, 44, 300, 768):
         assert (np.abs(counts[first : first + 256].sum(axis=0) - expected) <= 2).all()
+
+
+@pytest.mark.parametrize("period", [2, 3, 10, 16, 100, 256])
+def test_items_at_regular_distances_are_right_on_average(period):
+    """Rows whose kind follows their number are drawn by offsets of all sizes, with little more noise than by chance."""
+    rows = np.arange(0, 256 * 400, period)
+    u = (np.stack([offsets_of(rng.counters(seed, rows)) for seed in range(20)]) / 2**32)[:, :, None]
+    p = np.array([0.03, 0.2, 0.5])
+    error = ((u >= 1 - p).mean(axis=1) - p) / np.sqrt(p * (1 - p) / len(rows))
+    assert (np.abs(error) < 5).all()
+    assert (np.square(error).mean(axis=0) < 2).all()
+
+
+def test_a_pixel_is_right_on_average_over_images_and_over_its_neighbours():
+    """Sides of powers of two make neither lines nor columns of equal offsets; an area has less noise than by chance."""
+    u = (offsets_of(rng.position_counters(np.arange(7, 407, dtype=np.uint32), (16, 64))) / 2**32).reshape(-1, 16, 64)
+    for p in (0.05, 0.2, 0.5):
+        drawn = u >= 1 - p
+        chance = p * (1 - p)
+        assert (np.abs(drawn.mean(axis=0) - p) < 6 * np.sqrt(chance / len(u))).all()
+        for area in (np.s_[:, 2:14, 5:8], np.s_[:, 3:6, 8:20], np.s_[:, 4:12, 30:38], np.s_[:, :, 9:10]):
+            share = drawn[area].reshape(len(u), -1)
+            assert np.square(share.mean(axis=1) - p).mean() < 0.7 * chance / share.shape[1]
 
 
 def test_the_number_of_draws_of_a_row_varies_less_than_by_chance():
@@ -109,6 +147,16 @@ def test_a_row_of_more_classes_than_fit_takes_another_offset():
     assert drawn(labels).sum() <= 255
 
 
+def test_the_most_draws_of_a_row_are_right_on_average():
+    """Rows of 200 draws hardly ever have more than 255 classes, so none is redrawn, which would cost probability."""
+    classes, counters = 20_000, rng.counters(0, np.arange(64))
+    logits = 2 * torch.randn(64, classes, generator=torch.Generator().manual_seed(4))
+    labels = encode(logits, spec=f"counts:{MAX_DITHERED}:0:2:dither", counters=counters)
+    np.testing.assert_array_equal(labels.dither.offsets, offsets_of(counters))
+    totals = np.exp(labels.values).sum(axis=1)
+    assert abs(totals.mean() - 1) < 4 * totals.std() / np.sqrt(64) < 0.03
+
+
 def test_a_certain_class_is_drawn_n_times_whatever_the_offset():
     """Also where u is so near to 1 that N + u rounds to N + 1 in float32."""
     counters = np.array([0, 1, 2**32 - 1], np.uint32)
@@ -117,9 +165,8 @@ def test_a_certain_class_is_drawn_n_times_whatever_the_offset():
 
 
 def test_items_that_follow_each_other_have_counters_that_do(tmp_path):
-    """Rows of a store, positions of a row, and pixels of an image, whatever the batches are."""
+    """Rows of a store, positions of a row, and pixels of a line, whatever the batches are."""
     rows, logits = np.arange(40), torch.randn(40, 30, generator=torch.Generator().manual_seed(0))
-    reverse = offsets_of  # its own inverse
     by_batch = []
     for step in (40, 7):
         head = sl.Head(classes=30, encoding=SPEC)
@@ -128,7 +175,7 @@ def test_items_that_follow_each_other_have_counters_that_do(tmp_path):
                 writer.append(rows[start : start + step], {"logits": logits[start : start + step]})
         by_batch.append(sl.open(tmp_path / str(step)).read(rows))
     np.testing.assert_array_equal(by_batch[0].dither.offsets, by_batch[1].dither.offsets)
-    assert (np.diff(reverse(by_batch[0].dither.offsets.astype(np.uint32)).astype(np.int64)) % 2**32 == 1).all()
+    assert (np.diff(counters_of(by_batch[0].dither.offsets)) % 2**32 == 1).all()
     ragged = rng.counters(5, np.repeat([3, 4], 6), np.tile(np.arange(6), 2))
     assert (np.diff(ragged.reshape(2, 6).astype(np.int64), axis=1) % 2**32 == 1).all()
     assert ragged[0] != ragged[6]
@@ -136,8 +183,10 @@ def test_items_that_follow_each_other_have_counters_that_do(tmp_path):
     images = torch.randn(6, 2, 5, 30, generator=torch.Generator().manual_seed(1))
     with sl.create(tmp_path / "pixels", heads={"logits": head}, pilot={"logits": images}) as writer:
         writer.append(range(6), {"logits": images})
-    offsets = sl.open(tmp_path / "pixels").read(range(6)).dither.offsets
-    assert (np.diff(reverse(offsets.astype(np.uint32)).astype(np.int64)) % 2**32 == 1).all()
+    lines = counters_of(sl.open(tmp_path / "pixels").read(range(6)).dither.offsets).reshape(6, 2, 5)
+    assert (np.diff(lines, axis=2) % 2**32 == 1).all()
+    assert (np.diff(lines, axis=1) % 2**32 == 83).all()
+    assert len(set(lines[:, 0, 0].tolist())) == 6
 
 
 @pytest.mark.parametrize("shard_format", ["zarr", "parquet"])

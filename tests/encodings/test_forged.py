@@ -1,13 +1,17 @@
 """Columns that somebody forged: they are refused, or every row of them decodes to a distribution."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from softlabels import encodings, losses
 from softlabels.encodings import Codebook
+from softlabels.encodings.dither import class_offsets, offsets_of
 from softlabels.labels import DenseLabels, Head
 
 CLASSES = 7
@@ -114,7 +118,8 @@ def test_a_log_tail_mass_that_rounding_lifted_to_0_leaves_the_listed_classes_a_l
         ("counts:5:0.1:4", lambda a: a["near_draws"].__setitem__(0, 5), "does not hold 5 draws or fewer"),
         ("counts:5:0:4", lambda a: a["near_draws"].__setitem__(0, 1 + a["near_draws"][0]), "does not hold 5 draws"),
         ("counts:5:0:4:dither", lambda a: a["near_draws"].__setitem__(0, 5), "does not hold 5 draws"),
-        ("threshold:0.2", lambda a: a["codes"].__setitem__(slice(None), 0), "do not sum to 1"),
+        ("threshold:0.2", lambda a: a["codes"].__setitem__(slice(None), 0), "would sum to above 1"),
+        ("threshold:0.2:5", lambda a: a["codes"].__setitem__(slice(None), 0), "do not sum to 1"),
     ],
 )
 @pytest.mark.parametrize("shape", [(), (2, 2)], ids=["classes", "pixels"])
@@ -134,3 +139,74 @@ def test_what_an_encoder_writes_is_never_refused(spec, scale):
     head = Head(encoding=encoding.spec, classes=200)
     logits = scale * torch.randn(300, 200, generator=torch.Generator().manual_seed(1))
     assert encoding.check(encoding.encode(logits, head, np.arange(300)).arrays, head) is None
+
+
+def forged_draws(classes, tau, offset):
+    """A row of ``threshold`` that lists all classes as drawn ones, and its head."""
+    encoding = encodings.parse(f"threshold:{tau}", classes=classes)
+    arrays = {
+        "dither": np.array([offset], np.uint32), "count": np.array([classes], np.uint16),
+        "ids": np.arange(classes, dtype=np.uint16), "listed": np.zeros(1, np.uint16), "codes": np.zeros(0, np.uint8),
+    }  # fmt: skip
+    return encoding, Head(encoding=encoding.spec, classes=classes), arrays
+
+
+def test_drawn_classes_need_the_probability_by_which_their_offsets_reach_a_step():
+    """65,535 drawn classes of 0.05 would weigh 3,277; those that this offset draws from a distribution are accepted."""
+    encoding, head, arrays = forged_draws(65_535, 0.05, 12_345)
+    with pytest.raises(ValueError, match="would sum to above 1"):
+        encoding.check(arrays, head)
+    least = 1 - class_offsets(arrays["dither"], arrays["ids"]) / 2**32
+    drawn = np.argsort(least)[:1000]
+    assert 0.05 * least[drawn].sum() < 1
+    encoding.check(arrays | {"count": np.array([1000], np.uint16), "ids": drawn.astype(np.uint16)}, head)
+
+
+def test_a_row_of_counts_lists_no_more_classes_than_an_encoder():
+    encoding = encodings.parse("counts:9:0:2:dither", classes=70_000)
+    head = Head(encoding=encoding.spec, classes=70_000)
+    columns = encoding.columns(head)
+    entries = {"near": 200, "far": 56}
+    arrays = {name: np.zeros(entries.get(column.per, 1), column.dtype) for name, column in columns.items()}
+    arrays |= {name: np.array([number], np.uint8) for name, number in entries.items()}
+    arrays["far_offsets"] = np.arange(56, dtype=np.uint8)
+    with pytest.raises(ValueError, match="a row of 256 classes, but there are at most 255"):
+        encoding.check(arrays, head)
+    arrays |= {"far": np.array([55], np.uint8)} | {
+        name: arrays[name][:55] for name in ("far_blocks", "far_offsets", "far_draws")
+    }
+    encoding.check(arrays, head)
+
+
+@settings(max_examples=40)
+@given(
+    tau=st.floats(2e-5, 0.99), levels=st.integers(1, 255), counter=st.integers(0, 2**32 - 1),
+    classes=st.sampled_from([1, 2, 30, 5000]), excess=st.floats(0, 0.01), temperature=st.sampled_from([1.0, 3.0]),
+)  # fmt: skip
+def test_draws_of_the_least_probabilities_are_never_refused(tau, levels, counter, classes, excess, temperature):
+    """All probability lies where it is rounded up: classes just reach a step, and listed ones just the threshold."""
+    encoding = encodings.parse(f"threshold:{tau:g}:{levels}:dither", classes=classes)
+    head = Head(encoding=encoding.spec, classes=classes, temperatures=(temperature,))
+    counters = np.array([counter], np.uint32)
+    least = encoding.tau * (1 - class_offsets(np.repeat(offsets_of(counters), classes), np.arange(classes)) / 2**32)
+    order = np.argsort(least)
+    p = np.zeros(classes)
+    p[order] = np.where(np.cumsum(least[order]) <= 1, least[order] * (1 + excess), 0)
+    p /= max(p.sum(), 1e-30)
+    logits = torch.from_numpy(temperature * np.log(np.maximum(p, 1e-30)))[None]
+    arrays = encoding.encode(logits, head, np.arange(1), counters=counters).arrays
+    encoding.check(arrays, head)
+
+
+def test_checking_draws_takes_a_few_bytes_of_memory_per_class():
+    """Blocks of rows are checked one by one, so that a chunk of 64 MiB stays within the bounds of a reader."""
+    rows, width = 16_384, 120
+    encoding, head, row = forged_draws(width, 0.9, 0)
+    arrays = {name: np.tile(array, rows) for name, array in row.items()}
+    arrays["listed"][:], arrays["codes"] = 1, np.zeros(rows, np.uint8)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="would sum to above 1"):
+        encoding.check(arrays, head)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 12 * rows * width

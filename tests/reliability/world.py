@@ -64,9 +64,9 @@ def content(unit: int, labels: str = "topk") -> dict[str, np.ndarray]:
     own |= {"logits/count": counts, "logits/ids": ids[listed]}
     if labels == "adaptive":
         return own | {"logits/values": values[listed], "logits/tail": tail, "logits/prior": (rows % 2).astype(np.uint8)}
-    # A probability of 1, a second one of the threshold, and one drawn class: the weights of a row sum to 1 to 1.1.
+    # A probability of 0.6, a second one of the threshold, and one drawn class.
     listed_counts = np.maximum(counts - 1, 1).astype(np.uint16)
-    codes = np.tile(np.array([0, 43], np.uint8), (UNIT_ROWS, 1))[np.arange(2) < listed_counts[:, None]]
+    codes = np.tile(np.array([7, 43], np.uint8), (UNIT_ROWS, 1))[np.arange(2) < listed_counts[:, None]]
     dither = (rows.astype(np.uint64) * 2654435769).astype(np.uint32)
     return own | {"logits/listed": listed_counts, "logits/codes": codes, "logits/dither": dither}
 

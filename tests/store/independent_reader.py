@@ -141,16 +141,26 @@ def counted(get, codes, draws, rule):
         yield ids, (n / draws if len(n) else 0) + share
 
 
-def first_counter(seed, row):
-    """Section 5, "Dither": the counter of position 0 of a ragged row."""
+def mix(x):
+    """Section 5, "Draws"."""
+    x = (x + 0x9E3779B97F4A7C15) % 2**64
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64
+    return x ^ (x >> 31)
 
-    def mix(x):
-        x = (x + 0x9E3779B97F4A7C15) % 2**64
-        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
-        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64
-        return x ^ (x >> 31)
 
-    return mix(mix(mix(seed) ^ 17) ^ row) % 2**32
+def dither(seed, row, position=None, line=None):
+    """Section 5, "Dither": the number of a row, of a position of a ragged one, or of a position of a line."""
+    by_block = position is None or line is not None
+    counter = mix(mix(mix(seed) ^ 17) ^ (row // 256 if by_block else row)) + (row % 256 if by_block else position)
+    if line is not None:
+        counter = mix(counter % 2**32) + 83 * line + position
+    return int.from_bytes([159 * byte % 256 for byte in (counter % 2**32).to_bytes(4, "little")], "big")
+
+
+def offsets(number, classes):
+    """Section 5, "Dither": u of every class."""
+    return np.array([(number + 2654435769 * v) % 2**32 / 2**32 for v in range(classes)])
 
 
 def log_probs(retained, section, get, item):

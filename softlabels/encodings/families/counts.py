@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, ClassVar, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.columns import Arrays, Column
+from softlabels.columns import Arrays, Column, row_sums
 from softlabels.encodings.codebook import classes_by_rank
 from softlabels.encodings.dither import DITHER, Draws, draw
 from softlabels.encodings.encoding import Block, Encoded, id_dtype
 from softlabels.encodings.items import ItemEncoding
 from softlabels.encodings.log_probs import padded_width
 from softlabels.encodings.options import integer, probability, require_count
-from softlabels.encodings.ranks import NEAR, WIDE_CLASSES, far_ranks, near_ranks, ranked, sums
+from softlabels.encodings.ranks import NEAR, WIDE_CLASSES, far_ranks, near_ranks, ranked
 from softlabels.encodings.samples import require_one_temperature
 from softlabels.labels import Dither, Head, SparseLabels
 from softlabels.rng import uniforms
@@ -297,7 +297,9 @@ class Counts(ItemEncoding):
         if (np.diff(of_far)[is_same_row] <= 0).any():
             raise ValueError("far classes of a row that do not ascend by rank")
         entries = near + far
-        drawn = sums(arrays["near_draws"], near) + sums(arrays["far_draws"], far) + entries
+        if entries.size and int(entries.max()) > MAX_DRAWS:
+            raise ValueError(f"a row of {int(entries.max())} classes, but there are at most {MAX_DRAWS}")
+        drawn = row_sums(arrays["near_draws"], near) + row_sums(arrays["far_draws"], far) + entries
         if self.dithered:
             is_possible = drawn - entries < self.draws  # floor(N p + u) is below N p + 1
         else:

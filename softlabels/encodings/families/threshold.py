@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from softlabels.columns import COUNT, Arrays, Column
-from softlabels.encodings.dither import DITHER, draw
+from softlabels.columns import COUNT, Arrays, Column, blocks, ranges, row_sums
+from softlabels.encodings.dither import DITHER, class_offsets, draw
 from softlabels.encodings.encoding import Block, Encoded, id_dtype
 from softlabels.encodings.items import ItemEncoding
 from softlabels.encodings.log_probs import pad
@@ -44,7 +44,10 @@ RULE = "dither"
 """Last word of the specification if readers know the offsets of the draws."""
 
 SUM_TOLERANCE = 1e-2
-"""Slack of the check that a row's weights sum to 1, beside that of drawing and rounding."""
+"""Slack of the checks of a row's sum, beside that of drawing and rounding."""
+
+CHECKED_ENTRIES = 2**17
+"""Classes that are checked together, so that intermediate results stay in a core's cache."""
 
 
 @dataclass(frozen=True)
@@ -204,15 +207,26 @@ class Threshold(ItemEncoding):
             raise ValueError("more probabilities than classes in a row")
         if codes.size and int(codes.max()) > self.levels:
             raise ValueError(f"a code above {self.levels}")
-        row = np.repeat(np.arange(len(listed)), listed)
-        sums = np.bincount(row, np.exp(codes * self._step), minlength=len(listed))
-        # Rounding changes each listed probability by up to one level, and drawing a row's sum by up to tau: by more if
-        # classes have offsets of their own.
-        level = math.exp(-self._step)
-        total = sums + self.tau * (counts.astype(np.int64) - listed)
-        is_low = (total < 1 / level - self.tau - SUM_TOLERANCE) & self.first_rule
-        if ((total if self.first_rule else sums) > level + self.tau + SUM_TOLERANCE).any() or is_low.any():
+        if not self.first_rule:
+            for block in blocks(arrays, self.item_columns(head), COUNT, CHECKED_ENTRIES):
+                if (self._least_sums(block) > 1 + SUM_TOLERANCE).any():
+                    raise ValueError("classes of a row whose probabilities would sum to above 1")
+            return
+        # Rounding changes each listed probability by up to one level, and drawing a row's sum by up to tau.
+        level, listed = math.exp(-self._step), listed.astype(np.int64)
+        total = row_sums(np.exp(codes * self._step), listed) + self.tau * (counts - listed)
+        if ((total > level + self.tau + SUM_TOLERANCE) | (total < 1 / level - self.tau - SUM_TOLERANCE)).any():
             raise ValueError("weights of a row that do not sum to 1")
+
+    def _least_sums(self, arrays: Arrays) -> NDArray[np.float64]:
+        """Return the sum of the least probabilities by which the classes of each row are drawn or listed, (B,)."""
+        counts, listed = arrays[COUNT].astype(np.int64), arrays[LISTED].astype(np.int64)
+        # In parts of 2^32; modulo that, so an offset of 0 counts as no probability.
+        least = np.negative(class_offsets(np.repeat(arrays[DITHER], counts), arrays["ids"]))
+        least[ranges(np.cumsum(counts) - counts, listed)] = 0
+        # A listed probability is rounded up by less than a level, and is the threshold at least.
+        of_code = np.exp(np.minimum(np.arange(1, MAX_LEVELS + 2), self.levels) * self._step)
+        return row_sums(of_code[arrays["codes"]], listed) + row_sums(least, counts) * (self.tau / 2**32)
 
 
 class _Classes(NamedTuple):
