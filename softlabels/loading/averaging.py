@@ -112,6 +112,7 @@ def _mean_sparse(by_teacher: Sequence[SparseLabels], weights: Sequence[float], t
         unbiased=first.unbiased,
         lengths=first.lengths,
         shape=first.shape,
+        drawn=any(labels.drawn for labels in by_teacher),
     )
 
 

@@ -1,13 +1,18 @@
 """Several teachers of the same rows: the mean of what they said."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
+from softlabels.encodings import Codebook, parse
 from softlabels.errors import InvalidArgument, TemperatureNotStored
 from softlabels.labels import DenseLabels, Head, SparseLabels
 from softlabels.loading import Ensemble, Loader
 from softlabels.loading.adapters.torch_datasets import LabelDataset
 from softlabels.loading.averaging import mean_labels
+from softlabels.loading.collate.concat import concat_labels
 from softlabels.sources import id_keys
 from tests.loading.stores import random_logits, write_store
 
@@ -55,6 +60,42 @@ def test_sparse_teachers_are_averaged_exactly_where_any_lists_a_class(tmp_path):
     np.testing.assert_allclose(averaged[listed], expected[listed], rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(averaged.sum(axis=1), 1.0, atol=1e-4)
     assert (averaged[~listed] > 0).all()
+
+
+def draws(encoding, rows=6, seed=0):
+    """Labels in ``counts`` or ``threshold``."""
+    parsed = parse(encoding, classes=CLASSES)
+    head = Head(encoding=parsed.spec, classes=CLASSES)
+    book = Codebook(np.full((1, 2, CLASSES), 1 / CLASSES, np.float32)) if parsed.priors > 1 else None
+    logits = torch.from_numpy(random_logits(rows, CLASSES, seed))
+    arrays = parsed.encode(logits, head, np.arange(rows), codebook=book).arrays
+    return parsed.decode(arrays, head, None if book is None else book.priors)
+
+
+def test_a_mean_with_draws_is_a_sample():
+    """Whose KL is no figure of the teachers; its offsets are not those of one rounding any more."""
+    excess, dithered = draws("counts:9:0.05:2:excess"), draws("counts:9:0:2:dither")
+    listed = mean_labels([replace(excess, drawn=False), excess], [0.5, 0.5], 1.0)
+    assert listed.is_sample
+    assert not mean_labels([replace(excess, drawn=False)] * 2, [0.5, 0.5], 1.0).is_sample
+    both = [dithered, draws("threshold:0.1", seed=1)]
+    mean = mean_labels(both, [0.25, 0.75], 1.0)
+    assert mean.is_sample
+    assert mean.dither is None
+    expected = sum(w * np.exp(labels.log_probs()) for w, labels in zip([0.25, 0.75], both, strict=True))
+    np.testing.assert_allclose(np.exp(mean.log_probs()), expected, atol=1e-6)
+
+
+def test_rows_of_unlike_draws_in_one_batch_are_a_sample():
+    """Offsets of one step stay beside their rows; those of different steps are left out."""
+    excess, priors = draws("counts:9:0.05:2:excess"), {}
+    assert concat_labels([replace(excess, drawn=False), excess], priors).is_sample
+    one, other = draws("counts:9:0:2:dither"), draws("counts:9:0:2:dither", rows=3, seed=1)
+    joined = concat_labels([one, other], priors)
+    assert joined.dither.offsets.tolist() == [*one.dither.offsets, *other.dither.offsets]
+    unlike = concat_labels([one, draws("threshold:0.1")], priors)
+    assert unlike.unbiased
+    assert unlike.dither is None
 
 
 @pytest.mark.parametrize("prior", [None, "shared"])

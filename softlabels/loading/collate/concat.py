@@ -82,6 +82,7 @@ def concat_labels(batches: Sequence[SoftLabels], priors: Priors) -> SoftLabels:
         prior=prior,
         lengths=lengths,
         prior_index=prior_index,
+        drawn=any(labels.drawn for labels in sparse),
         dither=_concat_dither([labels.dither for labels in sparse]),
     )
 
