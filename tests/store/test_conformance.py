@@ -27,8 +27,9 @@ from softlabels.store.shards import parquet_shard
 FORMATS = ["zarr", "parquet"]
 ENCODINGS = ["dense:f32", "dense:f16", "dense:bf16", "dense:q8", "topk:3:f16", "topk:3:q8", "topk:40:f16", "topk:3:d4",
              "topk:3:d16:4", "topk:2:q8:4", "adaptive:0.05:f16", "adaptive:0.02:q8", "adaptive:0.01:d2",
-             "adaptive:0.9:d4", "adaptive:0.02:d8:4", "adaptive:0.1:f16:4", "sampled:9", "sampled:9:0.7", "sampled:300",
-             "threshold:0.1", "threshold:0.02:255", "counts:9:0.05:4:excess", "counts:200:0:4"]  # fmt: skip
+             "counts:9:0:4:dither", "adaptive:0.02:d8:4", "adaptive:0.1:f16:4", "sampled:9", "sampled:9:0.7",
+             "sampled:300", "threshold:0.1", "threshold:0.02:255", "counts:9:0.05:4:excess",
+             "counts:200:0:4"]  # fmt: skip
 CLASSES = 40
 
 
