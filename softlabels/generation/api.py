@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Unpack
 
 import numpy as np
 
@@ -34,6 +35,7 @@ from softlabels.generation.settings import Codec, Settings, ShardFormat
 from softlabels.generation.stored_rows import check_copied, check_resumed
 from softlabels.models import ModelLike
 from softlabels.sources import DataLike
+from softlabels.sources.request import DataOptions, with_data_options
 from softlabels.store import check_digests, create_or_open, open_store
 from softlabels.store.storage.registry import open_storage
 from softlabels.store.storage.storage import Location
@@ -44,6 +46,7 @@ DEFAULTS = Settings()
 LOGGER = logging.getLogger(__name__)
 
 
+@with_data_options
 def generate(
     data: DataLike,
     *,
@@ -70,10 +73,10 @@ def generate(
     views: int | None = DEFAULTS.views,
     augment: str | None = DEFAULTS.augment,
     downsample: int | Mapping[str, int] = DEFAULTS.downsample,
-    size: int | None = None,
     reuse: Sequence[Location] = (),
     digests: Sequence[str] = (),
     progress: ProgressReport | None = None,
+    **columns: Unpack[DataOptions],
 ) -> Generated:
     """Label ``data`` with ``teacher`` and commit the labels to the store at ``out``.
 
@@ -109,10 +112,11 @@ def generate(
         augment: Policy of the views, such as ``randcrop,flip,color``; see softlabels.views.parse_policy.
         downsample: Height and width in pixels of the squares whose mean distribution is stored, of every head with an
             output per pixel, or by head; 1: every pixel is stored.
-        size: Height and width of images and views in pixels; None: their own size.
         reuse: Sealed stores of the same teacher with the same heads; rows they hold are copied.
         digests: Digests that the snapshots of the stores to reuse must have, in the order of the stores; empty: any.
         progress: Callback that receives the rows done and the rows of the store.
+        columns: Roles of the columns of the data, and the ``size`` of images and views in pixels; see
+            ``softlabels.sources.open_source``.
 
     Returns:
         Result of the run, with the state of the store.
@@ -157,7 +161,7 @@ def generate(
         augment=augment,
         downsample=downsample,
     )
-    return _label(data, teacher, out, settings, text=text, size=size, reuse=reuse, digests=digests, progress=progress)
+    return _label(data, teacher, out, settings, text=text, reuse=reuse, digests=digests, progress=progress, **columns)
 
 
 def _label(
@@ -167,17 +171,17 @@ def _label(
     settings: Settings,
     *,
     text: TextOptions | None,
-    size: int | None,
     reuse: Sequence[Location],
     digests: Sequence[str],
     progress: ProgressReport | None,
+    **columns: Unpack[DataOptions],
 ) -> Generated:
     """Label data with settings; see ``generate``."""
     open_storage(out).check_writable()
     check_digests(reuse, digests)
     rank = find_rank(os.environ) or ALONE
     run = engine_of(settings.engine or ("torchrun" if rank.count > 1 else "local")).run
-    plan, model, settings = prepare(data, teacher, settings, text, rank=rank, out=out, size=size)
+    plan, model, settings = prepare(data, teacher, settings, text, rank=rank, out=out, **columns)
     reused = [open_store(path, digest=pin) for path, pin in zip_longest(reuse, digests)]
     store, copier = open_output(out, plan, model, settings, reused)
     check_resumed(store, plan, model, rows=settings.batch_size)

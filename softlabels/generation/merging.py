@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 
@@ -14,26 +14,28 @@ from softlabels.generation.settings import Settings
 from softlabels.generation.stored_rows import check_copied
 from softlabels.generation.text_data import open_data, rows_of_batch
 from softlabels.models import Model, ModelLike, as_model
-from softlabels.sources import Source
+from softlabels.sources import DataLike, Source
+from softlabels.sources.request import DataOptions, with_data_options
 from softlabels.store import Merged, RowCopier, check_digests, open_store
 from softlabels.store import merge as merge_stores
 from softlabels.store.storage.storage import Location
 from softlabels.text.options import TextOptions
 
 
+@with_data_options
 def merge(
     stores: Sequence[Location],
     out: Location,
     *,
     conflicts: str = "error",
     teacher: ModelLike | None = None,
-    data: Sequence[Any] = (),
+    data: Sequence[DataLike] = (),
     text: TextOptions | None = None,
     batch_size: int = Settings.batch_size,
     device: str | None = None,
     digests: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
-    **columns: Any,
+    **columns: Unpack[DataOptions],
 ) -> Merged:
     """Write a store with the rows of several: the union by key and view, in their order. Resumes after an interruption.
 
@@ -71,7 +73,7 @@ def merge(
     if teacher is not None:
         named: ModelLike = teacher
 
-        def load(one: Any) -> tuple[Source, Model]:
+        def load(one: DataLike) -> tuple[Source, Model]:
             source, loaded = open_data(one, named, text=text, **columns)
             return source, as_model(loaded, sample=source.inputs(np.zeros(1, np.int64))).to(device)
 
@@ -81,7 +83,10 @@ def merge(
 
 
 def _check(
-    stores: Sequence[Location], data: Sequence[Any], load: Callable[[Any], tuple[Source, Model]], batch_size: int
+    stores: Sequence[Location],
+    data: Sequence[DataLike],
+    load: Callable[[DataLike], tuple[Source, Model]],
+    batch_size: int,
 ) -> int:
     """Predict a few rows of each store again; return their number."""
     opened = [open_store(path) for path in stores]

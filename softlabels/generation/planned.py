@@ -18,7 +18,7 @@ from softlabels.models import ModelLike
 from softlabels.planning import Plan, Sample, sample_of_store
 from softlabels.planning import plan as plan_sample
 from softlabels.sources import DataLike
-from softlabels.sources.request import DataOptions
+from softlabels.sources.request import DataOptions, with_data_options
 from softlabels.text.options import TextOptions
 
 DEFAULTS = Settings()
@@ -27,6 +27,7 @@ PLAN_ROWS = 1024
 """Rows of data that are predicted to plan with."""
 
 
+@with_data_options
 def plan(
     source: DataLike,
     *,

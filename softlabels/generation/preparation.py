@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Unpack
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from softlabels.generation.text_data import check_text, open_data, rows_of_batch
 from softlabels.models import Model, ModelLike, as_model
 from softlabels.models.hidden_states import with_hidden_states
 from softlabels.sources import DataLike, Source
+from softlabels.sources.request import DataOptions
 from softlabels.store.storage.storage import Location
 from softlabels.text.options import TextOptions
 
@@ -33,7 +35,7 @@ def prepare(
     *,
     rank: Rank = ALONE,
     out: Location | None = None,
-    size: int | None = None,
+    **columns: Unpack[DataOptions],
 ) -> tuple[RowPlan, Model, Settings]:
     """Return the rows to label, the teacher on its device once the gate has let it pass, and settings for the data.
 
@@ -44,7 +46,7 @@ def prepare(
         text: Options of text; None: the defaults, if the teacher has a tokenizer.
         rank: Rank of this process.
         out: Location of the store; the gate is skipped by later ranks once it exists. None: there will be none.
-        size: Height and width of images in pixels; None: their own size.
+        columns: Roles of the columns of the data, and the size of images; see ``softlabels.sources.open_source``.
 
     Raises:
         InvalidArgument: A specification or setting is invalid.
@@ -52,7 +54,7 @@ def prepare(
         TeacherRejected: The outputs cannot be labels.
         ModelFailed: The code of the teacher raised an error.
     """
-    source, teacher = open_data(data, teacher, text=text, size=size)
+    source, teacher = open_data(data, teacher, text=text, **columns)
     if len(source) == 0:
         raise InvalidData(f"{source.spec}: no rows, so there is nothing to label")
     tries = 1 if settings.skip_bad is None else MAX_TRIED

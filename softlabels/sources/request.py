@@ -6,12 +6,13 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, get_type_hints
 
 import numpy as np
 import pyarrow as pa
 
 from softlabels.errors import InvalidArgument, InvalidData
+from softlabels.signatures import with_options
 from softlabels.sources.arrow_types import is_text
 from softlabels.sources.column_roles import INPUT_NAMES, InputOption, LabelOption, TargetsOption, choose_columns
 from softlabels.sources.image_column import is_image_column
@@ -33,6 +34,10 @@ class DataOptions(TypedDict, total=False):
     id: str | None
     targets: TargetsOption
     size: int | None
+
+
+with_data_options = with_options(dict.fromkeys(DataOptions.__annotations__), get_type_hints(DataOptions))
+"""Decorator that lists the options of DATA in the signature of a function with ``**columns``."""
 
 
 @dataclass(frozen=True, kw_only=True)

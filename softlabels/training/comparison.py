@@ -18,7 +18,7 @@ from softlabels.models.cost import StartCost, measure, measure_start
 from softlabels.models.run_record import RunRecord
 from softlabels.models.spec import kind_of
 from softlabels.sources import DataLike, Source
-from softlabels.sources.request import DataOptions
+from softlabels.sources.request import DataOptions, with_data_options
 from softlabels.store.format import canonical_json
 from softlabels.text.options import TextOptions
 from softlabels.training.head_quality import HeadQuality
@@ -113,6 +113,7 @@ class MeasuredRows:
     name: str
 
 
+@with_data_options
 def compare(
     models: Sequence[ModelLike],
     data: DataLike,

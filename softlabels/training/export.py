@@ -31,7 +31,7 @@ from softlabels.models.onnx_file import METADATA as ONNX_METADATA
 from softlabels.models.onnx_file import require_onnx
 from softlabels.models.run_files import make_folder, write_file
 from softlabels.sources import DataLike, Source
-from softlabels.sources.request import DataOptions
+from softlabels.sources.request import DataOptions, with_data_options
 from softlabels.store.storage.system_errors import system_errors
 from softlabels.training.model_inputs import open_for_models
 from softlabels.training.splits import split_rows
@@ -99,6 +99,7 @@ class Exported:
         return asdict(self)
 
 
+@with_data_options
 def export_model(
     model: ModelLike,
     data: DataLike,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Unpack
 
@@ -15,6 +16,7 @@ from torch import nn
 
 from softlabels.interruption import interruptible
 from softlabels.models import DEFAULT_HEAD, Model
+from softlabels.signatures import with_options
 from softlabels.sources import DataLike
 from softlabels.store import Store
 from softlabels.training import language
@@ -23,7 +25,6 @@ from softlabels.training.inputs import open_data, open_labels, prepare
 from softlabels.training.networks import NewModel, new_model
 from softlabels.training.recipe import Recipe, RecipeOptions
 from softlabels.training.session import Session
-from softlabels.training.signature import with_recipe_options
 from softlabels.training.splits import require_labels
 from softlabels.training.tasks.student import learned_heads, student_task, warning_of
 from softlabels.training.tasks.teacher import teacher_heads, teacher_task
@@ -31,6 +32,11 @@ from softlabels.training.trackers import Tracker
 from softlabels.training.trainer import CHECKPOINT_SECONDS, TrainingProgress
 
 LOGGER = logging.getLogger(__name__)
+
+with_recipe_options = with_options(
+    {field.name: field.default for field in fields(Recipe)}, {field.name: field.type for field in fields(Recipe)}
+)
+"""Decorator that lists the fields of Recipe in a signature."""
 
 
 @with_recipe_options

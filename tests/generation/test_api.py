@@ -157,3 +157,14 @@ def test_another_store_is_not_touched(teacher, digits, sealed):
 def test_no_rows_are_nothing_to_label(teacher, digits, tmp_path):
     with pytest.raises(InvalidData, match="no rows"):
         generate(np.zeros((0, 8, 8), np.float32), teacher=teacher, out=tmp_path / "s")
+
+
+def test_columns_of_the_data_are_chosen(tmp_path):
+    """As on the command line; an open source has its columns already."""
+    data = {"a": np.zeros((20, 4), np.float32), "b": np.eye(20, 4, dtype=np.float32), "name": np.arange(20)}
+    result = generate(data, teacher=lambda x: 2 * x, out=tmp_path / "s", encoding="dense:f32", input="b", id="name")
+    assert result.rows == 20
+    labels = sl.open(tmp_path / "s").read(np.arange(20))
+    assert labels.values.tolist() == (2 * data["b"]).tolist()
+    with pytest.raises(InvalidArgument, match="has its columns already"):
+        generate(sl.open_source("digits"), teacher=lambda x: x, out=tmp_path / "t", input="b")
