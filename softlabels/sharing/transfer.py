@@ -18,7 +18,7 @@ from typing import Any
 from softlabels.errors import StoreConflict, StoreCorrupt
 from softlabels.sharing.card import CARD
 from softlabels.sharing.describing import copy_description
-from softlabels.sharing.lock import check_lock, lock_key, read_lock, write_lock
+from softlabels.sharing.lock import LockEntry, check_lock, lock_key, read_lock, write_lock
 from softlabels.sharing.receivers import Receiver, copy_file, open_receiver
 from softlabels.sharing.selection import KeyNames, Selection
 from softlabels.sharing.signing import copy_signatures
@@ -159,7 +159,37 @@ def pull(
     path = None if lock is None else Path(lock)
     pinned = None if path is None else read_lock(path).get(lock_key(target, path))
     selection = Selection.of(rows=rows, keys=keys, heads=heads, views=views, top=top)
-    if pinned is not None and selection is None and not update:
+    if path is None or pinned is None or selection is not None:  # a part has a digest of its own, compared below
+        origin = open_store(source, digest=digest)
+    else:
+        origin = _open_pinned(source, target, path, pinned, digest, update=update)
+    outcome = _transfer(origin, target, selection, workers, progress)
+    if path is not None:
+        copy = open_store(target, digest=outcome.digest)
+        if pinned is not None and not update and copy.snapshot.digest != pinned.digest:
+            check_lock(copy, path)
+        write_lock(path, copy, outcome.source)
+    return outcome
+
+
+def _open_pinned(
+    source: Location, target: Storage, path: Path, pinned: LockEntry, digest: str | None, *, update: bool
+) -> Store:
+    """Return the store to copy: the snapshot that a lock file pins, or with ``update`` any that is not older.
+
+    Args:
+        source: Location to copy from.
+        target: Storage of the copy.
+        path: Lock file.
+        pinned: Its entry of the copy.
+        digest: Digest that the snapshot must have; None: any.
+        update: If True, accept a newer snapshot.
+
+    Raises:
+        StoreConflict: The digest is not the pinned one, or the source lacks the pinned snapshot or is older.
+        StoreCorrupt: There is no snapshot with that digest.
+    """
+    if not update:
         if digest not in {None, pinned.digest}:
             raise StoreConflict(
                 f"{path}: pins another snapshot of {target}, got digest {digest}; expected {pinned.digest}. Accept a "
@@ -169,24 +199,18 @@ def pull(
     try:
         origin = open_store(source, digest=digest)
     except StoreCorrupt as error:
-        if pinned is None or digest != pinned.digest:
+        if digest != pinned.digest:
             raise
         raise StoreConflict(
             f"{path}: pins a snapshot of {target} that the source does not have, got {error}. Accept another one with "
             "update=True"
         ) from error
-    if pinned is not None and selection is None and origin.snapshot.number < pinned.snapshot:
+    if origin.snapshot.number < pinned.snapshot:
         raise StoreConflict(
             f"{origin.storage}: the snapshot is older than the one that {path} pins, got number "
             f"{origin.snapshot.number}; expected {pinned.snapshot} or later. Was the source rolled back?"
         )
-    outcome = _transfer(origin, target, selection, workers, progress)
-    if path is not None:
-        copy = open_store(target, digest=outcome.digest)
-        if pinned is not None and not update and copy.snapshot.digest != pinned.digest:
-            check_lock(copy, path)
-        write_lock(path, copy, outcome.source)
-    return outcome
+    return origin
 
 
 def _transfer(
