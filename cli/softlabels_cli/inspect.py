@@ -35,13 +35,12 @@ def command(*, store: str, digest: str | None, as_json: bool) -> None:
     Of a run, show the chain that made it: data, teacher, store, student, through students that became teachers. There
     --digest is that of its model.
     """
-    from softlabels.store import check_digest, describe_store
+    from softlabels.store import describe_store
 
     if is_run(store):
         _print_chain(store, digest, as_json=as_json)
         return
-    check_digest(store, digest)
-    description = describe_store(store)
+    description = describe_store(store, digest=digest)
     if as_json:
         print_json(description.to_json())
         return

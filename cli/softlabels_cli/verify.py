@@ -36,14 +36,13 @@ def command(
 
     Of a run, check that its weights and its tokenizer are those that it describes; --digest is that of its model.
     """
-    from softlabels.store import check_digest, verify
+    from softlabels.store import verify
 
     if is_run(store):
         if key is not None or signature is not None:
             raise click.UsageError("runs have no signature, got --public-key or --signature; use --digest")
         _verify_run(store, digest, as_json=as_json)
         return
-    check_digest(store, digest)
     if signature is not None and key is None:
         raise click.UsageError("--signature needs --public-key")
     if key is not None:
@@ -52,7 +51,7 @@ def command(
         verify_signature(store, key, signature=signature)
 
     with Progress("verify", unit="units", quiet=quiet) as progress:
-        report = verify(store, deep=deep, incremental=incremental, progress=progress.update)
+        report = verify(store, deep=deep, incremental=incremental, digest=digest, progress=progress.update)
     if as_json:
         print_json(report.to_json())
     else:

@@ -23,7 +23,7 @@ DEFAULTS = Settings()
 
 
 def create(
-    path: Location,
+    location: Location,
     *,
     heads: Mapping[str, Head],
     teacher: str = "",
@@ -34,10 +34,10 @@ def create(
     seed: int = DEFAULTS.seed,
     pilot: Mapping[str, Tensor | NDArray[Any]] | None = None,
 ) -> LabelWriter:
-    """Return a writer on a store that grows: a new one, or the one at ``path`` if it has the same settings.
+    """Return a writer on a store that grows: a new one, or the one at ``location`` if it has the same settings.
 
     Args:
-        path: Directory of the store.
+        location: Location of the store.
         heads: Outputs of the teacher, by name, e.g. ``{"logits": Head(classes=1000, encoding="topk:32")}``. An encoding
             may be a target, as for generate (``threshold:bytes=40``); it is resolved on the pilot.
         teacher: Name of the teacher. Without a digest, it alone tells teachers apart.
@@ -65,7 +65,7 @@ def create(
 
     def start(pilot: Mapping[str, Tensor | NDArray[Any]] | None) -> LabelWriter:
         given_pilot = GivenPilot(pilot, codec=codec, shard_format=shard_format, unit_rows=unit_rows)
-        planned = plan_heads(heads, existing_heads(path), given_pilot, seed=seed)
+        planned = plan_heads(heads, existing_heads(location), given_pilot, seed=seed)
         store_unit_rows, chunk_rows = planned.geometry(None, unit_rows)
         descriptor = Descriptor(
             rows=None,
@@ -78,8 +78,8 @@ def create(
             codec=codec,
             seed=seed,
         )
-        return LabelWriter(create_or_open(path, descriptor, planned.codebooks))
+        return LabelWriter(create_or_open(location, descriptor, planned.codebooks))
 
-    if pilot is None and needs_rows(heads) and not existing_heads(path):
+    if pilot is None and needs_rows(heads) and not existing_heads(location):
         return FirstRows(heads, start)
     return start(pilot)

@@ -74,7 +74,7 @@ class Transfer:
 
 def push(
     store: Location,
-    to: Location,
+    target: Location,
     *,
     digest: str | None = None,
     workers: int | None = None,
@@ -91,8 +91,8 @@ def push(
 
     Args:
         store: Location of the store.
-        to: Directory, or URL such as ``s3://team/labels`` or ``hf://datasets/team/labels``. It may hold an earlier or
-            interrupted copy of the store.
+        target: Directory, or URL such as ``s3://team/labels`` or ``hf://datasets/team/labels``. It may hold an earlier
+            or interrupted copy of the store.
         digest: Digest that the snapshot must have; by default any.
         workers: Units that are copied at the same time; by default 16, or between directories one per core.
         progress: Called with bytes (rows of a part) done and in all.
@@ -116,7 +116,7 @@ def push(
         Transfer(source='labels', target='s3://team/labels', ...)
     """
     selection = Selection.of(rows=rows, keys=keys, heads=heads, views=views, top=top)
-    return _transfer(open_store(store, digest=digest), open_storage(to), selection, workers, progress)
+    return _transfer(open_store(store, digest=digest), open_storage(target), selection, workers, progress)
 
 
 def pull(

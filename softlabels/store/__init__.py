@@ -15,7 +15,7 @@ from softlabels.store.sealed_store import Store
 from softlabels.store.sealing import seal
 from softlabels.store.storage.registry import open_storage
 from softlabels.store.storage.storage import Storage, UnitLocks
-from softlabels.store.store_opening import check_digest, check_digests, open_store
+from softlabels.store.store_opening import check_digests, open_store
 from softlabels.store.unit_statistics import UnitStatistics
 from softlabels.store.writer import StoreWriter, UnitWriter, create_or_open
 
@@ -39,7 +39,6 @@ __all__ = [
     "UnitLocks",
     "UnitStatistics",
     "UnitWriter",
-    "check_digest",
     "check_digests",
     "collect_garbage",
     "create_or_open",

@@ -9,7 +9,6 @@ import pytest
 import softlabels as sl
 from softlabels.errors import InvalidArgument, StoreCorrupt, StoreNotFound
 from softlabels.labels import Head
-from softlabels.store import check_digest
 from softlabels.store.format import paths
 
 HEADS = {"logits": Head(encoding="topk:2", classes=5)}
@@ -81,13 +80,13 @@ def test_a_lost_snapshot_is_named_and_sealing_makes_it_anew(root, caplog):
     assert caplog.text == ""
 
 
-def test_a_pin_on_an_older_snapshot_reads_that_one_and_does_not_pass_for_the_last(root):
+@pytest.mark.parametrize("check", [sl.verify, sl.inspect])
+def test_a_pin_on_an_older_snapshot_reads_that_one_and_does_not_pass_for_the_last(root, check):
     first, last = (sl.open(root, snapshot=number).snapshot.digest for number in (1, 2))
-    check_digest(root, None)
-    check_digest(root, last)
+    check(root, digest=last)
     assert sl.open(root, digest=first).rows == 4
     with pytest.raises(StoreCorrupt, match=f"got {last} of snapshot 2; expected {first}, which is snapshot 1"):
-        check_digest(root, first)
+        check(root, digest=first)
 
 
 def test_a_store_that_was_never_sealed_is_not_found(tmp_path):

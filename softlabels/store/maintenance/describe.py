@@ -25,6 +25,7 @@ from softlabels.store.format.token_inputs import TokenInputs
 from softlabels.store.format.view_record import ViewRecord
 from softlabels.store.sealed_store import Store
 from softlabels.store.storage.storage import Location, Storage
+from softlabels.store.store_opening import check_digest
 
 SCHEMA_VERSION = 1
 MAX_HOLES = 8
@@ -155,20 +156,22 @@ class StoreDescription:
         }
 
 
-def describe_store(location: Location) -> StoreDescription:
+def describe_store(location: Location, *, digest: str | None = None) -> StoreDescription:
     """Return a description of a store, which need not be sealed.
 
     Args:
         location: Location of the store.
+        digest: Digest that the last snapshot must have; None: any.
 
     Raises:
         StoreNotFound: There is no store.
-        StoreCorrupt: The descriptor, the snapshot or a record is damaged.
+        StoreCorrupt: The descriptor, the snapshot or a record is damaged, or the digest is another one.
 
     Example:
         >>> describe_store("labels").rows  # doctest: +SKIP
         1797
     """
+    check_digest(location, digest)
     storage, descriptor = open_with_descriptor(location)
     numbers = paths.snapshot_numbers(storage)
     snapshot = read_snapshot(storage, numbers[-1]) if numbers else None

@@ -31,6 +31,7 @@ from softlabels.store.maintenance.verification_cache import VerificationCache
 from softlabels.store.sealed_store import Store
 from softlabels.store.storage.read_errors import without_advice
 from softlabels.store.storage.storage import Location, Storage
+from softlabels.store.store_opening import check_digest
 from softlabels.store.threads import map_ahead
 from softlabels.store.unit_reader import UnitReader
 
@@ -38,7 +39,12 @@ Progress = Callable[[int, int], None]
 
 
 def verify(
-    location: Location, *, deep: bool = False, incremental: bool = False, progress: Progress | None = None
+    location: Location,
+    *,
+    deep: bool = False,
+    incremental: bool = False,
+    digest: str | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Check every file of a store, its completeness and its snapshot.
 
@@ -46,6 +52,7 @@ def verify(
         location: Location of the store.
         deep: If True, also decode every row and check its values.
         incremental: If True, skip units that were good on this machine and whose files have not changed since.
+        digest: Digest that the last snapshot must have; None: any.
         progress: Function that is called with the numbers of units done and of all committed units.
 
     Returns:
@@ -53,13 +60,14 @@ def verify(
 
     Raises:
         StoreNotFound: There is no store.
-        StoreCorrupt: The descriptor is damaged, so nothing else can be judged.
+        StoreCorrupt: The descriptor is damaged, so nothing else can be judged, or the digest is another one.
         StorageFailed: The storage refused.
 
     Example:
         >>> verify("labels").verdict  # doctest: +SKIP
         'complete and sealed'
     """
+    check_digest(location, digest)
     storage, descriptor = open_with_descriptor(location)
     committed = _committed_units(storage)
     problems: list[Problem] = []
