@@ -13,7 +13,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, Unpack
@@ -23,51 +23,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from softlabels.errors import ExportRejected, InvalidArgument
-from softlabels.labels import DISTRIBUTIONS
+from softlabels.errors import InvalidArgument
 from softlabels.models import Model, ModelLike, as_model
-from softlabels.models.kinds.pt2 import METADATA as PT2_METADATA
-from softlabels.models.onnx_file import METADATA as ONNX_METADATA
+from softlabels.models.kinds.pt2 import METADATA
 from softlabels.models.onnx_file import require_onnx
 from softlabels.models.run_files import make_folder, write_file
 from softlabels.sources import DataLike, Source
 from softlabels.sources.request import DataOptions, with_data_options
 from softlabels.store.storage.system_errors import system_errors
+from softlabels.training.export_check import BATCH_ROWS, HeadDifference, check_differences, compare_outputs
 from softlabels.training.model_inputs import open_for_models
+from softlabels.training.onnx_editing import INPUT, add_metadata, quantize
 from softlabels.training.splits import split_rows
 
 Form: TypeAlias = Literal["onnx", "pt2"]
 
 OPSET = 18
-INPUT = "input"
-BATCH_ROWS = 32
 DEFAULT_ROWS = 256
 """Rows to calibrate on, and rows to check on."""
 EXACT_TOLERANCE = 1e-3
 INT8_TOLERANCE = 0.05
 """Default tolerances: see ``export_model``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadDifference:
-    """Difference between a model and its export in one head, on the checked rows.
-
-    Attributes:
-        max_difference: Greatest absolute difference of a value.
-        relative: Root mean square of the differences, divided by the standard deviation of the model's values.
-        kl: Mean KL divergence of the model from its export in nats; None unless the values are logits.
-        agreement: Share of rows, or of pixels, with the same likeliest class; None unless the values are logits.
-    """
-
-    max_difference: float
-    relative: float
-    kl: float | None = None
-    agreement: float | None = None
-
-    @property
-    def measure(self) -> float:
-        """Return the figure that the tolerance is for: the KL divergence, or else the relative difference."""
-        return self.relative if self.kl is None else self.kl
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +136,7 @@ def export_model(
         with quiet():
             exported = as_model(f"{form}:{file}", sample=sample)
             differences = compare_outputs(original, exported, source, checked)
-        _check(original, differences, limit, len(checked))
+        check_differences(original, differences, limit, len(checked))
         content = file.read_bytes()
     make_folder(path.parent)
     write_file(path.parent, path.name, content)
@@ -168,58 +144,6 @@ def export_model(
         path=str(path), spec=f"{form}:{path}", form=form, int8=int8, bytes=len(content), checked_rows=len(checked),
         tolerance=limit, heads=differences,
     )  # fmt: skip
-
-
-def compare_outputs(
-    original: Model, exported: Model, source: Source, rows: NDArray[np.int64]
-) -> dict[str, HeadDifference]:
-    """Return the differences between a model and its export, by head.
-
-    Args:
-        original: The model.
-        exported: Its export, with the same heads.
-        source: The data.
-        rows: Row numbers, (n,).
-    """
-    outputs: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in original.heads}
-    for start in range(0, len(rows), BATCH_ROWS):
-        inputs = source.inputs(rows[start : start + BATCH_ROWS])
-        first, second = original.predict(inputs), exported.predict(inputs)
-        for name, pairs in outputs.items():
-            pairs.append((first[name].double().flatten(0, -2), second[name].double().flatten(0, -2)))
-    return {
-        name: _difference(
-            torch.cat([pair[0] for pair in pairs]),
-            torch.cat([pair[1] for pair in pairs]),
-            is_distribution=original.heads[name].kind in DISTRIBUTIONS,
-        )
-        for name, pairs in outputs.items()
-    }
-
-
-def _difference(first: Tensor, second: Tensor, *, is_distribution: bool) -> HeadDifference:
-    gaps = first - second
-    spread = float(first.std(unbiased=False)) or 1.0
-    figures = {"max_difference": float(gaps.abs().max()), "relative": float(gaps.square().mean().sqrt()) / spread}
-    if not is_distribution:
-        return HeadDifference(**figures)
-    log_probs = first.log_softmax(-1)
-    kl = (log_probs.exp() * (log_probs - second.log_softmax(-1))).sum(-1).mean()
-    agreement = (first.argmax(-1) == second.argmax(-1)).double().mean()
-    return HeadDifference(**figures, kl=max(float(kl), 0.0), agreement=float(agreement))
-
-
-def _check(model: Model, differences: Mapping[str, HeadDifference], tolerance: float, rows: int) -> None:
-    """Raise ExportRejected if a head differs by more than the tolerance, or is not a number."""
-    for name, difference in differences.items():
-        if not difference.measure <= tolerance:
-            measure = "relative difference" if difference.kl is None else "KL"
-            raise ExportRejected(
-                f"{model.spec}: the export differs from the model in head {name!r}, got a {measure} of "
-                f"{difference.measure:.3g} and differences up to {difference.max_difference:.3g} on {rows} rows; "
-                f"expected at most {tolerance:g}. Nothing was written. Calibrate on more rows (rows=), leave out "
-                "int8=, or allow more with tolerance="
-            )
 
 
 def _form(path: Path, to: Form | None, *, int8: bool) -> Form:
@@ -294,7 +218,7 @@ def _write(model: Model, sample: NDArray[Any], path: Path, form: Form) -> None:
             node.meta.pop("stack_trace", None)  # paths of this machine
         if form == "pt2":
             buffer = io.BytesIO()  # writing to a full disk, torch would abort the process
-            torch.export.save(program, buffer, extra_files={PT2_METADATA: metadata})
+            torch.export.save(program, buffer, extra_files={METADATA: metadata})
             path.write_bytes(buffer.getbuffer())
             return
         converted = torch.onnx.export(
@@ -311,72 +235,6 @@ def _write(model: Model, sample: NDArray[Any], path: Path, form: Form) -> None:
         raise InvalidArgument(f"{model.spec}: torch cannot export it to ONNX; expected a program")
     converted.save(str(path), external_data=False)
     add_metadata(path, metadata)
-
-
-def add_metadata(path: Path, text: str) -> None:
-    """Set the metadata of an ONNX file, and drop what exporters noted of each node, such as paths of this machine.
-
-    Args:
-        path: ONNX file.
-        text: Heads and preprocessing as JSON.
-    """
-    import onnx
-
-    proto = onnx.load(path)
-    for entry in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output, proto.graph):
-        entry.doc_string = ""
-        del entry.metadata_props[:]
-    onnx.helper.set_model_props(proto, {ONNX_METADATA: text})
-    onnx.save(proto, path)
-
-
-def quantize(path: Path, batches: Iterator[NDArray[Any]]) -> None:
-    """Replace an ONNX file by one of 8 bits; layers that compute outputs stay in float32.
-
-    Args:
-        path: ONNX file.
-        batches: Inputs to calibrate the ranges of activations on.
-    """
-    import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # the library has no types
-        def get_next(self) -> dict[str, NDArray[Any]] | None:
-            batch = next(batches, None)
-            return None if batch is None else {INPUT: batch}
-
-    metadata = next(entry.value for entry in onnx.load(path).metadata_props if entry.key == ONNX_METADATA)
-    prepared, quantized = path.with_suffix(".prepared.onnx"), path.with_suffix(".int8.onnx")
-    quant_pre_process(path, prepared, skip_symbolic_shape=True)
-    quantize_static(
-        prepared, quantized, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-        op_types_to_quantize=["Conv", "MatMul", "Gemm"],
-        nodes_to_exclude=last_layers(onnx.load(prepared).graph),
-        extra_options={"WeightSymmetric": True},
-        reduce_range=True,  # 8-bit sums saturate on processors without VNNI
-    )  # fmt: skip
-    quantized.replace(path)
-    add_metadata(path, metadata)
-
-
-def last_layers(graph: Any) -> list[str]:
-    """Return the names of the layers that compute the outputs of a graph: the nearest ones with weights.
-
-    Args:
-        graph: Graph of an ONNX file.
-    """
-    makers = {output: node for node in graph.node for output in node.output}
-    names: list[str] = []
-    for value in graph.output:
-        pending: Sequence[str] = [value.name]
-        while pending:
-            nodes = [makers[name] for name in pending if name in makers]
-            names += [node.name for node in nodes if node.op_type in {"Conv", "MatMul", "Gemm"}]
-            others = [node for node in nodes if node.op_type not in {"Conv", "MatMul", "Gemm"}]
-            pending = [node.input[0] for node in others if node.input]
-    return sorted(set(names))
 
 
 @contextlib.contextmanager
