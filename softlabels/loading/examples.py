@@ -15,7 +15,15 @@ from softlabels.loading.chunks.windows import open_caches
 from softlabels.loading.collate.collator import Check, Collator, effective_check
 from softlabels.loading.ensemble import Ensemble, stores_of
 from softlabels.loading.join import Missing, Views, aligned_rows, match
-from softlabels.loading.order.epoch import EpochPlan, Rows, label_bytes, length_column, select_columns, select_rows
+from softlabels.loading.order.epoch import (
+    EpochPlan,
+    Join,
+    Rows,
+    label_bytes,
+    length_column,
+    select_columns,
+    select_rows,
+)
 from softlabels.loading.order.steps import Span
 from softlabels.loading.state import Identity
 from softlabels.loading.view_means import ViewMeans
@@ -126,33 +134,21 @@ class Examples:
         windowed: bool = True,
     ) -> None:
         stores = stores_of(store)
-        first = stores[0] if stores else None
         is_mean = options.views == "mean"
         if is_mean and isinstance(store, Ensemble):
             raise InvalidArgument("views: mean is of the views of one store, got an ensemble; expected one or all")
         replay = None if is_mean else replay_of(store, inputs)
         check = "off" if replay is not None else effective_check(options.check, store, inputs)
-        selected = rows
-        if first is not None or inputs is not None:
-            selected = select_rows(rows, len(inputs) if inputs is not None else stores[0].rows)
-        joined = match(first, inputs, selected, missing=options.missing, views=options.views)
+        joined, selected, length = _choose_rows(stores[0] if stores else None, inputs, rows, options)
         views = replay is not None or (joined is not None and joined.has_views and not is_mean)
         aligned = [aligned_rows(stores[0], other) if number else None for number, other in enumerate(stores)]
-        if joined is not None:
-            length = len(joined)
-        elif selected is not None:
-            length = len(selected)
-        else:
-            length = len(inputs) if inputs is not None else stores[0].rows
-        if length == 0:
-            raise InvalidArgument("missing: no row of the data has a label; expected at least one")
         self.joined = joined
         self.length = length
         self.plan = EpochPlan(
             members=select_columns(stores, aligned, key=check != "off", view=views),
             length=length,
             joined=joined,
-            subset=selected if joined is None else None,
+            subset=selected,
             seed=options.seed,
             shuffle=options.shuffle,
             # Rows that keep their order need not wait for a large window.
@@ -206,3 +202,33 @@ class Examples:
             LabelsMisaligned: An input is not the one that its labels were made from.
         """
         return self._collator.collate(span, concat_rows(runs))
+
+
+def _choose_rows(
+    store: Store | None, inputs: Source | None, rows: Rows | None, options: ExampleOptions
+) -> tuple[Join | None, Rows | None, int]:
+    """Return the rows of an epoch and their number: pairs of data and labels, else selected rows; None for all.
+
+    Args:
+        store: Store whose rows count, if any.
+        inputs: Data, if any.
+        rows: Rows to use, of the data if there is any, else of the store. None: all rows.
+        options: Options of the loader.
+
+    Raises:
+        InvalidArgument: Neither store nor data, invalid options, or no rows.
+        KeyMissing: Data rows without labels.
+    """
+    if inputs is not None:
+        total = len(inputs)
+    elif store is not None:
+        total = store.rows
+    else:
+        raise InvalidArgument("loader: got neither a store nor inputs; expected a store, data, or both")
+    selected = select_rows(rows, total)
+    joined = match(store, inputs, selected, missing=options.missing, views=options.views)
+    if joined is None:
+        return None, selected, total if selected is None else len(selected)
+    if len(joined) == 0:
+        raise InvalidArgument("missing: no row of the data has a label; expected at least one")
+    return joined, None, len(joined)

@@ -33,15 +33,13 @@ def match(
         views: Treatment of several views of an example; see ``join``.
 
     Raises:
-        InvalidArgument: Neither store nor data, an unknown option, or drawn views of selected rows.
+        InvalidArgument: An unknown option, or drawn views of selected rows.
         KeyMissing: Data rows without a label.
     """
     if missing not in get_args(Missing):
         raise InvalidArgument(f"missing: unknown value, got {missing!r}; expected {', '.join(get_args(Missing))}")
     if views not in get_args(Views):
         raise InvalidArgument(f"views: unknown value, got {views!r}; expected {', '.join(get_args(Views))}")
-    if store is None and source is None:
-        raise InvalidArgument("loader: got neither a store nor inputs; expected a store, data, or both")
     if store is not None and source is not None and not positional(store, source):
         selected = np.arange(len(source)) if rows is None else rows
         return join(store, source, selected, missing=missing, views=views)
