@@ -12,7 +12,7 @@ import torch
 import softlabels as sl
 from softlabels import models
 from softlabels.errors import ExportRejected, InvalidArgument, StorageFailed
-from softlabels.models import InputStatistics, OutputHead, as_model
+from softlabels.models import InputStatistics, OutputHead, PreprocessingOptions, as_model
 from softlabels.models.onnx_cost import onnx_flops
 from softlabels.sources import open_source
 from softlabels.training import compare, export_model
@@ -60,6 +60,14 @@ def test_an_export_predicts_as_the_model_for_any_number_of_rows(files, network, 
             assert difference < (0.2 * values.square().mean().sqrt() if name == "int8" else 1e-4)
     assert result.heads["road"].agreement > (0.9 if name == "int8" else 0.999)
     assert result.heads["road"].kl < result.tolerance
+
+
+@pytest.mark.parametrize("name", ["onnx", "pt2"])
+def test_an_export_that_preprocesses_images_takes_no_other_preprocessing(files, source, name):
+    """Its images would be preprocessed twice."""
+    sample = source.inputs(np.arange(1))
+    with pytest.raises(InvalidArgument, match="preprocesses images itself"):
+        as_model(files[1][name].spec, sample=sample, preprocessing=PreprocessingOptions(scale="1/255"))
 
 
 def test_a_file_runs_in_onnx_runtime_alone_and_tells_nothing_of_the_machine(files, network, source):

@@ -11,20 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from softlabels.errors import InvalidArgument, InvalidData
-from softlabels.labels import HeadKind
-from softlabels.models.digest import digest_of
-from softlabels.models.exported import ExportedNetwork, OutputSpec, check_images, heads_of, needs_sample, select_outputs
-from softlabels.models.heads import OutputHead
+from softlabels.errors import InvalidData
+from softlabels.models.exported import ExportedNetwork, OutputSpec, check_images, needs_sample, select_outputs
+from softlabels.models.exported_model import exported_model, kinds_of, preprocessing_of
 from softlabels.models.kind import Kind, ModelSpec
 from softlabels.models.model import Model
 from softlabels.models.onnx_file import OnnxFile, read_onnx, require_onnx
 from softlabels.models.preprocessing import Preprocessing
-from softlabels.models.user_code import CodeIdentity
 
 
 class Sessions:
@@ -88,35 +84,28 @@ def open_session(path: Path, threads: int = 1) -> Any:
 
 
 def load(spec: ModelSpec, sample: Any) -> Model:
-    """Return the model of a file."""
+    """Return the model of a file.
+
+    Args:
+        spec: Specification, with the path of the file and the declarations of the caller.
+        sample: Some inputs, (n, *input_shape); None if there are none.
+
+    Raises:
+        DataNotFound: There is no such file.
+        InvalidData: The file is damaged or something else.
+        InvalidArgument: A sample or a declaration is needed, or a declaration does not fit the file.
+    """
     require_onnx()
     file = read_onnx(Path(spec.text))
-    kinds: dict[str, HeadKind] = {**_known_kinds(file), **spec.declared.kinds}
-    selected = select_outputs(str(spec), list(file.outputs), _known_outputs(file), kinds)
-    preprocessing = _preprocessing(file, spec)
+    selected = select_outputs(str(spec), list(file.outputs), _known_outputs(file), kinds_of(spec, file.metadata))
+    preprocessing = preprocessing_of(spec, file.metadata)
     check_images(str(spec), file.input_spec, sample, preprocessing)
     sessions = Sessions(file.path, file.input_spec.name, [name for name, _ in selected])
     network = OnnxNetwork(str(spec), sessions, file, [output for _, output in selected], preprocessing)
-    heads = _heads(spec, network, sample)
-    config = {
-        "kind": KIND.name,
-        "version": KIND.version,
-        "file": file.digest,
-        "outputs": [output.name for output in network.outputs],
-        "preprocessing": None if preprocessing is None else preprocessing.to_json(),
-        "heads": {name: head.to_json() for name, head in heads.items()},
-    }
-    covers = ("file with its weights", "preprocessing", "kinds of heads", "not covered: version of ONNX Runtime")
-    return Model(
-        spec=str(spec),
-        module=network.eval(),
-        heads=heads,
-        input_shape=_input_shape(network, sample),
-        config=config,
-        identity=CodeIdentity(digest_of(config, {}), covers),
-        preprocessing=preprocessing,
-        path=file.path,
-    )
+    names = [output.name for output in network.outputs]
+    config = {"kind": KIND.name, "version": KIND.version, "file": file.digest, "outputs": names}
+    not_covered = ("not covered: version of ONNX Runtime",)
+    return exported_model(spec, network, sample, config=config, path=file.path, not_covered=not_covered)
 
 
 class OnnxNetwork(ExportedNetwork):
@@ -142,47 +131,11 @@ class OnnxNetwork(ExportedNetwork):
         self.file = file
 
 
-def _known_kinds(file: OnnxFile) -> dict[str, HeadKind]:
-    """Return the kinds that ``export-model`` wrote."""
-    return {name: OutputHead.from_json(head).kind for name, head in file.metadata.get("heads", {}).items()}
-
-
 def _known_outputs(file: OnnxFile) -> Mapping[str, OutputSpec]:
     """Return the outputs; those of ``export-model`` have their classes last."""
     if not file.metadata:
         return file.outputs
     return {name: OutputSpec(name=name, channels_first=False) for name in file.outputs}
-
-
-def _preprocessing(file: OnnxFile, spec: ModelSpec) -> Preprocessing | None:
-    """Return the preprocessing that was declared or that ``export-model`` wrote; None without any."""
-    written = file.metadata.get("preprocessing")
-    base = Preprocessing.from_json(written) if isinstance(written, Mapping) else None
-    if file.metadata and base is None and spec.declared.preprocessing:
-        raise InvalidArgument(
-            f"{spec}: preprocesses images itself, got options of preprocessing; leave out mean=, std=, scale= and "
-            "layout="
-        )
-    return spec.declared.preprocessing_over(base)
-
-
-def _heads(spec: ModelSpec, network: ExportedNetwork, sample: Any) -> dict[str, OutputHead]:
-    """Return the heads that the outputs for a sample show; for zeros if the shape of the input is fixed."""
-    inputs = sample
-    if inputs is None:
-        shape = network.input_spec.shape[1:]
-        if network.preprocessing is not None or any(side is None for side in shape):
-            raise InvalidArgument(f"{spec}: a sample of inputs is needed to find the heads, got None")
-        inputs = np.zeros((1, *[side or 1 for side in shape]), network.input_spec.dtype)
-    with torch.inference_mode():
-        outputs = network(torch.as_tensor(np.array(inputs[:1])))
-    return heads_of(str(spec), outputs, {output.name: output.kind or "classes" for output in network.outputs})
-
-
-def _input_shape(network: ExportedNetwork, sample: Any) -> tuple[int, ...]:
-    if sample is not None:
-        return tuple(int(side) for side in sample.shape[1:])
-    return tuple(side or 1 for side in network.input_spec.shape[1:])
 
 
 KIND = Kind(name="onnx", form="onnx:FILE", load=load, needs_sample=needs_sample, declares=True)

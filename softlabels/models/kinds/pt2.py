@@ -18,21 +18,19 @@ from torch import Tensor, nn
 
 from softlabels.errors import DataNotFound, InvalidArgument, InvalidData
 from softlabels.labels import HeadKind
-from softlabels.models.digest import digest_of
 from softlabels.models.exported import (
     ExportedNetwork,
     InputSpec,
     OutputSpec,
     check_images,
-    heads_of,
     needs_sample,
     select_outputs,
 )
-from softlabels.models.heads import DEFAULT_HEAD, OutputHead
+from softlabels.models.exported_model import exported_model, kinds_of, preprocessing_of
+from softlabels.models.heads import DEFAULT_HEAD
 from softlabels.models.kind import Kind, ModelSpec
 from softlabels.models.model import Model
 from softlabels.models.preprocessing import Preprocessing
-from softlabels.models.user_code import CodeIdentity
 
 KINDS_BY_AXES: Mapping[int, HeadKind] = {2: "classes", 3: "tokens", 4: "pixels"}
 
@@ -77,20 +75,24 @@ class Pt2Network(ExportedNetwork):
 
 
 def load(spec: ModelSpec, sample: Any) -> Model:
-    """Return the model of a file."""
+    """Return the model of a file.
+
+    Args:
+        spec: Specification, with the path of the file and the declarations of the caller.
+        sample: Some inputs, (n, *input_shape); None if there are none.
+
+    Raises:
+        DataNotFound: There is no such file.
+        InvalidData: The file is damaged or something else.
+        InvalidArgument: A sample or a declaration is needed, or a declaration does not fit the file.
+    """
     path = Path(spec.text)
     program, metadata, digest = read_pt2(path)
     input_spec = _input_spec(spec, program)
     names = output_names(program)
-    kinds: dict[str, HeadKind] = {
-        **{name: OutputHead.from_json(head).kind for name, head in metadata.get("heads", {}).items()},
-        **spec.declared.kinds,
-    }
     known = {name: _output_spec(name, node, written=bool(metadata)) for name, node in _output_nodes(program).items()}
-    selected = select_outputs(str(spec), names, known, kinds)
-    written = metadata.get("preprocessing")
-    base = Preprocessing.from_json(written) if isinstance(written, Mapping) else None
-    preprocessing = spec.declared.preprocessing_over(base)
+    selected = select_outputs(str(spec), names, known, kinds_of(spec, metadata))
+    preprocessing = preprocessing_of(spec, metadata)
     if not metadata:
         check_images(str(spec), input_spec, sample, preprocessing)
     network = Pt2Network(
@@ -100,31 +102,8 @@ def load(spec: ModelSpec, sample: Any) -> Model:
         input_spec,
         preprocessing,
     )
-    inputs = sample
-    if inputs is None:
-        if preprocessing is not None or any(side is None for side in input_spec.shape[1:]):
-            raise InvalidArgument(f"{spec}: a sample of inputs is needed to find the heads, got None")
-        inputs = np.zeros((1, *[side or 1 for side in input_spec.shape[1:]]), input_spec.dtype)
-    with torch.inference_mode():
-        outputs = network(torch.as_tensor(np.array(inputs[:1])))
-    heads = heads_of(str(spec), outputs, {output.name: output.kind or "classes" for output in network.outputs})
-    config = {
-        "kind": KIND.name,
-        "version": KIND.version,
-        "file": digest,
-        "preprocessing": None if preprocessing is None else preprocessing.to_json(),
-        "heads": {name: head.to_json() for name, head in heads.items()},
-    }
-    return Model(
-        spec=str(spec),
-        module=network,
-        heads=heads,
-        input_shape=tuple(int(side) for side in np.shape(inputs)[1:]),
-        config=config,
-        identity=CodeIdentity(digest_of(config, {}), ("file with its weights", "preprocessing", "kinds of heads")),
-        preprocessing=preprocessing,
-        path=path,
-    )
+    config = {"kind": KIND.name, "version": KIND.version, "file": digest}
+    return exported_model(spec, network, sample, config=config, path=path)
 
 
 def read_pt2(path: Path) -> tuple[Any, Mapping[str, Any], str]:
