@@ -177,7 +177,8 @@ def _measure(
         mass = float(np.where(listed, np.take_along_axis(p, labels.ids, axis=1), 0.0).sum(axis=1).mean())
         # Quantising may tie the first two log-probabilities; their order still says which is the likelier.
         first = labels.values.argmax(axis=1)[:, None] if is_sample else np.zeros((len(labels.ids), 1), np.int64)
-        likeliest = np.take_along_axis(labels.ids, first, axis=1)[:, 0]
+        # A row without draws predicts no class.
+        likeliest = np.where(listed.any(axis=1), np.take_along_axis(labels.ids, first, axis=1)[:, 0], -1)
     return Fidelity(
         rows=len(logits),
         kl=kl,

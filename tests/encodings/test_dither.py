@@ -14,6 +14,7 @@ from softlabels import encodings, rng
 from softlabels.encodings import Codebook
 from softlabels.encodings.dither import GOLDEN, TURN, class_offsets, offsets_of, scaled_thresholds
 from softlabels.encodings.families.counts import MAX_DITHERED
+from softlabels.fidelity import measure
 from softlabels.labels import Head
 
 SPEC = "counts:12:0:2:dither"
@@ -155,6 +156,17 @@ def test_the_most_draws_of_a_row_are_right_on_average():
     np.testing.assert_array_equal(labels.dither.offsets, offsets_of(counters))
     totals = np.exp(labels.values).sum(axis=1)
     assert abs(totals.mean() - 1) < 4 * totals.std() / np.sqrt(64) < 0.03
+
+
+def test_rows_without_draws_predict_no_class():
+    """A row that holds nothing does not agree with a teacher whose likeliest class is the first one, number 0."""
+    logits = torch.tensor([[0.1, 0.0, *[-0.5] * 18]]).expand(400, 20).contiguous()
+    labels = encode(logits, spec="threshold:0.9", counters=rng.counters(0, np.arange(400)))
+    is_first = (drawn(labels)[:, 0] > 0) & (drawn(labels)[:, 1:] == 0).all(axis=1)
+    assert (drawn(labels).sum(axis=1) == 0).mean() > 0.05
+    assert is_first.mean() < 0.2
+    agreed = measure(logits.numpy(), labels, (1.0,)).top1
+    assert is_first.mean() <= agreed <= (drawn(labels)[:, 0] > 0).mean()
 
 
 def test_a_certain_class_is_drawn_n_times_whatever_the_offset():
