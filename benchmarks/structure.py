@@ -35,6 +35,9 @@ BANNED = frozenset({
 })  # fmt: skip
 """Names that do not say what they hold."""
 QUESTION = re.compile(r"(What|Which|Whether|Where|How|Who|Why)\b")
+ARTICLE = re.compile(r"(A|An|The|These|Those|All|Its) ")
+SECTION = re.compile(r"^(Args|Attributes|Example|Raises|Returns|Yields):$", re.MULTILINE)
+LOWER_ENTRY = re.compile(r" {4}[\w*`.]+: [a-z]")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -114,6 +117,35 @@ def question_summaries() -> list[str]:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Module | ast.ClassDef | Function) and QUESTION.match(ast.get_docstring(node) or "")
     ]
+
+
+def article_summaries() -> list[str]:
+    """Return where the docstring of a function opens with an article in place of a verb."""
+    return [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {(ast.get_docstring(node) or '').splitlines()[0]}"
+        for path in sources("softlabels", "cli")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, Function)
+        and not any("property" in ast.unparse(decorator) for decorator in node.decorator_list)
+        and not node.name.startswith("test_")
+        and ARTICLE.match(ast.get_docstring(node) or "")
+    ]
+
+
+def lower_entries() -> list[str]:
+    """Return where an entry of Args, Attributes, Returns or Raises does not open with a capital letter."""
+    entries = []
+    for path in sources("softlabels", "cli"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef | Function):
+                sections = SECTION.split(ast.get_docstring(node) or "")
+                entries += [
+                    f"{path.relative_to(ROOT)}:{node.lineno}: {line.strip()}"
+                    for name, text in zip(sections[1::2], sections[2::2], strict=True)
+                    for line in text.splitlines()
+                    if name != "Example" and LOWER_ENTRY.match(line)
+                ]
+    return entries
 
 
 def sizes() -> dict[str, Any]:

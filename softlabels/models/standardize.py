@@ -37,7 +37,7 @@ class InputStatistics:
     """Mean and standard deviation of training inputs.
 
     Attributes:
-        mean: float64 array of shape ``statistics_shape(input_shape)``.
+        mean: Means, a float64 array of shape ``statistics_shape(input_shape)``.
         std: Array of the same shape; 1 for constant features.
     """
 

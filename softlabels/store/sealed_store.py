@@ -37,17 +37,17 @@ from softlabels.store.storage.storage import Storage
 from softlabels.store.threads import map_ahead
 from softlabels.store.unit_reader import UnitReader, native
 
-READERS_KEPT = 8192
+MAX_READERS = 8192
 """Units whose records stay in memory, about 3 KB each: to read one again takes as long as to verify a chunk."""
 
 
 class Probe(NamedTuple):
-    """Rows stored dense.
+    """The rows stored dense.
 
     Attributes:
-        rows: (n,) their numbers, ascending.
-        logits: (n, *shape, C) float32.
-        positions: (n,) of ragged rows, which position of each; None of others.
+        rows: Row numbers, ascending, (n,).
+        logits: Logits of the teacher, (n, *shape, C) float32.
+        positions: Position within each ragged row, (n,); None for other rows.
     """
 
     rows: NDArray[np.int64]
@@ -56,7 +56,16 @@ class Probe(NamedTuple):
 
 
 class Store:
-    """A sealed store. Safe to share between threads, and to pickle: it opens files when it reads them.
+    """A sealed store. Threads may share it, and it can be pickled: it opens files when it reads them.
+
+    Args:
+        storage: Storage of the store.
+        descriptor: Contents and geometry of the store.
+        snapshot: Sealed state to read.
+        table: Rows and record of each unit; None: they are read.
+
+    Raises:
+        StoreCorrupt: The table of units is damaged, or does not add up to the rows of the snapshot.
 
     Attributes:
         storage: Storage of the store; `str(storage)` is its location.
@@ -79,13 +88,13 @@ class Store:
             table = read_table(storage, snapshot, ["rows", "record"])
         self._records = table["record"]  # bytes in one array: as strings they would take twice the memory
         counts = table["rows"]
-        fewest = 0 if snapshot.skipped else 1
-        if (counts < fewest).any() or (counts > descriptor.unit_rows).any() or counts.sum() != snapshot.rows:
+        min_rows = 0 if snapshot.skipped else 1
+        if (counts < min_rows).any() or (counts > descriptor.unit_rows).any() or counts.sum() != snapshot.rows:
             raise StoreCorrupt(f"{storage}: the table of units does not add up to {snapshot.rows} rows; {SEAL}")
         if (chunks := int((-(-counts // descriptor.chunk_rows)).sum())) > MAX_CHUNKS:
             raise StoreCorrupt(f"{storage}: {chunks:,} chunks, where at most {MAX_CHUNKS:,} are allowed; {FETCH}")
         self.chunk_index = ChunkIndex(counts, descriptor.chunk_rows)
-        self._readers: LruCache[int, UnitReader] = LruCache(READERS_KEPT)
+        self._readers: LruCache[int, UnitReader] = LruCache(MAX_READERS)
         self._reading: dict[tuple[int, int], threading.Lock] = {}
         self._encodings: dict[str, Encoding] = {}
         self._short_names: dict[str, dict[str, str]] = {}
@@ -95,8 +104,8 @@ class Store:
         self._probe: dict[str, NDArray[Any]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the records read so far, which another process reads again where it needs them."""
-        return self.__dict__ | {"_readers": LruCache(READERS_KEPT), "_reading": {}}
+        """Return the state without the records read so far, which another process reads again where it needs them."""
+        return self.__dict__ | {"_readers": LruCache(MAX_READERS), "_reading": {}}
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -104,12 +113,12 @@ class Store:
 
     @property
     def rows(self) -> int:
-        """Rows in all."""
+        """Number of rows."""
         return self.snapshot.rows
 
     @property
     def units(self) -> int:
-        """Units in all."""
+        """Number of units."""
         return self.snapshot.units
 
     @property
@@ -119,7 +128,7 @@ class Store:
 
     @property
     def bytes_per_row(self) -> float:
-        """Bytes of all shards by rows."""
+        """Bytes of all shards per row."""
         return self.bytes / self.rows
 
     def skipped(self) -> list[SkippedRow]:
@@ -152,29 +161,29 @@ class Store:
 
     @property
     def chunks(self) -> int:
-        """Chunks in all; chunk numbers run through the units in order."""
+        """Number of chunks; chunk numbers run through the units in order."""
         return len(self.chunk_index)
 
     def chunk_rows(self) -> NDArray[np.int64]:
-        """Rows of each chunk, (chunks,)."""
+        """Return the rows of each chunk, (chunks,)."""
         return self.chunk_index.sizes.copy()
 
     def read_chunk(
         self, number: int, columns: Iterable[str] | None = None, *, out: ragged.Buffers | None = None
     ) -> dict[str, NDArray[Any]]:
-        """Verified columns of one chunk, (rows, *shape) each, (entries, *shape) of ragged ones; all of them for None.
+        """Return verified columns of one chunk, (rows, *shape) each, (entries, *shape) of ragged ones.
 
-        The bytes are hashed every time. What values they hold follows from that, so those are looked at only the first
-        time that this object reads the chunk with these columns.
+        The bytes are hashed every time. Their values follow from the bytes, so they are checked only the first time
+        that this object reads the chunk with these columns.
 
         Args:
-            number: 0 to chunks - 1.
-            columns: names such as ``key`` or ``logits/ids``.
+            number: Number of the chunk, 0 to chunks - 1.
+            columns: Names such as ``key`` or ``logits/ids``; None: all columns.
             out: Buffers to decode into: chunk_rows entries for a plain column, any number for a ragged one. Plain
                 columns are returned as views of their buffers; ragged ones are, if their buffers are large enough.
 
         Raises:
-            StoreCorrupt: other bytes than were committed, or values no encoder writes; names the file.
+            StoreCorrupt: Other bytes than were committed, or values that no encoder writes; names the file.
         """
         unit, local = self.chunk_index.unit_of(number)
         names = None if columns is None else tuple(columns)
@@ -199,7 +208,11 @@ class Store:
         return map_ahead(self.storage.read_threads, lambda number: self.read_chunk(number, names), numbers)
 
     def keys(self) -> NDArray[np.uint8]:
-        """Keys of all rows in order, (rows, 16)."""
+        """Return the keys of all rows in order, (rows, 16).
+
+        Raises:
+            StoreCorrupt: Other bytes than were committed.
+        """
         keys = np.empty((self.rows, 16), np.uint8)
         start = 0
         for columns in self.read_chunks(range(self.chunks), ["key"]):
@@ -208,29 +221,34 @@ class Store:
         return keys
 
     def read(self, rows: Iterable[int] | NDArray[np.integer[Any]], head: str = "logits") -> SoftLabels:
-        """Labels of ``rows``, in their order.
+        """Return the labels of rows, in their order.
 
         Args:
-            rows: row numbers.
-            head: name of the output.
+            rows: Row numbers.
+            head: Name of the output.
 
         Raises:
-            InvalidArgument: no such row or head.
-            StoreCorrupt: other bytes than were committed.
+            InvalidArgument: There is no such row or head.
+            StoreCorrupt: Other bytes than were committed.
+
+        Example:
+            >>> import softlabels as sl
+            >>> sl.open("labels").read([3, 1, 4]).log_probs().shape  # doctest: +SKIP
+            (3, 10)
         """
         numbers = np.fromiter(rows, np.int64) if not isinstance(rows, np.ndarray) else rows.astype(np.int64)
         return self.decode(self.take(numbers, self.head_columns(head)), head)
 
     def take(self, numbers: NDArray[np.int64], names: list[str]) -> dict[str, NDArray[Any]]:
-        """Columns of rows, in their order, as read_chunk gives them.
+        """Return columns of rows, in their order, in the form of ``read_chunk``.
 
         Args:
-            numbers: row numbers.
-            names: of columns.
+            numbers: Row numbers, (n,).
+            names: Names of the columns.
 
         Raises:
-            InvalidArgument: no such row.
-            StoreCorrupt: other bytes than were committed.
+            InvalidArgument: There is no such row.
+            StoreCorrupt: Other bytes than were committed.
         """
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < self.rows:
             raise InvalidArgument(
@@ -245,18 +263,22 @@ class Store:
             parts.append(ragged.take(arrays, columns, offsets[chunk_of == chunk]))
         if not parts:
             parts = [{name: np.empty((0, *columns[name].shape), columns[name].dtype) for name in names}]
-        # The parts lie in the order of the chunks; back to the order that was asked for.
+        # From the order of the chunks to that of the numbers.
         by_chunk = np.argsort(chunk_of, kind="stable")
         return ragged.take(ragged.join(parts), columns, np.argsort(by_chunk))
 
     def encoding(self, head: str) -> Encoding:
-        """The encoding of a head."""
+        """Return the encoding of a head.
+
+        Args:
+            head: Name of the output.
+        """
         if head not in self._encodings:
             self._encodings[head] = self.descriptor.encoding(head)
         return self._encodings[head]
 
     def decode(self, columns: Mapping[str, NDArray[Any]], head: str, *, widen: bool = True) -> SoftLabels:
-        """Decode a head's columns, as read_chunk gives them, into labels.
+        """Decode the columns of a head, in the form of ``read_chunk``, into labels.
 
         Args:
             columns: Columns of the head, by full name.
@@ -264,7 +286,7 @@ class Store:
             widen: Return ids as int64 and values as float32; see Encoding.decode.
 
         Raises:
-            InvalidArgument: rows too many and too uneven to be padded to the longest in memory.
+            InvalidArgument: The rows are too many and too uneven to be padded to the longest in memory.
         """
         if head not in self._short_names:
             self._short_names[head] = {name: name.removeprefix(f"{head}/") for name in self.head_columns(head)}
@@ -278,17 +300,27 @@ class Store:
         return labels if lengths is None else replace(labels, lengths=lengths)
 
     def head_columns(self, head: str) -> list[str]:
-        """Names of a head's columns.
+        """Return the names of the columns of a head.
+
+        Args:
+            head: Name of the output.
 
         Raises:
-            InvalidArgument: no such head; lists those there are.
+            InvalidArgument: There is no such head; lists those there are.
         """
         if head not in self.descriptor.heads:
             raise InvalidArgument(f"{self.storage} has no head {head!r}; it has {', '.join(self.descriptor.heads)}")
         return [name for name in self.descriptor.columns() if name.startswith(f"{head}/")]
 
     def prior(self, head: str) -> NDArray[np.float32] | None:
-        """The tail prior of a head, (T, C) with T temperatures, or its codebook, (T, M, C); None where it has none."""
+        """Return the tail prior of a head, (T, C) with T temperatures, or its codebook, (T, M, C); None without one.
+
+        Args:
+            head: Name of the output.
+
+        Raises:
+            StoreCorrupt: A file is missing or damaged.
+        """
         if (codebook := self.codebook(head)) is not None:
             return codebook.priors
         return self._tail_priors().get(f"{head}/prior")
@@ -304,14 +336,21 @@ class Store:
             self.codebook(head)
 
     def codebook(self, head: str) -> Codebook | None:
-        """The tail priors that a head's rows choose from; None where there is one prior for all."""
+        """Return the tail priors that the rows of a head choose from; None if one prior is for all.
+
+        Args:
+            head: Name of the output.
+
+        Raises:
+            StoreCorrupt: The file is missing or damaged.
+        """
         if head not in self._codebooks:
             self._codebooks[head] = read_codebook(self.storage, self.descriptor, head)
         return self._codebooks[head]
 
     @property
     def inputs(self) -> TokenInputs | None:
-        """Return the section on the token ids of the store; None if it holds labels alone."""
+        """Section on the token ids of the store; None if it holds labels alone."""
         return self.descriptor.inputs
 
     def read_inputs(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.uint8]]:
@@ -338,11 +377,18 @@ class Store:
         return read_tokenizer(self.storage, self.descriptor)
 
     def codebooks(self) -> dict[str, Codebook]:
-        """Those of all heads that have one."""
+        """Return the codebooks of all heads that have one."""
         return {head: codebook for head in self.heads if (codebook := self.codebook(head)) is not None}
 
     def probe(self, head: str = "logits") -> Probe | None:
-        """The rows stored dense; None where there are none."""
+        """Return the rows of a head that are stored dense; None if there are none.
+
+        Args:
+            head: Name of the output.
+
+        Raises:
+            StoreCorrupt: The file is missing or damaged.
+        """
         if self._probe is None:
             self._probe = read_probe(self.storage, self.snapshot, self.descriptor)
         if f"{head}/rows" not in self._probe:

@@ -23,8 +23,8 @@ from softlabels.store.shards.registry import shard_format
 from softlabels.store.storage.read_errors import REPAIR, read_errors
 from softlabels.store.storage.storage import Storage
 
-KEPT_BYTES = 2**24
-"""A larger chunk's memory is given back at once."""
+MAX_SCRATCH_BYTES = 2**24
+"""Memory of larger chunks is freed at once."""
 
 CHECKED_VALUES = 2**20
 """Values checked at a time, rows padded to the longest of them."""
@@ -62,20 +62,20 @@ class UnitReader:
         out: ragged.Buffers | None = None,
         check: bool = True,
     ) -> dict[str, NDArray[Any]]:
-        """Columns of chunk ``number``, (rows, *shape) each, (entries, *shape) of ragged ones; all of them for None.
+        """Return columns of a chunk, (rows, *shape) each, (entries, *shape) of ragged ones.
 
-        Columns that count the entries of wanted ones come with them.
+        Columns that count the entries of others are returned with them.
 
         Args:
-            number: of the chunk within the unit.
-            columns: their names.
+            number: Number of the chunk within the unit.
+            columns: Names of the columns; None: all columns.
             out: Buffers to decode into: chunk_rows entries for a plain column, any number for a ragged one. Plain
                 columns are returned as views of their buffers; ragged ones are, if their buffers are large enough.
-            check: whether to look at the values too, of heads that are read whole. Bytes are always verified.
+            check: If True, check the values too, of heads whose columns are all read. Bytes are always verified.
 
         Raises:
-            ShardMissing: the shard is gone.
-            StoreCorrupt: other bytes than were committed, or values no encoder writes.
+            ShardMissing: The shard is gone.
+            StoreCorrupt: Other bytes than were committed, or values that no encoder writes.
         """
         names = list(self._columns if columns is None else columns)
         with read_errors(self._storage.locate(self.name), REPAIR, ShardMissing, f", chunk {number}"):
@@ -88,7 +88,7 @@ class UnitReader:
             return arrays
 
     def _verified(self, extent: Range) -> memoryview:
-        """The bytes of a range, once they are sure to be those that were committed; until this thread reads again."""
+        """Return the bytes of a range, verified; they are valid until this thread reads again."""
         data = _scratch(extent.size)
         self._storage.read_verified(self.name, extent.offset, data, of=self.record.size, digest=extent.blake3)
         return data
@@ -97,7 +97,7 @@ class UnitReader:
         """Return the arrays beside the shard, read-only; none if the unit has none.
 
         Raises:
-            StoreCorrupt: missing or damaged.
+            StoreCorrupt: The file is missing or damaged.
         """
         if self.record.extras is None:
             return {}
@@ -147,17 +147,22 @@ def _padded(counts: NDArray[np.integer]) -> NDArray[np.int64]:
 
 
 def _scratch(size: int) -> memoryview:
-    """Memory for ``size`` bytes that this thread uses again: fresh pages for every chunk cost more than its hash."""
+    """Return memory that this thread uses again: fresh pages for every chunk cost more than its hash."""
     buffer: bytearray | None = getattr(_THREAD, "buffer", None)
     if buffer is None or len(buffer) < size:
         buffer = bytearray(size)
-        if size <= KEPT_BYTES:
+        if size <= MAX_SCRATCH_BYTES:
             _THREAD.buffer = buffer
     return memoryview(buffer)[:size]
 
 
 def head_arrays(columns: Mapping[str, NDArray[Any]], head: str) -> dict[str, NDArray[Any]]:
-    """The columns of one head, without its name before theirs."""
+    """Return the columns of one head, by their names without that of the head.
+
+    Args:
+        columns: Columns by full name.
+        head: Name of the output.
+    """
     prefix = f"{head}/"
     return {name.removeprefix(prefix): array for name, array in columns.items() if name.startswith(prefix)}
 

@@ -154,20 +154,25 @@ class UnitStatistics:
 
 
 def _chosen(
-    seed: int, stream: int, numbers: NDArray[np.int64], most: float, total: int | NDArray[np.int64]
+    seed: int, stream: int, numbers: NDArray[np.int64], count: float, total: int | NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """A seeded choice of about ``most`` of ``total`` numbers; one chosen of many is also chosen of fewer."""
+    """Return a seeded choice of about ``count`` of ``total`` numbers; one chosen of many is also chosen of fewer."""
     uniform = uniforms(words(seed, numbers, stream=stream), np.zeros(1, np.int64))
-    return np.asarray(uniform * total < most)
+    return np.asarray(uniform * total < count)
 
 
 def split_extras(
     extras: Mapping[str, NDArray[Any]], descriptor: Descriptor, rows: int
 ) -> dict[str, dict[str, NDArray[Any]]]:
-    """The extras of a unit of ``rows`` rows, by head and name, checked against the descriptor.
+    """Return the extras of a unit by head and name, checked against the descriptor.
+
+    Args:
+        extras: Arrays by full name.
+        descriptor: Descriptor of the store.
+        rows: Rows of the unit.
 
     Raises:
-        ValueError: arrays of a head that is not there, or of another shape.
+        ValueError: An array is of no head of the store, or of another shape.
     """
     by_head: dict[str, dict[str, NDArray[Any]]] = {}
     for full_name, array in extras.items():

@@ -1,8 +1,9 @@
 """Writing units: the commit protocol (docs/FORMAT.md, section 7).
 
-A unit is streamed to a temporary file, synced, renamed to a name that contains a random attempt, and committed by the
-one act of linking its record to its name. Whatever happens before that leaves litter and no unit; two writers that race
-for a unit leave one record, and the loser's shard is litter too. Nothing is ever deleted but our own temporary file.
+A unit is streamed to a temporary file, synced, renamed to a name that contains a random attempt, and committed by
+linking its record to its name. An earlier failure leaves orphaned files and no unit. If two writers race for a unit,
+one record is stored, and the shard of the other writer is orphaned. Nothing is deleted but the writer's own temporary
+file.
 """
 
 from __future__ import annotations
@@ -192,7 +193,7 @@ class StoreWriter:
         """Start writing a unit; use it as a context manager.
 
         Raises:
-            InvalidArgument: the store has no such unit.
+            InvalidArgument: The store has no such unit.
         """
         if unit < 0 or not (self.descriptor.grows or unit < self.descriptor.units):
             raise InvalidArgument(f"there is no unit {unit}; the store has {self.descriptor.units}")
@@ -205,14 +206,14 @@ class UnitWriter:
     Memory: the rows of one chunk, and the batch being appended; all rows where columns are ragged and shards are Zarr.
 
     Attributes:
-        unit: its number.
+        unit: Index of the unit.
     """
 
     def __init__(self, storage: Storage, descriptor: Descriptor, unit: int) -> None:
         self._storage = storage
         self._descriptor = descriptor
         self.unit = unit
-        self._most = descriptor.unit_rows if descriptor.grows else len(descriptor.unit_range(unit))
+        self._max_rows = descriptor.unit_rows if descriptor.grows else len(descriptor.unit_range(unit))
         self._columns = descriptor.columns()
         self._waiting: list[dict[str, NDArray[Any]]] = []
         self._rows_waiting = 0
@@ -233,11 +234,11 @@ class UnitWriter:
         """Add rows: (n, *shape) of every column, in the descriptor's dtypes; (entries, *shape) of ragged ones.
 
         Raises:
-            InvalidArgument: columns, dtypes or shapes that are not the store's, or more rows than the unit has.
+            InvalidArgument: Columns, dtypes or shapes are not those of the store, or there are too many rows.
         """
         rows = self._checked(columns)
-        if self._rows + rows > self._most:
-            raise InvalidArgument(f"unit {self.unit} has {self._most} rows, not more")
+        if self._rows + rows > self._max_rows:
+            raise InvalidArgument(f"unit {self.unit} has {self._max_rows} rows, not more")
         self._rows += rows
         self._rows_waiting += rows
         self._waiting.append(dict(columns))
@@ -252,11 +253,11 @@ class UnitWriter:
         reproducible: bool = False,
         skipped: Sequence[SkippedRow] = (),
     ) -> bool:
-        """Make the unit durable and visible; False where another writer has committed it first.
+        """Make the unit durable and visible; returns False if another writer has committed it first.
 
         Args:
-            extras: arrays that sealing needs (sums for the tail prior, dense rows), stored beside the shard.
-            fidelity: by head, of a few rows; stored in the record.
+            extras: Arrays that sealing needs (sums for the tail prior, dense rows), stored beside the shard.
+            fidelity: Fidelity of a few rows by head, stored in the record.
             reproducible: If True, name the attempt by the bytes of shard and extras, so that equal rows give an equal
                 record; otherwise by a random number.
             skipped: Rows of the unit that have no labels, ascending; those of the others stay.
@@ -297,8 +298,10 @@ class UnitWriter:
     def _check_complete(self, skipped: int) -> None:
         """Raise StoreError unless all rows of the unit were appended or skipped; a unit that grows needs one."""
         total = self._rows + skipped
-        if total != self._most and not (self._descriptor.grows and self._rows):
-            raise StoreError(f"unit {self.unit} has {self._most} rows, but {total} were given; nothing was committed")
+        if total != self._max_rows and not (self._descriptor.grows and self._rows):
+            raise StoreError(
+                f"unit {self.unit} has {self._max_rows} rows, but {total} were given; nothing was committed"
+            )
 
     def _check_store(self) -> None:
         """Raise StorageFailed if the store was removed."""
@@ -333,7 +336,7 @@ class UnitWriter:
         return len(data), digest
 
     def _checked(self, columns: Mapping[str, NDArray[Any]]) -> int:
-        """Rows in ``columns``, once they are sure to be the store's."""
+        """Return the number of rows in columns, once they are sure to be those of the store."""
         if set(columns) != set(self._columns):
             raise InvalidArgument(f"columns {sorted(columns)} were given; the store has {sorted(self._columns)}")
         rows = len(columns["key"])

@@ -144,7 +144,7 @@ def join_workers(device: str | None) -> Iterator[Workers]:
     Without ``torchrun`` there is one process. A process group that exists already is used and left.
 
     Args:
-        device: torch device of the training; None: an accelerator if there is one.
+        device: Torch device of the training; None: an accelerator if there is one.
 
     Yields:
         The processes.

@@ -62,7 +62,7 @@ def train_teacher(
         model: MODEL specification of a kind that can be trained, ``run:DIR`` to train a model further, or a
             ``torch.nn.Module``; a copy is trained.
         out: Run directory.
-        device: torch device; None: an accelerator if there is one.
+        device: Torch device; None: an accelerator if there is one.
         progress: Callback that shows how training proceeds; None: nothing is shown.
         announce: Receives one line that says what is minimised, before the first step; None: nothing is shown.
         track: Names of trackers (``tensorboard``, ``wandb``, ``trackio``), or trackers, that receive the metrics.
@@ -146,7 +146,7 @@ def train_student(
         heads: Names of the heads to learn; None: all heads of the labels that the student has.
         init_from: MODEL specification of a language model of the same sizes, every n-th of whose layers the student
             starts with; None: initial weights.
-        device: torch device; None: an accelerator if there is one.
+        device: Torch device; None: an accelerator if there is one.
         progress: Callback that shows how training proceeds; None: nothing is shown.
         announce: Receives one line that says what is minimised, before the first step; None: nothing is shown.
         track: Names of trackers (``tensorboard``, ``wandb``, ``trackio``), or trackers, that receive the metrics.

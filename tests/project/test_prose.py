@@ -15,6 +15,11 @@ def test_names_say_what_they_hold():
 
 def test_summary_lines_open_with_a_verb_or_a_noun_phrase():
     assert structure.question_summaries() == []
+    assert structure.article_summaries() == []
+
+
+def test_entries_of_docstrings_are_phrases():
+    assert structure.lower_entries() == []
 
 
 def test_commit_subjects_are_short_and_hold_one_thought(root):

@@ -267,7 +267,7 @@ def test_a_descriptor_for_other_rows_keeps_its_chunks_where_it_can():
 
 
 def test_of_very_many_units_only_the_last_records_stay_in_memory(sealed, monkeypatch):
-    monkeypatch.setattr(sealed_store, "READERS_KEPT", 2)
+    monkeypatch.setattr(sealed_store, "MAX_READERS", 2)
     store = sl.open(sealed)
     labels = store.read(range(1797))
     assert len(store._readers) == 2
@@ -285,9 +285,9 @@ def test_the_memory_of_a_large_chunk_is_given_back(tmp_path):
         })  # fmt: skip
         writer.commit()
     sl.seal(root)
-    assert next((root / "shards").rglob("*.zip")).stat().st_size > unit_reader.KEPT_BYTES
+    assert next((root / "shards").rglob("*.zip")).stat().st_size > unit_reader.MAX_SCRATCH_BYTES
     np.testing.assert_array_equal(sl.open(root).read([4]).values[0], values[4])
-    assert len(getattr(unit_reader._THREAD, "buffer", b"")) <= unit_reader.KEPT_BYTES
+    assert len(getattr(unit_reader._THREAD, "buffer", b"")) <= unit_reader.MAX_SCRATCH_BYTES
 
 
 def test_a_store_made_in_a_year_without_a_name_can_be_inspected():

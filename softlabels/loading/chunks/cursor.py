@@ -72,7 +72,7 @@ class Cursor:
         self._coming: Iterator[PlannedWindow] = _windows(plan, epoch, position, endless=endless)
         self._next: PlannedWindow | None = next(self._coming, None)
         self._ahead: deque[tuple[OpenWindow, PlannedWindow]] = deque()
-        self._most_ahead = 0  # the first window is not to wait behind chunks of the next ones
+        self._max_ahead = 0  # the first window is not to wait behind chunks of the next ones
         self._window: OpenWindow | None = None
         self._position = 0  # within the window
         self._block_rows = block
@@ -127,7 +127,7 @@ class Cursor:
         """Copy the block that holds the next row, and as many of the next ``count`` as its window has."""
         window = self._current()
         self._wait_for(window)
-        self._most_ahead = WINDOWS_AHEAD
+        self._max_ahead = WINDOWS_AHEAD
         self._open_windows()  # now that the size of ragged columns is known
         if self._block_rows == 1:  # the rows in between are read elsewhere, so the next block is unknown
             self._block_start = self._position
@@ -179,7 +179,7 @@ class Cursor:
 
     def _open_windows(self) -> None:
         """Begin to read the next windows, as far as memory allows; one window is open in any case."""
-        while self._next is not None and len(self._ahead) < self._most_ahead + (self._window is None):
+        while self._next is not None and len(self._ahead) < self._max_ahead + (self._window is None):
             order, window, pairs, _ = self._next
             if (self._ahead or self._window is not None) and not all(
                 cache.has_room(len(window.chunks)) for cache in self._caches

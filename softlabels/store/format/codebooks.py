@@ -31,7 +31,7 @@ def read_codebook(storage: Storage, descriptor: Descriptor, head: str) -> Codebo
     """Return the codebook of a head, verified; None if it has none.
 
     Raises:
-        StoreCorrupt: missing or damaged.
+        StoreCorrupt: The file is missing or damaged.
     """
     kind = descriptor.heads[head]
     if kind.codebook is None:

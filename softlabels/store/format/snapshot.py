@@ -103,7 +103,7 @@ def read_table(
     """Return columns of the table of units of a snapshot, checked; see unit_table.parse.
 
     Raises:
-        StoreCorrupt: missing or damaged.
+        StoreCorrupt: The file is missing or damaged.
     """
     name = paths.table_path(snapshot.number, snapshot.table)
     with read_errors(storage.locate(name), SEAL):
@@ -117,7 +117,7 @@ def read_prior(storage: Storage, snapshot: Snapshot) -> dict[str, NDArray[Any]]:
     """Return the tail priors of a snapshot by head; empty if it has none.
 
     Raises:
-        StoreCorrupt: missing or damaged.
+        StoreCorrupt: The file is missing or damaged.
     """
     if snapshot.prior is None:
         return {}

@@ -29,7 +29,7 @@ class HashedFile:
         """Append bytes.
 
         Raises:
-            InvalidArgument: the shard would become too large.
+            InvalidArgument: The shard would become too large.
         """
         length = len(memoryview(data).cast("B"))
         if self._dropped:

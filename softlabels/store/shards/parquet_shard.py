@@ -126,13 +126,13 @@ class Footer:
     """The footer of a shard, checked against what the store says, and the reader of its chunks.
 
     Args:
-        data: the footer's bytes, verified.
-        columns: of the store.
-        chunks: byte ranges of the shard's chunks, from its record.
-        codec: of the store.
+        data: Verified bytes of the footer.
+        columns: Columns of the store by name.
+        chunks: Byte ranges of the chunks, from the record.
+        codec: Compression of the store.
 
     Raises:
-        ValueError: it does not describe these chunks.
+        ValueError: It does not describe these chunks.
     """
 
     def __init__(self, data: bytes, columns: Mapping[str, Column], chunks: tuple[Range, ...], codec: str) -> None:
@@ -186,7 +186,7 @@ class Footer:
         """Return columns of chunk ``number`` from its verified bytes; see zarr_shard.read_chunk.
 
         Raises:
-            ValueError: pages that are not what a store holds.
+            ValueError: Pages are not what a store holds.
         """
         chunk, total = self._chunks[number], 0
         result: dict[str, NDArray[Any]] = {}

@@ -224,13 +224,13 @@ def decode_array(
     """Return the (count, *shape) array in one Zarr chunk, within the memory of that array.
 
     Args:
-        data: the chunk.
-        column: what it holds.
-        count: entries it must have.
-        into: decode into this array of count entries, rather than into a new one.
+        data: Bytes of the chunk.
+        column: Column that it holds.
+        count: Entries that it must have.
+        into: Array of ``count`` entries to decode into; None: a new one.
 
     Raises:
-        ValueError: not blosc, or another size.
+        ValueError: The bytes are not of Blosc, or of another size.
     """
     out = np.empty((count, *column.shape), np.dtype(column.dtype).newbyteorder("<")) if into is None else into
     body = data[:-CRC_BYTES]
@@ -265,9 +265,9 @@ def metadata(descriptor: Descriptor, count: int, room: Mapping[str, int]) -> dic
     The root's attributes hold what decoding needs, so that a shard on its own can be read.
 
     Args:
-        descriptor: of the store.
-        count: rows of the unit.
-        room: entries of a chunk, by column.
+        descriptor: Descriptor of the store.
+        count: Rows of the unit.
+        room: Entries of a chunk by column.
     """
     about = {"version": VERSION, "heads": {name: head.to_json() for name, head in descriptor.heads.items()}}
     documents = {"zarr.json": _group({"softlabels": about})}
