@@ -167,12 +167,9 @@ def compare(
     measured = rows_to_measure(sources[0], [model.run for model in compared if model.run is not None], split)
     of_classes = [_with_classes_of(model, source) for model, source in zip(compared, sources, strict=True)]
     qualities = evaluate(compared, of_classes, measured.rows)
-    groups: dict[str, list[int]] = {}
-    for index, model in enumerate(compared):
-        groups.setdefault((_name_without_seed(model) if group_seeds else None) or str(index), []).append(index)
     hashed, teacher = hashed_keys(sources[0])[measured.rows], compared[0]
     rows: list[ComparedModel] = []
-    for indices in groups.values():
+    for indices in _groups(compared, group_seeds=group_seeds):
         group, sample = [compared[index] for index in indices], samples[indices[0]]
         by_head = mean_of_heads([qualities[index] for index in indices])
         main = next(iter(by_head.values()))
@@ -229,12 +226,9 @@ def _compare_languages(
     """Return a row per language model, or per group of runs; the value is the perplexity."""
     measured = rows_to_measure(source, [model.run for model in models if model.run is not None], split)
     figures = compare_text(models, source, measured.rows)
-    groups: dict[str, list[int]] = {}
-    for index, model in enumerate(models):
-        groups.setdefault((_name_without_seed(model) if group_seeds else None) or str(index), []).append(index)
     hashed, sample = hashed_keys(source)[measured.rows], source.inputs(measured.rows[:1])
     rows = []
-    for indices in groups.values():
+    for indices in _groups(models, group_seeds=group_seeds):
         values = [figures[index].perplexity for index in indices]
         row = _row([models[index] for index in indices], values, sample, measured, hashed)
         speed = row.rows_per_second * float(sample.lengths.sum())
@@ -330,6 +324,14 @@ def _trained_on(model: Model) -> str | None:
     if labels is None:
         return "hard labels"
     return ", ".join(labels.encodings.values()) or "live teacher"
+
+
+def _groups(models: Sequence[Model], *, group_seeds: bool) -> list[list[int]]:
+    """Return the indices of the models of each row; without ``group_seeds``, each model has a row of its own."""
+    groups: dict[str, list[int]] = {}
+    for index, model in enumerate(models):
+        groups.setdefault((_name_without_seed(model) if group_seeds else None) or str(index), []).append(index)
+    return list(groups.values())
 
 
 def _name_without_seed(model: Model) -> str | None:
