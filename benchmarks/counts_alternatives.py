@@ -20,7 +20,7 @@ from real_teacher import WINDOW, fitted, logits_of
 from softlabels import encodings
 from softlabels.encodings import Codebook, Counts
 from softlabels.encodings.families.counts import excess_over
-from softlabels.encodings.ranks import ranked
+from softlabels.encodings.rank_layout import ranked
 from softlabels.labels import Head
 from softlabels.planning.container import label_bytes
 from softlabels.store.shards.zarr_shard import encode_array

@@ -55,7 +55,7 @@ def _line(name: str, value: str) -> str:
 
 
 def _print_chain(path: str, digest: str | None, *, as_json: bool) -> None:
-    from softlabels.training.provenance import chain, check_run_digest
+    from softlabels.training.run_chain import chain, check_run_digest
 
     links = chain(path)
     check_run_digest(path, links[-1].digest, digest)

@@ -75,7 +75,7 @@ def command(
         from softlabels.sharing import LOCK_NAME, check_lock
         from softlabels.store import open_store
         from softlabels.training import train_student
-        from softlabels.training.inputs import open_data
+        from softlabels.training.run_data import open_data
 
         labels = open_store(store, digest=digest)
         for directory in sorted(recipe_directories()):

@@ -52,7 +52,7 @@ def command(
 
     def train(progress: Callable[..., None]) -> Model:
         from softlabels.training import train_teacher
-        from softlabels.training.inputs import open_data
+        from softlabels.training.run_data import open_data
 
         source = open_data(data, **chosen_data(), text=chosen_text())
         note_data(source, quiet=quiet)

@@ -70,7 +70,7 @@ def _verify_run(run: str, expected: str | None, *, as_json: bool) -> None:
     """Load a run, which compares its files with their digests, and print its digest."""
     from softlabels.errors import RunCorrupt
     from softlabels.models import as_model
-    from softlabels.training.provenance import check_run_digest
+    from softlabels.training.run_chain import check_run_digest
 
     digest, problem = None, None
     try:

@@ -18,7 +18,7 @@ from softlabels.columns import Arrays, Column
 from softlabels.encodings.encoding import Block, Encoded, check_ids, id_dtype
 from softlabels.encodings.items import ItemEncoding
 from softlabels.encodings.log_probs import MAX_ABOVE_ZERO, NAMES, LogProbs
-from softlabels.encodings.options import choice, integer
+from softlabels.encodings.option_parsers import choice, integer
 from softlabels.labels import Head, SparseLabels
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from softlabels.store.format.descriptor import Descriptor
 from softlabels.store.format.limits import MAX_RECORD_BYTES
 from softlabels.store.format.record import Record, read_record
 from softlabels.store.format.snapshot import Snapshot, read_table
+from softlabels.store.read_ahead import map_ahead
 from softlabels.store.storage.read_errors import REPAIR, SEAL
 from softlabels.store.storage.storage import Storage
-from softlabels.store.threads import map_ahead
 
 Columns = dict[str, NDArray[Any]]
 

@@ -32,9 +32,9 @@ from softlabels.store.format.snapshot import Snapshot, read_prior, read_probe, r
 from softlabels.store.format.token_inputs import IDS, MARKS, TokenInputs
 from softlabels.store.format.token_inputs import LENGTH as INPUT_LENGTH
 from softlabels.store.format.tokenizer_file import TokenizerDocument, read_tokenizer
+from softlabels.store.read_ahead import map_ahead
 from softlabels.store.storage.read_errors import FETCH, SEAL, read_errors
 from softlabels.store.storage.storage import Storage
-from softlabels.store.threads import map_ahead
 from softlabels.store.unit_reader import UnitReader, native
 
 MAX_READERS = 8192

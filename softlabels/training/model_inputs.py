@@ -13,7 +13,7 @@ from softlabels.models.run_directory import read_run
 from softlabels.sources import DataLike, Source
 from softlabels.sources.request import DataOptions
 from softlabels.text.options import TextOptions
-from softlabels.training.inputs import open_data
+from softlabels.training.run_data import open_data
 
 
 def open_for_models(

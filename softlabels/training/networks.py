@@ -23,8 +23,8 @@ from softlabels.models.loading import load as load_model
 from softlabels.models.spec import kind_of
 from softlabels.models.standardize import Standardize
 from softlabels.sources import Source
-from softlabels.training.inputs import Prepared
 from softlabels.training.recipe import Recipe
+from softlabels.training.run_data import Prepared
 
 STATISTICS_ROWS = 4096
 """Training rows, spread evenly, whose mean and deviation standardise the inputs."""

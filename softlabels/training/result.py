@@ -9,7 +9,7 @@ from softlabels.sources.store_tokens import StoreTokens
 from softlabels.store import Store
 from softlabels.training import language
 from softlabels.training.distributed import Workers
-from softlabels.training.inputs import Prepared
+from softlabels.training.run_data import Prepared
 from softlabels.training.tasks import Objectives, Task
 from softlabels.training.validation import Validation
 

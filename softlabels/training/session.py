@@ -23,12 +23,12 @@ from softlabels.text.tokenizer_files import FILE as TOKENIZER_FILE
 from softlabels.training import language
 from softlabels.training.checkpoint import saved_step
 from softlabels.training.distributed import Workers
-from softlabels.training.inputs import Prepared
 from softlabels.training.memory import checkpoint_layers
 from softlabels.training.networks import NewModel
 from softlabels.training.recipe import Recipe
 from softlabels.training.result import measure
 from softlabels.training.run_claim import claimed, release
+from softlabels.training.run_data import Prepared
 from softlabels.training.software import versions
 from softlabels.training.tasks import Objectives, Task
 from softlabels.training.trackers import Tracker, new_tracker

@@ -21,9 +21,9 @@ from softlabels.sources import DataLike
 from softlabels.store import Store
 from softlabels.training import language
 from softlabels.training.distributed import join_workers
-from softlabels.training.inputs import open_data, open_labels, prepare
 from softlabels.training.networks import NewModel, new_model
 from softlabels.training.recipe import Recipe, RecipeOptions
+from softlabels.training.run_data import open_data, open_labels, prepare
 from softlabels.training.session import Session
 from softlabels.training.splits import require_labels
 from softlabels.training.tasks.student import learned_heads, student_task, warning_of

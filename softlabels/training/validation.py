@@ -20,7 +20,7 @@ from softlabels.training import language
 from softlabels.training.distributed import Workers
 from softlabels.training.figures import FigureSums
 from softlabels.training.head_quality import MAX_NEIGHBOURS, retrieval
-from softlabels.training.inputs import Prepared
+from softlabels.training.run_data import Prepared
 from softlabels.training.tasks import Objectives, Outputs, Task
 
 BATCH_ROWS = 256

@@ -23,7 +23,7 @@ from softlabels.sources.store_tokens import StoreTokens
 from softlabels.store import verify
 from softlabels.text import LABELLED, START, Tokenizer
 from softlabels.text.options import TextOptions
-from softlabels.training.inputs import open_data
+from softlabels.training.run_data import open_data
 
 TEXTS = [f"def f{i}(path):\n    return {i} + len(path)\n" + "x" * (i % 7) for i in range(40)]
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"

@@ -21,7 +21,7 @@ from softlabels.sources import as_source, open_source
 from softlabels.sources.view_inputs import ViewInputs
 from softlabels.store.format import canonical_json
 from softlabels.store.format.descriptor import parse_descriptor
-from softlabels.training.inputs import open_data
+from softlabels.training.run_data import open_data
 
 POLICIES = [
     "randcrop", "flip", "color", "randaugment", "erase:p=1", "mixup", "cutmix:p=0.7", "randcrop,mixup",

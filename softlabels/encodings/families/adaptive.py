@@ -16,7 +16,7 @@ from softlabels.columns import COUNT, Arrays, Column
 from softlabels.encodings.encoding import Block, Encoded, check_distinct
 from softlabels.encodings.listed import Listed
 from softlabels.encodings.log_probs import NAMES, RULED_OUT, LogProbs, pad, unpad
-from softlabels.encodings.options import probability, require_count
+from softlabels.encodings.option_parsers import probability, require_count
 from softlabels.labels import Head, SparseLabels
 
 if TYPE_CHECKING:

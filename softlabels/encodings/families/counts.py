@@ -27,8 +27,8 @@ from softlabels.encodings.dither import DITHER, Draws, draw
 from softlabels.encodings.encoding import Block, Encoded, id_dtype
 from softlabels.encodings.items import ItemEncoding
 from softlabels.encodings.log_probs import padded_width
-from softlabels.encodings.options import integer, probability, require_count
-from softlabels.encodings.ranks import NEAR, WIDE_CLASSES, far_ranks, near_ranks, ranked
+from softlabels.encodings.option_parsers import integer, probability, require_count
+from softlabels.encodings.rank_layout import NEAR, WIDE_CLASSES, far_ranks, near_ranks, ranked
 from softlabels.encodings.samples import require_one_temperature
 from softlabels.labels import Dither, Head, SparseLabels
 from softlabels.rng import uniforms

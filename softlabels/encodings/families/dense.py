@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from softlabels.columns import Arrays, Column
 from softlabels.encodings import halves
 from softlabels.encodings.encoding import Block, Encoded, Encoding
-from softlabels.encodings.options import choice, require_count
+from softlabels.encodings.option_parsers import choice, require_count
 from softlabels.errors import InvalidArgument, InvalidLogits
 from softlabels.labels import DISTRIBUTIONS, DenseLabels, Head
 

@@ -24,7 +24,7 @@ from softlabels.encodings.dither import DITHER, class_offsets, draw
 from softlabels.encodings.encoding import Block, Encoded, id_dtype
 from softlabels.encodings.items import ItemEncoding
 from softlabels.encodings.log_probs import pad
-from softlabels.encodings.options import integer, probability, require_count
+from softlabels.encodings.option_parsers import integer, probability, require_count
 from softlabels.encodings.samples import check_sampled_ids, require_one_temperature, sample_labels
 from softlabels.labels import Dither, Head, SparseLabels
 from softlabels.rng import uniforms

@@ -12,7 +12,7 @@ from softlabels.columns import Arrays, Column
 from softlabels.encodings.encoding import Block, Encoded
 from softlabels.encodings.listed import Listed
 from softlabels.encodings.log_probs import NAMES
-from softlabels.encodings.options import integer, require_count
+from softlabels.encodings.option_parsers import integer, require_count
 from softlabels.errors import InvalidArgument
 from softlabels.labels import Head, SparseLabels
 

@@ -28,11 +28,11 @@ from softlabels.store.format.snapshot import Snapshot, read_probe, read_snapshot
 from softlabels.store.format.tokenizer_file import read_tokenizer
 from softlabels.store.maintenance.report import Fix, Problem, Report
 from softlabels.store.maintenance.verification_cache import VerificationCache
+from softlabels.store.read_ahead import map_ahead
 from softlabels.store.sealed_store import Store
 from softlabels.store.storage.read_errors import without_advice
 from softlabels.store.storage.storage import Location, Storage
 from softlabels.store.store_opening import check_digest
-from softlabels.store.threads import map_ahead
 from softlabels.store.unit_reader import UnitReader
 
 Progress = Callable[[int, int], None]

@@ -20,8 +20,8 @@ from softlabels.losses import NO_LABEL
 from softlabels.models import DEFAULT_HEAD, OutputHead
 from softlabels.sources.protocol import Target
 from softlabels.sources.view_inputs import ViewInputs
-from softlabels.training.inputs import Prepared
 from softlabels.training.language import is_language
+from softlabels.training.run_data import Prepared
 from softlabels.training.tasks.loss_spec import WeightedLoss
 from softlabels.training.tasks.objective import Outputs, Term
 

@@ -13,8 +13,8 @@ from softlabels.models import Model, OutputHead
 from softlabels.models.run_record import RunLabels
 from softlabels.store import Store
 from softlabels.training import language
-from softlabels.training.inputs import Prepared
 from softlabels.training.recipe import Recipe
+from softlabels.training.run_data import Prepared
 from softlabels.training.tasks.hard_targets import HardTargets, hard_targets, hard_term
 from softlabels.training.tasks.loss_spec import LossSpec, WeightedLoss
 from softlabels.training.tasks.objective import Objective, Term

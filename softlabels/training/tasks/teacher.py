@@ -8,8 +8,8 @@ from softlabels.errors import InvalidData
 from softlabels.models import OutputHead
 from softlabels.sources import check_classes
 from softlabels.training import language
-from softlabels.training.inputs import Prepared
 from softlabels.training.recipe import Recipe
+from softlabels.training.run_data import Prepared
 from softlabels.training.tasks.hard_targets import hard_targets, hard_term
 from softlabels.training.tasks.loss_spec import LossSpec
 from softlabels.training.tasks.objective import Objective

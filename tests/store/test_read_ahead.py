@@ -5,7 +5,7 @@ from itertools import count, islice
 
 import pytest
 
-from softlabels.store.threads import map_ahead
+from softlabels.store.read_ahead import map_ahead
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -9,7 +9,7 @@ import pytest
 import softlabels as sl
 from softlabels.errors import DataNotFound, InvalidArgument
 from softlabels.training import train_student, train_teacher
-from softlabels.training.provenance import chain
+from softlabels.training.run_chain import chain
 from tests.cli.calls import call
 
 RECIPE = {"steps": 4, "batch_size": 16, "log_every": 2}
