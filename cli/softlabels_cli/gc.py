@@ -24,7 +24,7 @@ def command(*, store: str, delete: bool, older_than: float, as_json: bool) -> No
     """List files of STORE that nothing refers to, left by crashes and repairs."""
     from softlabels.store import collect_garbage
 
-    garbage = collect_garbage(store, delete=delete, older_than=older_than * 86_400)
+    garbage = collect_garbage(store, delete=delete, older_than=older_than)
     if as_json:
         print_json({"deleted": delete, **garbage.to_json()})
         return

@@ -159,6 +159,15 @@ def test_tail_priors_and_snapshots_without_a_probe_are_no_garbage(tmp_path):
     np.testing.assert_array_equal(sl.open(root).prior("logits"), prior)
 
 
+def test_ages_are_in_days(store, tmp_path):
+    file = store.storage.create()
+    file.write(b"half a shard")
+    age(tmp_path / "s", 2)
+    assert len(collect_garbage(store.storage, older_than=1.9).files) == 1
+    assert len(collect_garbage(store.storage, older_than=2.1).young) == 1
+    file.discard()
+
+
 def test_garbage_is_not_guessed_at_where_a_record_is_damaged(store, tmp_path):
     age(tmp_path / "s", 30)
     record = next((tmp_path / "s" / "records").rglob("00000001.json"))

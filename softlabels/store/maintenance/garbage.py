@@ -21,7 +21,9 @@ from softlabels.store.format.snapshot import read_snapshot
 from softlabels.store.storage.storage import TEMPORARY, Location, Storage
 
 DAY = 86_400.0
-YOUNGEST = 7 * DAY
+"""Seconds of a day."""
+MIN_AGE = 7.0
+"""Days after which nothing that a running commit writes is younger."""
 WRITTEN_FOR = re.compile(r"([0-9]{8,12})-([0-9a-f]{32})\.(zarr\.zip|parquet|safetensors)")
 
 
@@ -71,14 +73,13 @@ class Garbage:
         }
 
 
-def collect_garbage(location: Location, *, delete: bool = False, older_than: float = YOUNGEST) -> Garbage:
+def collect_garbage(location: Location, *, delete: bool = False, older_than: float = MIN_AGE) -> Garbage:
     """Return the files of a store that nothing refers to.
 
     Args:
         location: Location of the store.
         delete: If True, delete those that are old enough; otherwise only list them.
-        older_than: Minimum age in seconds since the last change; a younger file may belong to a commit under way.
-            Default: seven days.
+        older_than: Minimum age in days since the last change; a younger file may belong to a commit under way.
 
     Raises:
         StoreNotFound: There is no store.
@@ -90,9 +91,9 @@ def collect_garbage(location: Location, *, delete: bool = False, older_than: flo
         ()
     """
     if older_than < 0:
-        raise InvalidArgument(f"older_than: negative age, got {older_than}; expected 0 or more seconds")
+        raise InvalidArgument(f"older_than: negative age, got {older_than}; expected 0 or more days")
     storage, descriptor = open_with_descriptor(location)
-    before = storage.clock() - older_than
+    before = storage.clock() - older_than * DAY
     old: dict[str, OrphanedFile] = {}
     young = []
     for name, reason in _unreferenced(storage, descriptor):
