@@ -24,21 +24,26 @@ if TYPE_CHECKING:
     from softlabels.loading import Ensemble, Mixture
     from softlabels.loading.adapters.torch_datasets import LabelDataset
     from softlabels.loading.loader import loader
-    from softlabels.sharing import describe, pull, push, sign
-    from softlabels.sources import content_keys, open_source
+    from softlabels.sharing import describe, pull, push, sign, verify_signature
+    from softlabels.sources import DatasetSource, DistinctSource, TokenSource, content_keys, open_source
     from softlabels.store import collect_garbage as gc
     from softlabels.store import describe_store as inspect
     from softlabels.store import open_store as open  # noqa: A004  sl.open is the verb of the design
     from softlabels.store import repair, seal, verify
+    from softlabels.text.options import TextOptions
     from softlabels.training import compare, export_model, plot, train_student, train_teacher
 
 _HOME = {
+    "DatasetSource": "softlabels.sources",
     "DenseLabels": "softlabels.labels",
+    "DistinctSource": "softlabels.sources",
     "Ensemble": "softlabels.loading",
     "Head": "softlabels.labels",
     "LabelDataset": "softlabels.loading.adapters.torch_datasets",
     "Mixture": "softlabels.loading",
     "SparseLabels": "softlabels.labels",
+    "TextOptions": "softlabels.text.options",
+    "TokenSource": "softlabels.sources",
     "compare": "softlabels.training",
     "content_keys": "softlabels.sources",
     "create": "softlabels.generation",
@@ -61,16 +66,21 @@ _HOME = {
     "train_student": "softlabels.training",
     "train_teacher": "softlabels.training",
     "verify": "softlabels.store",
+    "verify_signature": "softlabels.sharing",
 }
 _MODULES = ("errors", "losses")
 
 __all__ = [
+    "DatasetSource",
     "DenseLabels",
+    "DistinctSource",
     "Ensemble",
     "Head",
     "LabelDataset",
     "Mixture",
     "SparseLabels",
+    "TextOptions",
+    "TokenSource",
     "__version__",
     "compare",
     "content_keys",
@@ -96,6 +106,7 @@ __all__ = [
     "train_student",
     "train_teacher",
     "verify",
+    "verify_signature",
 ]
 
 

@@ -104,7 +104,7 @@ def generate(
         processes: Processes of the engines local and ray; None: 1, and with ray one per GPU or node.
         skip_bad: Rows that may be left without labels because they cannot be read or the teacher fails on them; None:
             such a row is an error.
-        text: Options of text, such as ``TextOptions(pack=256)``; None: the defaults, if the teacher has a tokenizer.
+        text: Options of text, such as ``sl.TextOptions(pack=256)``; None: the defaults, if the teacher has a tokenizer.
         chosen: If True, store the log-probability of the text's own next token too, as head ``chosen``.
         hidden: Layers whose states are stored too, as heads ``hidden_K``; negative ones count from the last.
         written_by: Digest or name of the model that wrote the text; None if unknown.
