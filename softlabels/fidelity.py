@@ -108,19 +108,43 @@ def measure(logits: NDArray[np.float32], labels: SoftLabels, temperatures: Seque
             calibrated tail, since their KL would be infinite.
         temperatures: Temperatures at which to measure the KL; other figures are at the first.
     """
+    return measure_groups(logits, labels, temperatures, [len(logits)])[0]
+
+
+def measure_groups(
+    logits: NDArray[np.float32], labels: SoftLabels, temperatures: Sequence[float], sizes: Sequence[int]
+) -> list[Fidelity]:
+    """Compare labels with the logits they were made from, for groups of successive rows; see `measure`.
+
+    Args:
+        logits: (n, *shape, C) dense logits.
+        labels: Labels of the same rows, not ragged.
+        temperatures: Temperatures at which to measure the KL; other figures are at the first.
+        sizes: Rows of each group, each above 0; their sum is n.
+    """
     classes = logits.shape[-1]
     if isinstance(labels, SparseLabels):
         labels = replace(labels, tail="uniform" if labels.tail == "uniform" else "calibrated", shape=())
     else:
         labels = replace(labels, values=labels.values.reshape(-1, classes))
     flat = logits.reshape(-1, classes)
-    is_sample = isinstance(labels, SparseLabels) and labels.is_sample
     step = max(1, BLOCK // classes)
     blocks = []
     for start in range(0, len(flat), step):
         rows = np.arange(start, min(start + step, len(flat)))
-        blocks.append(_measure(flat[rows], labels.take(rows), temperatures, is_sample=is_sample))
-    return combine(blocks)
+        blocks.append(_measure(flat[rows], labels.take(rows), temperatures))
+    positions = np.asarray(sizes) * (len(flat) // len(logits))
+    starts = np.cumsum(positions) - positions
+    means = {name: np.add.reduceat(np.concatenate([block[name] for block in blocks]), starts) / positions
+             for name in blocks[0]}  # fmt: skip
+    return [
+        Fidelity(
+            rows=int(rows),
+            kl={f"{name:g}": float(max(mean[group], 0.0)) for name, mean in means.items() if not isinstance(name, str)},
+            **{name: float(means[name][group]) for name in MEANS},
+        )
+        for group, rows in enumerate(positions)
+    ]
 
 
 class FidelityMean:
@@ -161,32 +185,32 @@ def combine(figures: Sequence[Fidelity]) -> Fidelity:
 
 
 def _measure(
-    logits: NDArray[np.float32], labels: SoftLabels, temperatures: Sequence[float], *, is_sample: bool
-) -> Fidelity:
+    logits: NDArray[np.float32], labels: SoftLabels, temperatures: Sequence[float]
+) -> dict[str | float, NDArray[np.float64]]:
+    """Return the figures of each row, (n,): those of MEANS by name, and the KL by temperature but for draws."""
+    is_sample = isinstance(labels, SparseLabels) and labels.is_sample
     compared = _compare(logits, labels, temperatures[0])
     log_p, p, log_q = compared
-    kl = {}
+    figures: dict[str | float, NDArray[np.float64]] = {}
     if not is_sample:
         others = (_compare(logits, labels, temperature) for temperature in temperatures[1:])
-        for temperature, figures in zip(temperatures, (compared, *others), strict=True):
-            kl[f"{temperature:g}"] = _divergence(*figures)
+        for temperature, distributions in zip(temperatures, (compared, *others), strict=True):
+            figures[temperature] = _divergence(*distributions)
     reconstructed = np.exp(log_q)
-    mass, likeliest = 1.0, reconstructed.argmax(axis=-1)
+    mass, likeliest = np.ones(len(logits)), reconstructed.argmax(axis=-1)
     if isinstance(labels, SparseLabels):
         listed = np.isfinite(labels.values)
-        mass = float(np.where(listed, np.take_along_axis(p, labels.ids, axis=1), 0.0).sum(axis=1).mean())
+        mass = np.where(listed, np.take_along_axis(p, labels.ids, axis=1), 0.0).sum(axis=1)
         # Quantising may tie the first two log-probabilities; their order still says which is the likelier.
         first = labels.values.argmax(axis=1)[:, None] if is_sample else np.zeros((len(labels.ids), 1), np.int64)
         # A row without draws predicts no class.
         likeliest = np.where(listed.any(axis=1), np.take_along_axis(labels.ids, first, axis=1)[:, 0], -1)
-    return Fidelity(
-        rows=len(logits),
-        kl=kl,
-        mass=mass,
-        top1=float((likeliest == logits.argmax(axis=-1)).mean()),
-        entropy=float(-(p * np.where(p > 0, log_p, 0.0)).sum(axis=-1).mean()),
-        error=float(((reconstructed - p) ** 2).sum(axis=-1).mean()),
-    )
+    return figures | {
+        "mass": mass,
+        "top1": (likeliest == logits.argmax(axis=-1)).astype(np.float64),
+        "entropy": -(p * np.where(p > 0, log_p, 0.0)).sum(axis=-1),
+        "error": ((reconstructed - p) ** 2).sum(axis=-1),
+    }
 
 
 def _compare(
@@ -197,11 +221,11 @@ def _compare(
     return log_p, np.exp(log_p), labels.log_probs(temperature).astype(np.float64)
 
 
-def _divergence(log_p: NDArray[np.float64], p: NDArray[np.float64], log_q: NDArray[np.float64]) -> float:
-    """Return the mean KL from the teacher to the labels."""
+def _divergence(log_p: NDArray[np.float64], p: NDArray[np.float64], log_q: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the KL from the teacher to the labels of each row, (n,)."""
     with np.errstate(invalid="ignore"):
         terms = np.where(p > NEGLIGIBLE, p * (log_p - log_q), 0.0)
-    return float(max(terms.sum(axis=-1).mean(), 0.0))
+    return np.asarray(terms.sum(axis=-1))
 
 
 def as_rows(labels: SoftLabels, lengths: NDArray[np.integer[Any]], positions: NDArray[np.int64]) -> SoftLabels:

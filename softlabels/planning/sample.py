@@ -20,7 +20,7 @@ from softlabels import encodings
 from softlabels.encodings import codebook as codebooks
 from softlabels.encodings.tail import sums_of, tail_prior
 from softlabels.errors import InvalidArgument
-from softlabels.fidelity import Fidelity, combine, measure
+from softlabels.fidelity import Fidelity, combine, measure_groups
 from softlabels.labels import DISTRIBUTIONS, Head, HeadKind
 from softlabels.planning.container import KEY_BYTES, container_bytes, geometry_of, label_bytes
 from softlabels.store import open_store
@@ -147,10 +147,14 @@ class Sample:
         labels = {name: np.concatenate([fold.arrays[name] for fold in encoded]) for name in columns}
         ids = encoding.entries(labels, head)
         blocks = [
-            measure(self.logits[rows[block]], labels_of_fold.take(block), temperatures)
+            block
             for fold, rows, prior in zip(encoded, folds, priors, strict=True)
-            for labels_of_fold in [encoding.decode(fold.arrays, head, prior)]
-            for block in np.array_split(np.arange(len(rows)), min(BLOCKS, len(rows)))
+            for block in measure_groups(
+                self.logits[rows],
+                encoding.decode(fold.arrays, head, prior),
+                temperatures,
+                [len(group) for group in np.array_split(rows, min(BLOCKS, len(rows)))],
+            )
         ]
         fidelity = combine(blocks)
         size = label_bytes(head, labels, len(self.logits), codec=self.codec, shard_format=self.shard_format)
