@@ -1,12 +1,11 @@
 """Bytes of a store: those of labels, and those of files, chunks and footers beside labels and keys.
 
-Bytes are measured, not computed: shards are written to temporary files by the store's own writer. With few rows per
+Bytes are measured, not computed: shards are written to memory by the store's own writer. With few rows per
 chunk, or many columns, containers are several per cent of a store.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +17,7 @@ from softlabels import columns as ragged
 from softlabels import encodings
 from softlabels.columns import Column
 from softlabels.labels import Head
-from softlabels.store import DataRecord, Descriptor, TeacherRecord, default_geometry, open_storage
+from softlabels.store import DataRecord, Descriptor, TeacherRecord, default_geometry
 from softlabels.store.format.descriptor import OWN_COLUMNS
 from softlabels.store.format.limits import MAX_UNIT_CHUNKS
 from softlabels.store.shards.hashed_file import HashedFile
@@ -141,18 +140,26 @@ def _descriptor(head: Head, chunks: int, chunk_rows: int, codec: str, shard_form
 
 
 def _written_bytes(descriptor: Descriptor, chunks: Sequence[Mapping[str, NDArray[Any]]]) -> int:
-    """Return the bytes of a shard, written to a temporary file."""
-    with tempfile.TemporaryDirectory() as folder:
-        storage = open_storage(folder)
-        storage.prepare()
-        file = storage.create()
-        sink = HashedFile(file)
-        writer = format_of(descriptor.shard_format).open_writer(sink, descriptor)
-        for columns in chunks:
-            writer.write_chunk(columns)
-        writer.finish()
-        file.discard()
-        return sink.size
+    """Return the bytes of a shard, written to memory."""
+    sink = HashedFile(_MemoryFile())
+    writer = format_of(descriptor.shard_format).open_writer(sink, descriptor)
+    for columns in chunks:
+        writer.write_chunk(columns)
+    writer.finish()
+    return sink.size
+
+
+class _MemoryFile:
+    """A shard in memory; see WritableFile."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._data += data
+
+    def read(self, offset: int, size: int) -> bytes:
+        return bytes(self._data[offset : offset + size])
 
 
 def _noise(column: Column, rows: int) -> NDArray[Any]:

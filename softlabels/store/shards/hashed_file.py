@@ -7,19 +7,19 @@ from blake3 import blake3
 from softlabels.errors import InvalidArgument
 from softlabels.store.format.limits import MAX_SHARD_BYTES
 from softlabels.store.format.record import Range
-from softlabels.store.storage.storage import NewFile
+from softlabels.store.storage.storage import WritableFile
 
 
 class HashedFile:
     """A file that hashes the bytes of a shard while it is written, as a whole and by range.
 
     Args:
-        file: New, empty file of a store.
+        file: New, empty file.
     """
 
     closed = False  # pyarrow asks
 
-    def __init__(self, file: NewFile) -> None:
+    def __init__(self, file: WritableFile) -> None:
         self._file = file
         self._whole, self._range = blake3(), blake3()
         self._start = self.size = 0

@@ -38,8 +38,8 @@ class FileInfo(NamedTuple):
     version: str
 
 
-class NewFile(Protocol):
-    """A file that is being written and has no name yet."""
+class WritableFile(Protocol):
+    """Bytes that are appended, and can be read again."""
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes.
@@ -55,6 +55,10 @@ class NewFile(Protocol):
             offset: Position of the first byte.
             size: Number of bytes.
         """
+
+
+class NewFile(WritableFile, Protocol):
+    """A file that is being written and has no name yet."""
 
     def publish(self, name: str) -> None:
         """Store the file durably under ``name``, which no other writer uses, and close it.
