@@ -43,7 +43,7 @@ def story(out: Path, seeds: int) -> list[tuple[str, list[str]]]:
     train = ["--steps", STEPS, "--hard-labels", str(HARD_LABELS)]
     return [
         ("Train a teacher on all hard labels.",
-         ["train-teacher", "digits", "--model", TEACHER, "--epochs", "30", "--out", f"{out}/teacher"]),
+         ["train-teacher", "digits", "--model", TEACHER, "--epochs", "15", "--out", f"{out}/teacher"]),
         ("Run it once over the images; store the four likeliest classes and the mass of the rest.",
          [*generate, labels, "--encoding", "topk:4:q8", "--temperature", "1", "--temperature", "4"]),
         ("The same with every logit, to compare sizes.",
