@@ -24,11 +24,12 @@ settings.load_profile("softlabels")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """Collect tests without going through thousands of them again and again to collect garbage."""
+    """Collect tests without going through thousands of them again and again to collect garbage, then or later."""
     gc.disable()
     try:
         return (yield)
     finally:
+        gc.freeze()
         gc.enable()
 
 
