@@ -35,6 +35,8 @@ MAX_PRIORS = 256
 MAX_LOG_TAIL = -(2.0**-24)
 """Upper bound of a log tail mass, the float16 nearest to 0; rounding must not take all of a listed class's mass."""
 
+_MAX_TAIL_BITS = np.float16(MAX_LOG_TAIL).view(np.uint16)
+
 MAX_LOST_MASS = 1e-3
 """Largest tail mass of a row that lists every class, which has nowhere to go."""
 
@@ -150,7 +152,6 @@ def _at_most_max(tail: NDArray[Any]) -> NDArray[Any]:
     if tail.dtype == np.float16:
         # The bits of negative numbers grow with their magnitude, and those of other numbers are smaller. An integer
         # maximum takes a microsecond per batch, a minimum of float16 takes a tenth of the loader's time.
-        bits = np.float16(MAX_LOG_TAIL).view(np.uint16)
-        bounded: NDArray[Any] = np.maximum(tail.view(np.uint16), bits).view(np.float16)
+        bounded: NDArray[Any] = np.maximum(tail.view(np.uint16), _MAX_TAIL_BITS).view(np.float16)
         return bounded
     return np.asarray(np.minimum(tail, tail.dtype.type(MAX_LOG_TAIL)))
