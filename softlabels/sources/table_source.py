@@ -36,12 +36,14 @@ from softlabels.sources.image_files import Pixels, decode_mask
 from softlabels.sources.image_sizes import ImageSizes
 from softlabels.sources.inputs import input_array, join_columns
 from softlabels.sources.keyed_source import KeyedSource
+from softlabels.sources.masks import class_mask, mask_array
 from softlabels.sources.pictures import map_arrays_of
 from softlabels.sources.protocol import Columns, Target
 from softlabels.sources.scratch import ArrayBuilder
 from softlabels.sources.split_names import SplitReader, Splits
 from softlabels.sources.tables import Table
-from softlabels.sources.target_columns import TargetReader, TargetValues, class_mask, described, mask_array, open_target
+from softlabels.sources.target_columns import open_target
+from softlabels.sources.target_values import TargetReader, TargetValues, described
 
 PASS_ROWS = 16_384
 """Rows that are converted at a time in a pass over all rows."""
