@@ -64,17 +64,7 @@ def _seal_once(storage: Storage, descriptor: Descriptor, cache: SealingCache) ->
     """Publish a snapshot; returns None if another process published one meanwhile, which may lack newer units."""
     # Before the units are listed: what an existing snapshot holds is then part of the list.
     last = _latest(storage)
-    units = paths.durable_units(storage)
-    count = len(units) if descriptor.grows else descriptor.units
-    if descriptor.grows and not units:
-        raise StoreIncomplete(f"{storage} has no rows yet; append some, then seal")
-    missing = sorted(set(range(count)) - set(units))
-    if missing:
-        first = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
-        raise StoreIncomplete(
-            f"{storage}: {len(missing)} of {count} units are not committed ({first}); make them again, with "
-            "generate or your own loop, then seal"
-        )
+    count = _count_units(storage, descriptor)
     is_checked = last is not None and cache.has(last.digest)
     committed = read_committed(storage, descriptor, count, last if is_checked else None)
     check_shard_sizes(storage, descriptor, committed)
@@ -105,6 +95,22 @@ def _seal_once(storage: Storage, descriptor: Descriptor, cache: SealingCache) ->
     storage.put_if_absent(paths.table_path(number, str(body["table"])), listed)
     document = canonical_json.to_bytes(body | {"digest": canonical_json.digest(body)})
     return read_snapshot(storage, number) if storage.put_if_absent(paths.snapshot_path(number), document) else None
+
+
+def _count_units(storage: Storage, descriptor: Descriptor) -> int:
+    """Return the number of units, all of which are committed; raises StoreIncomplete if some are missing."""
+    units = paths.durable_units(storage)
+    count = len(units) if descriptor.grows else descriptor.units
+    if descriptor.grows and not units:
+        raise StoreIncomplete(f"{storage} has no rows yet; append some, then seal")
+    missing = sorted(set(range(count)) - set(units))
+    if missing:
+        first = ", ".join(map(str, missing[:5])) + (", ..." if len(missing) > 5 else "")
+        raise StoreIncomplete(
+            f"{storage}: {len(missing)} of {count} units are not committed ({first}); make them again, with "
+            "generate or your own loop, then seal"
+        )
+    return count
 
 
 def _is_restored(
