@@ -60,6 +60,9 @@ def of_predictions(predictions: Mapping[str, Tensor | SlicedLogits], heads: Mapp
         predictions: Tensors by head, as ``Model.predict`` or ``predict_sliced`` return them.
         heads: Heads of the store.
         inputs: Inputs of the batch; ragged ones tell the lengths of ragged heads.
+
+    Raises:
+        InvalidArgument: Logits in slices belong to a head of a fixed shape.
     """
     outputs = {}
     for name, head in heads.items():

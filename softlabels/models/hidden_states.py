@@ -53,7 +53,11 @@ class HiddenStates(nn.Module):
         )
 
     def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]  # passed on
-        """Return the state of the network and of the projections."""
+        """Return the state of the network and of the projections.
+
+        Raises:
+            TypeError: A destination was passed: the state is read as a whole.
+        """
         if args or options.get("destination") is not None:
             raise TypeError("the state of hidden states is read as a whole")
         prefix = options.pop("prefix", "")

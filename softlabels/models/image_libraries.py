@@ -66,7 +66,17 @@ class ImageLibrary:
         )
 
     def load(self, spec: ModelSpec, sample: Any) -> Model:
-        """Return a classifier with weights."""
+        """Return a classifier with weights.
+
+        Args:
+            spec: Specification of the model.
+            sample: Some inputs, (n, *input_shape); None if there are none.
+
+        Raises:
+            InvalidArgument: The library has no such network, or it is not a classifier.
+            DataNotFound: There is no file of weights.
+            InvalidData: The weights are damaged, or of another network.
+        """
         name, options = split_options(spec, ("weights",))
         file = Path(options["weights"]) if "weights" in options else None
         tensors = None if file is None else _read(file)
@@ -98,7 +108,16 @@ class ImageLibrary:
         )
 
     def build(self, spec: ModelSpec, input_shape: tuple[int, ...], heads: Mapping[str, OutputHead]) -> nn.Module:
-        """Return a classifier with initial weights."""
+        """Return a classifier with initial weights.
+
+        Args:
+            spec: Specification of the network.
+            input_shape: Shape of one input.
+            heads: Outputs by name.
+
+        Raises:
+            InvalidArgument: The library has no such network, or inputs or heads are not those of a classifier.
+        """
         name, options = split_options(spec, ())
         head = next(iter(heads.values()))
         if options or len(heads) != 1 or head.shape or len(input_shape) not in {2, 3}:
@@ -110,7 +129,11 @@ class ImageLibrary:
         return LibraryNetwork(network, name, None, input_shape).train()
 
     def describe(self, module: nn.Module, heads: Mapping[str, OutputHead]) -> dict[str, Any]:
-        """Return the configuration that ``restore`` rebuilds a network from, as JSON values."""
+        """Return the configuration that ``restore`` rebuilds a network from, as JSON values.
+
+        Raises:
+            TypeError: The network is not of this library.
+        """
         if not isinstance(module, LibraryNetwork):
             raise TypeError(f"not a network of {self.name}: {type(module).__name__}")
         return {
@@ -123,7 +146,11 @@ class ImageLibrary:
         }
 
     def restore(self, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
-        """Return the network of a configuration with the tensors as its weights."""
+        """Return the network of a configuration with the tensors as its weights.
+
+        Raises:
+            ValueError: The tensors are not those of the configuration.
+        """
         head = OutputHead.from_json(next(iter(config["heads"].values())))
         preprocessing = None if config["preprocessing"] is None else Preprocessing.from_json(config["preprocessing"])
         shape = tuple(int(side) for side in config["input_shape"])

@@ -48,7 +48,11 @@ class TransformersNetwork(nn.Module):
         return {name: value for name, value in state.items() if name.removeprefix(prefix) not in self._second_names()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: FBT001, FBT002  as torch
-        """Load a state that ``state_dict`` returned, and tie weights again."""
+        """Load a state that ``state_dict`` returned, and tie weights again.
+
+        Raises:
+            RuntimeError: Weights are missing or unexpected, and ``strict`` is True.
+        """
         result = super().load_state_dict(state_dict, strict=False, assign=assign)
         missing = [name for name in result.missing_keys if name not in self._second_names()]
         if strict and (missing or result.unexpected_keys):

@@ -92,7 +92,14 @@ def write_card(store: Store, description: Description, replace: Replace) -> None
 
 
 def is_own_card(storage: Storage) -> bool:
-    """Return True if README.md does not exist or was written here."""
+    """Return True if README.md does not exist or was written here.
+
+    Args:
+        storage: Storage of the store.
+
+    Raises:
+        StorageFailed: The storage refused.
+    """
     try:
         return MARKER.encode() in storage.read(CARD, MAX_CARD_BYTES)
     except (FileNotFoundError, NotADirectoryError):

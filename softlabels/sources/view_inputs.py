@@ -148,7 +148,11 @@ class ViewInputs:
         return tuple(digests)
 
     def check(self) -> None:
-        """Raise LabelsMisaligned unless the recorded views that this data holds replay bit by bit."""
+        """Raise LabelsMisaligned unless the recorded views that this data holds replay bit by bit.
+
+        Raises:
+            LabelsMisaligned: A view replays to other pixels; names the row and the versions to install.
+        """
         recorded = {bytes.fromhex(one.key): one for one in self.record.digests}
         rows = self._rows_of(list(recorded))
         for row, key in rows:

@@ -75,6 +75,10 @@ class Session:
 
         Returns:
             The trained model on the CPU.
+
+        Raises:
+            InvalidArgument: Every head has a weight of 0.
+            KeyboardInterrupt: A signal arrived; a checkpoint was written.
         """
         model, objectives = self.network.model, Objectives(self.task.objectives(self.network.model))
         if len(objectives) == 0:

@@ -98,7 +98,14 @@ class Dense(Encoding):
         return 2 if self.standardizes else 1
 
     def columns(self, head: Head) -> dict[str, Column]:
-        """Return ``values``, or ``codes`` with ``scale`` and ``offset``."""
+        """Return ``values``, or ``codes`` with ``scale`` and ``offset``.
+
+        Args:
+            head: The head.
+
+        Raises:
+            InvalidArgument: The encoding is for numbers, and the head is a distribution.
+        """
         if self.standardizes and head.kind in DISTRIBUTIONS:
             raise InvalidArgument(
                 f"encoding {self.spec!r}: it is for numbers, got a head of kind {head.kind}; expected embedding or "

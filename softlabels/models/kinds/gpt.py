@@ -184,6 +184,9 @@ class GPT(nn.Module):
 
         Args:
             padded: Rows padded on the right.
+
+        Raises:
+            ValueError: The network has no layers.
         """
         final: Tensor | None = None
         for state in self.all_states(padded):
@@ -226,7 +229,16 @@ class GPT(nn.Module):
 
 
 def build(spec: ModelSpec, input_shape: tuple[int, ...], heads: Mapping[str, OutputHead]) -> nn.Module:
-    """Return a freshly initialised network."""
+    """Return a freshly initialised network.
+
+    Args:
+        spec: Specification of the network.
+        input_shape: Shape of one input.
+        heads: Outputs by name.
+
+    Raises:
+        InvalidArgument: The heads are not one head of tokens, and hidden states beside it.
+    """
     hidden, others = split_heads(heads)
     ragged = [head for head in heads.values() if head.kind == "tokens" and head.ragged]
     if len(others) != 1 or len(ragged) != 1:

@@ -46,7 +46,17 @@ MAX_CONFIG_BYTES = 2**24
 
 
 def load(spec: ModelSpec, sample: Any) -> Model:
-    """Return the model of a directory, or of a hub."""
+    """Return the model of a directory, or of a hub.
+
+    Args:
+        spec: Specification of the model.
+        sample: Some inputs, (n, *input_shape); None if there are none.
+
+    Raises:
+        DataNotFound: There is no such directory, or there are no weights.
+        InvalidData: The model is damaged, or its weights are pickled.
+        InvalidArgument: The architecture is unknown, or heads are declared of a model that has its own.
+    """
     source = locate(spec)
     folder = source.folder
     config = read_config(folder)
@@ -91,7 +101,17 @@ def _needs_sample(text: str) -> bool:
 
 
 def build(spec: ModelSpec, input_shape: tuple[int, ...], heads: Mapping[str, OutputHead]) -> nn.Module:
-    """Return a network to train: the weights of the directory if it has any, else initial ones for its config.json."""
+    """Return a network to train: the weights of the directory if it has any, else initial ones for its config.json.
+
+    Args:
+        spec: Specification of the network.
+        input_shape: Shape of one input.
+        heads: Outputs by name.
+
+    Raises:
+        InvalidArgument: The model has another head, or an option is for teachers.
+        InvalidData: The model is damaged.
+    """
     source = locate(spec, pinned=True)
     folder = source.folder
     config = read_config(folder)
@@ -220,7 +240,15 @@ def _architecture_config(network: Any) -> dict[str, Any]:
 
 
 def describe(module: nn.Module, heads: Mapping[str, OutputHead]) -> dict[str, Any]:
-    """Return the configuration that ``restore`` rebuilds a trained network from."""
+    """Return the configuration that ``restore`` rebuilds a trained network from.
+
+    Args:
+        module: A network that ``build`` returned.
+        heads: Its heads by name.
+
+    Raises:
+        TypeError: The network is not of transformers.
+    """
     if isinstance(module, vision.ImageNetwork):
         return vision.describe(module, heads, _architecture_config(module.network))
     if isinstance(module, HiddenStates):
@@ -231,7 +259,15 @@ def describe(module: nn.Module, heads: Mapping[str, OutputHead]) -> dict[str, An
 
 
 def restore(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Return the network of a configuration with the tensors as its weights; no memory is allocated for other sizes."""
+    """Return the network of a configuration with the tensors as its weights; no memory is allocated for other sizes.
+
+    Args:
+        config: Configuration that ``describe`` returned.
+        tensors: Weights by name.
+
+    Raises:
+        ValueError: The tensors are not those of the configuration.
+    """
     values = dict(config["transformers"])
     pooling = config.get("pooling") or ["mean", False]
 
@@ -344,6 +380,9 @@ def transformers_errors(folder: Path) -> Iterator[None]:
 
     Args:
         folder: Directory that the message names.
+
+    Raises:
+        InvalidData: An error of transformers was raised.
     """
     try:
         yield

@@ -32,7 +32,16 @@ FORM = "python:MODULE:NAME"
 
 
 def load(spec: ModelSpec, sample: Any) -> Model:
-    """Return the user's network or function as a model."""
+    """Return the user's network or function as a model.
+
+    Args:
+        spec: Specification of the model.
+        sample: Some inputs, (n, *input_shape); None if there are none.
+
+    Raises:
+        InvalidArgument: The name cannot be imported, or is not callable.
+        RunCorrupt: The run that holds the weights is damaged.
+    """
     code, _, run = spec.text.partition("@")
     if run:
         return _load_trained(ModelSpec(spec.kind, {}, code), Path(run))
@@ -63,7 +72,16 @@ def _load_trained(spec: ModelSpec, folder: Path) -> Model:
 
 
 def build(spec: ModelSpec, input_shape: tuple[int, ...], heads: Mapping[str, OutputHead]) -> nn.Module:
-    """Return a network of the user to be trained; a network that exists is copied."""
+    """Return a network of the user to be trained; a network that exists is copied.
+
+    Args:
+        spec: Specification of the network.
+        input_shape: Shape of one input.
+        heads: Outputs by name.
+
+    Raises:
+        InvalidArgument: The name cannot be imported, or returns no network.
+    """
     random_state = torch.get_rng_state()
     value = import_name(spec)
     torch.set_rng_state(random_state)  # importing may draw random numbers, and only the first import does

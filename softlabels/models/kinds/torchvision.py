@@ -12,7 +12,11 @@ from softlabels.models.preprocessing import Preprocessing
 
 
 def create(name: str, classes: int | None, shape: tuple[int, ...] | None, *, is_pretrained: bool) -> nn.Module:
-    """Return a network of torchvision; see ImageLibrary."""
+    """Return a network of torchvision; see ImageLibrary.
+
+    Raises:
+        InvalidArgument: Inputs do not have three channels.
+    """
     models: Any = import_library("torchvision").models
     if shape is not None and (len(shape) != 3 or shape[2] != 3):
         raise InvalidArgument(f"inputs: networks of torchvision take three channels, got shape {shape}")

@@ -53,7 +53,11 @@ class Fields:
         return self._value.get(name)
 
     def text(self, name: str) -> str:
-        """Return a text of at most 65,536 characters."""
+        """Return a text of at most 65,536 characters.
+
+        Raises:
+            ValueError: The field is missing or of another type; names it.
+        """
         value = self._required(name)
         if not isinstance(value, str) or len(value) > MAX_TEXT:
             raise refusal(self.path(name), value, f"a text of at most {MAX_TEXT:,} characters")
@@ -64,11 +68,19 @@ class Fields:
         return None if self.get(name) is None else self.text(name)
 
     def integer(self, name: str, low: int, high: int) -> int:
-        """Return an integer from ``low`` to ``high``, both included."""
+        """Return an integer from ``low`` to ``high``, both included.
+
+        Raises:
+            ValueError: The field is missing, of another type or out of range; names it.
+        """
         return check_integer(self.path(name), self._required(name), low, high)
 
     def hash(self, name: str) -> str:
-        """Return 64 hexadecimal digits."""
+        """Return 64 hexadecimal digits.
+
+        Raises:
+            ValueError: The field is missing or of another form; names it.
+        """
         value = self._required(name)
         if not isinstance(value, str) or not HASH.fullmatch(value):
             raise refusal(self.path(name), value, "a BLAKE3 of 64 hexadecimal digits")
@@ -83,14 +95,22 @@ class Fields:
         return Fields(self._required(name), self.path(name))
 
     def items(self, name: str, limit: int) -> list[Any]:
-        """Return a list of at most ``limit`` items of any type."""
+        """Return a list of at most ``limit`` items of any type.
+
+        Raises:
+            ValueError: The field is missing, of another type or too long; names it.
+        """
         value = self._required(name)
         if not isinstance(value, list) or len(value) > limit:
             raise refusal(self.path(name), value, f"a list of at most {limit:,} items")
         return value
 
     def texts(self, name: str, limit: int) -> tuple[str, ...]:
-        """Return a list of texts; an empty one if the field is absent or null."""
+        """Return a list of texts; an empty one if the field is absent or null.
+
+        Raises:
+            ValueError: The field is of another type or too long; names it.
+        """
         value = [] if self.get(name) is None else self.items(name, limit)
         for item in value:
             if not isinstance(item, str) or len(item) > MAX_TEXT:

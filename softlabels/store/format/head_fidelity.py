@@ -37,7 +37,11 @@ class HeadFidelity:
 
     @property
     def overall(self) -> Fidelity:
-        """Fidelity of the rows stored dense, or of the units if there are no such rows."""
+        """Fidelity of the rows stored dense, or of the units if there are no such rows.
+
+        Raises:
+            ValueError: There are neither.
+        """
         fidelity = self.probe or self.units
         if fidelity is None:
             raise ValueError("a fidelity of neither dense rows nor units")
