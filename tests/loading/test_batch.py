@@ -26,7 +26,7 @@ def test_batches_that_are_kept_stay_as_they_were(tmp_path, encoding, shard_forma
     """Two epochs of a dozen windows, looked at when all is over, hold the labels of their rows."""
     store = stores(tmp_path, encoding, shard_format, ragged=ragged)
     memory = None if fits else memory_for(store, 3)
-    loader = sl.loader(store, batch_size=7, seed=3, window=3, device=device, memory=memory)
+    loader = sl.loader(store, batch_size=17, seed=3, window=3, device=device, memory=memory)
     batches = [batch for epoch in range(2) for batch in loader.epoch(epoch)]
     everything = store.read(range(store.rows))
     for batch in batches:

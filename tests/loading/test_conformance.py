@@ -93,7 +93,7 @@ def test_every_reader_returns_the_labels_of_a_store_of_the_first_rule(name):
 def assert_readers_agree(store):
     """A Loader with much and with little memory, for NumPy and for a device, and a LabelDataset."""
     readers = {
-        (device, memory): sl.loader(store, batch_size=5, seed=1, window=2, device=device, memory=memory)
+        (device, memory): sl.loader(store, batch_size=11, seed=1, window=2, device=device, memory=memory)
         for device in (None, "cpu")
         for memory in (None, memory_for(store, 2))
     }
