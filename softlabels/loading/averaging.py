@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument
-from softlabels.labels import DISTRIBUTIONS, DenseLabels, SoftLabels, SparseLabels
+from softlabels.labels import DISTRIBUTIONS, DenseLabels, Dither, SoftLabels, SparseLabels
 
 Floats = NDArray[np.float64]
 
@@ -113,7 +113,20 @@ def _mean_sparse(by_teacher: Sequence[SparseLabels], weights: Sequence[float], t
         lengths=first.lengths,
         shape=first.shape,
         drawn=any(labels.drawn for labels in by_teacher),
+        dither=_common_dither([labels.dither for labels in by_teacher]),
     )
+
+
+def _common_dither(dithers: Sequence[Dither | None]) -> Dither | None:
+    """Return the offsets that all teachers were rounded by, as those of equal rows are; None if they differ."""
+    first = dithers[0]
+    if first is None:
+        return None
+    is_common = all(
+        dither is not None and dither.step == first.step and np.array_equal(dither.offsets, first.offsets)
+        for dither in dithers
+    )
+    return first if is_common else None
 
 
 def _mean_prior(
