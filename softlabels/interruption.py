@@ -84,8 +84,8 @@ class Interruption:
         raise KeyboardInterrupt(message)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        again, self.received = self.received is not None, self.received or signal.Signals(number)
-        if self._deferred and not again:
+        is_repeated, self.received = self.received is not None, self.received or signal.Signals(number)
+        if self._deferred and not is_repeated:
             if self._grace is not None:
                 arguments = (threading.main_thread().ident, number)
                 self._timer = threading.Timer(self._grace, signal.pthread_kill, arguments)

@@ -67,7 +67,7 @@ def in_options(text: str) -> str:
 def _option_of(name: str, options: set[str]) -> str | None:
     """Return the option for an argument of Python; one that repeats has a singular name."""
     option = f"--{name.replace('_', '-')}"
-    return next((one for one in (option, option.removesuffix("s")) if one in options), None)
+    return next((known for known in (option, option.removesuffix("s")) if known in options), None)
 
 
 def _as_option(match: re.Match[str], options: set[str]) -> str | None:

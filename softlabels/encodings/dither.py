@@ -106,7 +106,9 @@ def scaled_thresholds(offsets: Tensor, classes: int) -> Tensor:
     return (steps + start).bitwise_and_(2**31 - 1).float()
 
 
-def draw(weights: Tensor, scale: Tensor, counters: NDArray[np.uint32], most: int) -> tuple[NDArray[np.uint32], Draws]:
+def draw(
+    weights: Tensor, scale: Tensor, counters: NDArray[np.uint32], max_listed: int
+) -> tuple[NDArray[np.uint32], Draws]:
     """Draw each class floor(p / step + u) times, and return the offset of each row, (B,), with the draws.
 
     A row whose offset draws more classes than fit takes the next offset of a Kronecker sequence instead.
@@ -121,7 +123,7 @@ def draw(weights: Tensor, scale: Tensor, counters: NDArray[np.uint32], most: int
         weights: (B, C) float32, what the probabilities are in proportion to.
         scale: (B, 1) float32, p / step of a weight of 1.
         counters: (B,) uint32, counters of the rows (``softlabels.rng.counters``).
-        most: Greatest number of classes of a row; about 1 / step are drawn.
+        max_listed: Greatest number of classes of a row; about 1 / step are drawn.
     """
     import torch
 
@@ -137,7 +139,7 @@ def draw(weights: Tensor, scale: Tensor, counters: NDArray[np.uint32], most: int
         counts = np.floor(steps + class_offsets(offsets[row], ids) / 2**32).astype(np.int64)
         is_drawn = counts > 0
         draws = Draws(row[is_drawn], ids[is_drawn], counts[is_drawn])
-        is_crowded = np.bincount(draws.row, minlength=len(offsets)) > most
+        is_crowded = np.bincount(draws.row, minlength=len(offsets)) > max_listed
         if not is_crowded.any():
             return offsets, draws
         offsets[is_crowded] += np.uint32(GOLDEN)

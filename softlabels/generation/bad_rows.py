@@ -94,7 +94,7 @@ class BatchLabeller:
             yield self._labelled(batch, inputs)
             return
         before = len(self._bad)
-        yield from (replace(one, last=False) for one in self._attempt(batch, inputs))
+        yield from (replace(labelled, last=False) for labelled in self._attempt(batch, inputs))
         # What ends the unit is a batch of no rows, because the last row may be a bad one.
         nothing = batch.select(np.zeros(len(batch.rows), bool))
         yield replace(nothing, skipped=tuple(self._bad[before:]))
@@ -179,7 +179,7 @@ def check_bad_rows(bad: Iterable[BadRow], limit: int | None) -> None:
     Example:
         >>> check_bad_rows([BadRow(7, "", "truncated")], 1)
     """
-    rows = sorted({one.row: one for one in bad}.values())
+    rows = sorted({bad_row.row: bad_row for bad_row in bad}.values())
     if limit is not None and len(rows) > limit:
         more = ", ..." if len(rows) > MAX_NAMED else ""
         raise TooManyBadRows(

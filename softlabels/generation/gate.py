@@ -64,11 +64,11 @@ def check_teacher(
     for sample in first.values():
         _check_finite(sample, rows)
         _check_informative(sample, inputs_differ=_differ(source, rows))
-    again = predict_samples(teacher, source, rows)
+    repeated = predict_samples(teacher, source, rows)
     few = np.unique(np.linspace(0, len(rows) - 1, num=max(2, len(rows) // SMALL_BATCH)).astype(np.int64))
     alone = predict_samples(teacher, source, rows[few])
     for name, sample in first.items():
-        _check_repeatable(sample, again[name])
+        _check_repeatable(sample, repeated[name])
         _check_batch(_only(sample, few), alone[name])
 
 
@@ -183,8 +183,8 @@ def _check_informative(sample: OutputSample, *, inputs_differ: bool) -> None:
         )
 
 
-def _check_repeatable(first: OutputSample, again: OutputSample) -> None:
-    difference = first.difference(again)
+def _check_repeatable(first: OutputSample, second: OutputSample) -> None:
+    difference = first.difference(second)
     if difference > MAX_REPEAT_DIFFERENCE:
         raise TeacherRejected(
             f"teacher: head {first.name!r} differs from pass to pass by {difference:.1%} of its spread, expected at "

@@ -73,8 +73,8 @@ def merge(
     if teacher is not None:
         named: ModelLike = teacher
 
-        def load(one: DataLike) -> tuple[Source, Model]:
-            source, loaded = open_data(one, named, text=text, **columns)
+        def load(dataset: DataLike) -> tuple[Source, Model]:
+            source, loaded = open_data(dataset, named, text=text, **columns)
             return source, as_model(loaded, sample=source.inputs(np.zeros(1, np.int64))).to(device)
 
         checked = _check(stores, data, load, batch_size)
@@ -93,8 +93,8 @@ def _check(
     first = opened[0].descriptor
     copiers = [RowCopier([store], dict(first.heads), first.teacher, first.inputs) for store in opened]
     counts = [0] * len(copiers)
-    for one in data:
-        source, model = load(one)
+    for dataset in data:
+        source, model = load(dataset)
         rows = rows_of_batch(source, batch_size)
         for index, copier in enumerate(copiers):
             counts[index] += sum(check_copied(copier, RowPlan(source), model, rows=rows))

@@ -111,7 +111,7 @@ def sample(
     plan, model, settings = prepare(data, teacher, settings, None)
     require_logits(model)
     heads = requested_heads(model.heads, None, settings.temperatures, settings.downsample)
-    usable = [name for name, one in heads.items() if one.kind in DISTRIBUTIONS]
+    usable = [name for name, output in heads.items() if output.kind in DISTRIBUTIONS]
     name = head if head is not None else next(iter(usable), None)
     if name not in usable:
         raise InvalidArgument(f"head: no distribution, got {head!r}; expected {', '.join(usable) or 'none is there'}")

@@ -147,7 +147,7 @@ def _compare(store: Stored, columns: Columns, plan: RowPlan, rows: NDArray[np.in
     """Raise unless stored rows are close to the teacher's predictions for the same examples."""
     heads = store.descriptor.heads
     inputs = plan.inputs(rows)
-    first, again = (of_predictions(teacher.predict_sliced(inputs), heads, inputs) for _ in range(2))
+    first, second = (of_predictions(teacher.predict_sliced(inputs), heads, inputs) for _ in range(2))
     for head_name, head in heads.items():
         lengths = first[head_name].lengths
         difference, tolerance = np.inf, 0.0
@@ -155,7 +155,7 @@ def _compare(store: Stored, columns: Columns, plan: RowPlan, rows: NDArray[np.in
             items = _spread_items(len(rows), lengths)
             stored = _decode(store, head_name, columns).take(items)
             values = first[head_name].values[items].float().cpu().numpy()
-            encoded = _encode(store, head_name, again[head_name].values[items])
+            encoded = _encode(store, head_name, second[head_name].values[items])
             noise = _difference(_decode(store, head_name, encoded), values, head)
             difference = _difference(stored, values, head)
             tolerance = (MAX_NATS if head.kind in DISTRIBUTIONS else MAX_RELATIVE) + NOISE * noise

@@ -161,9 +161,9 @@ class UnitBuilder:
         if not isinstance(output.values, SlicedLogits):
             return encode(output.values, slice(None))
         encoded = [encode(values, selected) for selected, values in output.values.slices()]
-        residuals = [one.residual for one in encoded if one.residual is not None]
+        residuals = [block.residual for block in encoded if block.residual is not None]
         return Encoded(
-            ragged.join([one.arrays for one in encoded]), sum(residuals[1:], residuals[0]) if residuals else None
+            ragged.join([block.arrays for block in encoded]), sum(residuals[1:], residuals[0]) if residuals else None
         )
 
     def _token_columns(self, tokens: Ragged | None) -> Columns:

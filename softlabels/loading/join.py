@@ -148,15 +148,15 @@ def _describe_keys(store: Store, source: Source) -> str:
     """Describe what the keys are hashes of, because equal numbers of another dtype or shape have other keys."""
     columns = source.columns
     recorded = store.descriptor.data
-    there = ""
+    made_from = ""
     if recorded.dtype is not None:
-        there = f"; the labels were made from {recorded.dtype} inputs of shape {recorded.shape}"
+        made_from = f"; the labels were made from {recorded.dtype} inputs of shape {recorded.shape}"
     if columns.id is not None:
-        return f"Keys here are hashes of the ids in column {columns.id!r}{there}."
+        return f"Keys here are hashes of the ids in column {columns.id!r}{made_from}."
     if columns.computed:
         return (
-            f"Keys here are hashes of what inputs are computed from, such as the bytes of an image file{there}. The "
-            "same picture in another file format has another key."
+            f"Keys here are hashes of what inputs are computed from, such as the bytes of an image file{made_from}. "
+            "The same picture in another file format has another key."
         )
     names = ", ".join(repr(name) for name in columns.inputs)
     if recorded.dtype == str(source.input_dtype) and recorded.shape == tuple(source.input_shape):
@@ -166,6 +166,6 @@ def _describe_keys(store: Store, source: Source) -> str:
         )
     return (
         f"Keys here are hashes of {source.input_dtype} inputs of shape {tuple(source.input_shape)} from column "
-        f"{names}{there}. Equal numbers of another dtype or shape, such as a float64 copy of float32 data, have other "
-        "keys, and so have rows that were named with id=."
+        f"{names}{made_from}. Equal numbers of another dtype or shape, such as a float64 copy of float32 data, have "
+        "other keys, and so have rows that were named with id=."
     )

@@ -135,7 +135,9 @@ class MixedDataset:
     def statistics(self) -> ReadStatistics:
         """See RowDataset.statistics."""
         figures = [examples.statistics for examples in self._parts]
-        return ReadStatistics(sum(one.chunk_reads for one in figures), sum(one.bytes_held for one in figures))
+        return ReadStatistics(
+            sum(figure.chunk_reads for figure in figures), sum(figure.bytes_held for figure in figures)
+        )
 
     def divide_memory(self, processes: int) -> None:
         """See RowDataset.divide_memory."""

@@ -89,12 +89,12 @@ class Identity:
                 f"loader state: entries are missing, got none for {', '.join(missing)}; expected all of "
                 f"{', '.join(expected)}. Pass what state_dict() returned"
             )
-        for name, here in asdict(self).items():
-            there = state[name]
-            if type(there) is not type(here) or there != here:
+        for name, own_value in asdict(self).items():
+            value = state[name]
+            if type(value) is not type(own_value) or value != own_value:
                 raise InvalidArgument(
-                    f"loader state: the state is of another {_NAMES.get(name, name)}, got {name} {there!r}; expected "
-                    f"{here!r}. Make the loader as it was when the state was saved, or start without the state"
+                    f"loader state: the state is of another {_NAMES.get(name, name)}, got {name} {value!r}; expected "
+                    f"{own_value!r}. Make the loader as it was when the state was saved, or start without the state"
                 )
         epoch, position = state["epoch"], state["position"]
         if type(epoch) is not int or type(position) is not int or epoch < 0 or not 0 <= position < self.rows:

@@ -57,7 +57,7 @@ def parse_kinds(values: Sequence[str]) -> dict[str, HeadKind]:
     kinds: dict[str, HeadKind] = {}
     for value in values:
         name, _, kind = value.rpartition("=")
-        known = next((one for one in get_args(HeadKind) if one == kind), None)
+        known = next((known_kind for known_kind in get_args(HeadKind) if known_kind == kind), None)
         if not name or known is None:
             raise InvalidArgument(
                 f"head: malformed, got {value!r}; expected NAME=KIND with a KIND of {', '.join(get_args(HeadKind))}"

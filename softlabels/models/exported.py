@@ -228,8 +228,8 @@ def select_outputs(
                 f"{spec}: the meaning of output {name!r} is unknown; expected heads={{{name!r}: KIND}}, with a KIND of "
                 "classes, pixels, regression or embedding"
             )
-        one = shown[name]
-        if one.softmax_axis is not None and known not in {"classes", "pixels", "tokens"}:
+        output = shown[name]
+        if output.softmax_axis is not None and known not in {"classes", "pixels", "tokens"}:
             raise InvalidArgument(
                 f"{spec}: output {name!r} holds probabilities of a softmax, got heads={{{name!r}: {known!r}}}; "
                 "expected classes or pixels"
@@ -240,8 +240,8 @@ def select_outputs(
                 OutputSpec(
                     name=heads[name],
                     kind=known,
-                    softmax_axis=one.softmax_axis,
-                    channels_first=one.channels_first,
+                    softmax_axis=output.softmax_axis,
+                    channels_first=output.channels_first,
                 ),
             )
         )

@@ -40,8 +40,8 @@ def onnx_flops(path: Path, input_shape: Sequence[int]) -> int | None:
         return None
     graph = inferred.graph
     shapes = {
-        one.name: tuple(axis.dim_value for axis in one.type.tensor_type.shape.dim)
-        for one in (*graph.value_info, *graph.input, *graph.output)
+        value.name: tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)
+        for value in (*graph.value_info, *graph.input, *graph.output)
     }
     counts = [_flops(node, shapes | weights) for node in graph.node]
     return None if any(count is None for count in counts) else sum(count or 0 for count in counts)

@@ -48,7 +48,7 @@ class SlicedLogits:
             order: Positions of the result among all of them, (P,).
         """
         first = logits[0]
-        states = torch.cat([one._states for one in logits])[order.to(first._states.device)]  # noqa: SLF001  this class
+        states = torch.cat([other._states for other in logits])[order.to(first._states.device)]  # noqa: SLF001  this class
         return cls(states, first._project, classes=first.shape[1])  # noqa: SLF001  this class
 
     def __len__(self) -> int:

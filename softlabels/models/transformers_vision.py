@@ -174,7 +174,7 @@ def load(
 def _check_kinds(spec: ModelSpec, heads: Mapping[str, OutputHead]) -> None:
     for name, kind in spec.declared.kinds.items():
         if name not in heads or heads[name].kind != kind:
-            shown = ", ".join(f"{one}={head.kind}" for one, head in heads.items())
+            shown = ", ".join(f"{head_name}={head.kind}" for head_name, head in heads.items())
             raise InvalidArgument(f"{spec}: has other heads, got heads={{{name!r}: {kind!r}}}; expected {shown}")
 
 
@@ -218,7 +218,7 @@ def build(
         device = next(network.parameters()).device
         channels = tuple(module.eval()(torch.zeros(1, *input_shape, device=device)).shape)[-1]
     if len(heads) != 1 or (kind, channels) != (required.kind, required.classes):
-        listed = ", ".join(f"{one} ({head.kind}, {head.classes})" for one, head in heads.items())
+        listed = ", ".join(f"{head_name} ({head.kind}, {head.classes})" for head_name, head in heads.items())
         raise InvalidArgument(
             f"MODEL {str(spec)!r}: has another head, got {kind} with {channels} classes; expected {listed}. Choose "
             "another model, or change its config.json"

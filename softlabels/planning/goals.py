@@ -140,8 +140,8 @@ def _within(sample: Sample, budget: int) -> str:
 def _closest_kl(sample: Sample, limit: float, options: list[str], *, only_adaptive: bool) -> str:
     """Return the smallest labels whose KL is at most ``limit`` with 95 % confidence."""
     tuned = [
-        _bisect(sample, "adaptive", lambda row: row.kl_bound <= limit, options=one, larger_fits=False)
-        for one in options
+        _bisect(sample, "adaptive", lambda row: row.kl_bound <= limit, options=option, larger_fits=False)
+        for option in options
     ]
     fitting = [row for row in tuned if row is not None]
     if not only_adaptive:

@@ -195,7 +195,7 @@ class Sample:
             encoded.append(encoding.encode(logits, head, rows, residual=encoding.has_tail, codebook=codebook))
             priors.append(None if codebook is None else codebook.priors)
         if encoding.priors == 1:
-            residuals = [one.residual for one in encoded]
+            residuals = [block.residual for block in encoded]
             priors = [self._prior(residuals, fold, head.temperatures) for fold in range(len(folds))]
         return encoded, priors
 

@@ -104,14 +104,14 @@ def sign_files(key: EllipticCurvePrivateKey, name: str, files: Mapping[str, byte
         files: SHA-256 of each file by its name.
     """
     names = sorted(files)
-    root = hashlib.sha256(b"".join(files[one] for one in names)).hexdigest()
+    root = hashlib.sha256(b"".join(files[file] for file in names)).hexdigest()
     statement = {
         "_type": STATEMENT,
         "subject": [{"name": name, "digest": {"sha256": root}}],
         "predicateType": PREDICATE,
         "predicate": {
             "serialization": {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": []},
-            "resources": [{"name": one, "algorithm": "sha256", "digest": files[one].hex()} for one in names],
+            "resources": [{"name": file, "algorithm": "sha256", "digest": files[file].hex()} for file in names],
         },
     }
     payload = json.dumps(statement, indent=2).encode()

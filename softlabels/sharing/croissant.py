@@ -152,7 +152,7 @@ def stated_hashes(storage: Storage, store: Store) -> dict[str, str]:
         }
         if store.units <= MAX_LISTED:
             hashes = {name: stated.get(name) for name in shard_names(store)}
-            return {name: one for name, one in hashes.items() if re.fullmatch(r"[0-9a-f]{64}", str(one))}  # type: ignore[misc]
+            return {name: digest for name, digest in hashes.items() if re.fullmatch(r"[0-9a-f]{64}", str(digest))}  # type: ignore[misc]
     return {}
 
 

@@ -92,7 +92,11 @@ def write_lock(path: Path, store: Store, source: str) -> LockEntry:
     snapshot = store.snapshot
     entry = LockEntry(digest=snapshot.digest, snapshot=snapshot.number, rows=snapshot.rows, source=source)
     entries = read_lock(path) | {lock_key(store.storage, path): entry}
-    document = {"format": FORMAT, "version": VERSION, "stores": {name: asdict(one) for name, one in entries.items()}}
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "stores": {name: asdict(pinned) for name, pinned in entries.items()},
+    }
     text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with system_errors(str(path), writing=str(path)):

@@ -129,7 +129,7 @@ class NarrowHead:
         even = exposure(log_tail, row, labels.ids[row, place], classes)
         of_rest = np.zeros_like(even) if prior is None else spread_tail(labels, prior)[0]
         ids = labels.ids[:, k:].ravel()
-        of_dropped = np.stack([np.bincount(ids, np.exp(one).ravel(), minlength=classes) for one in dropped])
+        of_dropped = np.stack([np.bincount(ids, np.exp(log_probs).ravel(), minlength=classes) for log_probs in dropped])
         return result, np.stack([of_rest + of_dropped, even])
 
 

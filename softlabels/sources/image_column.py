@@ -75,9 +75,9 @@ class ImageColumn:
             values: (n,) values of the column.
             cache: Files that were read before; new ones are added.
         """
-        looked = on_threads(lambda _place, value: self._look(value, cache), values.to_pylist())
-        keys = np.frombuffer(b"".join(key for key, _ in looked), np.uint8).reshape(-1, KEY_BYTES)
-        return keys, [size for _, size in looked]
+        results = on_threads(lambda _place, value: self._look(value, cache), values.to_pylist())
+        keys = np.frombuffer(b"".join(key for key, _ in results), np.uint8).reshape(-1, KEY_BYTES)
+        return keys, [size for _, size in results]
 
     def summaries(self, values: pa.Array) -> list[tuple[int, int, int] | None]:
         """Return height, width and highest class number of each mask; None for one that cannot be read.

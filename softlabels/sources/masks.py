@@ -84,10 +84,10 @@ class MaskReader:
         Raises:
             InvalidData: A mask has another size than its image, or a class number out of range; names the row.
         """
-        looked = self._images.summaries(values)
-        sizes = [None if summary is None else summary[:2] for summary in looked]
+        summaries = self._images.summaries(values)
+        sizes = [None if summary is None else summary[:2] for summary in summaries]
         self._sizes.append(sizes, first_row)
-        for place, summary in enumerate(looked):
+        for place, summary in enumerate(summaries):
             file = self._images.describe(values[place].as_py())
             if summary is not None and summary[2] >= MAX_PIXEL_CLASSES:
                 raise InvalidData(

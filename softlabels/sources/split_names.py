@@ -59,8 +59,8 @@ class Splits:
         """
         canonical = canonical_split(split)
         if canonical not in self.names:
-            there = f"its splits are {', '.join(sorted(self.names))}" if self.names else "it has no split column"
-            raise InvalidArgument(f"{name}: no split {split!r}; {there}")
+            known = f"its splits are {', '.join(sorted(self.names))}" if self.names else "it has no split column"
+            raise InvalidArgument(f"{name}: no split {split!r}; {known}")
         return np.flatnonzero(self.codes == self.names.index(canonical)).astype(np.int64)
 
 

@@ -153,20 +153,20 @@ class ViewInputs:
         Raises:
             LabelsMisaligned: A view replays to other pixels; names the row and the versions to install.
         """
-        recorded = {bytes.fromhex(one.key): one for one in self.record.digests}
+        recorded = {bytes.fromhex(entry.key): entry for entry in self.record.digests}
         rows = self._rows_of(list(recorded))
         for row, key in rows:
-            one = recorded[key]
+            entry = recorded[key]
             try:
-                again = self._digest(row, one.view)
+                replayed = self._digest(row, entry.view)
             except UnreadableRow:
                 continue
-            if again.digest != one.digest:
+            if replayed.digest != entry.digest:
                 raise LabelsMisaligned(
-                    f"{self.source.spec}, row {row}: view {one.view} replays to other pixels than its labels were made "
-                    f"from, got digest {again.digest[:16]}; expected {one.digest[:16]}. The labels were made with "
-                    f"{self.record.software or 'unknown libraries'}, here is {software()}. Install those versions, or "
-                    "generate the labels again"
+                    f"{self.source.spec}, row {row}: view {entry.view} replays to other pixels than its labels were "
+                    f"made from, got digest {replayed.digest[:16]}; expected {entry.digest[:16]}. The labels were made "
+                    f"with {self.record.software or 'unknown libraries'}, here is {software()}. Install those "
+                    "versions, or generate the labels again"
                 )
 
     def _digest(self, row: int, view: int) -> ViewDigest:

@@ -206,8 +206,8 @@ def check_shard_sizes(storage: Storage, descriptor: Descriptor, committed: Commi
             sizes, listed = storage.list_sizes(directory), directory
         size = sizes.get(file)
         if size != expected[unit]:
-            what = "is missing" if size is None else f"has {size:,} bytes where {expected[unit]:,} were committed"
-            raise StoreCorrupt(f"{storage.locate(name)} {what}; {REPAIR}")
+            problem = "is missing" if size is None else f"has {size:,} bytes where {expected[unit]:,} were committed"
+            raise StoreCorrupt(f"{storage.locate(name)} {problem}; {REPAIR}")
 
 
 def _known_digests(storage: Storage, descriptor: Descriptor, last: Snapshot | None) -> NDArray[Any]:

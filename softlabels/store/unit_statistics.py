@@ -75,9 +75,9 @@ def most_probed(descriptor: Descriptor, head: str, *, growing: bool = False) -> 
     return min(share, 2 * max(16, GROWING_PROBE_BYTES // size)) if growing else share
 
 
-def thinned(count: int, most: int) -> NDArray[np.int64]:
-    """Return the positions of ``most`` of ``count`` rows, evenly spread; all of them if there are no more."""
-    return np.arange(count) if count <= most else np.linspace(0, count - 1, num=most).astype(np.int64)
+def thinned(count: int, limit: int) -> NDArray[np.int64]:
+    """Return the positions of ``limit`` of ``count`` rows, evenly spread; all of them if there are no more."""
+    return np.arange(count) if count <= limit else np.linspace(0, count - 1, num=limit).astype(np.int64)
 
 
 class UnitStatistics:

@@ -60,7 +60,7 @@ def check_messages(messages: object, subject: str) -> None:
     if (
         not isinstance(messages, list | tuple)
         or not messages
-        or not all(isinstance(one, Mapping) and isinstance(one.get("role"), str) for one in messages)
+        or not all(isinstance(message, Mapping) and isinstance(message.get("role"), str) for message in messages)
     ):
         raise InvalidData(
             f"{subject}: not a chat, got {type(messages).__name__}; expected a list of objects with role and content"

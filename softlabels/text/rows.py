@@ -153,12 +153,12 @@ def pack_groups(
     sizes = [int(rows.bounds[-1]) for rows in packed]
     first = np.cumsum([0, *sizes])
     corpora = [rows.corpus for rows in packed]
-    masks = [one.written[:size] for one, size in zip(corpora, sizes, strict=True) if one.written is not None]
+    masks = [corpus.written[:size] for corpus, size in zip(corpora, sizes, strict=True) if corpus.written is not None]
     joined = Corpus(
-        np.concatenate([one.ids[:size] for one, size in zip(corpora, sizes, strict=True)]),
+        np.concatenate([corpus.ids[:size] for corpus, size in zip(corpora, sizes, strict=True)]),
         # A last token that fills no row of its own is not in any row, so its document ends before it.
-        np.unique(np.concatenate([np.minimum(one.ends, size) + start
-                                  for one, size, start in zip(corpora, sizes, first[:-1], strict=True)])),
+        np.unique(np.concatenate([np.minimum(corpus.ends, size) + start
+                                  for corpus, size, start in zip(corpora, sizes, first[:-1], strict=True)])),
         np.concatenate(masks) if masks else None,
     )  # fmt: skip
     bounds = np.concatenate([[0], *[rows.bounds[1:] + start for rows, start in zip(packed, first[:-1], strict=True)]])

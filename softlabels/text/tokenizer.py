@@ -217,7 +217,7 @@ class Tokenizer:
         """
         with _library_errors("cannot encode with it"):
             encodings = self._limited(max_tokens).encode_batch_fast(list(pairs), add_special_tokens=True)
-        return [(np.array(one.ids, np.int64), np.array(one.type_ids) > 0) for one in encodings]
+        return [(np.array(encoding.ids, np.int64), np.array(encoding.type_ids) > 0) for encoding in encodings]
 
     def _limited(self, max_tokens: int | None) -> tokenizers.Tokenizer:
         """Return the native tokenizer with a limit of tokens."""
@@ -256,9 +256,13 @@ class Tokenizer:
             return None
         if self.size != other.size:
             return f"the vocabulary has {other.size:,} tokens, not {self.size:,}"
-        here, there = (tokenizer.backend.get_vocab(with_added_tokens=True) for tokenizer in (self, other))
-        if here != there:
-            names_here, names_there = ({token: name for name, token in names.items()} for names in (here, there))
+        own_vocabulary, other_vocabulary = (
+            tokenizer.backend.get_vocab(with_added_tokens=True) for tokenizer in (self, other)
+        )
+        if own_vocabulary != other_vocabulary:
+            names_here, names_there = (
+                {token: name for name, token in names.items()} for names in (own_vocabulary, other_vocabulary)
+            )
             token = next(i for i in range(self.size) if names_here.get(i) != names_there.get(i))
             return f"token {token} is {names_there.get(token)!r}, not {names_here.get(token)!r}"
         for name, value in (("special ids", self.special), ("chat template", self.chat_template)):

@@ -174,7 +174,7 @@ def compare(
         by_head = mean_of_heads([qualities[index] for index in indices])
         main = next(iter(by_head.values()))
         row = _row(group, [next(iter(qualities[index].values())).value for index in indices], sample, measured, hashed)
-        spent = _teacher_flops(group[0], teacher, rows[0].flops if rows else row.flops)
+        of_teacher = _teacher_flops(group[0], teacher, rows[0].flops if rows else row.flops)
         rows.append(
             replace(
                 row,
@@ -182,8 +182,8 @@ def compare(
                 retention=main.retention,
                 heads=by_head,
                 start=_start(group[0], sample) if memory else None,
-                teacher_flops=spent[0],
-                teacher_flops_live=spent[1],
+                teacher_flops=of_teacher[0],
+                teacher_flops_live=of_teacher[1],
             )
         )
     return rows

@@ -141,7 +141,9 @@ def compare_text(models: Sequence[Model], source: Source, rows: NDArray[np.int64
     tokens = 0
     for batch in batches_by_tokens(source, rows):
         inputs = source.inputs(batch)
-        following, counts = (torch.from_numpy(one) for one in next_tokens(inputs.values, inputs.lengths, inputs.marks))
+        following, counts = (
+            torch.from_numpy(array) for array in next_tokens(inputs.values, inputs.lengths, inputs.marks)
+        )
         tokens += int(counts.sum())
         reference: Tensor | None = None
         for index, model in enumerate(models):
@@ -185,4 +187,4 @@ def mean_of(group: Sequence[ComparedText]) -> ComparedText:
         group: Figures of the runs.
     """
     names = ("loss", "perplexity", "bits_per_byte", "kl", "agreement")
-    return replace(group[0], **{name: statistics.mean(getattr(one, name) for one in group) for name in names})
+    return replace(group[0], **{name: statistics.mean(getattr(figures, name) for figures in group) for name in names})

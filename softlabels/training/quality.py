@@ -70,7 +70,8 @@ def evaluate(
                 compares = index > 0 or (truth is None and len(models) > 1)
                 tally.add(outputs[name], truth, reference.get(tally.reference_name) if compares else None)
     results = [
-        {name: quality for name, tally in one.items() if (quality := tally.quality()) is not None} for one in tallies
+        {name: quality for name, tally in tallies_of_model.items() if (quality := tally.quality()) is not None}
+        for tallies_of_model in tallies
     ]
     for model, result in zip(models, results, strict=True):
         if not result:
@@ -93,7 +94,7 @@ def mean_of(qualities: Sequence[Mapping[str, HeadQuality]]) -> dict[str, HeadQua
         return dict(qualities[0])
     means = {}
     for name, first in qualities[0].items():
-        runs = [one[name] for one in qualities]
+        runs = [by_head[name] for by_head in qualities]
         numbers: dict[str, Any] = {}
         for item in fields(first):
             values = [getattr(run, item.name) for run in runs]
@@ -182,7 +183,7 @@ def _with_retention(
         other = first.get(name) or (next(iter(first.values())) if len(first) == len(result) == 1 else None)
         retention = None
         if other is not None and other.metric == quality.metric:
-            is_error = quality.metric in {METRICS[one] for one in ERRORS}
+            is_error = quality.metric in {METRICS[kind] for kind in ERRORS}
             above, below = (other.value, quality.value) if is_error else (quality.value, other.value)
             retention = above / below if below else None
         retained[name] = replace(quality, retention=retention)

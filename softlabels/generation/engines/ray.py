@@ -111,8 +111,8 @@ def _label(ray: Any, work: Work, count: int, tally: Tally) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     payload = ray.put(Payload.pack(work, ray.cloudpickle.dumps))
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    reports = ray.remote(Reports).options(num_cpus=0, scheduling_strategy=here, max_restarts=-1).remote()
+    this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    reports = ray.remote(Reports).options(num_cpus=0, scheduling_strategy=this_node, max_restarts=-1).remote()
     # An actor that dies is started again, and its call is made again, as often as that takes.
     labeller = ray.remote(Labeller).options(
         num_cpus=1, num_gpus=_gpus(ray, work.settings.device), max_restarts=-1, max_task_retries=-1

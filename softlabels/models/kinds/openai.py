@@ -100,7 +100,11 @@ def _max_tokens(client: Client, name: str) -> int | None:
     """Return the tokens of the longest prompt, which leaves one to generate; None if the server does not tell."""
     value = client.get("models")
     entries = value.get("data") if isinstance(value, dict) else None
-    models = {str(one.get("id")): one for one in entries if isinstance(one, dict)} if isinstance(entries, list) else {}
+    models = (
+        {str(entry.get("id")): entry for entry in entries if isinstance(entry, dict)}
+        if isinstance(entries, list)
+        else {}
+    )
     if models and name not in models:
         raise DataNotFound(
             f"{client.url}: no model {name!r}, got {', '.join(list(models)[:5])}; expected one of them after the #"

@@ -58,7 +58,7 @@ def _vllm_positions(value: Any) -> list[Position | None]:
 
 def _vllm_texts(value: Any) -> dict[int, str]:
     entries = (entry.items() for entry in value["choices"][0]["prompt_logprobs"] if entry)
-    shown = {int(token): one.get("decoded_token") for items in entries for token, one in items}
+    shown = {int(token): entry.get("decoded_token") for items in entries for token, entry in items}
     return {token: text for token, text in shown.items() if isinstance(text, str)}
 
 

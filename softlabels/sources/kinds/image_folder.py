@@ -30,7 +30,7 @@ OTHER_KINDS = {
     "dataset_info.json", "dataset_dict.json", "softlabels.json", "run.json", "zarr.json", ".zarray", ".zgroup",
 }  # fmt: skip
 """Files of saved datasets, stores, runs and arrays, whose folders hold no classes."""
-MAX_LOOKED = 10_000
+MAX_ENTRIES = 10_000
 """Entries that are looked at to find out whether a folder holds images."""
 
 
@@ -98,9 +98,9 @@ def _pairs(files: Sequence[Sequence[str]], splits: Sequence[str] | None, name: s
             continue
         lonely = sorted(set(stems) ^ set(paths))
         if lonely:
-            there = image if lonely[0] in by_folder[image] else folder
+            place = image if lonely[0] in by_folder[image] else folder
             raise InvalidData(
-                f"{name}: images and {folder} differ in their files, got {lonely[0]} in {there} alone and "
+                f"{name}: images and {folder} differ in their files, got {lonely[0]} in {place} alone and "
                 f"{len(lonely) - 1} more; expected the same names in both. Add or remove files"
             )
         columns[folder] = pa.array([paths[stem] for stem in stems], pa.large_string())
@@ -141,14 +141,14 @@ def _files(folder: Path, prefix: str = "", above: frozenset[tuple[int, int]] = f
 
 def _holds(folder: Path) -> bool:
     """Return True if a folder holds images at some depth, and is no store, run or array."""
-    looked = 0
+    entry_count = 0
     for _, folders, names in os.walk(folder, followlinks=True):
         if OTHER_KINDS & {*names}:
             return False
         if any(entry.lower().endswith(SUFFIXES) for entry in names):
             return True
-        looked += len(folders) + len(names)
-        if looked > MAX_LOOKED:
+        entry_count += len(folders) + len(names)
+        if entry_count > MAX_ENTRIES:
             return False
     return False
 

@@ -153,10 +153,10 @@ class Descriptor:
         if self.chunk_rows > self.unit_rows:
             raise InvalidArgument(f"chunk_rows: got {self.chunk_rows}; expected at most unit_rows, {self.unit_rows}")
         chunks = -(-self.unit_rows // self.chunk_rows)
-        most = min(MAX_UNIT_CHUNKS, MAX_COLUMN_CHUNKS // len(self.columns()))
-        if chunks > most:
+        limit = min(MAX_UNIT_CHUNKS, MAX_COLUMN_CHUNKS // len(self.columns()))
+        if chunks > limit:
             raise InvalidArgument(
-                f"unit: got {chunks:,} chunks of {len(self.columns())} columns; expected at most {most} chunks. Use "
+                f"unit: got {chunks:,} chunks of {len(self.columns())} columns; expected at most {limit} chunks. Use "
                 "fewer rows per unit, or more rows per chunk"
             )
         if self.rows is not None and (self.units > MAX_UNITS or self.units * chunks > MAX_CHUNKS):
@@ -290,7 +290,7 @@ def parse_descriptor(data: bytes) -> Descriptor:
     if value.get("format") != FORMAT:
         raise ValueError(f"its format is {value.get('format')!r}, not {FORMAT!r}")
     requires = value.get("requires", [])
-    if value.get("version") != VERSION or not isinstance(requires, list) or not all(one in KNOWN for one in requires):
+    if value.get("version") != VERSION or not isinstance(requires, list) or not all(name in KNOWN for name in requires):
         raise StoreUnsupported(
             f"the store has format version {value.get('version')!r} and requires {requires!r}; this "
             f"softlabels reads version {VERSION} and {', '.join(KNOWN)}. Upgrade softlabels"

@@ -203,7 +203,9 @@ class SubsetRecord:
         if value.get("rows") is not None:
             start, stop = (*_numbers(value, "rows", 2), None, None)[:2]
             rows = (start or 0, stop)
-        views = None if value.get("views") is None else tuple(one or 0 for one in _numbers(value, "views", MAX_NAMES))
+        views = (
+            None if value.get("views") is None else tuple(number or 0 for number in _numbers(value, "views", MAX_NAMES))
+        )
         return cls(
             snapshot=value.hash("snapshot"),
             rows=rows,

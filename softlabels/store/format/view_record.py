@@ -94,7 +94,7 @@ class ViewRecord:
             "seed": self.seed,
             "size": self.size,
             "examples": self.examples,
-            "digests": [{"key": one.key, "view": one.view, "digest": one.digest} for one in self.digests],
+            "digests": [{"key": entry.key, "view": entry.view, "digest": entry.digest} for entry in self.digests],
             "software": self.software,
         }
 

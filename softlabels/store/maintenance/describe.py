@@ -228,7 +228,7 @@ def _figures(
     rows = np.array([record.rows for record in records], np.int64)
     sizes = np.array([record.size for record in records], np.int64)
     first = {record.unit: record.unit * descriptor.unit_rows for record in records}
-    lacking = (entry._replace(row=first[one.unit] + entry.row) for one in records for entry in one.skipped)
+    lacking = (entry._replace(row=first[record.unit] + entry.row) for record in records for entry in record.skipped)
     return rows, sizes, tuple(lacking)
 
 

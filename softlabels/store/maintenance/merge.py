@@ -142,7 +142,7 @@ def _check_alike_labels(donors: RowCopier, pairs: NDArray[np.int64]) -> None:
         worst = np.max(apart, axis=0)
         unlike += [ours["key"][index].tobytes().hex() for index in np.flatnonzero(~(worst <= ALIKE))]
     if unlike:
-        roots = [str(one.storage) for one in donors.stores]
+        roots = [str(store.storage) for store in donors.stores]
         raise StoreConflict(
             f"{len(unlike):,} rows have unlike labels in {', '.join(roots)}: key {', '.join(unlike[:NAMED])}"
             f"{', ...' if len(unlike) > NAMED else ''}. Was one made with other settings or data? To keep the labels "

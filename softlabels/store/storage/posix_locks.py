@@ -33,8 +33,8 @@ def open_lock_file(path: str, label: str, store: str) -> BinaryIO:
         except OSError as error:
             if error.errno not in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
                 raise
-            what = f"{label} is a symbolic link, a directory or a socket, and no regular file"
-            raise StoreCorrupt(f"{what}; delete it, and run the same command again") from None
+            problem = f"{label} is a symbolic link, a directory or a socket, and no regular file"
+            raise StoreCorrupt(f"{problem}; delete it, and run the same command again") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise StoreCorrupt(f"{label} is no regular file; delete it, and run the same command again")
