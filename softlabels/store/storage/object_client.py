@@ -42,6 +42,11 @@ LOGIN = {
 }
 """Sentence on how to log in, by scheme."""
 
+NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
+"""Error codes of services for a bucket that does not exist."""
+NO_ENCRYPTION = "builder error"
+"""Text of obstore for a request by http:// that no variable of ``ALLOW_HTTP`` permits."""
+
 Result = TypeVar("Result")
 
 
@@ -129,6 +134,13 @@ class ObjectClient:
                 f"{self.location}: no credentials, got {error_text(error)} from the metadata service of the machine; "
                 f"expected those of the cloud's own tools. {login}"
             )
+        if NO_ENCRYPTION in str(error) and "http://" in str(error):
+            return StorageFailed(
+                f"{self.location}: no encryption, got an endpoint of http://; expected https://. Set "
+                f"{_allow_http(self.location)}=true to send credentials and labels without it"
+            )
+        if any(code in str(error) for code in NO_BUCKET):
+            return self.refusal(name, FileNotFoundError(error_text(error)))
         refused = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
         if isinstance(error, refused) or any(code in str(error) for code in REFUSALS):
             return self.refusal(name, error)
@@ -139,7 +151,7 @@ class ObjectClient:
         if isinstance(error, FileNotFoundError | obstore().exceptions.NotFoundError):
             return StorageFailed(
                 f"{self.location}/{name}: the bucket does not exist, got {error_text(error)}; expected a bucket that "
-                "may be written to. Check its name, or make it with the tools of the service"
+                "exists. Check its name, or make it with the tools of the service"
             )
         advice = next(
             (text for code, text in REFUSALS.items() if code in str(error)),
@@ -193,3 +205,8 @@ def obstore() -> Any:
             "object stores: the package obstore is not installed. Run pip install 'softlabels[remote]'"
         ) from error
     return obstore
+
+
+def _allow_http(location: str) -> str:
+    """Return the variable that permits connections without encryption to a location."""
+    return {"gs": "GOOGLE_ALLOW_HTTP", "az": "AZURE_ALLOW_HTTP"}.get(location.partition(":")[0].lower(), ALLOW_HTTP[0])

@@ -170,6 +170,18 @@ def test_a_bucket_that_does_not_exist_is_found_before_the_teacher_loads(server, 
         sl.generate("digits", teacher="python:never_loaded:model", out=url)
 
 
+def test_a_bucket_that_does_not_exist_is_an_error_of_reading_at_once(server):
+    with use_server(server), pytest.raises(StorageFailed, match="the bucket does not exist, got 404 Not Found"):
+        sl.open("s3://no-such-bucket-at-all/labels")
+
+
+def test_an_endpoint_without_encryption_is_refused_with_the_variable_that_permits_it(server, monkeypatch):
+    with use_server(server):
+        monkeypatch.delenv("AWS_ALLOW_HTTP")
+        with pytest.raises(StorageFailed, match=r"no encryption.*http://; expected https://\. Set AWS_ALLOW_HTTP=true"):
+            ObjectStorage("s3://labels/x").read(NAME, 1)
+
+
 CODES = {
     "expired": (400, b"<Error><Code>ExpiredToken</Code><Message>expired</Message></Error>", "Renew the credentials"),
     "unknown key": (403, b"<Error><Code>InvalidAccessKeyId</Code></Error>", "Check the credentials"),

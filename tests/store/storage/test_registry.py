@@ -43,6 +43,15 @@ def test_a_scheme_without_a_storage_is_an_error_and_makes_nothing(tmp_path, monk
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("location", ["s3:team/labels", "HTTPS:host", "hf:datasets/a/b"])
+def test_a_url_without_slashes_makes_no_directory(tmp_path, monkeypatch, location):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidArgument, match=r"a URL without slashes, got \w+:; expected [a-z0-9]+://\w"):
+        sl.create(location, heads={"logits": sl.Head(classes=3, encoding="dense:f16")}, teacher="t")
+    assert list(tmp_path.iterdir()) == []
+    assert isinstance(open_storage(f"./{location}"), PosixStorage)
+
+
 def test_a_file_url_names_a_directory(tmp_path):
     forging.make(tmp_path / "a store", "topk-zarr")
     for url in (f"file://{tmp_path}/a store", f"file://{tmp_path}/a%20store", f"FILE:{tmp_path}/a store"):
