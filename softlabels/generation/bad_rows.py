@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from softlabels.errors import InvalidLogits, ModelFailed, TooManyBadRows, UnreadableRow
 from softlabels.generation.batches import BadRow, Batch
 from softlabels.generation.engine import Work
-from softlabels.generation.length_groups import predict_rows
+from softlabels.generation.length_groups import predict_outputs, predict_rows
+from softlabels.generation.outputs import Outputs
 from softlabels.generation.row_plan import RowPlan
 from softlabels.labels import DISTRIBUTIONS
 from softlabels.models import Model
@@ -116,7 +117,7 @@ class BatchLabeller:
         except FAILURES as error:
             yield from self._narrow(batch, error)
             return
-        bad = _not_finite(labelled, self._work.teacher)
+        bad = _not_finite(labelled.outputs, self._work.teacher, len(batch.to_label))
         if not bad.any():
             yield labelled
             return
@@ -189,7 +190,7 @@ def check_bad_rows(bad: Iterable[BadRow], limit: int | None) -> None:
 
 
 def usable_rows(plan: RowPlan, teacher: Model, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the rows that can be read and that the teacher predicts.
+    """Return the rows that can be read and for which the teacher's outputs can be stored.
 
     Args:
         plan: Rows of the store.
@@ -199,23 +200,23 @@ def usable_rows(plan: RowPlan, teacher: Model, rows: NDArray[np.int64]) -> NDArr
     if not len(rows):
         return rows
     try:
-        predict_rows(teacher, plan.inputs(rows))
+        outputs = predict_outputs(teacher, plan.inputs(rows))
     except FAILURES:
         if len(rows) == 1:
             return rows[:0]
         middle = len(rows) // 2
         return np.concatenate([usable_rows(plan, teacher, half) for half in (rows[:middle], rows[middle:])])
-    return rows
+    return rows[~_not_finite(outputs, teacher, len(rows))]
 
 
 def _reason(error: Exception) -> str:
     return (error.reason if isinstance(error, UnreadableRow) else "") or str(error)
 
 
-def _not_finite(batch: Batch, teacher: Model) -> NDArray[np.bool_]:
-    """Return True for each labelled row whose outputs cannot be stored; -inf rules out a class, if another remains."""
-    bad = np.zeros(len(batch.to_label), bool)
-    for name, output in batch.outputs.items():
+def _not_finite(outputs: Outputs, teacher: Model, count: int) -> NDArray[np.bool_]:
+    """Return True for each row whose outputs cannot be stored; -inf rules out a class, if another remains."""
+    bad = np.zeros(count, bool)
+    for name, output in outputs.items():
         values = output.values
         if not isinstance(values, torch.Tensor):
             continue  # logits in slices would have to be computed twice

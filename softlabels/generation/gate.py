@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument, InvalidLogits, TeacherRejected
-from softlabels.generation.length_groups import predict_rows
+from softlabels.generation.length_groups import predict_outputs
 from softlabels.generation.output_sample import OutputSample, sample_of
-from softlabels.generation.outputs import HeadOutput
 from softlabels.labels import DISTRIBUTIONS
 from softlabels.models import Model
-from softlabels.sources import Ragged, Source, describe_gaps
+from softlabels.sources import Source, describe_gaps
 
 ROWS = 64
 """Rows of the sample."""
@@ -107,14 +106,8 @@ def predict_samples(teacher: Model, source: Source, rows: NDArray[np.int64]) -> 
     Raises:
         InvalidLogits: An output has another shape than its head.
     """
-    inputs = source.inputs(rows)
-    lengths = inputs.positions() if isinstance(inputs, Ragged) else None
-    predictions = predict_rows(teacher, inputs)
-    samples = {}
-    for name, head in teacher.heads.items():
-        by_position = lengths is not None and head.ragged and predictions[name].ndim == 2
-        samples[name] = sample_of(name, head, HeadOutput(predictions[name], lengths if by_position else None))
-    return samples
+    outputs = predict_outputs(teacher, source.inputs(rows))
+    return {name: sample_of(name, teacher.heads[name], output) for name, output in outputs.items()}
 
 
 def _only(sample: OutputSample, rows: NDArray[np.int64]) -> OutputSample:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from softlabels.columns import ranges
+from softlabels.generation.outputs import HeadOutput
 from softlabels.models import Model
 from softlabels.models.model import MAX_LOGITS_BYTES
 from softlabels.models.sliced_logits import SlicedLogits
@@ -20,6 +21,21 @@ GROUP_TOKENS = 2**14
 """Most tokens that a teacher sees at a time, padding included; a longer row is alone."""
 
 Predictions = Mapping[str, Tensor | SlicedLogits]
+
+
+def predict_outputs(model: Model, inputs: Any) -> dict[str, HeadOutput]:
+    """Return the outputs of a batch by head, as ``predict_rows`` does, with the lengths of ragged rows.
+
+    Args:
+        model: The teacher.
+        inputs: Inputs of the batch.
+    """
+    lengths = inputs.positions() if isinstance(inputs, Ragged) else None
+    predictions = predict_rows(model, inputs)
+    return {
+        name: HeadOutput(predictions[name], lengths if head.ragged and predictions[name].ndim == 2 else None)
+        for name, head in model.heads.items()
+    }
 
 
 def predict_rows(model: Model, inputs: Any) -> Predictions:

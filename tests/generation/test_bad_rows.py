@@ -8,7 +8,15 @@ import torch
 from click.testing import CliRunner
 
 import softlabels as sl
-from softlabels.errors import KeyMissing, ModelFailed, StoreCorrupt, TooManyBadRows, UnreadableRow
+from softlabels.errors import (
+    InvalidLogits,
+    KeyMissing,
+    ModelFailed,
+    StoreCorrupt,
+    TeacherRejected,
+    TooManyBadRows,
+    UnreadableRow,
+)
 from softlabels.generation import generate
 from softlabels.generation.bad_rows import usable_rows
 from softlabels.generation.row_plan import RowPlan
@@ -95,6 +103,23 @@ def test_bad_rows_are_named_and_all_others_have_their_labels(skipped):
     assert [entry.key for entry in entries] == [keys[row].tobytes().hex() for row in BAD]
     top = np.argsort(-values()[rows], axis=1, kind="stable")[:, :4]
     assert np.array_equal(store.read(range(len(rows))).ids, top)
+
+
+def test_the_gate_passes_over_rows_that_are_not_finite(tmp_path):
+    """The first row is one that the gate tries."""
+
+    def teacher(inputs):
+        logits = sound(inputs)
+        logits[(logits == torch.as_tensor(values())[0]).all(dim=1), 3] = float("nan")
+        return logits
+
+    with pytest.raises(InvalidLogits, match="row 0 are not finite"):
+        label(tmp_path / "none", data(Plain), teacher=teacher, skip_bad=None)
+    result = label(tmp_path / "some", data(Plain), teacher=teacher, skip_bad=1)
+    assert [entry.row for entry in sl.open(tmp_path / "some").skipped()] == [0]
+    assert result.rows == ROWS - 1
+    with pytest.raises(TeacherRejected, match="none of 60 rows tried"):
+        label(tmp_path / "all", data(Plain), teacher=lambda inputs: sound(inputs) * float("nan"), skip_bad=ROWS)
 
 
 @pytest.mark.parametrize("shard_format", ["zarr", "parquet"])
@@ -193,9 +218,7 @@ def failing_after_one():
 
 def test_usable_rows_are_found_in_any_mixture():
     plan, model = RowPlan(data()), sl.models.as_model(teach, sample=values()[1:2])
-    assert usable_rows(plan, model, np.arange(ROWS)).tolist() == sorted(
-        set(range(ROWS)) - set(UNREADABLE) - set(FAILING)
-    )
+    assert usable_rows(plan, model, np.arange(ROWS)).tolist() == sorted(set(range(ROWS)) - set(BAD))
 
 
 def test_reuse_fills_the_rows_that_were_skipped(tmp_path):
