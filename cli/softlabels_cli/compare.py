@@ -219,4 +219,4 @@ def _trained_on(row: ComparedModel) -> str:
         return "next tokens" if row.trained_on == "hard labels" else f"{row.trained_on} + next tokens"
     if row.trained_on == "hard labels":
         return f"{count} hard labels"
-    return f"{row.trained_on} + {count} hard labels"
+    return row.trained_on if row.hard_labels == 0 else f"{row.trained_on} + {count} hard labels"

@@ -56,7 +56,8 @@ class ComparedModel:
         bytes: Size of the weights file in bytes.
         label_bytes_per_row: Size of the labels it was trained from, in bytes per row; None without labels.
         trained_on: ``hard labels``, ``live teacher`` or the encoding of the soft labels; None for models without a run.
-        hard_labels: Number of hard labels it was trained with; None: all, or a model without a run.
+        hard_labels: Number of hard labels it was trained with, 0 for soft labels alone; None: all, or a model without
+            a run.
         measured_on: Rows that all models were measured on, in words.
         measured_rows: Number of these rows.
         trained_share: Estimated share of the model's training rows that are among them; more than 0 is too optimistic.
@@ -290,7 +291,6 @@ def _row(
     first, load_average = group[0], os.getloadavg()[0]
     cost = measure(first, sample)
     labels = first.run.labels if first.run is not None else None
-    hard_labels = first.run.recipe.get("hard_labels") if first.run is not None else None
     value = statistics.mean(values)
     return ComparedModel(
         name=_common_name([model.spec for model in group]),
@@ -308,7 +308,7 @@ def _row(
         bytes=cost.bytes,
         label_bytes_per_row=None if labels is None else labels.bytes_per_row,
         trained_on=_trained_on(first),
-        hard_labels=hard_labels if isinstance(hard_labels, int) else None,
+        hard_labels=_hard_labels(first),
         measured_on=measured.name,
         measured_rows=len(measured.rows),
         load_average=load_average,
@@ -332,6 +332,19 @@ def _groups(models: Sequence[Model], *, group_seeds: bool) -> list[list[int]]:
     for index, model in enumerate(models):
         groups.setdefault((_name_without_seed(model) if group_seeds else None) or str(index), []).append(index)
     return list(groups.values())
+
+
+def _hard_labels(model: Model) -> int | None:
+    """Return the number of hard labels of a run, 0 if it used none; None for all, or for a model without a run."""
+    if model.run is None:
+        return None
+    alpha = model.run.recipe.get("alpha")
+    by_head = alpha if isinstance(alpha, Mapping) else {"*": alpha}
+    is_soft = all(by_head.get(head, by_head.get("*")) == 1 for head in model.heads)
+    if model.run.labels is not None and (model.run.data.hard_labels is None or is_soft):
+        return 0
+    count = model.run.recipe.get("hard_labels")
+    return count if isinstance(count, int) else None
 
 
 def _name_without_seed(model: Model) -> str | None:

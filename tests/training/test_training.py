@@ -117,6 +117,15 @@ def test_soft_labels_beat_hard_ones_where_those_are_few(trained, digits, tmp_pat
     assert soft.value == pytest.approx((ungrouped[0].value + ungrouped[1].value) / 2)
 
 
+def test_comparison_names_hard_labels_only_where_they_were_used(trained, digits, tmp_path):
+    inputs = sl.open_source("digits", label=False)
+    train_student(trained / "labels", inputs, STUDENT, tmp_path / "none", steps=2)
+    train_student(trained / "labels", digits, STUDENT, tmp_path / "soft", steps=2, alpha={"*": 1.0})
+    train_student(trained / "labels", digits, STUDENT, tmp_path / "both", steps=2, alpha={"logits": 0.9})
+    rows = compare([f"run:{tmp_path}/{name}" for name in ("none", "soft", "both")], digits)
+    assert [row.hard_labels for row in rows] == [0, 0, None]
+
+
 def test_a_finished_run_is_returned_and_another_is_left_alone(trained, digits, tmp_path):
     recipe = {"steps": 5}
     first = train_student(trained / "labels", digits, STUDENT, tmp_path / "run", **recipe)
