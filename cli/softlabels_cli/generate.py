@@ -32,6 +32,7 @@ from softlabels_cli.options import (
 from softlabels_cli.output import (
     cost_lines,
     count,
+    count_outputs,
     fidelity_lines,
     format_bytes,
     format_seconds,
@@ -283,8 +284,8 @@ def _print(result: Generated, out: str, reuse: tuple[str, ...], goals: Mapping[s
         f"{count(result.new_units, 'unit')} made now in {format_seconds(result.seconds)}"
     )
     for name, head in result.heads.items():
-        size = f"{head['classes']:,} {'numbers' if head['kind'] in {'regression', 'embedding'} else 'classes'}"
-        click.echo(printable(f"head {name}: {head['kind']}, {size}, {head['encoding']}"))
+        outputs = count_outputs(head["kind"], head["classes"])
+        click.echo(printable(f"head {name}: {head['kind']}, {outputs}, {head['encoding']}"))
     for name, fidelity in result.fidelities.items():
         prefix = f"{name}: " if len(result.encodings) > 1 else ""
         for line in fidelity_lines(fidelity):

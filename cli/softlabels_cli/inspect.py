@@ -7,10 +7,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from softlabels_cli.options import digest_option, is_run, json_option, store_argument
-from softlabels_cli.output import count, fidelity_lines, format_bytes, line_width, print_json, printable, wrap
+from softlabels_cli.options import digest_option, json_option, run_folder, store_argument
+from softlabels_cli.output import (
+    NUMBERS,
+    count,
+    count_outputs,
+    fidelity_lines,
+    format_bytes,
+    line_width,
+    print_json,
+    printable,
+    wrap,
+)
 
 if TYPE_CHECKING:
+    from softlabels.labels import Head
     from softlabels.store import DataRecord, StoreDescription, TeacherRecord
     from softlabels.store.format.view_record import ViewRecord
 
@@ -37,8 +48,8 @@ def command(*, store: str, digest: str | None, as_json: bool) -> None:
     """
     from softlabels.store import describe_store
 
-    if is_run(store):
-        _print_chain(store, digest, as_json=as_json)
+    if (run := run_folder(store)) is not None:
+        _print_chain(run, digest, as_json=as_json)
         return
     description = describe_store(store, digest=digest)
     if as_json:
@@ -102,14 +113,19 @@ def _lines(store: StoreDescription) -> Iterator[tuple[str, str]]:
     yield from _view_lines(store.views)
     for name, described in store.heads.items():
         head = described.head
-        temperatures = ", ".join(f"{temperature:g}" for temperature in head.temperatures)
-        size = f"{head.classes:,} {'numbers' if head.kind in {'regression', 'embedding'} else 'classes'}"
-        squares = f", mean of {head.downsample} x {head.downsample} pixels" if head.downsample > 1 else ""
-        yield "head", f"{name}: {head.kind}, {size}, {head.encoding}{squares}, T = {temperatures}"
+        yield "head", f"{name}: {_head(head)}"
         if described.fidelity:
             yield from (("", line) for line in fidelity_lines(described.fidelity))
         if described.warning:
             yield "", f"Warning: {described.warning}"
+
+
+def _head(head: Head) -> str:
+    """Return kind, size, encoding and, of distributions, temperatures of a head."""
+    temperatures = f", T = {', '.join(f'{temperature:g}' for temperature in head.temperatures)}"
+    squares = f", mean of {head.downsample} x {head.downsample} pixels" if head.downsample > 1 else ""
+    outputs = count_outputs(head.kind, head.classes)
+    return f"{head.kind}, {outputs}, {head.encoding}{squares}{'' if head.kind in NUMBERS else temperatures}"
 
 
 def _skipped_lines(store: StoreDescription) -> Iterator[tuple[str, str]]:

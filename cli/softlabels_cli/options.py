@@ -47,9 +47,17 @@ def store_argument(name: str = "store") -> Callable[[Command], Command]:
     return click.argument(name)  # text: a Path would join the slashes of a URL
 
 
-def is_run(path: str) -> bool:
-    """Return True if a path is a finished run, without the modules that load one, which import torch."""
-    return "://" not in path and (Path(path) / "run.json").exists()
+def run_folder(text: str) -> str | None:
+    """Return the directory of a run, without the modules that load one, which import torch; None if it names none.
+
+    Args:
+        text: A directory that holds a finished run, or MODEL: ``run:DIR`` or ``python:MODULE:NAME@DIR``.
+    """
+    if text.startswith("run:"):
+        return text.removeprefix("run:")
+    if text.startswith("python:") and "@" in text:
+        return text.partition("@")[2]
+    return text if "://" not in text and (Path(text) / "run.json").exists() else None
 
 
 def out_option(help_text: str) -> Callable[[Command], Command]:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 """Version of every JSON document; it changes if a key is removed or changes its meaning."""
 
+NUMBERS = {"regression", "embedding"}
+"""Kinds of heads whose outputs are no distribution."""
+
 MAX_WIDTH = 120
 """Characters of a line of prose without a terminal."""
 
@@ -192,6 +195,16 @@ def count(number: int, noun: str) -> str:
         noun: The noun in the singular.
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def count_outputs(kind: str, classes: int) -> str:
+    """Return the width of a head in words: 10 classes, 1 number.
+
+    Args:
+        kind: Kind of the head.
+        classes: Number of classes, or of numbers.
+    """
+    return count(classes, "number") if kind in NUMBERS else f"{classes:,} classes"
 
 
 def format_bytes(size: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from softlabels.errors import FOUND_BAD
-from softlabels_cli.options import digest_option, is_run, json_option, quiet_option, store_argument
+from softlabels_cli.options import digest_option, json_option, quiet_option, run_folder, store_argument
 from softlabels_cli.output import count, note, print_json, printable
 from softlabels_cli.progress import Progress
 
@@ -34,14 +34,15 @@ def command(
 ) -> None:
     """Check every file of STORE; exit 3 if it is damaged, incomplete or not sealed.
 
-    Of a run, check that its weights and its tokenizer are those that it describes; --digest is that of its model.
+    Of a run, check that its weights and its tokenizer are those that it describes; --digest is that of its model. A run
+    of code of yours is named as python:MODULE:NAME@DIR, because the digest covers that code.
     """
     from softlabels.store import verify
 
-    if is_run(store):
+    if (run := run_folder(store)) is not None:
         if key is not None or signature is not None:
             raise click.UsageError("runs have no signature, got --public-key or --signature; use --digest")
-        _verify_run(store, digest, as_json=as_json)
+        _verify_run(run, store if store.startswith("python:") else f"run:{run}", digest, as_json=as_json)
         return
     if signature is not None and key is None:
         raise click.UsageError("--signature needs --public-key")
@@ -66,7 +67,7 @@ def command(
         raise click.exceptions.Exit(FOUND_BAD)
 
 
-def _verify_run(run: str, expected: str | None, *, as_json: bool) -> None:
+def _verify_run(run: str, model: str, expected: str | None, *, as_json: bool) -> None:
     """Load a run, which compares its files with their digests, and print its digest."""
     from softlabels.errors import RunCorrupt
     from softlabels.models import as_model
@@ -74,7 +75,7 @@ def _verify_run(run: str, expected: str | None, *, as_json: bool) -> None:
 
     digest, problem = None, None
     try:
-        digest = as_model(f"run:{run}").digest
+        digest = as_model(model).digest
         check_run_digest(run, digest, expected)
     except RunCorrupt as error:
         problem = str(error)

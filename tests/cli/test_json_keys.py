@@ -22,6 +22,7 @@ COMMANDS = {
     "repair": ("repair", "labels", "-q"),
     "seal": ("seal", "labels"),
     "gc": ("gc", "labels"),
+    "plot": ("plot", "run"),
     "merge": ("merge", "labels", "copy", "--out", "merged", "-q"),
     "describe": ("describe", "labels", "--license", "CC0-1.0"),
     "push": ("push", "labels", "copy", "-q"),

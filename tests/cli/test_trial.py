@@ -120,6 +120,9 @@ def test_each_head_has_its_encoding(place):
     shown = call(*arguments[:-1], "--encoding", "logits=topk:3", "--encoding", "scene=dense:q8")
     for line in ("head logits: classes, 10 classes, topk:3:f16", "head speed: regression, 2 numbers, dense:f32"):
         assert line in shown
+    lines = call("inspect", "labels").splitlines()
+    assert next(line for line in lines if "speed" in line).endswith("speed: regression, 2 numbers, dense:f32")
+    assert next(line for line in lines if "logits:" in line).endswith("logits: classes, 10 classes, topk:3:f16, T = 1")
     assert set(sl.open("labels").heads) == {"logits", "speed", "scene"}
     errors = call(*arguments[:-2], "--encoding", "depth=topk:3", code=2)
     assert "no such head, got 'depth'; the teacher has logits (classes)" in errors

@@ -61,6 +61,9 @@ def test_inspect_prints_the_chain_of_a_run(folder):
     assert lines[0].split()[0] == "data"
     assert f"-> store    {folder / 'more'}" in lines
     assert '"kind": "student"' in call("inspect", folder / "last", "--json")
+    assert call("inspect", f"run:{folder / 'last'}").splitlines() == lines
+    assert call("verify", f"run:{folder / 'last'}") == call("verify", folder / "last")
+    assert "nothing-here: not a finished run" in call("inspect", "run:nothing-here", code=2)
 
 
 def test_plot_draws_the_curves_of_several_runs(folder, tmp_path):
@@ -70,6 +73,7 @@ def test_plot_draws_the_curves_of_several_runs(folder, tmp_path):
     ET.fromstring(text)  # noqa: S314  written by this test
     for name in ("loss", "kl", "agreement", "accuracy", "(held-out)", str(folder / "student")):
         assert f"<!-- {name}" in text or f"{name} -->" in text, name
+    assert call("plot", f"run:{folder / 'teacher'}", "--out", tmp_path / "one.svg").endswith("one.svg: 1 run\n")
     again = sl.plot([folder / "teacher", folder / "student"], tmp_path / "again.svg")
     assert again.read_text() == text
 

@@ -12,6 +12,7 @@ from softlabels import models
 from softlabels.errors import InvalidArgument, RunCorrupt
 from softlabels.sources import DatasetSource, TokenSource, as_source
 from softlabels.training import compare, train_student, train_teacher
+from tests.cli.calls import call
 
 RECIPE = {"steps": 20, "batch_size": 16}
 
@@ -95,8 +96,10 @@ def test_a_student_by_name_is_trained_and_its_code_runs_only_where_it_is_named(l
     assert named.digest == trained.digest
     inputs = np.ones((4, 3), np.float32)
     assert (named.predict(inputs)["logits"] == trained.predict(inputs)["logits"]).all()
-    with pytest.raises(InvalidArgument, match="code of the user, which a run cannot name; expected python:my_student"):
+    with pytest.raises(InvalidArgument, match="code of yours, got a run without it; expected python:my_student"):
         models.load(f"run:{tmp_path / 'run'}")
+    assert f"expected python:my_student:Student@{tmp_path / 'run'}" in call("verify", tmp_path / "run", code=2)
+    assert f"digest {trained.digest}" in call("verify", f"python:my_student:Student@{tmp_path / 'run'}")
     user_module(" * 2")
     with pytest.raises(RunCorrupt, match="use the code it was trained with"):
         models.load(f"python:my_student:Student@{tmp_path / 'run'}")

@@ -46,8 +46,8 @@ def load_run(folder: Path, network: nn.Module | None = None) -> Model:
     run = read_run(folder)
     if run.model.initial is not None and network is None:
         raise InvalidArgument(
-            f"run:{folder}: the network is code of the user, which a run cannot name; expected "
-            f"{run.model.spec}@{folder}, if you trust that code"
+            f"run:{folder}: the network is code of yours, got a run without it; expected {run.model.spec}@{folder}. "
+            "Name that if you trust the code: it is imported and run"
         )
     try:
         config = run.model.config
