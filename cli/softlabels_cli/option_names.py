@@ -32,7 +32,7 @@ def name_options(message: str, command: click.Command, arguments: Sequence[str] 
         subject: If True, the message may begin with the name of an argument, or with MODEL and a specification.
 
     Example:
-        >>> options = [click.Option(["--student"], metavar="MODEL"), click.Option(["--no-gate"], is_flag=True)]
+        >>> options = [click.Option(["--student"], metavar="MODEL"), click.Option(["--gate/--no-gate"])]
         >>> command = click.Command("train", params=options)
         >>> name_options("MODEL 'mpl': unknown kind", command, ["labels", "--student", "mpl"])
         "--student 'mpl': unknown kind"
@@ -40,9 +40,10 @@ def name_options(message: str, command: click.Command, arguments: Sequence[str] 
         '--student: got 3. Use --student cnn or --no-gate'
     """
     options = [option for option in command.params if isinstance(option, click.Option)]
-    names = {name for option in options for name in option.opts}
+    names = {name for option in options for name in (*option.opts, *option.secondary_opts)}
     message = ADVICE.sub(lambda match: _as_option(match, names) or match[0], message)
-    if not subject:
+    # A store or a file may have the name of an argument, such as ``labels``.
+    if not subject or any(message.startswith(f"{argument}: ") for argument in arguments):
         return message
     if model := MODEL.match(message):
         typed = {

@@ -37,10 +37,10 @@ COLUMNS = {
     "total": "bytes of the dataset",
     "error": "sum of the squared differences of the probabilities",
     "mass": "probability of the listed classes",
-    "ids": "classes listed per row",
+    "ids": "classes listed per distribution",
     "top-1 agreement": "rows whose likeliest class is the teacher's",
 }
-"""Columns of the table, with what they mean."""
+"""Columns of the table, with what they mean; of text, bytes are counted per token."""
 
 
 @click.command(
@@ -144,7 +144,7 @@ def command(
         print_json(plan.to_json() | recommended.to_json() | {"costs": costs.to_json()})
         return
     _print(plan, show_all=show_all)
-    _print_recommended(recommended)
+    _print_recommended(recommended, _item(plan))
     for line in cost_lines(costs):
         click.echo(wrap(line))
     if "price_hour" in remembered(PRICES) and costs.teacher_hours is None:
@@ -185,25 +185,31 @@ def _print(plan: Plan, *, show_all: bool) -> None:
         for row in plan.rows
         if row.front or row.current or show_all
     ]
-    table = format_table(("encoding", *COLUMNS), lines, width=line_width())
+    columns = {name.replace("/row", f"/{_item(plan)}"): meaning for name, meaning in COLUMNS.items()}
+    table = format_table(("encoding", *columns), lines, width=line_width())
     click.echo(table)
-    shown = [name for name in COLUMNS if name in table.splitlines()[0]]
+    shown = [name for name in columns if name in table.splitlines()[0]]
     click.echo()
-    click.echo(wrap("; ".join(f"{name}: {COLUMNS[name]}" for name in shown)))
+    click.echo(wrap("; ".join(f"{name}: {columns[name]}" for name in shown)))
     click.echo(wrap(f"measured on {plan.sampled:,} rows; mean entropy of the teacher {plan.entropy:.2f} nats"))
-    hidden = [name for name in COLUMNS if name not in shown]
+    hidden = [name for name in columns if name not in shown]
     if hidden:
         note(f"Columns left out for the width of the terminal: {', '.join(hidden)}; --json has all of them.")
 
 
-def _print_recommended(recommended: Recommendation) -> None:
+def _item(plan: Plan) -> str:
+    """Return the word for what bytes are counted of: a token of text, or a row."""
+    return "token" if plan.sample.kind == "tokens" else "row"
+
+
+def _print_recommended(recommended: Recommendation, item: str) -> None:
     row = recommended.row
     distance = f"error {row.error:.1e}, right on average" if row.kl is None else f"KL {row.kl:.2g} nats"
     if row.kl is not None and recommended.goal is not None:
         distance += f", at most {row.kl_bound:.2g} with 95 % confidence"
     click.echo(
         wrap(
-            f"recommended: --encoding {row.encoding} ({row.bytes_per_row:.1f} bytes per row, "
+            f"recommended: --encoding {row.encoding} ({row.bytes_per_row:.1f} bytes per {item}, "
             f"{format_bytes(row.bytes_total)} in all, {distance}); {recommended.reason}"
         )
     )

@@ -39,6 +39,8 @@ def user_errors(spec: str, inputs: Any) -> Iterator[None]:
         advice = "Change the model or the data so that they agree"
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error):
             advice = "Use a smaller batch (batch_size=) or a smaller model"
+        elif "dtype" in str(error):
+            advice = "Inputs have the dtype of the data: convert them in the model, as with inputs.float()"
         raise ModelFailed(
             f"{spec}: the model raised {describe_error(error)}, got inputs of "
             f"{_describe(inputs)}; expected inputs that the model takes. {advice}"

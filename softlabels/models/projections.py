@@ -28,7 +28,9 @@ class Projections(nn.Module):
             raise InvalidArgument("network: there are no heads; expected one at least")
         for name, head in heads.items():
             if head.ragged:
-                raise InvalidArgument(f"network: head {name!r} has ragged rows; expected a fixed shape")
+                raise InvalidArgument(
+                    f"network: head {name!r} has ragged rows; expected a fixed shape. Text needs gpt: or hf:PATH"
+                )
         self._heads = dict(heads)
         # By number: names of heads may contain dots, names of modules may not.
         self.layers = nn.ModuleList(nn.Linear(features, math.prod(_sides(head))) for head in heads.values())

@@ -55,18 +55,21 @@ def kind_of(text: str) -> Kind:
     name = text.partition(":")[0]
     if name in kinds():
         return kinds()[name]
-    hint = suggest(name, kinds()) or _hint(text)
     forms = ", ".join(kind.form for kind in kinds().values())
-    raise InvalidArgument(f"MODEL {text!r}: unknown kind, got {name!r}; expected {forms}{hint}")
+    raise InvalidArgument(f"MODEL {text!r}: unknown kind, got {name!r}; expected {forms}{_hint(text)}")
 
 
 def _hint(text: str) -> str:
-    """Return a question for a specification that lacks its kind: a run directory, or MODULE:NAME."""
+    """Return a question for a specification that lacks its kind: a run directory, a file of code, or MODULE:NAME."""
     if (Path(text) / "run.json").is_file():
         return f". Did you mean 'run:{text}'?"
-    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text):
-        return f". Did you mean 'python:{text}'?"
-    return ""
+    module, _, name = text.partition(":")
+    module = module.removesuffix(".py")
+    if Path(f"{module}.py").is_file():
+        return f". Did you mean 'python:{module}:{name or 'NAME'}'?"
+    if near := suggest(module, kinds()):
+        return near
+    return f". Did you mean 'python:{text}'?" if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text) else ""
 
 
 def check_option(option: Option, value: object, subject: str) -> int | float:

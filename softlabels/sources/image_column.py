@@ -134,7 +134,8 @@ class ImageColumn:
 
     def _unreadable(self, values: pa.Array, rows: NDArray[np.int64], bad: Sequence[int], reason: str) -> UnreadableRow:
         first = bad[0]
-        more = "" if len(bad) == 1 else f", and {len(bad) - 1} more rows"
+        others = len(bad) - 1
+        more = "" if not others else f", and {others} more {'row' if others == 1 else 'rows'}"
         file = self.describe(values[first].as_py())
         return UnreadableRow.of(
             f"{self._name}, row {rows[first]}{file}: the image cannot be read{more}: {reason}. Replace or remove the "

@@ -15,13 +15,13 @@ import pyarrow as pa
 from softlabels.errors import DataNotFound, InvalidArgument, InvalidData
 from softlabels.sources.arrays import ArrayTable
 from softlabels.sources.column_roles import InputOption, LabelOption, TargetsOption
-from softlabels.sources.kinds import kind_of_directory, kind_of_file, kind_of_name
+from softlabels.sources.kinds import data_kinds, kind_of_directory, kind_of_file, kind_of_name
 from softlabels.sources.protocol import Source
 from softlabels.sources.request import OpenRequest
 from softlabels.sources.sized import SizedSource, with_size
 from softlabels.sources.tables import MemoryTable, Table
 from softlabels.store.format.paths import DESCRIPTOR
-from softlabels.suggestions import suggest_path
+from softlabels.suggestions import suggest, suggest_path
 from softlabels.text.options import TextOptions
 
 DataLike: TypeAlias = Any
@@ -199,7 +199,7 @@ def _check_file(spec: str) -> None:
     path = Path(spec)
     try:
         if not path.exists():
-            raise DataNotFound(f"{spec}: no such file{_nearest(path)}")
+            raise DataNotFound(f"{spec}: no such file or folder{_nearest(path)}")
         if path.is_dir():
             kind = "a store of labels" if (path / DESCRIPTOR).is_file() else "a directory without images"
             raise InvalidArgument(
@@ -218,4 +218,5 @@ def _nearest(path: Path) -> str:
     """Return a hint that names a file beside ``path`` that is spelt alike."""
     if not path.parent.is_dir():
         return f", and no directory {path.parent}"
-    return suggest_path(path)
+    names = [name for kind in data_kinds() for name in kind.names]
+    return suggest_path(path) or suggest(str(path), names) or ". Check the path"

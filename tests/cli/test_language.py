@@ -62,6 +62,9 @@ def test_a_store_of_text_is_inspected_and_planned_for(folder):
     assert json.loads(run("inspect", root / "labels", "--json").stdout)["inputs"]["written_by"] == "people"
     plan = run("plan", root / "corpus.txt", "--teacher", f"run:{root / 'teacher'}", "--pack", 32, "-q")
     assert "threshold" in plan.stdout
+    assert plan.stdout.split()[:2] == ["encoding", "bytes/token"]
+    assert "bytes/token: labels, key and container" in plan.stdout
+    assert " bytes per token, " in plan.stdout
 
 
 @pytest.mark.slow

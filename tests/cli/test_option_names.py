@@ -16,7 +16,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 COMMANDS = ("softlabels ", "pip install", "docker run", "nproc-per-node", "vLLM")
 """Beginnings of commands, whose options a message may name."""
 
-OPTIONS = ("--label", "--no-label", "--no-gate", "--head", "--size", "--pack", "--seed", "--target", "--teacher")
+OPTIONS = ("--label", "--no-label", "--gate/--no-gate", "--head", "--size", "--pack", "--seed", "--target", "--teacher")
 COMMAND = click.Command("generate", params=[click.Option([name]) for name in OPTIONS])
 
 
@@ -41,6 +41,11 @@ COMMAND = click.Command("generate", params=[click.Option([name]) for name in OPT
 )
 def test_arguments_become_options_of_the_command(message, expected):
     assert name_options(message, COMMAND) == expected
+
+
+def test_a_store_named_like_an_argument_stays():
+    assert name_options("labels: no rows", COMMAND, ["plan", "labels"]) == "labels: no rows"
+    assert name_options("label: no rows", COMMAND, ["plan", "labels"]) == "--label: no rows"
 
 
 def test_the_subject_of_other_errors_stays():

@@ -56,7 +56,7 @@ def test_every_kind_says_how_it_is_written():
 
 
 def test_a_specification_without_its_kind_gets_a_hint(tmp_path, monkeypatch):
-    """A run directory, and MODULE:NAME."""
+    """A run directory, MODULE:NAME, and a file of code."""
     (tmp_path / "student").mkdir()
     (tmp_path / "student" / "run.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
@@ -64,3 +64,7 @@ def test_a_specification_without_its_kind_gets_a_hint(tmp_path, monkeypatch):
         parse("student")
     with pytest.raises(InvalidArgument, match="Did you mean 'python:my_teacher:model'"):
         parse("my_teacher:model")
+    (tmp_path / "nets.py").touch()  # close to unet
+    for text, named in (("nets.py", "NAME"), ("nets", "NAME"), ("nets:Small", "Small")):
+        with pytest.raises(InvalidArgument, match=f"Did you mean 'python:nets:{named}'"):
+            parse(text)

@@ -229,6 +229,11 @@ def test_a_failing_teacher_shows_its_own_line_and_both_shapes(tmp_path):
     assert "got inputs of shape (4, 3), dtype float64" in done.stderr
 
 
+def test_a_model_of_another_dtype_than_the_data_gets_advice():
+    with pytest.raises(ModelFailed, match=r"convert them in the model, as with inputs\.float\(\)"):
+        as_model(torch.nn.Linear(3, 2), sample=SAMPLE.astype("float64"))
+
+
 def test_errors_of_the_model_can_be_pickled():
     def teacher(inputs):
         raise KeyError("boom")

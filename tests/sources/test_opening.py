@@ -113,9 +113,11 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path, suffix):
         ("d.json", InvalidArgument, r"Did you mean '\.jsonl'\?"),
         ("d.parquett", InvalidArgument, r"Did you mean '\.parquet'\?"),
         ("d", InvalidArgument, "unsupported file type ''"),
+        ("digit", DataNotFound, r"no such file or folder\. Did you mean 'digits'\?"),
+        ("nothing.csv", DataNotFound, r"no such file or folder\. Check the path"),
         (".", InvalidArgument, "got a directory without images; expected a file, a Zarr group, or a directory"),
         ("labels", InvalidArgument, "got a store of labels; expected a file, a Zarr group, or a directory"),
-        ("dd.json", DataNotFound, r"no such file\. Did you mean d\.json\?"),
+        ("dd.json", DataNotFound, r"no such file or folder\. Did you mean d\.json\?"),
         ("none/d.csv", DataNotFound, "no directory none"),
         ("s3://bucket/d.parquet", InvalidArgument, "must be a local file, got a URL"),
         ("d\0.csv", DataNotFound, "no such file|cannot be opened"),
@@ -130,6 +132,12 @@ def test_files_that_cannot_be_opened_say_what_can(tmp_path, monkeypatch, spec, e
     (tmp_path / "labels" / "softlabels.json").touch()
     with pytest.raises(error, match=message):
         open_source(spec)
+
+
+def test_an_image_in_place_of_its_folder_is_an_error_that_names_the_folder(tmp_path):
+    (tmp_path / "d.jpg").touch()
+    with pytest.raises(InvalidArgument, match=r"supported: a folder of images, .*\. Name the folder of the images"):
+        open_source(tmp_path / "d.jpg")
 
 
 @pytest.mark.parametrize("kind", ["npz", "parquet", "csv"])

@@ -88,7 +88,7 @@ def test_stores_of_other_teachers_or_heads_do_not_mix(tmp_path, halves, digits_p
     generate(part(digits_path, tmp_path, range(50), "c"), teacher=other, out=tmp_path / "c.store", **OPTIONS)
     with pytest.raises(StoreConflict, match="Labels of different teachers do not mix"):
         sl.merge([halves[0], tmp_path / "c.store"], tmp_path / "all")
-    with pytest.raises(InvalidArgument, match="two stores"):
+    with pytest.raises(InvalidArgument, match="too few stores, got 1; expected two or more"):
         sl.merge([halves[0]], tmp_path / "all")
     with pytest.raises(StoreNotFound):
         sl.merge([halves[0], tmp_path / "nowhere"], tmp_path / "all")

@@ -163,7 +163,8 @@ def read_config(folder: Path) -> dict[str, Any]:
             "type of transformers, because code of a model is never run. Wrap it as python:MODULE:NAME if you trust it"
         )
     if not isinstance(architecture, str):
-        raise InvalidData(f"{path}: no architecture, got {architectures!r}; expected the name of a class. Add it")
+        raise InvalidData(f"{path}: no architecture, got {architectures!r}; expected the name of a class. Add "
+                          'one, such as "architectures": ["GPT2LMHeadModel"]')  # fmt: skip
     return dict(config)
 
 

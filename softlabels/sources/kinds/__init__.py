@@ -12,6 +12,7 @@ import pkgutil
 from pathlib import Path
 
 from softlabels.errors import InvalidArgument
+from softlabels.sources.image_files import SUFFIXES
 from softlabels.sources.request import DataKind
 from softlabels.suggestions import suggest
 
@@ -52,5 +53,6 @@ def kind_of_file(path: Path, spec: str) -> DataKind:
     if suffix in known:
         return known[suffix]
     supported = ", ".join([*known, *(name for kind in data_kinds() for name in kind.names)])
-    hint = suggest(suffix, known) or ". Convert the data to one of these"
-    raise InvalidArgument(f"{spec}: unsupported file type {suffix!r}; supported: {supported}{hint}")
+    advice = ". Name the folder of the images" if suffix in SUFFIXES else ". Convert the data to one of these"
+    hint = suggest(suffix, known) or advice
+    raise InvalidArgument(f"{spec}: unsupported file type {suffix!r}; supported: a folder of images, {supported}{hint}")

@@ -93,9 +93,11 @@ def merge(
         >>> merge(["monday", "tuesday"], "week").rows  # doctest: +SKIP
         2000
     """
-    if len(paths) < 2 or conflicts not in {"error", "first"}:
+    if conflicts not in {"error", "first"}:
+        raise InvalidArgument(f"conflicts: unknown, got {conflicts!r}; expected error or first")
+    if len(paths) < 2:
         raise InvalidArgument(
-            f"merge: needs two stores or more, and conflicts of error or first, got {len(paths)} and {conflicts!r}"
+            f"merge: too few stores, got {len(paths)}; expected two or more. Name all stores whose rows are combined"
         )
     stores = [open_store(path) for path in paths]
     first = stores[0].descriptor
