@@ -34,6 +34,14 @@ class WeightedLoss:
     weight: float = 1.0
     options: dict[str, float] = field(default_factory=dict)
 
+    def arguments(self, temperature: float) -> dict[str, float]:
+        """Return the keyword arguments of the loss, with the temperature if it has one.
+
+        Args:
+            temperature: Temperature of the head.
+        """
+        return self.options | ({"temperature": temperature} if self.loss.temperature else {})
+
     def __str__(self) -> str:
         options = ",".join(f"{name}={value:g}" for name, value in self.options.items())
         text = f"{self.loss.name}:{options}" if options else self.loss.name

@@ -86,9 +86,7 @@ def soft_term(
         hard: Hard targets for losses that take them too.
         weight: Factor of the term, beside that of the loss.
     """
-    options: dict[str, Any] = dict(loss.options)
-    if loss.loss.temperature:
-        options["temperature"] = temperature
+    options = loss.arguments(temperature)
 
     def value(outputs: Outputs, batch: Batch) -> Tensor:
         more = (hard.of_batch(batch),) if loss.loss.hard and hard is not None else ()

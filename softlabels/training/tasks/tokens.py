@@ -52,9 +52,7 @@ def soft_token_term(
         temperature: Temperature of losses that have one.
         weight: Factor of the term, beside that of the loss.
     """
-    options: dict[str, Any] = dict(loss.options)
-    if loss.loss.temperature:
-        options["temperature"] = temperature
+    options = loss.arguments(temperature)
 
     def value(outputs: Outputs, batch: Batch) -> Tensor:
         following, counts = next_token_targets(batch)
