@@ -142,13 +142,13 @@ def command(
     """
     from softlabels import generation
     from softlabels.generation.ranks import ALONE, find_rank
-    from softlabels.generation.text_data import open_data
+    from softlabels.generation.text_data import open_for_teacher
     from softlabels.sources import DistinctSource, describe_source
     from softlabels.store import open_storage
 
     if not dry_run:
         open_storage(out).check_writable()  # before the teacher is loaded
-    source, model = open_data(data, teacher, text=chosen_text(), **chosen_data())
+    source, model = open_for_teacher(data, teacher, text=chosen_text(), **chosen_data())
     model = declare(model, source)
     rank = find_rank(os.environ) or ALONE
     if not quiet and rank.index == 0:

@@ -12,7 +12,7 @@ from softlabels.errors import InvalidArgument
 from softlabels.generation.row_plan import RowPlan
 from softlabels.generation.settings import Settings
 from softlabels.generation.stored_rows import check_copied
-from softlabels.generation.text_data import open_data, rows_of_batch
+from softlabels.generation.text_data import open_for_teacher, rows_of_batch
 from softlabels.models import Model, ModelLike, as_model
 from softlabels.sources import DataLike, Source
 from softlabels.sources.request import DataOptions, with_data_options
@@ -74,7 +74,7 @@ def merge(
         named: ModelLike = teacher
 
         def load(dataset: DataLike) -> tuple[Source, Model]:
-            source, loaded = open_data(dataset, named, text=text, **columns)
+            source, loaded = open_for_teacher(dataset, named, text=text, **columns)
             return source, as_model(loaded, sample=source.inputs(np.zeros(1, np.int64))).to(device)
 
         checked = _check(stores, data, load, batch_size)

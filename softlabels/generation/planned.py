@@ -12,7 +12,7 @@ from softlabels.generation.listed_heads import require_logits
 from softlabels.generation.pilot import SAMPLE_ROWS, TeacherPilot
 from softlabels.generation.preparation import prepare
 from softlabels.generation.settings import Codec, Settings, ShardFormat
-from softlabels.generation.text_data import open_data
+from softlabels.generation.text_data import open_for_teacher
 from softlabels.labels import DISTRIBUTIONS
 from softlabels.models import ModelLike
 from softlabels.planning import Plan, Sample, sample_of_store
@@ -82,7 +82,7 @@ def plan(
         if digest is not None:
             raise InvalidArgument(f"digest: is for a store, got {digest} for data with a teacher. Leave out digest=")
         settings = Settings(temperatures=tuple(temperatures), batch_size=batch_size, device=device, **layout)
-        data, model = open_data(source, teacher, text=text, **columns)
+        data, model = open_for_teacher(source, teacher, text=text, **columns)
         measured = sample(data, teacher=model, settings=settings, head=head, rows=sampled)
     return plan_sample(measured.for_rows(rows), progress=progress)
 

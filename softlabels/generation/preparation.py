@@ -15,7 +15,7 @@ from softlabels.generation.heads import store_appears
 from softlabels.generation.ranks import ALONE, Rank
 from softlabels.generation.row_plan import RowPlan
 from softlabels.generation.settings import Settings
-from softlabels.generation.text_data import check_text, open_data, rows_of_batch, text_of
+from softlabels.generation.text_data import check_text, open_for_teacher, rows_of_batch, text_of
 from softlabels.models import Model, ModelLike, as_model
 from softlabels.models.hidden_states import with_hidden_states
 from softlabels.sources import DataLike, Source
@@ -54,7 +54,7 @@ def prepare(
         TeacherRejected: The outputs cannot be labels.
         ModelFailed: The code of the teacher raised an error.
     """
-    source, teacher = open_data(data, teacher, text=text, **columns)
+    source, teacher = open_for_teacher(data, teacher, text=text, **columns)
     if len(source) == 0:
         raise InvalidData(f"{source.spec}: no rows, so there is nothing to label")
     tries = 1 if settings.skip_bad is None else MAX_TRIED

@@ -31,7 +31,7 @@ BATCH_TOKENS = 2**14
 """Tokens of a batch of text, on average."""
 
 
-def open_data(
+def open_for_teacher(
     data: DataLike,
     teacher: ModelLike,
     *,

@@ -8,7 +8,7 @@ import transformers
 
 from softlabels import models
 from softlabels.errors import DataNotFound, InvalidArgument, InvalidData
-from softlabels.generation.text_data import open_data
+from softlabels.generation.text_data import open_for_teacher
 from softlabels.models import OutputHead
 from softlabels.models.hidden_states import with_hidden_states
 from softlabels.models.kind import ModelSpec
@@ -87,7 +87,7 @@ def test_the_tokenizer_of_a_hubs_model_comes_with_it(hub, folder, tmp_path):
     tokenizer = Tokenizer.train(texts, vocabulary=261)
     commit = hub.add_folder("team/small", folder)
     commit = hub.add("team/small", {"tokenizer.json": tokenizer.backend.to_str().encode()}, "models")
-    source, teacher = open_data(tmp_path / "corpus.txt", f"hf:team/small@{commit}")
+    source, teacher = open_for_teacher(tmp_path / "corpus.txt", f"hf:team/small@{commit}")
     assert source.tokenizer.size == teacher.tokenizer.size == tokenizer.size
 
 
