@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from softlabels import losses as losses
     from softlabels.generation import create, generate, merge, plan
     from softlabels.labels import DenseLabels, Head, SparseLabels
-    from softlabels.loading import Ensemble, Mixture
+    from softlabels.loading import Ensemble, Mixture, Part
     from softlabels.loading.adapters.torch_datasets import LabelDataset
     from softlabels.loading.loader import loader
     from softlabels.sharing import describe, pull, push, sign, verify_signature
@@ -41,6 +41,7 @@ _HOME = {
     "Head": "softlabels.labels",
     "LabelDataset": "softlabels.loading.adapters.torch_datasets",
     "Mixture": "softlabels.loading",
+    "Part": "softlabels.loading",
     "SparseLabels": "softlabels.labels",
     "TextOptions": "softlabels.text.options",
     "TokenSource": "softlabels.sources",
@@ -78,6 +79,7 @@ __all__ = [
     "Head",
     "LabelDataset",
     "Mixture",
+    "Part",
     "SparseLabels",
     "TextOptions",
     "TokenSource",

@@ -19,7 +19,7 @@ from softlabels.store.storage.storage import Location, Storage
 Labels = TypeVar("Labels")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Ensemble:
     """The weighted mean of the outputs of several teachers for the same rows.
 
@@ -28,29 +28,34 @@ class Ensemble:
     at one.
 
     Attributes:
-        stores: Stores with labels of the same rows. Their heads may differ in encoding alone.
+        stores: Stores with labels of the same rows, or their locations. Their heads may differ in encoding alone.
         weights: Weight of each store, above 0. None: equal weights.
         temperature: Temperature at which distributions are averaged, and the only one that the labels of the batches
             can be used at.
 
     Raises:
         InvalidArgument: No stores, weights that are not above 0, or stores with different heads.
+        StoreNotFound: There is no sealed store at a location.
         TemperatureNotStored: A store holds no tail mass at this temperature.
 
     Example:
         >>> import softlabels as sl
-        >>> ensemble = sl.Ensemble([store_a, store_b], weights=[3, 1], temperature=2.0)  # doctest: +SKIP
+        >>> ensemble = sl.Ensemble(["labels-a", "labels-b"], weights=[3, 1], temperature=2.0)  # doctest: +SKIP
         >>> loader = sl.loader(ensemble, batch_size=256)  # doctest: +SKIP
     """
 
-    stores: Sequence[Store]
-    weights: Sequence[float] | None = None
-    temperature: float = 1.0
+    stores: tuple[Store, ...]
+    weights: Sequence[float] | None
+    temperature: float
 
-    def __post_init__(self) -> None:
-        if not self.stores:
+    def __init__(
+        self, stores: Sequence[Store | Location], weights: Sequence[float] | None = None, temperature: float = 1.0
+    ) -> None:
+        if not stores:
             raise InvalidArgument("stores: got none; expected at least one store")
-        weights = self.weights
+        object.__setattr__(self, "stores", tuple(map(opened, stores)))
+        object.__setattr__(self, "weights", weights)
+        object.__setattr__(self, "temperature", temperature)
         if weights is not None and (len(weights) != len(self.stores) or not all(0 < w < math.inf for w in weights)):
             raise InvalidArgument(f"weights: got {list(weights)}; expected {len(self.stores)} finite numbers above 0")
         first = self.stores[0]
@@ -93,7 +98,7 @@ def stores_of(labels: Store | Ensemble | None) -> tuple[Store, ...]:
     """Return the stores to read. Rows are counted by the first."""
     if labels is None:
         return ()
-    return (labels,) if isinstance(labels, Store) else tuple(labels.stores)
+    return (labels,) if isinstance(labels, Store) else labels.stores
 
 
 def digest_of(labels: Store | Ensemble) -> str:

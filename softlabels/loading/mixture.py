@@ -21,7 +21,7 @@ from softlabels.errors import InvalidArgument
 from softlabels.loading.batch import Batch
 from softlabels.loading.chunks.rows import RowColumns
 from softlabels.loading.collate.concat import Priors, concat_batches
-from softlabels.loading.ensemble import Ensemble
+from softlabels.loading.ensemble import Ensemble, opened
 from softlabels.loading.examples import ExampleOptions, Examples, ReadStatistics, RowIterator
 from softlabels.loading.order.epoch import Rows
 from softlabels.loading.order.interleave import BLOCK, Interleave, quotas_of
@@ -29,6 +29,7 @@ from softlabels.loading.order.steps import Span
 from softlabels.loading.state import Identity
 from softlabels.loading.view_replay import source_of
 from softlabels.store import Store
+from softlabels.store.storage.storage import Location
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,12 @@ class Part:
     """One dataset of a mixture.
 
     Attributes:
-        store: Store or Ensemble of its labels, if any.
+        store: Store of its labels or its location, or an Ensemble, if any.
         inputs: Its data, as in ``Loader``. None: labels alone.
         rows: Rows to use, of the data if there is any, else of the store. None: all rows.
     """
 
-    store: Store | Ensemble | None
+    store: Store | Ensemble | Location | None
     inputs: Any = None
     rows: Rows | None = None
 
@@ -60,8 +61,7 @@ class Mixture:
 
     Example:
         >>> import softlabels as sl
-        >>> from softlabels.loading import Part
-        >>> mixture = sl.Mixture([Part(store_a), Part(store_b)], weights=[3, 1])  # doctest: +SKIP
+        >>> mixture = sl.Mixture([sl.Part("labels-a"), sl.Part("labels-b")], weights=[3, 1])  # doctest: +SKIP
         >>> batch = next(iter(sl.loader(mixture, batch_size=256)))  # doctest: +SKIP
     """
 
@@ -109,14 +109,15 @@ class MixedDataset:
             raise InvalidArgument("by_length: orders the rows of one store, got a mixture. Leave by_length out")
         memory = options.memory // len(mixture.parts)
         # Parts have seeds of their own, so that parts of one size are not in step.
+        stores = [opened(dataset.store) for dataset in mixture.parts]
         self._parts = [
             Examples(
-                dataset.store,
-                None if dataset.inputs is None else source_of(dataset.inputs, dataset.store),
+                store,
+                None if dataset.inputs is None else source_of(dataset.inputs, store),
                 replace(options, seed=options.seed + number, memory=memory),
                 rows=dataset.rows,
             )
-            for number, dataset in enumerate(mixture.parts)
+            for number, (store, dataset) in enumerate(zip(stores, mixture.parts, strict=True))
         ]
         self.length = mixture.rows or sum(examples.length for examples in self._parts)
         weights = mixture.weights or [examples.length for examples in self._parts]

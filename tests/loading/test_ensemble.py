@@ -8,7 +8,7 @@ import torch
 
 from softlabels import losses
 from softlabels.encodings import Codebook, parse
-from softlabels.errors import InvalidArgument, TemperatureNotStored
+from softlabels.errors import InvalidArgument, StoreNotFound, TemperatureNotStored
 from softlabels.labels import DenseLabels, Head, SparseLabels
 from softlabels.loading import Ensemble, Loader
 from softlabels.loading.adapters.torch_datasets import LabelDataset
@@ -44,6 +44,15 @@ def test_dense_teachers_are_averaged_exactly(tmp_path):
     loader = Loader(Ensemble(stores, weights=[3, 1], temperature=TEMPERATURE), batch_size=40)
     p = [np.exp(teacher.read(np.arange(150)).log_probs(TEMPERATURE)) for teacher in stores]
     np.testing.assert_allclose(np.exp(rowwise(loader)), 0.75 * p[0] + 0.25 * p[1], atol=1e-6)
+
+
+def test_stores_are_named_by_location(tmp_path):
+    stores = [store(tmp_path, f"s{seed}", seed=seed, encoding="dense:f32") for seed in (1, 2)]
+    named = Ensemble([tmp_path / "s1", str(tmp_path / "s2")])
+    assert [entry.snapshot.digest for entry in named.stores] == [entry.snapshot.digest for entry in stores]
+    assert (rowwise(Loader(named, batch_size=40)) == rowwise(Loader(Ensemble(stores), batch_size=40))).all()
+    with pytest.raises(StoreNotFound):
+        Ensemble([tmp_path / "s1", tmp_path / "s3"])
 
 
 def test_sparse_teachers_are_averaged_exactly_where_any_lists_a_class(tmp_path):

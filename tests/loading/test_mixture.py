@@ -137,6 +137,11 @@ def test_without_weights_parts_share_by_their_rows(stores):
     assert loader.items.interleave.quotas == (1536, 2560)
 
 
+def test_parts_are_named_by_location(stores):
+    named = next(iter(mixed([str(store.storage) for store in stores])))
+    assert (named.rows == next(iter(mixed(stores))).rows).all()
+
+
 def test_parts_may_be_ensembles_and_have_data(stores, tmp_path):
     twin = write_store(tmp_path / "twin", random_logits(300, 20, seed=0), fingerprint="f0")
     parts = [Part(Ensemble([stores[0], twin])), Part(Ensemble([stores[1]]))]
