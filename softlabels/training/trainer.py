@@ -126,20 +126,20 @@ def fit(run: TrainingRun) -> int:
     """
     # Deferred from here on: the optimiser imports parts of torch, and a library that is half imported fails later.
     with run.interruption.deferring(), _restored_random_state(run.model.device):
-        session = _Session(run)
-        session.resume()
-        session.train()
-    saved = session.saved_step
+        loop = _TrainingLoop(run)
+        loop.resume()
+        loop.train()
+    saved = loop.saved_step
     resume = "run the same command again to resume" if saved else "nothing was saved"
     message = f"Interrupted at step {saved:,} of {run.steps:,}: {resume}."
     run.interruption.deliver(message)
-    if session.is_interrupted:
+    if loop.is_interrupted:
         raise KeyboardInterrupt(message)  # the signal reached another process
-    session.finish()
-    return session.state.step
+    loop.finish()
+    return loop.state.step
 
 
-class _Session:
+class _TrainingLoop:
     """A run in this process: from the step it resumes from to the step it ends at."""
 
     def __init__(self, run: TrainingRun) -> None:
