@@ -31,7 +31,7 @@ from softlabels.models import Model
 from softlabels.sources import Source, as_source
 from softlabels.sources.store_tokens import StoreTokens
 from softlabels.text.options import TextOptions
-from softlabels.training import language
+from softlabels.training import language_figures
 from softlabels.training.quality import evaluate
 from softlabels.training.splits import split_rows
 
@@ -121,7 +121,7 @@ def text(path: Path, folder: Path, encoding: str | None = None) -> tuple[dict[st
     }
 
     def measure(model: Model) -> Figures:
-        figures = language.measure(model, tokens, held_out, store)
+        figures = language_figures.measure(model, tokens, held_out, store)
         return {"perplexity": float(np.exp(figures.loss)), "kl": figures.kl or 0.0}
 
     return arms, measure

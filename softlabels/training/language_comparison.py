@@ -22,7 +22,7 @@ from softlabels.sources import Source, as_source
 from softlabels.sources.request import DataOptions
 from softlabels.text import next_tokens
 from softlabels.text.options import TextOptions
-from softlabels.training.language import batches_by_tokens, bytes_per_token
+from softlabels.training.language_figures import batches_by_tokens, bytes_per_token
 
 DEFAULT_PACK = 1024
 """Tokens of a row for models whose run does not tell."""

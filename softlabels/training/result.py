@@ -7,7 +7,7 @@ from softlabels.models import Model
 from softlabels.models.run_record import RunMetrics
 from softlabels.sources.store_tokens import StoreTokens
 from softlabels.store import Store
-from softlabels.training import language
+from softlabels.training import language, language_figures
 from softlabels.training.distributed import Workers
 from softlabels.training.run_data import Prepared
 from softlabels.training.tasks import Objectives, Task
@@ -45,12 +45,12 @@ def measure(model: Model, prepared: Prepared, task: Task, steps: int) -> RunMetr
 def _measure_language(model: Model, prepared: Prepared, steps: int, store: Store | None) -> RunMetrics:
     """Return the result of a run on text."""
     rows = prepared.held_out
-    sample = None if model.tokenizer is None else language.sample_text(model, model.tokenizer)
+    sample = None if model.tokenizer is None else language_figures.sample_text(model, model.tokenizer)
     if len(rows) == 0:
         return RunMetrics(steps=steps, sample=sample)
     # Labels are compared row by row, so the rows of the data must be those of the store.
     labels = store if store is not None and isinstance(prepared.source, StoreTokens) else None
-    figures = language.measure(model, prepared.source, rows, labels)
+    figures = language_figures.measure(model, prepared.source, rows, labels)
     return RunMetrics(
         steps=steps,
         held_out_rows=len(rows),

@@ -16,7 +16,7 @@ from softlabels.loading.view_replay import has_views
 from softlabels.models import Model
 from softlabels.sources.store_tokens import StoreTokens
 from softlabels.store import Store
-from softlabels.training import language
+from softlabels.training import language, language_figures
 from softlabels.training.distributed import Workers
 from softlabels.training.figures import FigureSums
 from softlabels.training.head_quality import MAX_NEIGHBOURS, retrieval
@@ -88,7 +88,7 @@ class Validation:
     def _measure_text(self) -> dict[str, float]:
         source = self._prepared.source
         store = self._task.store if isinstance(source, StoreTokens) else None
-        measured = language.measure(self._model, source, self._prepared.held_out, store)
+        measured = language_figures.measure(self._model, source, self._prepared.held_out, store)
         figures = {"loss": measured.loss, "kl": measured.kl, "agreement": measured.agreement}
         return {name: value for name, value in figures.items() if value is not None}
 

@@ -17,7 +17,7 @@ from softlabels.sources import as_source
 from softlabels.sources.store_tokens import StoreTokens
 from softlabels.text import START, Tokenizer
 from softlabels.text.options import TextOptions
-from softlabels.training import language, train_student, train_teacher
+from softlabels.training import language, language_figures, train_student, train_teacher
 from softlabels.training.label_check import LabelCheck
 from softlabels.training.session import language_forward
 from softlabels.training.tasks import Objective, Objectives
@@ -71,7 +71,7 @@ def test_figures_are_those_of_a_plain_computation(folder, source):
                 total += float(functional.cross_entropy(logits[position], torch.tensor(token)))
                 count += 1
         size += len(source.tokenizer.decode(inputs.values).encode())
-    figures = language.measure(model, source, rows)
+    figures = language_figures.measure(model, source, rows)
     assert figures.tokens == count
     assert figures.loss == pytest.approx(total / count, rel=1e-4)
     assert figures.bits_per_byte == pytest.approx(total / count / math.log(2) * source.tokens / size, rel=1e-3)

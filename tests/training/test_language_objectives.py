@@ -18,7 +18,7 @@ from softlabels.sources import as_source
 from softlabels.sources.store_tokens import StoreTokens
 from softlabels.text import Tokenizer
 from softlabels.text.options import TextOptions
-from softlabels.training import language, train_student, train_teacher
+from softlabels.training import language_figures, train_student, train_teacher
 
 TEXTS = [f"def f{i}(path):\n    return {i} + len(path)\n" for i in range(60)]
 OPTIONS = {"batch_size": 8, "lr": 5e-3}
@@ -107,7 +107,7 @@ def heads_of(folder):
 def kl_of(model, folder):
     """KL of the stored labels from a model, over all positions that count."""
     store = sl.open(folder / "labels")
-    return language.measure(model, StoreTokens(store), np.arange(store.rows), store).kl
+    return language_figures.measure(model, StoreTokens(store), np.arange(store.rows), store).kl
 
 
 def test_a_writer_that_is_not_the_teacher_is_warned_about(folder, tmp_path, caplog):
