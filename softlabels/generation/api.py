@@ -20,10 +20,10 @@ from softlabels.generation.batches import batches_of
 from softlabels.generation.engine import ProgressReport, Work
 from softlabels.generation.engines import engine_of
 from softlabels.generation.output_store import (
-    describe_store,
     encodings_of,
     interruption,
     open_output,
+    plan_store,
     summarize,
     tokenizer_document,
 )
@@ -213,7 +213,7 @@ def estimate(
         SoftLabelsError: As generate.
     """
     plan, model, settings = prepare(data, teacher, settings, text)
-    descriptor, codebooks = describe_store(plan, model, settings, {})
+    descriptor, codebooks = plan_store(plan, model, settings, {})
     rows = np.arange(min(settings.batch_size, len(plan)), dtype=np.int64)
     if settings.skip_bad is not None:
         rows = usable_rows(plan, model, rows)

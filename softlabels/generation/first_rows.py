@@ -35,7 +35,7 @@ Start = Callable[[Mapping[str, "Tensor"]], LabelWriter]
 
 
 @dataclass(frozen=True)
-class _Batch:
+class _AppendedRows:
     """Rows that were appended: their names, new outputs by head, and views."""
 
     keys: NDArray[np.uint8]
@@ -61,7 +61,7 @@ class FirstRows(LabelWriter):
         self._heads = dict(heads)
         self._start = start
         self._writer: LabelWriter | None = None
-        self._batches: list[_Batch] = []
+        self._batches: list[_AppendedRows] = []
         self._held_names: set[bytes] = set()
         self._closed = False
         self.rows = 0
@@ -99,7 +99,7 @@ class FirstRows(LabelWriter):
         if len(new):
             # Copied, since a loop may use its buffers again.
             held = {name: _copied(output.take(new)) for name, output in batch.items()}
-            self._batches.append(_Batch(row_keys[new], held, row_views[new]))
+            self._batches.append(_AppendedRows(row_keys[new], held, row_views[new]))
             self._held_names.update(names[row] for row in new)
             self.rows = len(self._held_names)
             if self._is_enough():

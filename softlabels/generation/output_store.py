@@ -34,7 +34,7 @@ MAX_COVERS = 16
 """Parts of a teacher that a store lists."""
 
 
-def describe_store(
+def plan_store(
     plan: RowPlan, model: Model, settings: Settings, existing: Mapping[str, Head]
 ) -> tuple[Descriptor, Mapping[str, Codebook]]:
     """Return the descriptor of the store that a run writes, and the codebooks it needs.
@@ -127,7 +127,7 @@ def open_output(
         StoreConflict: ``out`` holds another store, or one of ``reused`` has labels of another kind.
     """
     existing = existing_heads(out) or (reused[0].heads if reused else {})
-    descriptor, fitted = describe_store(plan, model, settings, existing)
+    descriptor, fitted = plan_store(plan, model, settings, existing)
     codebooks = fitted or (reused[0].codebooks() if reused else {})
     copier = (
         RowCopier(reused, dict(descriptor.heads), descriptor.teacher, descriptor.inputs, descriptor.views)
@@ -141,7 +141,7 @@ def open_output(
         # differ on other hardware. Its codebook counts.
         if not fitted or not existing_heads(out):
             raise
-    descriptor, _ = describe_store(plan, model, settings, existing_heads(out))
+    descriptor, _ = plan_store(plan, model, settings, existing_heads(out))
     return create_or_open(out, descriptor, tokenizer=tokenizer_document(plan.source)), copier
 
 
