@@ -121,7 +121,7 @@ def text(path: Path, folder: Path, encoding: str | None = None) -> tuple[dict[st
     }
 
     def measure(model: Model) -> Figures:
-        figures = language_figures.measure(model, tokens, held_out, store)
+        figures = language_figures.measure_text(model, tokens, held_out, store)
         return {"perplexity": float(np.exp(figures.loss)), "kl": figures.kl or 0.0}
 
     return arms, measure

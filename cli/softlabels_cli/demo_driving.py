@@ -100,7 +100,7 @@ def finish(out: Path, scenes: int = SCENES) -> None:
     """
     import numpy as np
 
-    from softlabels.models import as_model, measure
+    from softlabels.models import as_model, measure_cost
     from softlabels.sources import open_source
 
     source = open_source(data_of(scenes))
@@ -115,7 +115,7 @@ def finish(out: Path, scenes: int = SCENES) -> None:
     }
     models = {name: as_model(spec, sample=images) for name, spec in specs.items()}
     for name in ("soft labels", "ONNX", "ONNX int8"):
-        cost = measure(models[name], images[:1])
+        cost = measure_cost(models[name], images[:1])
         rate = 1e3 / cost.latency_ms
         verdicts = ", ".join(f"{hertz} Hz {'yes' if cost.latency_p99_ms < 1e3 / hertz else 'no'}" for hertz in RATES)
         click.echo(

@@ -5,7 +5,7 @@ named head. ``build`` returns a network with initial weights. The kinds of MODEL
 """
 
 from softlabels.models.building import build
-from softlabels.models.cost import Cost, measure
+from softlabels.models.cost import Cost, measure_cost
 from softlabels.models.heads import DEFAULT_HEAD, OutputHead
 from softlabels.models.kinds import kinds
 from softlabels.models.kinds.run import load_run
@@ -33,7 +33,7 @@ __all__ = [
     "kinds",
     "load",
     "load_run",
-    "measure",
+    "measure_cost",
     "needs_sample",
     "read_run",
     "write_run",

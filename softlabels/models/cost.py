@@ -73,7 +73,7 @@ class StartCost:
     peak_bytes: int
 
 
-def measure(model: Model, sample: Any, *, repeats: int = 200) -> Cost:
+def measure_cost(model: Model, sample: Any, *, repeats: int = 200) -> Cost:
     """Return the cost of a model.
 
     Args:
@@ -87,7 +87,7 @@ def measure(model: Model, sample: Any, *, repeats: int = 200) -> Cost:
     Example:
         >>> from softlabels.models import as_model
         >>> sample = torch.zeros(1, 4)
-        >>> cost = measure(as_model(torch.nn.Linear(4, 3), sample=sample), sample, repeats=3)
+        >>> cost = measure_cost(as_model(torch.nn.Linear(4, 3), sample=sample), sample, repeats=3)
         >>> cost.parameters, cost.flops
         (15, 24)
     """

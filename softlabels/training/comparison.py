@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from softlabels.errors import InvalidArgument, InvalidData
 from softlabels.labels import HeadKind
 from softlabels.models import Model, ModelLike, OutputHead, PreprocessingOptions, as_model
-from softlabels.models.cost import StartCost, measure, measure_start
+from softlabels.models.cost import StartCost, measure_cost, measure_start
 from softlabels.models.run_record import RunRecord
 from softlabels.models.spec import kind_of
 from softlabels.sources import DataLike, Source
@@ -289,7 +289,7 @@ def _row(
     hashed: NDArray[np.uint64],
 ) -> ComparedModel:
     first, load_average = group[0], os.getloadavg()[0]
-    cost = measure(first, sample)
+    cost = measure_cost(first, sample)
     labels = first.run.labels if first.run is not None else None
     value = statistics.mean(values)
     return ComparedModel(

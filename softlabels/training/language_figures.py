@@ -50,7 +50,7 @@ class LanguageFigures:
         return math.exp(min(self.loss, 700.0))
 
 
-def measure(model: Model, source: Source, rows: NDArray[np.int64], store: Store | None = None) -> LanguageFigures:
+def measure_text(model: Model, source: Source, rows: NDArray[np.int64], store: Store | None = None) -> LanguageFigures:
     """Return the quality of a model on rows of text.
 
     Args:

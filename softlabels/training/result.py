@@ -14,7 +14,7 @@ from softlabels.training.tasks import Objectives, Task
 from softlabels.training.validation import Validation
 
 
-def measure(model: Model, prepared: Prepared, task: Task, steps: int) -> RunMetrics:
+def measure_run(model: Model, prepared: Prepared, task: Task, steps: int) -> RunMetrics:
     """Return the result of a run; without figures if no held-out row can be measured.
 
     Args:
@@ -50,7 +50,7 @@ def _measure_language(model: Model, prepared: Prepared, steps: int, store: Store
         return RunMetrics(steps=steps, sample=sample)
     # Labels are compared row by row, so the rows of the data must be those of the store.
     labels = store if store is not None and isinstance(prepared.source, StoreTokens) else None
-    figures = language_figures.measure(model, prepared.source, rows, labels)
+    figures = language_figures.measure_text(model, prepared.source, rows, labels)
     return RunMetrics(
         steps=steps,
         held_out_rows=len(rows),

@@ -26,7 +26,7 @@ from softlabels.training.distributed import Workers
 from softlabels.training.memory import checkpoint_layers
 from softlabels.training.networks import NewModel
 from softlabels.training.recipe import Recipe
-from softlabels.training.result import measure
+from softlabels.training.result import measure_run
 from softlabels.training.run_claim import claimed, release
 from softlabels.training.run_data import Prepared
 from softlabels.training.software import versions
@@ -124,7 +124,7 @@ class Session:
 
     def _finish(self, run: TrainingRun, steps: int) -> nn.Module | None:
         """Measure on the held-out rows and write the run directory; return a network of the user."""
-        metrics = measure(run.model, self.prepared, self.task, steps)
+        metrics = measure_run(run.model, self.prepared, self.task, steps)
         model = run.model.to("cpu")
         trained = replace(run.record.model, digest=model.digest, covers=model.digest_covers)
         if model.tokenizer is not None:

@@ -88,7 +88,7 @@ class Validation:
     def _measure_text(self) -> dict[str, float]:
         source = self._prepared.source
         store = self._task.store if isinstance(source, StoreTokens) else None
-        measured = language_figures.measure(self._model, source, self._prepared.held_out, store)
+        measured = language_figures.measure_text(self._model, source, self._prepared.held_out, store)
         figures = {"loss": measured.loss, "kl": measured.kl, "agreement": measured.agreement}
         return {name: value for name, value in figures.items() if value is not None}
 

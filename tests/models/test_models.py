@@ -142,7 +142,7 @@ def test_an_architecture_is_not_a_model_yet():
 
 def test_costs_are_counted():
     model = build("mlp:width=8,depth=1")
-    cost = models.measure(model, torch.zeros(1, 8, 8), repeats=20)
+    cost = models.measure_cost(model, torch.zeros(1, 8, 8), repeats=20)
     assert cost.parameters == 64 * 8 + 8 + 8 * 10 + 10
     assert cost.flops == 2 * (64 * 8 + 8 * 10)
     assert cost.bytes == 4 * (cost.parameters + 2)

@@ -97,9 +97,9 @@ def test_eight_bits_are_in_the_weights_and_not_in_the_layers_of_the_outputs(file
 
 def test_parameters_and_operations_agree_with_those_of_the_network(files, network, source):
     sample = source.inputs(np.arange(1))
-    own = models.measure(network, sample, repeats=1)
+    own = models.measure_cost(network, sample, repeats=1)
     for name in ("onnx", "pt2"):
-        other = models.measure(as_model(files[1][name].spec, sample=sample), sample, repeats=1)
+        other = models.measure_cost(as_model(files[1][name].spec, sample=sample), sample, repeats=1)
         assert other.flops == own.flops
         assert other.parameters == own.parameters
         assert other.bytes == files[1][name].bytes

@@ -71,7 +71,7 @@ def test_figures_are_those_of_a_plain_computation(folder, source):
                 total += float(functional.cross_entropy(logits[position], torch.tensor(token)))
                 count += 1
         size += len(source.tokenizer.decode(inputs.values).encode())
-    figures = language_figures.measure(model, source, rows)
+    figures = language_figures.measure_text(model, source, rows)
     assert figures.tokens == count
     assert figures.loss == pytest.approx(total / count, rel=1e-4)
     assert figures.bits_per_byte == pytest.approx(total / count / math.log(2) * source.tokens / size, rel=1e-3)

@@ -107,7 +107,7 @@ def heads_of(folder):
 def kl_of(model, folder):
     """KL of the stored labels from a model, over all positions that count."""
     store = sl.open(folder / "labels")
-    return language_figures.measure(model, StoreTokens(store), np.arange(store.rows), store).kl
+    return language_figures.measure_text(model, StoreTokens(store), np.arange(store.rows), store).kl
 
 
 def test_a_writer_that_is_not_the_teacher_is_warned_about(folder, tmp_path, caplog):
