@@ -287,7 +287,7 @@ def _absolute(value: Any) -> Any:
 
 
 def print_explained(key: str | None) -> bool:
-    """Print what ``--explain`` asks for; return whether it was asked.
+    """Print the option that ``--explain`` names; return True if it names one.
 
     Args:
         key: Value of --explain.

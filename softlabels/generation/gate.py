@@ -116,7 +116,7 @@ def _only(sample: OutputSample, rows: NDArray[np.int64]) -> OutputSample:
 
 
 def _differ(source: Source, rows: NDArray[np.int64]) -> bool:
-    """Return whether the inputs of some rows differ, by their keys."""
+    """Return True if the inputs of some rows differ, by their keys."""
     return len({source.keys(int(row), int(row) + 1).tobytes() for row in rows}) > 1
 
 

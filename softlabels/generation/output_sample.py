@@ -48,7 +48,7 @@ class OutputSample:
 
     @property
     def is_distribution(self) -> bool:
-        """Return whether the values are logits."""
+        """True if the values are logits."""
         return self.head.kind in DISTRIBUTIONS
 
     @cached_property
@@ -76,7 +76,7 @@ class OutputSample:
         return max(float(values.max(initial=0.0)), 1.0)
 
     def is_flat(self) -> bool:
-        """Return whether every item gives each class that is not ruled out the same probability."""
+        """Return True if every item gives each class that is not ruled out the same probability."""
         if not self.is_distribution:
             return False
         # The greatest is 0, and fmin is faster than nanmin. An item without probability has NaN, which is no spread.
@@ -86,7 +86,7 @@ class OutputSample:
         return bool((np.isfinite(self.relative).sum(axis=1) > 1).any())
 
     def is_constant(self) -> bool:
-        """Return whether all items have the same output."""
+        """Return True if all items have the same output."""
         values = self.comparable
         finite = np.isfinite(values)
         if (finite != finite[:1]).any():
@@ -96,7 +96,7 @@ class OutputSample:
         return bool((spread <= FLAT * scale).all())
 
     def are_probabilities(self) -> bool:
-        """Return whether the values are probabilities, so that another softmax would flatten them."""
+        """Return True if the values are probabilities, so that another softmax would flatten them."""
         if not self.is_distribution or self.values.shape[1] < 2:
             return False
         sums_to_one = np.abs(self.values.sum(axis=1) - 1) <= 1e-2

@@ -39,7 +39,7 @@ def state_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def is_initialized(module: nn.Module) -> bool:
-    """Return whether all parameters have a shape; those of lazy layers have none before the first batch.
+    """Return True if all parameters have a shape; those of lazy layers have none before the first batch.
 
     Args:
         module: The network.

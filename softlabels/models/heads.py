@@ -53,7 +53,7 @@ class OutputHead:
 
     @property
     def ragged(self) -> bool:
-        """Return whether the number of positions differs from row to row."""
+        """True if the number of positions differs from row to row."""
         return self.shape == (None,)
 
     @classmethod

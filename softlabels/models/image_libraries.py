@@ -44,7 +44,7 @@ class ImageLibrary:
     Attributes:
         name: Name of the kind and of the package.
         create: Returns a network, from its name, the number of classes (None: those of the weights), the shape of an
-            input (None: the library's), and ``is_pretrained``: whether it has the library's weights.
+            input (None: the library's), and ``is_pretrained``, True for the library's weights.
         preprocessing: Returns the preprocessing of the library's weights.
     """
 

@@ -110,7 +110,7 @@ def load(spec: str, *, sample: Any = None, declared: Declared | None = None) -> 
 
 
 def needs_sample(spec: str) -> bool:
-    """Return whether a model cannot be loaded without a sample of inputs.
+    """Return True if a model cannot be loaded without a sample of inputs.
 
     Args:
         spec: MODEL specification.

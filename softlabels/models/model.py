@@ -265,7 +265,7 @@ def to_device(array: NDArray[np.generic] | Tensor, device: torch.device, *, copy
 
 
 def is_sliceable(module: nn.Module) -> TypeGuard[Any]:
-    """Return whether a network computes states of positions and logits of states separately.
+    """Return True if a network computes states of positions and logits of states separately.
 
     Args:
         module: The network.

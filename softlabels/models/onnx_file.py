@@ -213,7 +213,7 @@ def _output_spec(name: str, graph: Any, default_axis: int) -> OutputSpec:
 
 
 def _is_written_out_softmax(node: Any, makers: Mapping[str, Any]) -> bool:
-    """Return whether a node divides exponentials by their sum, as files converted from JAX and TensorFlow do."""
+    """Return True if a node divides exponentials by their sum, as files converted from JAX and TensorFlow do."""
     exponentials = makers.get(node.input[0]) if node.op_type == "Div" else None
     if exponentials is None or exponentials.op_type != "Exp":
         return False

@@ -122,7 +122,7 @@ def _only_output(values: tuple[object, ...] | list[object], *, rows: int, spec: 
 
 
 def _is_array(value: object) -> bool:
-    """Return whether ``value`` is a tensor, a NumPy array, or converts to one (JAX, TensorFlow, pandas)."""
+    """Return True if ``value`` is a tensor, a NumPy array, or converts to one (JAX, TensorFlow, pandas)."""
     return isinstance(value, Tensor) or (hasattr(value, "__array__") and hasattr(value, "shape"))
 
 

@@ -73,7 +73,7 @@ class TransformersNetwork(nn.Module):
 
     @property
     def placed(self) -> bool:
-        """Return whether transformers placed the layers on devices, so that the network must not be moved."""
+        """True if transformers placed the layers on devices, so that the network must not be moved."""
         return getattr(self.network, "hf_device_map", None) is not None
 
     @property
@@ -347,7 +347,7 @@ def mask_arguments(padded: PaddedTokens, network: Any) -> dict[str, Any]:
 
 
 def changes_logits(config: Any) -> bool:
-    """Return whether a model changes logits after its output layer.
+    """Return True if a model changes logits after its output layer.
 
     Args:
         config: Configuration of the model.

@@ -37,7 +37,7 @@ TASKS: Mapping[str, tuple[str, HeadKind]] = {
 
 
 def is_image_class(cls: Any) -> bool:
-    """Return whether a model class of transformers takes images.
+    """Return True if a model class of transformers takes images.
 
     Args:
         cls: Class of the model.
@@ -243,7 +243,7 @@ def restore(network: Any, config: Mapping[str, Any]) -> ImageNetwork:
 
 
 def _fits(pixels: Tensor, size: Any) -> bool:
-    """Return whether images have the size that positions of a network are for."""
+    """Return True if images have the size that positions of a network are for."""
     sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
     return size is None or tuple(pixels.shape[2:]) == sides
 

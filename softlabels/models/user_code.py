@@ -163,7 +163,7 @@ def _installed() -> tuple[Path, ...]:
 
 
 def _is_of_user(value: Any) -> bool:
-    """Return whether a module, class or function was written by the user, not installed."""
+    """Return True if a module, class or function was written by the user, not installed."""
     name = str(getattr(value, "__module__", None) or getattr(value, "__name__", ""))
     if name.partition(".")[0] in {"builtins", "torch", "numpy", "softlabels"}:
         return False

@@ -35,7 +35,7 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 
 
 def is_target(spec: str | None) -> TypeGuard[str]:
-    """Return whether a specification names a target instead of an encoding.
+    """Return True if a specification names a target instead of an encoding.
 
     Args:
         spec: Specification.

@@ -28,7 +28,7 @@ META = "corpus.json"
 DTYPES = {"ids": None, "ends": np.dtype(np.int64), "written": np.dtype(np.bool_)}
 
 Tokens = tuple[NDArray[np.int64], "NDArray[np.bool_] | None"]
-"""Ids of one document, and whether each belongs to a response; None: no such mask."""
+"""Ids of one document, and a mask of the tokens of responses; None: no such mask."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Corpus:
     Attributes:
         ids: Token ids of all documents one after the other, (N,) uint16, uint32 or int64.
         ends: Index behind the last token of each document, (D,) int64.
-        written: Whether a token belongs to a response that is to be learned, (N,); None: there is no such mask.
+        written: True if a token belongs to a response that is to be learned, (N,); None: there is no such mask.
     """
 
     ids: NDArray[Any]

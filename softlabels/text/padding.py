@@ -20,12 +20,12 @@ class PaddedTokens:
 
     Attributes:
         ids: Token ids, (B, L) int64.
-        valid: Whether a position holds a token, (B, L).
+        valid: True if a position holds a token, (B, L).
         positions: Position of each token within its document, (B, L) int64; 0 where padded.
         documents: Number of each token's document within its row, (B, L) int64; -1 where padded.
         labelled: Index into the flattened (B * L,) positions of each labelled position, in row order, (P,).
-        second: Whether a token belongs to the second text of a pair, (B, L).
-        packed: Whether a row holds several documents.
+        second: True if a token belongs to the second text of a pair, (B, L).
+        packed: True if a row holds several documents.
     """
 
     ids: Tensor

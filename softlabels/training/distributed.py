@@ -48,7 +48,7 @@ class Workers:
 
     @property
     def is_first(self) -> bool:
-        """Return whether this process writes the files of the run."""
+        """True if this process writes the files of the run."""
         return self.rank == 0
 
     def sum(self, values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:

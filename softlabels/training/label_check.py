@@ -38,7 +38,7 @@ class LabelCheck:
 
     @property
     def is_done(self) -> bool:
-        """Return whether the labels changed the loss, so that nothing remains to be checked."""
+        """True if the labels changed the loss, so that nothing remains to be checked."""
         return self._changes
 
     def check_outputs(self, outputs: Mapping[str, Tensor], batch: Batch) -> None:

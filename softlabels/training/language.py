@@ -28,7 +28,7 @@ FUSED_CLASSES = 2**14
 
 
 def is_language(source: Source) -> bool:
-    """Return whether a source is text whose next tokens are predicted.
+    """Return True if a source is text whose next tokens are predicted.
 
     Args:
         source: The data.
@@ -103,7 +103,7 @@ def check_student(student: object, source: Source) -> None:
 
 
 def uses_states(model: Model) -> bool:
-    """Return whether a network is trained through its final states, without the logits of all positions.
+    """Return True if a network is trained through its final states, without the logits of all positions.
 
     Args:
         model: The model.

@@ -157,7 +157,7 @@ class SGD(_OneGroup):
 
 
 def _can_be_fused(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> bool:
-    """Return whether the fused functions for a CPU apply; they take the memory of a tensor in its order."""
+    """Return True if the fused functions for a CPU apply; they take the memory of a tensor in its order."""
     return all(
         parameter.device.type == "cpu"
         and parameter.is_floating_point()

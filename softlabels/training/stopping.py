@@ -38,7 +38,7 @@ class EarlyStopping:
 
     @property
     def is_over(self) -> bool:
-        """Return whether the run is to end."""
+        """True if the run is to end."""
         return self._patience is not None and self.failures >= self._patience
 
     def add(self, step: int, loss: float, tensors: Mapping[str, Tensor]) -> None:

@@ -102,7 +102,7 @@ class ChunkCache:
             self._reset()
 
     def has_room(self, count: int) -> bool:
-        """Return whether ``count`` more chunks can be leased without evicting pinned ones, as far as is known.
+        """Return True if ``count`` more chunks can be leased without evicting pinned ones, as far as is known.
 
         The size of ragged columns is taken to be the largest that was seen.
         """

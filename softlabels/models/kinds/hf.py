@@ -93,7 +93,7 @@ def _quantization(source: TransformersSource) -> dict[str, str]:
 
 
 def _needs_sample(text: str) -> bool:
-    """Return whether a directory holds a model of images; False if it cannot be read, which loading reports."""
+    """Return True if a directory holds a model of images; False if it cannot be read, which loading reports."""
     try:
         return vision.is_image_class(_class_of(read_config(locate(ModelSpec(KIND.name, text=text)).folder)))
     except SoftLabelsError:

@@ -153,7 +153,7 @@ def _construct(spec: ModelSpec, factory: Callable[..., Any], values: Mapping[str
 
 
 def _is_factory(value: object) -> bool:
-    """Return whether a function can be called without a batch of inputs."""
+    """Return True if a function can be called without a batch of inputs."""
     if not inspect.isroutine(value):
         return False
     parameters = _parameters(value)

@@ -24,7 +24,7 @@ from softlabels.models.standardize import Standardize
 
 
 def is_dense(head: OutputHead) -> bool:
-    """Return whether a head has an output per pixel."""
+    """Return True if a head has an output per pixel."""
     return len(head.shape) == 2
 
 

@@ -47,7 +47,7 @@ class HardTargets:
 
     @property
     def is_regression(self) -> bool:
-        """Return whether the targets are numbers."""
+        """True if the targets are numbers."""
         return self.output.kind == "regression"
 
     def values(self, rows: NDArray[np.int64]) -> NDArray[np.generic]:
