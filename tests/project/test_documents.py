@@ -88,7 +88,7 @@ PACKAGES = (
     "softlabels.generation.engines", "softlabels.store.shards",
 )  # fmt: skip
 RUN_PARTS = """
-import importlib, pathlib, re, sys
+import importlib, pathlib, pytest, sys
 from tests.project.test_documents import BLOCK, PACKAGES
 for name in PACKAGES:
     importlib.import_module(name).__path__.append(str(pathlib.Path("parts", *name.split(".")).absolute()))
@@ -101,16 +101,17 @@ for listed in (kinds, data_kinds, families, engines, names):
     listed.cache_clear()  # a server of test processes has listed them without these parts
 importlib.import_module("softlabels.losses.brier")
 exec(BLOCK.findall(pathlib.Path(sys.argv[1]).read_text())[-1][1])
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "parts/tests"]))
 """
 
 
 def test_a_part_of_each_kind_is_one_file(root, tmp_path):
-    """The blocks of docs/contributing.md that begin with a path are put there, and its last block uses all of them."""
+    """The blocks of docs/contributing.md that begin with a path are put there; its last block and tests use them."""
     page = root / "docs" / "contributing.md"
     for _, code in BLOCK.findall(page.read_text()):
         path = tmp_path / "parts" / code.partition("\n")[0].removeprefix("# ")
         if path.suffix == ".py":
-            path.parent.mkdir(parents=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(code)
     run("-c", RUN_PARTS, page, cwd=tmp_path)
     assert sorted((tmp_path / "labels" / "shards").rglob("*.plain"))

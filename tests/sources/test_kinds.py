@@ -40,7 +40,8 @@ def test_adding_a_kind_is_adding_a_file(tmp_path):
 
 
 def test_suffixes_and_names_belong_to_one_kind_each():
-    words = [word for kind in kinds.data_kinds() for word in (*kind.suffixes, *kind.names)]
-    assert sorted(words) == [
-        ".arrow", ".csv", ".feather", ".jsonl", ".npz", ".parquet", ".tar", ".txt", "digits",
-    ]  # fmt: skip
+    words = [
+        word for kind in kinds.data_kinds() for word in (*kind.suffixes, *kind.names, *filter(None, [kind.prefix]))
+    ]
+    assert sorted(set(words)) == sorted(words)
+    assert {".arrow", ".csv", ".jsonl", ".npz", ".parquet", ".tar", ".txt", "digits", "roads"} <= {*words}

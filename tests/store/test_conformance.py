@@ -18,11 +18,14 @@ import softlabels as sl
 from softlabels import columns as ragged
 from softlabels.columns import ranges
 from softlabels.encodings import codebook, parse
+from softlabels.encodings.families import families
 from softlabels.errors import InvalidArgument
 from softlabels.labels import Head
 from softlabels.store import DataRecord, Descriptor, TeacherRecord, create_or_open
 from softlabels.store.format.codebooks import digest_of
 from softlabels.store.shards import parquet_shard
+from tests.encodings import test_extremes, test_forged
+from tests.loading import test_conformance as test_loading
 
 FORMATS = ["zarr", "parquet"]
 ENCODINGS = ["dense:f32", "dense:f16", "dense:bf16", "dense:q8", "topk:3:f16", "topk:3:q8", "topk:40:f16", "topk:3:d4",
@@ -344,3 +347,9 @@ def test_pixels_are_planes_of_runs(tmp_path, shard_format):
     assert columns["logits/ids"].shape == (4, 2, 64, 64)
     store = write(tmp_path / "s", describe(shard_format, head, rows=4), columns)
     assert store.bytes < logits.size * 2 / 100
+
+
+def test_every_family_is_in_the_four_suites_of_encodings():
+    """A new encoding is held to all of them by its specification in their lists."""
+    for specs in (ENCODINGS, test_loading.ENCODINGS, test_extremes.SPECS, test_forged.SPECS):
+        assert {spec.partition(":")[0] for spec in specs} == set(families())

@@ -52,7 +52,8 @@ def kind_of_file(path: Path, spec: str) -> DataKind:
     known = {suffix: kind for kind in data_kinds() for suffix in kind.suffixes}
     if suffix in known:
         return known[suffix]
-    supported = ", ".join([*known, *(name for kind in data_kinds() for name in kind.names)])
+    words = (word for kind in data_kinds() for word in (*kind.names, *([f"{kind.prefix}:N"] if kind.prefix else [])))
+    supported = ", ".join([*known, *words])
     advice = ". Name the folder of the images" if suffix in SUFFIXES else ". Convert the data to one of these"
     hint = suggest(suffix, known) or advice
     raise InvalidArgument(f"{spec}: unsupported file type {suffix!r}; supported: a folder of images, {supported}{hint}")
