@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -13,7 +14,8 @@ Value = TypeVar("Value")
 class LruCache(Generic[Key, Value]):
     """Entries up to a limit; those that were not used for the longest time leave first.
 
-    It has no lock. The entry that was put last stays, also if it is larger than the limit.
+    It has no lock, which a fork would copy in any state; threads may use it together. The entry that was put last
+    stays, also if it is larger than the limit.
 
     Args:
         limit: Greatest sum of the sizes of all entries.
@@ -32,7 +34,6 @@ class LruCache(Generic[Key, Value]):
         self._limit = limit
         self._size_of = size_of
         self._entries: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
-        self._size = 0
 
     def __len__(self) -> int:
         """Return the number of entries."""
@@ -49,7 +50,6 @@ class LruCache(Generic[Key, Value]):
     def clear(self) -> None:
         """Remove all entries."""
         self._entries.clear()
-        self._size = 0
 
     def put(self, key: Key, value: Value) -> None:
         """Store a value.
@@ -59,9 +59,14 @@ class LruCache(Generic[Key, Value]):
             value: The value.
         """
         size = 1 if self._size_of is None else self._size_of(value)
-        if key in self._entries:
-            self._size -= self._entries.pop(key)[1]
+        self._entries.pop(key, None)
         self._entries[key] = (value, size)
-        self._size += size
-        while self._size > self._limit and len(self._entries) > 1:
-            self._size -= self._entries.popitem(last=False)[1][1]
+        with suppress(KeyError):  # another thread may remove entries, too
+            while self._total() > self._limit and len(self._entries) > 1:
+                self._entries.popitem(last=False)
+
+    def _total(self) -> int:
+        """Return the sum of the sizes; a sum kept over calls would drift where several threads put."""
+        if self._size_of is None:
+            return len(self._entries)
+        return sum(size for _, size in list(self._entries.values()))

@@ -1,5 +1,10 @@
 """The least recently used entries leave first, by number or by size, and the last one stays."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,3 +35,29 @@ def test_entries_count_one_without_a_size():
     for key in range(5):
         cache.put(key, -key)
     assert [cache.get(key) for key in range(5)] == [None, None, None, -3, -4]
+
+
+@pytest.fixture
+def _eager_threads():
+    """Let threads take turns after a microsecond."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("_eager_threads")
+@pytest.mark.parametrize("size_of", [None, lambda _: 1])
+def test_threads_may_put_at_once(size_of):
+    cache = LruCache(3, size_of)
+
+    def put_many(seed):
+        for key in np.random.default_rng(seed).integers(0, 4, 20_000).tolist():
+            cache.put(key, key)
+            assert cache.get(key) in {None, key}
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(put_many, range(4)))
+    for key in range(10, 14):
+        cache.put(key, key)
+    assert [cache.get(key) for key in range(10, 14)] == [None, 11, 12, 13]
