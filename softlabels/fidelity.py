@@ -171,7 +171,7 @@ class FidelityMean:
 
     @property
     def value(self) -> Fidelity:
-        """Return the mean; there must be a measurement."""
+        """The mean; there must be a measurement."""
         means = {name: value / self._rows for name, value in self._sums.items()}
         return Fidelity(rows=self._rows, kl={name: kl / self._rows for name, kl in self._kl.items()}, **means)
 

@@ -64,7 +64,7 @@ class Batch:
 
     @property
     def to_label(self) -> NDArray[np.int64]:
-        """Return the rows that the teacher labels."""
+        """The rows that the teacher labels."""
         return self.rows if self.copied is None else self.rows[self.copied < 0]
 
     def select(self, selected: NDArray[np.bool_]) -> Batch:

@@ -73,7 +73,7 @@ class Tally:
 
     @property
     def labelled(self) -> Labelled:
-        """Return what the run committed."""
+        """Units and rows that the run committed."""
         copied = sum(self._copied_rows.get(unit, 0) for unit in self._committed)
         return Labelled(units=len(self._committed), copied_rows=copied)
 

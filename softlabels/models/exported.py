@@ -41,7 +41,7 @@ class InputSpec:
 
     @property
     def batch(self) -> int | None:
-        """Return the number of rows that each call takes; None for any."""
+        """The number of rows that each call takes; None for any."""
         return self.shape[0] if self.shape else None
 
 

@@ -76,19 +76,19 @@ class HiddenStates(nn.Module):
 
     @property
     def output_weight(self) -> Tensor:
-        """Return the matrix of the output layer, (C, width)."""
+        """The matrix of the output layer, (C, width)."""
         weight: Tensor = self.network.output_weight
         return weight
 
     @property
     def output_bias(self) -> Tensor | None:
-        """Return the bias of the output layer, (C,)."""
+        """The bias of the output layer, (C,)."""
         bias: Tensor | None = self.network.output_bias
         return bias
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """Return the layers of a network that lists them."""
+        """The layers of a network that lists them."""
         blocks: nn.ModuleList = self.network.blocks
         return blocks
 

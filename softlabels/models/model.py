@@ -71,12 +71,12 @@ class Model:
 
     @property
     def digest(self) -> str:
-        """Return the digest of the model: BLAKE3, 64 hexadecimal digits."""
+        """The digest of the model: BLAKE3, 64 hexadecimal digits."""
         return self._identity().digest
 
     @property
     def digest_covers(self) -> tuple[str, ...]:
-        """Return the parts that the digest covers, in words."""
+        """The parts that the digest covers, in words."""
         return self._identity().covers
 
     def _identity(self) -> CodeIdentity:
@@ -90,7 +90,7 @@ class Model:
 
     @property
     def classes(self) -> int:
-        """Return the number of classes of the only head.
+        """The number of classes of the only head.
 
         Raises:
             InvalidArgument: The model has several heads.
@@ -184,13 +184,13 @@ class Model:
 
     @property
     def listed(self) -> int | None:
-        """Return the number of likeliest classes per position that the model tells; None if it tells the logits."""
+        """The number of likeliest classes per position that the model tells; None if it tells the logits."""
         count = getattr(self.module, "count", None)
         return count if not self.user_code and callable(getattr(self.module, "listed_logits", None)) else None
 
     @property
     def target(self) -> Target:
-        """Return what the outputs belong to: the ``next`` token of each position, each ``token``, or the ``row``."""
+        """Target of the outputs: the ``next`` token of each position, each ``token``, or the ``row``."""
         if not any(head.ragged for head in self.heads.values()):
             return "row"
         return "next" if getattr(self.module, "predicts_next", True) else "token"

@@ -91,7 +91,7 @@ class Preprocessing:
 
     @property
     def channels(self) -> int:
-        """Return the number of channels that mean and standard deviation are for; 1 if they do not tell."""
+        """The number of channels that mean and standard deviation are for; 1 if they do not tell."""
         return max(len(self.mean), len(self.std), 1)
 
     def apply(self, images: Tensor) -> Tensor:

@@ -188,7 +188,7 @@ class RunRecord:
 
     @property
     def identity(self) -> str:
-        """Return the digest of everything that decides the weights: BLAKE3, 64 hexadecimal digits."""
+        """The digest of everything that decides the weights: BLAKE3, 64 hexadecimal digits."""
         return canonical_json.digest(self.causes())
 
     def causes(self) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class TransformersNetwork(nn.Module):
 
     @property
     def max_positions(self) -> int | None:
-        """Return the number of positions that the architecture has; None if it is not limited."""
+        """The number of positions that the architecture has; None if it is not limited."""
         config = self.network.config
         limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
         return int(limit) if limit else None
@@ -78,12 +78,12 @@ class TransformersNetwork(nn.Module):
 
     @property
     def layers_count(self) -> int:
-        """Return the number of blocks."""
+        """The number of blocks."""
         return int(self.network.config.num_hidden_layers)
 
     @property
     def width(self) -> int:
-        """Return the width of the states."""
+        """The width of the states."""
         return int(self.network.config.hidden_size)
 
     def padded(self, tokens: Ragged) -> PaddedTokens:
@@ -194,13 +194,13 @@ class SlicedCausalLM(CausalLM):
 
     @property
     def output_weight(self) -> Tensor:
-        """Return the matrix of the output layer, (C, width)."""
+        """The matrix of the output layer, (C, width)."""
         weight: Tensor = self.network.get_output_embeddings().weight
         return weight
 
     @property
     def output_bias(self) -> Tensor | None:
-        """Return the bias of the output layer, (C,)."""
+        """The bias of the output layer, (C,)."""
         return getattr(self.network.get_output_embeddings(), "bias", None)
 
     def states(self, tokens: Ragged) -> Tensor:

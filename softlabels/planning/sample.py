@@ -104,17 +104,17 @@ class Sample:
 
     @property
     def classes(self) -> int:
-        """Return the number of classes C."""
+        """The number of classes C."""
         return int(self.logits.shape[-1])
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Return the positions of an item; () for one distribution."""
+        """The positions of an item; () for one distribution."""
         return tuple(self.logits.shape[1:-1])
 
     @property
     def key_bytes(self) -> float:
-        """Return the bytes of keys per item, which every encoding costs."""
+        """The bytes of keys per item, which every encoding costs."""
         return KEY_BYTES * self.rows / self.items
 
     def for_rows(self, rows: int | None) -> Sample:

@@ -79,7 +79,7 @@ class StoreTokens(KeyedSource):
 
     @property
     def target_of_labels(self) -> Target:
-        """Return what the labels belong to: the ``next`` token of a position, each ``token``, or the ``row``."""
+        """Target of the labels: the ``next`` token of a position, each ``token``, or the ``row``."""
         return _target(self._lengths, self._marks)
 
     def inputs(self, rows: NDArray[np.int64]) -> Ragged:

@@ -52,7 +52,7 @@ class TokenRows:
 
     @property
     def longest(self) -> int:
-        """Return the number of tokens of the longest row."""
+        """The number of tokens of the longest row."""
         return int(np.diff(self.bounds).max())
 
     def row(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:

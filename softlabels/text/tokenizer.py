@@ -166,29 +166,29 @@ class Tokenizer:
 
     @cached_property
     def digest(self) -> str:
-        """Return the BLAKE3 of the document, 64 hexadecimal digits."""
+        """The BLAKE3 of the document, 64 hexadecimal digits."""
         return str(blake3(self.to_bytes()).hexdigest())
 
     @cached_property
     def backend(self) -> tokenizers.Tokenizer:
-        """Return the native tokenizer."""
+        """The native tokenizer."""
         with _library_errors("cannot read it"):
             native: tokenizers.Tokenizer = _library().Tokenizer.from_str(json.dumps(self.model))
         return native
 
     @cached_property
     def size(self) -> int:
-        """Return the number of ids: the highest id and one."""
+        """The number of ids: the highest id and one."""
         return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @property
     def end(self) -> int | None:
-        """Return the id of the end-of-text token; None if there is none."""
+        """The id of the end-of-text token; None if there is none."""
         return self.special.get("eos")
 
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
-        """Return the narrowest dtype for ids: uint16 or uint32."""
+        """The narrowest dtype for ids: uint16 or uint32."""
         return np.dtype(np.uint16 if self.size <= 2**16 else np.uint32)
 
     def encode(

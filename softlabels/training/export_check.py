@@ -37,7 +37,7 @@ class HeadDifference:
 
     @property
     def measure(self) -> float:
-        """Return the figure that the tolerance is for: the KL divergence, or else the relative difference."""
+        """The figure that the tolerance is for: the KL divergence, or else the relative difference."""
         return self.relative if self.kl is None else self.kl
 
 

@@ -46,7 +46,7 @@ class LanguageFigures:
 
     @property
     def perplexity(self) -> float:
-        """Return the exponential of the loss."""
+        """The exponential of the loss."""
         return math.exp(min(self.loss, 700.0))
 
 

@@ -96,12 +96,12 @@ class TrainingRun:
 
     @property
     def steps(self) -> int:
-        """Return the number of optimiser steps."""
+        """The number of optimiser steps."""
         return self.recipe.total_steps(len(self.loader))
 
     @property
     def eval_every(self) -> int | None:
-        """Return the steps between evaluations; None without any."""
+        """The steps between evaluations; None without any."""
         if self.validation is None:
             return None
         return self.recipe.eval_every or len(self.loader)

@@ -46,7 +46,7 @@ class Policy:
 
     @property
     def spec(self) -> str:
-        """Return the canonical specification, with every option."""
+        """The canonical specification, with every option."""
         return ",".join(
             ":".join([transform.name, *(f"{name}={_text(value)}" for name, value in options.items())])
             for transform, options in self.steps

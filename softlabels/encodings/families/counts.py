@@ -279,7 +279,7 @@ class Counts(ItemEncoding):
 
     @property
     def _weights(self) -> NDArray[np.float64]:
-        """Return n / N for every number n of draws, (256,)."""
+        """Share n / N for every number n of draws, (256,)."""
         return np.arange(MAX_DRAWS + 1) / self.draws
 
     def check_items(self, arrays: Arrays, head: Head) -> None:

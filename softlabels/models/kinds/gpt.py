@@ -138,12 +138,12 @@ class GPT(nn.Module):
 
     @property
     def output_weight(self) -> Tensor:
-        """Return the matrix of the output layer, (V, width)."""
+        """The matrix of the output layer, (V, width)."""
         return self.embedding.weight
 
     @property
     def output_bias(self) -> None:
-        """Return None: the output layer has no bias."""
+        """None, since the output layer has no bias."""
 
     def states(self, tokens: Ragged) -> Tensor:
         """Return the final states of the labelled positions, (P, width).
@@ -156,12 +156,12 @@ class GPT(nn.Module):
 
     @property
     def layers_count(self) -> int:
-        """Return the number of blocks."""
+        """The number of blocks."""
         return len(self.blocks)
 
     @property
     def width(self) -> int:
-        """Return the width of the states."""
+        """The width of the states."""
         return int(self.embedding.embedding_dim)
 
     def layer_states(self, tokens: Ragged, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:

@@ -85,7 +85,7 @@ class Record:
 
     @property
     def row_numbers(self) -> NDArray[np.int64]:
-        """Return the number within the unit of each row that has labels, (rows,)."""
+        """The number within the unit of each row that has labels, (rows,)."""
         return np.delete(np.arange(self.rows + len(self.skipped)), [entry.row for entry in self.skipped])
 
     def to_json(self) -> dict[str, Any]:

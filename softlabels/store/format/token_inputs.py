@@ -61,7 +61,7 @@ class TokenInputs:
 
     @property
     def dtype(self) -> str:
-        """Return the dtype of the ids: the narrowest that holds the vocabulary."""
+        """The dtype of the ids: the narrowest that holds the vocabulary."""
         return DTYPES[0] if self.vocabulary <= 2**16 else DTYPES[1]
 
     def columns(self) -> dict[str, Column]:

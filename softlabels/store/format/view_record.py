@@ -80,7 +80,7 @@ class ViewRecord:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Return the parts that two generators of one store must have in common."""
+        """The parts that two generators of one store must have in common."""
         value = self.to_json()
         del value["software"]
         return value

@@ -35,7 +35,7 @@ class ShardReader(Protocol):
 
     @property
     def needs_footer(self) -> bool:
-        """Return True until ``set_footer`` has been called, if chunks cannot be read without a footer."""
+        """True until ``set_footer`` has been called, if chunks cannot be read without a footer."""
 
     def set_footer(self, data: bytes) -> None:
         """Set the footer from its verified bytes.

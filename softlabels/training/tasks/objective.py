@@ -112,7 +112,7 @@ class Objectives:
 
     @property
     def weights(self) -> NDArray[np.float64]:
-        """Return the weight of each term, (terms,)."""
+        """The weight of each term, (terms,)."""
         return np.array([weight for _, weight, _ in self._terms], np.float64)
 
     def without_soft(self) -> Objectives:
@@ -132,7 +132,7 @@ class Objectives:
 
     @property
     def heads(self) -> list[str]:
-        """Return the heads that some loss depends on."""
+        """The heads that some loss depends on."""
         return list(dict.fromkeys(head for head, _, _ in self._terms))
 
     def counts(self, batch: Batch) -> NDArray[np.float64]:
