@@ -9,9 +9,8 @@ attention implementation and weights.
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from softlabels.models.heads import DEFAULT_HEAD, OutputHead
 from softlabels.models.hidden_states import HiddenStates, split_heads, with_hidden_heads
 from softlabels.models.kind import Kind, ModelSpec
 from softlabels.models.model import CPU, Model
+from softlabels.models.transformers_library import class_of, is_known, quiet, transformers_errors
 from softlabels.models.transformers_networks import (
     CausalLM,
     Encoder,
@@ -95,7 +95,7 @@ def _quantization(source: TransformersSource) -> dict[str, str]:
 def _needs_sample(text: str) -> bool:
     """Return True if a directory holds a model of images; False if it cannot be read, which loading reports."""
     try:
-        return vision.is_image_class(_class_of(read_config(locate(ModelSpec(KIND.name, text=text)).folder)))
+        return vision.is_image_class(class_of(read_config(locate(ModelSpec(KIND.name, text=text)).folder)))
     except SoftLabelsError:
         return False
 
@@ -157,7 +157,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         architecture = architectures[0] if architectures else None
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise InvalidData(f"{path}: damaged, got {error}; expected a configuration. Download it again") from None
-    if "auto_map" in config and not _is_known(str(config.get("model_type"))):
+    if "auto_map" in config and not is_known(str(config.get("model_type"))):
         raise InvalidArgument(
             f"{path}: the model needs code of its own, got model_type {config.get('model_type')!r}; expected a model "
             "type of transformers, because code of a model is never run. Wrap it as python:MODULE:NAME if you trust it"
@@ -280,7 +280,7 @@ def restore(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Modu
         )
         dtype = getattr(torch, str(config["dtype"]))
         with quiet():
-            cls = _class_of({"architectures": [config["class"]]})
+            cls = class_of({"architectures": [config["class"]]})
             network = cls._from_config(settings, dtype=dtype)
         if config.get("modality") == "image":
             return vision.restore(network, config)
@@ -300,7 +300,7 @@ def restore(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Modu
 def _pretrained(folder: Path, config: Mapping[str, Any], arguments: Mapping[str, Any]) -> Any:
     """Return the model with its weights; raise if weights are missing."""
     with quiet(), transformers_errors(folder):
-        network, report = _class_of(config).from_pretrained(
+        network, report = class_of(config).from_pretrained(
             folder,
             use_safetensors=True,
             local_files_only=True,
@@ -323,39 +323,13 @@ def _initial(folder: Path, config: Mapping[str, Any], heads: Mapping[str, Output
 
     head = next(iter(heads.values()))
     values = {name: value for name, value in config.items() if name != "model_type"}
-    cls = _class_of(config)
+    cls = class_of(config)
     if cls.__name__.endswith(("ForCausalLM", "LMHeadModel", "ForMaskedLM")):
         values["vocab_size"] = head.classes
     elif head.kind in {"classes", "tokens", "pixels"}:
         values["num_labels"] = head.classes
     with quiet(), transformers_errors(folder):
         return cls._from_config(AutoConfig.for_model(str(config["model_type"]), **values))
-
-
-def _class_of(config: Mapping[str, Any]) -> Any:
-    try:
-        import transformers
-    except ImportError:
-        raise InvalidArgument(
-            "hf:PATH: the library transformers is not installed. Run pip install 'softlabels[language]'"
-        ) from None
-    name = str((config.get("architectures") or [""])[0])
-    cls = getattr(transformers, name, None) if name.isidentifier() else None
-    if not (isinstance(cls, type) and issubclass(cls, transformers.PreTrainedModel)):
-        raise InvalidArgument(
-            f"hf: unknown architecture, got {name!r}; expected a model class of transformers {transformers.__version__}"
-        )
-    return cls
-
-
-def _is_known(model_type: str) -> bool:
-    from transformers import AutoConfig
-
-    try:
-        AutoConfig.for_model(model_type)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_classifier(network: Any) -> bool:
@@ -373,43 +347,6 @@ def _pooling(folder: Path) -> tuple[str, bool]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidData(f"{folder}/modules.json: damaged, got {error}; expected a list of modules") from None
     return "first" if settings.get("pooling_mode_cls_token") else "mean", "Normalize" in kinds
-
-
-@contextlib.contextmanager
-def transformers_errors(folder: Path) -> Iterator[None]:
-    """Raise InvalidData for whatever transformers raises while it makes a model.
-
-    Args:
-        folder: Directory that the message names.
-
-    Raises:
-        InvalidData: An error of transformers was raised.
-    """
-    try:
-        yield
-    except SoftLabelsError:
-        raise
-    except Exception as error:  # noqa: BLE001  each architecture raises errors of its own
-        raise InvalidData(
-            f"{folder}: transformers cannot load it, got {type(error).__name__}: {error}; expected a complete model. "
-            "Correct config.json, or download the model again"
-        ) from None
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the progress bars and reports of transformers while a model is loaded."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 KIND = Kind(name="hf", form=FORM, build=build, load=load, describe=describe, restore=restore,
