@@ -23,7 +23,7 @@ def read_regular(path: Path, limit: int) -> bytes:
         >>> read_regular(Path("/dev/zero"), 100)
         Traceback (most recent call last):
         ...
-        ValueError: A directory, FIFO, socket or device, and no regular file
+        ValueError: a directory, FIFO, socket or device, and no regular file
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
