@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from softlabels.version import SCHEMA_VERSION
+
 if TYPE_CHECKING:
     from softlabels.fidelity import Fidelity
     from softlabels.generation import Costs
     from softlabels.store import HeadFidelity
-
-SCHEMA_VERSION = 1
-"""Version of every JSON document; it changes if a key is removed or changes its meaning."""
 
 NUMBERS = {"regression", "embedding"}
 """Kinds of heads whose outputs are no distribution."""

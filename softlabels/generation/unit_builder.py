@@ -117,7 +117,7 @@ class UnitBuilder:
         for head, arrays in encoded.items():
             self._add_statistics(head, arrays, outputs[head], rows[encoded_rows], numbers[encoded_rows])
         if self._copier is not None and copied is not None and len(copied_rows):
-            self._copier.add_evidence(self._statistics, copied[copied_rows], batches[-1], rows[copied_rows])
+            self._copier.add_statistics(self._statistics, copied[copied_rows], batches[-1], rows[copied_rows])
         self.rows += len(keys)
 
     def skip(self, row: SkippedRow) -> None:

@@ -26,8 +26,8 @@ from softlabels.store.format.view_record import ViewRecord
 from softlabels.store.sealed_store import Store
 from softlabels.store.storage.storage import Location, Storage
 from softlabels.store.store_opening import check_digest
+from softlabels.version import SCHEMA_VERSION
 
-SCHEMA_VERSION = 1
 MAX_HOLES = 8
 """Missing units that a description names."""
 MAX_TIMES = 64

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from blake3 import blake3
 from numpy.typing import NDArray
 
 from softlabels.errors import InvalidArgument, StoreConflict
 from softlabels.fidelity import distance
+from softlabels.keys import fingerprint
 from softlabels.store.format.provenance import DataRecord
 from softlabels.store.format.snapshot import Snapshot
 from softlabels.store.maintenance.row_copier import RowCopier
@@ -26,11 +26,11 @@ from softlabels.store.store_opening import open_store
 from softlabels.store.unit_statistics import UnitStatistics
 from softlabels.store.writer import create_or_open
 
-PIECE = 4096
+BLOCK_ROWS = 4096
 """Rows copied at a time."""
-ALIKE = 0.01
+MAX_DISTANCE = 0.01
 """Total variation up to which two labels of one row are taken to be the same answer."""
-NAMED = 3
+MAX_NAMED = 3
 """Conflicting rows that a message names."""
 
 
@@ -70,7 +70,7 @@ class Merged:
 
 
 def merge(
-    paths: Sequence[Location],
+    stores: Sequence[Location],
     out: Location,
     *,
     conflicts: str = "error",
@@ -79,7 +79,7 @@ def merge(
     """Write a store with the rows of several: the union by key and view, in their order. Resumes after an interruption.
 
     Args:
-        paths: Sealed stores by the same teacher with the same heads.
+        stores: Locations of sealed stores by the same teacher with the same heads.
         out: Location of the new store; its format, codec and unit size are those of the first store.
         conflicts: Action if stores hold unlike labels for one row: ``error``, or keep the ``first``.
         progress: Function that is called with the numbers of rows done and of all rows.
@@ -95,66 +95,64 @@ def merge(
     """
     if conflicts not in {"error", "first"}:
         raise InvalidArgument(f"conflicts: unknown, got {conflicts!r}; expected error or first")
-    if len(paths) < 2:
+    if len(stores) < 2:
         raise InvalidArgument(
-            f"merge: too few stores, got {len(paths)}; expected two or more. Name all stores whose rows are combined"
+            f"merge: too few stores, got {len(stores)}; expected two or more. Name all stores whose rows are combined"
         )
-    stores = [open_store(path) for path in paths]
-    first = stores[0].descriptor
-    donors = RowCopier(stores, dict(first.heads), first.teacher, first.inputs, first.views)
-    rows, twice = donors.distinct()
+    opened = [open_store(location) for location in stores]
+    first = opened[0].descriptor
+    copier = RowCopier(opened, dict(first.heads), first.teacher, first.inputs, first.views)
+    rows, twice = copier.distinct()
     if conflicts == "error":
-        _check_alike_labels(donors, twice)
+        _check_alike_labels(copier, twice)
     descriptor = replace(
         first,
         rows=len(rows),
         unit_rows=min(first.unit_rows, len(rows)),
         chunk_rows=min(first.chunk_rows, len(rows)),
         data=DataRecord.union(
-            [store.descriptor.data for store in stores], fingerprint=_fingerprint(donors, rows), rows=len(rows)
+            [store.descriptor.data for store in opened], fingerprint=_fingerprint(copier, rows), rows=len(rows)
         ),
         subset_of=None,
         document=None,
     )  # fmt: skip
-    writer = create_or_open(out, descriptor, stores[0].codebooks(), stores[0].tokenizer_document())
+    writer = create_or_open(out, descriptor, opened[0].codebooks(), opened[0].tokenizer_document())
     names = list(descriptor.columns())
     for unit in list(writer.missing()):
         numbers = rows[descriptor.unit_range(unit).start : descriptor.unit_range(unit).stop]
         statistics = UnitStatistics(descriptor, unit)
         with writer.begin(unit) as open_unit:
-            for start in range(0, len(numbers), PIECE):
-                segment = numbers[start : start + PIECE]
-                columns = donors.columns(segment, names)
+            for start in range(0, len(numbers), BLOCK_ROWS):
+                segment = numbers[start : start + BLOCK_ROWS]
+                columns = copier.columns(segment, names)
                 open_unit.append(columns)
-                donors.add_evidence(statistics, segment, columns, np.arange(start, start + len(segment)))
+                copier.add_statistics(statistics, segment, columns, np.arange(start, start + len(segment)))
             open_unit.commit(extras=statistics.extras())
         if progress is not None:
             progress(min((unit + 1) * descriptor.unit_rows, len(rows)), len(rows))
     return Merged(snapshot=seal(out), shared_rows=len(twice) if conflicts == "error" else 0)
 
 
-def _check_alike_labels(donors: RowCopier, pairs: NDArray[np.int64]) -> None:
+def _check_alike_labels(copier: RowCopier, pairs: NDArray[np.int64]) -> None:
     """Raise where rows of one key and view hold unlike labels; the last bits differ with batch size and hardware."""
     unlike: list[str] = []
-    store = donors.stores[0]
+    store = copier.stores[0]
     names = list(store.descriptor.columns())
-    for start in range(0, len(pairs), PIECE):
-        ours, other = (donors.columns(pairs[start : start + PIECE, side], names) for side in (0, 1))
+    for start in range(0, len(pairs), BLOCK_ROWS):
+        ours, other = (copier.columns(pairs[start : start + BLOCK_ROWS, side], names) for side in (0, 1))
         apart = [distance(store.decode(ours, head), store.decode(other, head)) for head in store.heads]
         worst = np.max(apart, axis=0)
-        unlike += [ours["key"][index].tobytes().hex() for index in np.flatnonzero(~(worst <= ALIKE))]
+        unlike += [ours["key"][index].tobytes().hex() for index in np.flatnonzero(~(worst <= MAX_DISTANCE))]
     if unlike:
-        roots = [str(store.storage) for store in donors.stores]
+        roots = [str(store.storage) for store in copier.stores]
         raise StoreConflict(
-            f"{len(unlike):,} rows have unlike labels in {', '.join(roots)}: key {', '.join(unlike[:NAMED])}"
-            f"{', ...' if len(unlike) > NAMED else ''}. Was one made with other settings or data? To keep the labels "
-            "of the store named first, use conflicts='first'"
+            f"{len(unlike):,} rows have unlike labels in {', '.join(roots)}: key {', '.join(unlike[:MAX_NAMED])}"
+            f"{', ...' if len(unlike) > MAX_NAMED else ''}. Was one made with other settings or data? To keep the "
+            "labels of the store named first, use conflicts='first'"
         )
 
 
-def _fingerprint(donors: RowCopier, rows: NDArray[np.int64]) -> str:
+def _fingerprint(copier: RowCopier, rows: NDArray[np.int64]) -> str:
     """Return the fingerprint of the rows as sources compute it (docs/FORMAT.md, section 5)."""
-    hasher = blake3(b"softlabels fingerprint 1\0")
-    for start in range(0, len(rows), PIECE):
-        hasher.update(np.ascontiguousarray(donors.columns(rows[start : start + PIECE], ["key"])["key"]).data)
-    return str(hasher.hexdigest())
+    blocks = (rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS))
+    return fingerprint(copier.columns(block, ["key"])["key"] for block in blocks)

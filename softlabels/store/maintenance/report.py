@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from softlabels.version import SCHEMA_VERSION
+
 Fix = Literal["descriptor", "fetch", "copy", "repair", "generate", "seal"]
 """Kinds of command that end a problem."""
 
 ORDER: tuple[Fix, ...] = ("descriptor", "fetch", "copy", "repair", "generate", "seal")
 """Fixes in the order to apply them: each is of use only after those before it."""
-
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class RowCopier:
         self._sorted = joined[self._order]
 
     def find(self, keys: NDArray[np.uint8], views: NDArray[np.uint32]) -> NDArray[np.int64]:
-        """Return the number of each row among all donors', by key and view; -1 if no donor has it."""
+        """Return the number of each row among those of all stores, by key and view; -1 if no store has it."""
         names = row_names(keys, views)
         positions = np.minimum(np.searchsorted(self._sorted, names), len(self._sorted) - 1)
         return np.where(self._sorted[positions] == names, self._order[positions], -1)
@@ -95,9 +95,9 @@ class RowCopier:
         by_store = np.argsort(which, kind="stable")
         return ragged.take(ragged.join(parts), schema, np.argsort(by_store))
 
-    def add_evidence(
+    def add_statistics(
         self,
-        evidence: UnitStatistics,
+        statistics: UnitStatistics,
         numbers: NDArray[np.int64],
         columns: Mapping[str, NDArray[Any]],
         rows: NDArray[np.int64],
@@ -105,7 +105,7 @@ class RowCopier:
         """Add the statistics of rows that were copied to a unit.
 
         Args:
-            evidence: Statistics of the unit.
+            statistics: Statistics of the unit.
             numbers: Rows as ``find`` returns them, (n,).
             columns: Columns of these rows.
             rows: Positions of the rows in the unit, (n,).
@@ -116,10 +116,12 @@ class RowCopier:
             if not len(copied):
                 continue
             for head in store.heads:
-                if evidence.wants_sums(head) and (prior := store.prior(head)) is not None:
+                if statistics.wants_sums(head) and (prior := store.prior(head)) is not None:
                     labels = store.decode(ragged.take(columns, schema, copied), head)
-                    evidence.add_sums(head, spread_tail(cast("SparseLabels", labels), prior))  # only those have a tail
-                add_dense_rows(store, head, evidence, self._row[numbers[copied]], rows[copied])
+                    statistics.add_sums(
+                        head, spread_tail(cast("SparseLabels", labels), prior)
+                    )  # only those have a tail
+                add_dense_rows(store, head, statistics, self._row[numbers[copied]], rows[copied])
 
 
 def add_dense_rows(
