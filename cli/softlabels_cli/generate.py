@@ -146,6 +146,8 @@ def command(
     from softlabels.sources import DistinctSource, describe_source
     from softlabels.store import open_storage
 
+    options |= {"encoding": parse_encodings(encodings), "downsample": parse_sides(sides)}
+    settings = generation.Settings(**options)  # invalid ones are an error before the data is read
     if not dry_run:
         open_storage(out).check_writable()  # before the teacher is loaded
     source, model = open_for_teacher(data, teacher, text=chosen_text(), **chosen_data())
@@ -157,9 +159,7 @@ def command(
         source = DistinctSource(source)
         if source.left_out:
             note(f"{count(source.left_out, 'row')} of {data} repeat earlier inputs and share their labels.")
-    options |= {"encoding": parse_encodings(encodings), "downsample": parse_sides(sides)}
     if dry_run:
-        settings = generation.Settings(**options)
         _print_estimate(generation.estimate(source, teacher=model, settings=settings), as_json=as_json)
         return
     label = "generate" if rank.count == 1 else f"generate, rank {rank.index} of {rank.count}"

@@ -72,11 +72,13 @@ def command(
         return
 
     def train(progress: Callable[..., None]) -> Model:
+        from softlabels.models.spec import parse
         from softlabels.sharing import LOCK_NAME, check_lock
         from softlabels.store import open_store
         from softlabels.training import train_student
         from softlabels.training.run_data import open_data
 
+        parse(student)  # a misspelt MODEL is an error before the data is read
         labels = open_store(store, digest=digest)
         for directory in sorted(recipe_directories()):
             check_lock(labels, directory / LOCK_NAME)

@@ -51,9 +51,11 @@ def command(
         return
 
     def train(progress: Callable[..., None]) -> Model:
+        from softlabels.models.spec import parse
         from softlabels.training import train_teacher
         from softlabels.training.run_data import open_data
 
+        parse(model)  # a misspelt MODEL is an error before the data is read
         source = open_data(data, **chosen_data(), text=chosen_text())
         note_data(source, quiet=quiet)
         announce = announcer(out, quiet=quiet)

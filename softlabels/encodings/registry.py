@@ -37,15 +37,32 @@ def parse(spec: str, *, classes: int) -> Encoding:
     Raises:
         InvalidArgument: An unknown encoding or option, or k above the number of classes.
     """
-    name, *options = spec.split(":")
-    if name not in families():
-        raise InvalidArgument(f"unknown encoding {spec!r}; expected one of {forms()}{suggest(name, families())}")
+    family = family_of(spec)
     try:
-        return families()[name].from_options(options, classes)
+        return family.from_options(spec.split(":")[1:], classes)
     except InvalidArgument:
         raise
     except ValueError as error:
-        raise InvalidArgument(f"encoding: invalid {spec!r} ({error}); expected {families()[name].form}") from None
+        raise InvalidArgument(f"encoding: invalid {spec!r} ({error}); expected {family.form}") from None
+
+
+def family_of(spec: str) -> type[Encoding]:
+    """Return the family of encodings that a specification names, whatever its options.
+
+    Args:
+        spec: Specification such as ``topk:32:q8``.
+
+    Raises:
+        InvalidArgument: There is no such family.
+
+    Example:
+        >>> family_of("topk:32").form
+        'topk:K[:f16|q8|d2|d4|d8|d16[:M]] (M: number of tail priors)'
+    """
+    name = spec.partition(":")[0]
+    if name not in families():
+        raise InvalidArgument(f"unknown encoding {spec!r}; expected one of {forms()}{suggest(name, families())}")
+    return families()[name]
 
 
 def forms() -> str:

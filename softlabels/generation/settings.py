@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from softlabels.encodings.registry import family_of
 from softlabels.errors import InvalidArgument
+from softlabels.planning import is_target
 from softlabels.store.shards.registry import names
 
 ShardFormat = str
@@ -83,6 +85,7 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidArgument(f"{name}: too small, got {value}; expected 1 or more")
+        _check_families(self.encoding)
         sides = [self.downsample] if isinstance(self.downsample, int) else self.downsample.values()
         if any(side < 1 for side in sides):
             raise InvalidArgument(f"downsample: too small, got {self.downsample}; expected 1 or more")
@@ -96,3 +99,10 @@ class Settings:
             raise InvalidArgument(
                 f"teacher_version: invalid length, got {len(version)} characters; expected 1 to {MAX_VERSION_LENGTH}"
             )
+
+
+def _check_families(encoding: str | Mapping[str, str] | None) -> None:
+    """Raise for an unknown encoding before the data is read; its options need the classes of a head."""
+    for spec in [encoding] if isinstance(encoding, str) else (encoding or {}).values():
+        if not is_target(spec):
+            family_of(spec)

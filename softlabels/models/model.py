@@ -124,7 +124,7 @@ class Model:
             return replace(self, module=self.module.to(name), device=torch.device(name))
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise InvalidArgument(
-                f"device: cannot be used, got {str(name)!r} ({error}); expected cpu, cuda, ..."
+                f"device: cannot be used, got {str(name)!r} ({error}); expected a device of this machine, such as cpu"
             ) from error
 
     def predict(self, inputs: Any) -> dict[str, Tensor]:

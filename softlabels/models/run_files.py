@@ -52,8 +52,8 @@ def make_folder(folder: Path) -> None:
             PosixStorage(folder).prepare()
     except (StoreConflict, NotADirectoryError) as error:
         raise StoreConflict(
-            f"{folder}: a file or link is in the way, got {error}; expected a directory. Name another one with out="
-        ) from None
+            f"{folder}: a file or link is in the way, got no directory; expected one. Name another one with out="
+        ) from error
     except (StorageFailed, OSError) as error:
         raise _storage_failed(folder, error) from error
 

@@ -60,9 +60,11 @@ def kind_of(text: str) -> Kind:
 
 
 def _hint(text: str) -> str:
-    """Return a question for a specification that lacks its kind: a run directory, a file of code, or MODULE:NAME."""
+    """Return a question for a specification that lacks its kind: a directory, a file of code, or MODULE:NAME."""
     if (Path(text) / "run.json").is_file():
         return f". Did you mean 'run:{text}'?"
+    if (Path(text) / "config.json").is_file():
+        return f". Did you mean 'hf:{text}'?"
     module, _, name = text.partition(":")
     module = module.removesuffix(".py")
     if Path(f"{module}.py").is_file():

@@ -105,7 +105,7 @@ def parse_size(text: str) -> int:
     """
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([KMGTP]?)(i?)B?\s*", text, re.IGNORECASE)
     if not match:
-        raise InvalidArgument(f"size: invalid, got {text!r}; expected 50GB, 1.5TiB or a number of bytes")
+        raise InvalidArgument(f"invalid size, got {text!r}; expected 50GB, 1.5TiB or a number of bytes")
     prefix = match[2].upper()
     unit = 1024 ** ("KMGTP".index(prefix) + 1) if match[3] and prefix else UNITS[prefix]
     return int(float(match[1]) * unit)

@@ -160,4 +160,6 @@ def reading(name: str, kind: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeError) as error:
-        raise InvalidData(f"{name}: cannot be read as {kind}: {error}. Is the file complete?") from error
+        raise InvalidData(
+            f"{name}: cannot be read as {kind}: {str(error).rstrip('. ')}. Is the file complete?"
+        ) from error

@@ -37,7 +37,10 @@ def as_tokenizer(spec: str | Path | Tokenizer | None, texts: Callable[[], Iterab
         260
     """
     if spec is None:
-        raise InvalidArgument(f"tokenizer: text needs one, got none; expected {FORMS}, or a teacher that has one")
+        raise InvalidArgument(
+            f"tokenizer: text needs one, got none; expected {FORMS}, or a teacher that has one. "
+            "A model hf:DIR to train has its own in DIR"
+        )
     if isinstance(spec, Tokenizer):
         return spec
     kind, _, text = str(spec).partition(":")

@@ -122,6 +122,13 @@ def export_model(
     limit = tolerance if tolerance is not None else INT8_TOLERANCE if int8 else EXACT_TOLERANCE
     if rows < 1 or not limit > 0:
         raise InvalidArgument(f"rows and tolerance: out of range, got {rows} and {limit}; expected more than 0")
+    if isinstance(model, str) and model.startswith("run:"):
+        model = as_model(model)
+    if isinstance(model, Model) and model.tokenizer is not None:
+        raise InvalidArgument(
+            f"{model.spec}: cannot be exported, got a model of text; expected one of images or numbers. Name "
+            "another one"
+        )
     (source,) = open_for_models([model], data, **columns)
     original = as_model(model, sample=source.inputs(np.zeros(1, np.int64))).to("cpu")
     calibration, checked = _rows(source, rows)

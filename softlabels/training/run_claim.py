@@ -73,7 +73,7 @@ def _is_finished(folder: Path, record: RunRecord) -> bool:
     if other.identity == record.identity:
         return True
     raise StoreConflict(
-        f"{folder}: holds another run, got {record.difference(other)}; expected the same run or an empty directory. "
+        f"{folder}: holds another run: {record.difference(other)}; expected the same run or an empty directory. "
         "Name another directory with out=, or remove it"
     )
 
@@ -103,7 +103,7 @@ def _check_started(folder: Path, record: RunRecord) -> None:
         ) from None
     if other.identity != record.identity:
         raise StoreConflict(
-            f"{folder}: holds another run that has not finished, got {record.difference(other)}; expected the same "
+            f"{folder}: holds another run that has not finished: {record.difference(other)}; expected the same "
             "run. Name another directory with out=, or remove it"
         )
 

@@ -149,6 +149,8 @@ def test_options_of_text_are_checked(folder):
     assert isinstance(result.exception, InvalidArgument)
     assert "text needs a tokenizer" in str(result.exception)
     run("generate", corpus, *teacher, "--pack", 1, code=2)
+    with pytest.raises(InvalidArgument, match="cannot be exported, got a model of text"):
+        sl.export_model(f"run:{root / 'teacher'}", corpus, root / "none.onnx")
 
 
 def test_the_demonstration_names_commands_that_exist(tmp_path):

@@ -130,6 +130,19 @@ def test_each_head_has_its_encoding(place):
     assert "--encoding without a head" in errors
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train-student", "labels", "--student", "mlpp", "--out", "run"),
+        ("train-teacher", "nothing.csv", "--model", "mlp:widht=3", "--out", "run"),
+        ("generate", "nothing.csv", "--teacher", "python:trial_teacher:several", "--out", "s", "--encoding", "topk4"),
+    ],
+)
+def test_a_misspelt_option_is_found_before_the_data_is_read(place, arguments):
+    """Hashing a large folder of images takes minutes."""
+    assert re.search("'mlpp'|'widht'|'topk4'", call(*arguments, code=2))
+
+
 def test_an_output_of_unclear_kind_must_be_declared(place):
     arguments = ("generate", "digits", "--teacher", "python:trial_teacher:features", "--out", "labels", "-q")
     message = call(*arguments, code=3)

@@ -64,6 +64,10 @@ def test_a_specification_without_its_kind_gets_a_hint(tmp_path, monkeypatch):
         parse("student")
     with pytest.raises(InvalidArgument, match="Did you mean 'python:my_teacher:model'"):
         parse("my_teacher:model")
+    (tmp_path / "gpt2").mkdir()
+    (tmp_path / "gpt2" / "config.json").touch()
+    with pytest.raises(InvalidArgument, match="Did you mean 'hf:gpt2'"):
+        parse("gpt2")
     (tmp_path / "nets.py").touch()  # close to unet
     for text, named in (("nets.py", "NAME"), ("nets", "NAME"), ("nets:Small", "Small")):
         with pytest.raises(InvalidArgument, match=f"Did you mean 'python:nets:{named}'"):

@@ -161,7 +161,7 @@ def test_targets_of_counts_draw_from_all_classes(sample, target):
         ("auto:max-kl=nan", "expected a number above 0"),
         ("auto:max-kl=low", "got 'low'"),
         ("auto:max-kl=1e-12", "no encoding comes within 1e-12 nats"),
-        ("auto:budget=much", "size: invalid, got 'much'; expected 50GB"),
+        ("auto:budget=much", "invalid size, got 'much'; expected 50GB"),
         ("auto:budget=10KB", r"keys alone take 64,000 bytes for 4,000 rows, got 10,000 bytes"),
         (
             "auto:budget=70KB",

@@ -50,7 +50,7 @@ def test_any_single_change_is_refused_and_no_change_returns_the_run(change, row,
         model = "mlp:width=5,depth=1"
     else:
         recipe[change] = OTHER[change]
-    with pytest.raises(StoreConflict, match=r"holds another run, got .* is "):
+    with pytest.raises(StoreConflict, match=r"holds another run: .* is "):
         train_teacher(as_source(table), model, out, **recipe)
     again = train_teacher(as_source(columns()), MODEL, out, **RECIPE)
     assert again.digest == first.digest
