@@ -96,7 +96,7 @@ def test_who_starts_at_the_same_time_takes_over_the_first_ones_codebook(
     tmp_path, labelled, digits, teacher, monkeypatch
 ):
     """The other generator, whose accelerator rounds otherwise, has made the store while this one fitted."""
-    root, other, real = tmp_path / "s", tmp_path / "other", output_store.describe_store
+    root, other, real = tmp_path / "s", tmp_path / "other", output_store.plan_store
     generate(digits, teacher=teacher, out=other, seed=5, **OPTIONS)
 
     def meanwhile(*arguments):
@@ -108,7 +108,7 @@ def test_who_starts_at_the_same_time_takes_over_the_first_ones_codebook(
             (root / "softlabels.json").write_bytes(canonical_json.to_bytes(document))
         return described
 
-    monkeypatch.setattr(output_store, "describe_store", meanwhile)
+    monkeypatch.setattr(output_store, "plan_store", meanwhile)
     generate(digits, teacher=teacher, out=root, **OPTIONS)
     assert sl.open(root).heads["logits"].codebook != sl.open(labelled).heads["logits"].codebook
     assert sl.verify(root, deep=True).ok
