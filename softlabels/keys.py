@@ -85,18 +85,14 @@ def as_keys(
         if names.shape[1] != KEY_BYTES:
             raise InvalidArgument(f"keys: expected {KEY_BYTES} bytes per row, got {names.shape[1]}")
         return names.astype(np.uint8, copy=False)
+    if isinstance(names, str | bytes):
+        raise InvalidArgument(f"ids: no sequence, got {names!r}; expected one id per row, such as [{names!r}]")
     values = list(names)
     if values and all(isinstance(value, bytes) for value in values):
         if {len(value) for value in values} != {KEY_BYTES}:
             raise InvalidArgument(f"keys: expected {KEY_BYTES} bytes per row; pass ids as text or whole numbers")
         return np.frombuffer(b"".join(values), np.uint8).reshape(-1, KEY_BYTES)
-    for row, value in enumerate(values):
-        if not isinstance(value, str | int | np.integer) or isinstance(value, bool):
-            raise InvalidArgument(
-                f"ids, row {row}: expected text, a whole number or a key of {KEY_BYTES} bytes, got {value!r}"
-            )
-        if isinstance(value, str) and not value.strip():
-            raise InvalidArgument(f"ids, row {row}: the id is blank; every row needs one")
+    _check_ids(values)
     keys = id_keys(values)
     pairs = row_names(keys, np.zeros(len(keys), np.uint32) if views is None else views)
     order = np.argsort(pairs, kind="stable")
@@ -105,6 +101,17 @@ def as_keys(
         first, second = order[repeated[0]], order[repeated[0] + 1]
         raise InvalidArgument(f"ids must be unique, but rows {first} and {second} are both {values[first]!r}")
     return keys
+
+
+def _check_ids(values: Sequence[object]) -> None:
+    """Raise for an id that is blank, or neither text nor a whole number."""
+    for row, value in enumerate(values):
+        if not isinstance(value, str | int | np.integer) or isinstance(value, bool):
+            raise InvalidArgument(
+                f"ids, row {row}: expected text, a whole number or a key of {KEY_BYTES} bytes, got {value!r}"
+            )
+        if isinstance(value, str) and not value.strip():
+            raise InvalidArgument(f"ids, row {row}: the id is blank; every row needs one")
 
 
 def repeated_rows(keys: NDArray[np.uint8], *, round_rows: int = ROUND_ROWS) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from softlabels.errors import InvalidArgument
 from softlabels.generation.first_rows import FirstRows, needs_rows
 from softlabels.generation.heads import existing_heads, plan_heads
 from softlabels.generation.label_writer import LabelWriter
@@ -62,6 +63,11 @@ def create(
         >>> sl.open("labels").rows
         2
     """
+    for name, head in heads.items():
+        if not isinstance(head, Head):
+            raise InvalidArgument(
+                f"heads: no description of head {name!r}, got {head!r}; expected sl.Head(classes=..., encoding=...)"
+            )
 
     def start(pilot: Mapping[str, Tensor | NDArray[Any]] | None) -> LabelWriter:
         given_pilot = GivenPilot(pilot, codec=codec, shard_format=shard_format, unit_rows=unit_rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Unpack
 
 import numpy as np
@@ -65,6 +66,8 @@ def merge(
         >>> merge(["monday", "tuesday"], "week", teacher="run:teacher", data=["photos/"]).rows  # doctest: +SKIP
         2000
     """
+    if isinstance(data, str | Path):
+        data = [data]
     if (teacher is None) != (not data):
         missing = "data" if not data else "a teacher"
         raise InvalidArgument(f"merge: {missing} is missing, got one without the other; expected both or neither")

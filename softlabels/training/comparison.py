@@ -116,7 +116,7 @@ class MeasuredRows:
 
 @with_data_options
 def compare(
-    models: Sequence[ModelLike],
+    models: ModelLike | Sequence[ModelLike],
     data: DataLike,
     *,
     split: str | None = None,
@@ -130,7 +130,8 @@ def compare(
     """Measure models on the same rows, head by head.
 
     Args:
-        models: MODEL specifications, or anything ``as_model`` takes. The others are compared with the first.
+        models: MODEL specifications, or anything ``as_model`` takes; one of them or a sequence. The others are compared
+            with the first.
         data: Labelled data. Without a size, each model gets images at the size that it takes.
         split: Name of the split to measure on; None: the rows that the runs held out.
         group_seeds: If True, runs that differ in their seed alone are one row.
@@ -154,6 +155,8 @@ def compare(
         >>> rows[0].measured_rows, rows[0].measured_on
         (450, 'split test')
     """
+    if isinstance(models, str) or not isinstance(models, Sequence):
+        models = [models]
     if not models:
         raise InvalidArgument("models: got none; expected at least one to measure")
     languages = language_models(models)

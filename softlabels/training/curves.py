@@ -24,11 +24,11 @@ MAX_VALUE = 1e100
 """Bound of what is drawn; a file may hold anything."""
 
 
-def plot(runs: Sequence[str | Path], out: str | Path = "curves.svg") -> Path:
+def plot(runs: str | Path | Sequence[str | Path], out: str | Path = "curves.svg") -> Path:
     """Draw the metrics of runs, finished or not: one panel per figure, one colour per run, held-out rows dashed.
 
     Args:
-        runs: Run directories.
+        runs: Run directories, one or several.
         out: File that ends in .svg, .png or .pdf.
 
     Returns:
@@ -47,6 +47,8 @@ def plot(runs: Sequence[str | Path], out: str | Path = "curves.svg") -> Path:
         'curves.svg'
     """
     target = check_target(out)
+    if isinstance(runs, str | Path):
+        runs = [runs]
     if not runs:
         raise InvalidArgument("plot: no runs, got none; expected at least one run directory")
     lines = {str(run): read_metrics(Path(run)) for run in runs}

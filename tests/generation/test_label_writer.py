@@ -84,6 +84,21 @@ def test_an_exception_inside_keeps_what_was_appended(tmp_path):
     assert_holds(tmp_path / "s", names)
 
 
+def test_text_in_place_of_a_list_and_a_head_without_description_are_errors(tmp_path):
+    """A text is a sequence, too: its letters would be ids."""
+    with pytest.raises(InvalidArgument, match="heads: no description of head 'logits', got 10"):
+        sl.create(tmp_path / "store", heads={"logits": 10})
+    with (
+        sl.create(
+            tmp_path / "store", heads={"logits": sl.Head(classes=2, encoding="dense:f16")}, teacher="t"
+        ) as writer,
+        pytest.raises(
+            InvalidArgument, match=r"ids: no sequence, got 'row'; expected one id per row, such as \['row'\]"
+        ),
+    ):
+        writer.append("row", {"logits": np.zeros((3, 2), np.float32)})
+
+
 def test_a_bad_batch_is_refused_whole_and_the_rest_goes_on(tmp_path):
     names = ids(20)
     bad = answers(names[10:])

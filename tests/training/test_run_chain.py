@@ -74,6 +74,7 @@ def test_plot_draws_the_curves_of_several_runs(folder, tmp_path):
     for name in ("loss", "kl", "agreement", "accuracy", "(held-out)", str(folder / "student")):
         assert f"<!-- {name}" in text or f"{name} -->" in text, name
     assert call("plot", f"run:{folder / 'teacher'}", "--out", tmp_path / "one.svg").endswith("one.svg: 1 run\n")
+    assert sl.plot(folder / "teacher", tmp_path / "alone.svg").read_text() == (tmp_path / "one.svg").read_text()
     again = sl.plot([folder / "teacher", folder / "student"], tmp_path / "again.svg")
     assert again.read_text() == text
 

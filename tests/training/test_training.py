@@ -124,6 +124,7 @@ def test_comparison_names_hard_labels_only_where_they_were_used(trained, digits,
     train_student(trained / "labels", digits, STUDENT, tmp_path / "both", steps=2, alpha={"logits": 0.9})
     rows = compare([f"run:{tmp_path}/{name}" for name in ("none", "soft", "both")], digits)
     assert [row.hard_labels for row in rows] == [0, 0, None]
+    assert [row.hard_labels for row in compare(f"run:{tmp_path}/none", digits)] == [0]
 
 
 def test_a_finished_run_is_returned_and_another_is_left_alone(trained, digits, tmp_path):

@@ -7,6 +7,7 @@ its probe.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -95,9 +96,10 @@ def merge(
     """
     if conflicts not in {"error", "first"}:
         raise InvalidArgument(f"conflicts: unknown, got {conflicts!r}; expected error or first")
-    if len(stores) < 2:
+    count = 1 if isinstance(stores, str | os.PathLike) else len(stores)
+    if count < 2:
         raise InvalidArgument(
-            f"merge: too few stores, got {len(stores)}; expected two or more. Name all stores whose rows are combined"
+            f"merge: too few stores, got {count}; expected two or more. Name all stores whose rows are combined"
         )
     opened = [open_store(location) for location in stores]
     first = opened[0].descriptor
