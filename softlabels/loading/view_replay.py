@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from softlabels.errors import InvalidArgument
 from softlabels.loading.ensemble import Ensemble, stores_of
 from softlabels.loading.key_index import as_names
-from softlabels.sources import Source, as_source
+from softlabels.sources import Source
+from softlabels.sources.opening import as_source_of_shape
 from softlabels.sources.view_inputs import ViewInputs, implied_size
 from softlabels.store import Store
 from softlabels.store.format.view_record import ViewRecord, same_views
@@ -18,7 +19,7 @@ from softlabels.views import parse_policy
 
 
 def source_of(inputs: Any, labels: Store | Ensemble | None, size: int | None = None) -> Source:
-    """Return data as a source, with images at the size of a store's views if none is named.
+    """Return data as a source, with images at the size of a store's views, or of its images if theirs differ.
 
     Args:
         inputs: Anything ``softlabels.sources.as_source`` takes.
@@ -32,7 +33,8 @@ def source_of(inputs: Any, labels: Store | Ensemble | None, size: int | None = N
     if size is None and getattr(inputs, "size", None) is None:
         record = next((store.descriptor.views for store in stores_of(labels) if store.descriptor.views), None)
         size = None if record is None else implied_size(record)
-    return as_source(inputs, size=size)
+    shapes = [store.descriptor.data.shape for store in stores_of(labels)]
+    return as_source_of_shape(inputs, shapes[0] if shapes else None, size=size)
 
 
 def _partners(store: Store, source: Source, record: ViewRecord) -> NDArray[np.int64] | None:

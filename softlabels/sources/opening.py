@@ -130,6 +130,29 @@ def as_source(
     return with_size(replace(request, spec=table.name).source(table), size)
 
 
+def as_source_of_shape(data: DataLike, shape: Sequence[int | None] | None, **options: Any) -> Source:
+    """Return a source as ``as_source`` does, with images of several sizes at a size that is known already.
+
+    Args:
+        data: Anything ``as_source`` takes.
+        shape: Shape of the inputs that labels were made from, such as (224, 224, 3); None if it is unknown.
+        options: Options of ``as_source``. A ``size`` among them is used instead.
+
+    Raises:
+        InvalidData: As ``as_source`` does.
+
+    Example:
+        >>> as_source_of_shape("digits", (24, 24, 3)).input_shape
+        (8, 8)
+    """
+    try:
+        return as_source(data, **options)
+    except InvalidData:
+        if options.get("size") is not None or shape is None or len(shape) != 3 or shape[0] != shape[1]:
+            raise
+    return as_source(data, **{**options, "size": shape[0]})  # anything but several sizes is raised again
+
+
 def _open(name: str, request: OpenRequest, size: int | None) -> Source:
     """Return the source of a file, or of a word that stands for data."""
     request = replace(request, spec=name, path=Path(name).absolute())

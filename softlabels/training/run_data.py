@@ -14,7 +14,8 @@ from softlabels.errors import InvalidArgument, InvalidData
 from softlabels.keys import content_keys
 from softlabels.models import Model
 from softlabels.models.run_record import RunData
-from softlabels.sources import DataLike, DatasetSource, Source, as_source
+from softlabels.sources import DataLike, DatasetSource, Source
+from softlabels.sources.opening import as_source_of_shape
 from softlabels.sources.protocol import LABEL_HEAD
 from softlabels.sources.request import DataOptions
 from softlabels.sources.store_tokens import StoreTokens
@@ -73,7 +74,8 @@ def open_data(
     A store is untrusted: the data that it names is not opened unless it is the bundled digits.
 
     Args:
-        data: Anything ``as_source`` takes; None: what the labels were made from, such as the token ids of a store of
+        data: Anything ``as_source`` takes. Images of several sizes get the size that the labels were made from, if none
+            is chosen. None: what the labels were made from, such as the token ids of a store of
             text. Hard labels are numbered by name as the soft ones are.
         labels: Soft labels, or a live teacher.
         text: Options of text; see ``softlabels.sources.open_source``.
@@ -99,7 +101,8 @@ def open_data(
         options["size"] = implied_size(views)
     if not isinstance(data, Source):
         text = options_of(labels, text)
-    source = as_source(data, text=text, **options)
+    shape = labels.descriptor.data.shape if isinstance(labels, Store) else None
+    source = as_source_of_shape(data, shape, text=text, **options)
     names = _class_names(labels)
     return source if names is None or source.columns.label is None else source.with_class_names(names)
 

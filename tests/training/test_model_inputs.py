@@ -46,6 +46,17 @@ def test_a_size_that_is_chosen_is_that_of_all_models(photos):
         compare([model_of(8)], photos, size=9)
 
 
+def test_students_and_loaders_get_images_at_the_size_that_the_labels_were_made_from(photos, tmp_path):
+    sl.generate(photos, teacher=model_of(8), out=tmp_path / "labels", size=8)
+    student = sl.train_student(tmp_path / "labels", photos, "mlp:width=4,depth=1", tmp_path / "run", steps=1)
+    assert student.input_shape == (8, 8, 3)
+    larger = sl.open_source(photos, size=12)
+    other = sl.train_student(tmp_path / "labels", larger, "mlp:width=4,depth=1", tmp_path / "other", steps=1)
+    assert other.input_shape == (12, 12, 3)
+    batch = next(iter(sl.loader(tmp_path / "labels", inputs=photos, batch_size=4, device="cpu")))
+    assert batch.inputs.shape == (4, 8, 8, 3)
+
+
 def test_images_of_one_size_are_resized_for_models_of_another_alone():
     digits = sl.open_source("digits")
     same, larger = open_for_models([model_of(8, channels=1), model_of(16, channels=1)], digits)
