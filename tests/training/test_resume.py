@@ -123,7 +123,7 @@ def test_an_unfinished_run_does_not_resume_on_another_store(folder, tmp_path):
     source = killed.data()
     with sl.create(tmp_path / "labels", heads={"logits": sl.Head(classes=2, encoding="dense:f32")}) as writer:
         writer.append(np.asarray(source.keys()), {"logits": torch.zeros(120, 2)})
-    with pytest.raises(StoreConflict, match=r"another run that has not finished, got labels\.snapshot is"):
+    with pytest.raises(StoreConflict, match=r"another run that has not finished: labels\.snapshot is"):
         killed.train(tmp_path, tmp_path / "run", killed.Dropping(0))
 
 

@@ -153,7 +153,7 @@ def test_a_torn_line_of_metrics_is_dropped(data, tmp_path):
 
 def test_an_unfinished_run_is_not_mixed_with_another(data, tmp_path):
     stopped(data, tmp_path)
-    with pytest.raises(StoreConflict, match=r"another run that has not finished, got recipe\.seed is 0, not 1"):
+    with pytest.raises(StoreConflict, match=r"another run that has not finished: recipe\.seed is 0, not 1"):
         train_teacher(data, MODEL, tmp_path, steps=60, batch_size=8, seed=1)
     (tmp_path / STARTED_FILE).write_bytes((tmp_path / STARTED_FILE).read_bytes()[:-20])
     with pytest.raises(RunCorrupt, match=r"started\.json: the run is damaged"):
