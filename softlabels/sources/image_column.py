@@ -139,7 +139,7 @@ class ImageColumn:
         file = self.describe(values[first].as_py())
         return UnreadableRow.of(
             f"{self._name}, row {rows[first]}{file}: the image cannot be read{more}: {reason}. Replace or remove the "
-            "file, or skip such rows with skip_bad=N of generate",
+            "file, or skip such rows with softlabels generate --skip-bad N",
             rows[bad],
             f"{file.strip(' ()')}: {reason}" if file else reason,
         )

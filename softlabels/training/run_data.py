@@ -32,6 +32,7 @@ from softlabels.training.splits import (
     held_out_rule,
     sketch_of,
     split_rows,
+    without_skipped,
 )
 
 BUNDLED = "digits"
@@ -126,18 +127,21 @@ def open_labels(labels: Store | Model | str | Path) -> Store | Model:
     return open_store(labels) if isinstance(labels, str | Path) else labels
 
 
-def prepare(source: Source, recipe: Recipe) -> Prepared:
+def prepare(source: Source, recipe: Recipe, labels: Store | Model | None = None) -> Prepared:
     """Return the data of a run with its description.
 
     Args:
         source: The data.
         recipe: Options of the run.
+        labels: Soft labels, or a live teacher; rows that were skipped when a store was made are left out.
 
     Raises:
         InvalidData: No rows to train on.
         InvalidArgument: Fewer rows have a hard label than the recipe uses.
     """
     train, held_out = split_rows(source)
+    if isinstance(labels, Store):
+        train, held_out = (without_skipped(rows, source, labels) for rows in (train, held_out))
     if len(train) == 0:
         raise InvalidData(f"{source.spec}: no rows to train on, got 0 in the split train; expected some")
     hard = choose_hard_labels(source, train, recipe)

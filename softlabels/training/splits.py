@@ -11,10 +11,12 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from softlabels.errors import ColumnMissing, InvalidArgument
+from softlabels.keys import KEY_BYTES
 from softlabels.losses import NO_LABEL
 from softlabels.models.run_record import HeldOut
 from softlabels.rng import mix
 from softlabels.sources import Source
+from softlabels.store import Store
 from softlabels.training.recipe import Recipe
 
 TRAIN, TEST = "train", "test"
@@ -100,7 +102,29 @@ def hashed_keys(source: Source) -> NDArray[np.uint64]:
     Args:
         source: The data.
     """
-    halves = np.ascontiguousarray(source.keys()).view("<u8")
+    return _hashed(source.keys())
+
+
+def without_skipped(rows: NDArray[np.int64], source: Source, store: Store) -> NDArray[np.int64]:
+    """Return those rows whose labels were not skipped when a store was made: they may be unreadable.
+
+    Args:
+        rows: Rows of the data, (n,).
+        source: The data.
+        store: The labels.
+    """
+    skipped = store.skipped()
+    if not skipped:
+        return rows
+    # An example with several views is left out if none of them has labels.
+    views = 1 if store.descriptor.views is None else store.descriptor.views.count
+    names, counts = np.unique([entry.key for entry in skipped], return_counts=True)
+    keys = np.frombuffer(bytes.fromhex("".join(names[counts >= views])), np.uint8).reshape(-1, KEY_BYTES)
+    return rows[~np.isin(hashed_keys(source)[rows], _hashed(keys))]
+
+
+def _hashed(keys: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    halves = np.ascontiguousarray(keys).view("<u8")
     return mix(halves[:, 0].astype(np.uint64) ^ mix(halves[:, 1].astype(np.uint64)))
 
 

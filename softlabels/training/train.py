@@ -180,7 +180,7 @@ def train_student(
     with interruptible() as interruption, join_workers(device) as workers:
         teacher = open_labels(labels)
         source = open_data(data, teacher)
-        prepared = prepare(source, recipe)
+        prepared = prepare(source, recipe, teacher)
         # The other heads of a store of text belong to the same tokens, and only some losses use them.
         default = [DEFAULT_HEAD] if language.is_language(source) and DEFAULT_HEAD in teacher.heads else None
         language.check_student(student, source)

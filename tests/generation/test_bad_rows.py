@@ -244,6 +244,13 @@ def test_training_leaves_skipped_rows_out_and_reports_other_gaps(skipped, tmp_pa
         list(sl.loader(store, inputs=foreign, batch_size=8))
 
 
+def test_a_student_is_trained_on_data_with_rows_that_cannot_be_read(skipped, tmp_path):
+    """Row 0 is one, and the first of those that the statistics of inputs are computed from."""
+    student = sl.train_student(skipped, data(), "mlp:width=4,depth=1", tmp_path / "run", steps=4, batch_size=60)
+    held_out = student.run.data.held_out
+    assert held_out.rows + held_out.trained_rows == ROWS - len(BAD)
+
+
 def test_a_merged_store_has_the_rows_of_both(tmp_path):
     other = Plain(values()[5:9] + 1, ids=["a", "b", "c", "d"])
     teacher = sl.models.as_model(teach, sample=values()[1:2])
