@@ -31,7 +31,7 @@ import torch
 import softlabels as sl
 from softlabels import models
 from softlabels.loading import Loader
-from softlabels.models.cost import measure
+from softlabels.models.cost import measure_cost
 from softlabels.sources import Source, as_source, map_arrays
 from softlabels.sources.store_tokens import StoreTokens
 from softlabels.text.options import TextOptions
@@ -189,7 +189,7 @@ def stored_over_online(folder: Path, steps: int, repeats: int) -> dict[str, Any]
     )
     batch = source.inputs(np.arange(BATCH))
     both = sharpened(teacher), student
-    flops = [measure(model, batch[:1], repeats=1).flops or 0 for model in both]
+    flops = [measure_cost(model, batch[:1], repeats=1).flops or 0 for model in both]
     forward = [min(_seconds(model, batch) for _ in range(5)) for model in both]
     sl.generate(source, teacher=teacher, out=folder / "online", gate=False)
     runs: dict[str, Callable[..., Any]] = {
