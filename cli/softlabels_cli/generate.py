@@ -137,6 +137,8 @@ def command(
 ) -> None:
     """Run the teacher MODEL over DATA once and write its soft labels to STORE.
 
+    DATA is a .parquet, .csv, .jsonl, .arrow, .npz, .txt or .tar file, a folder of images, digits, or roads:N.
+
     Work is committed unit by unit. After an interruption, a kill or a full disk, the same command resumes. Several of
     them may work on one store at once.
     """

@@ -44,6 +44,8 @@ def command(
 ) -> None:
     """Train MODEL on the hard labels of DATA, or on the next tokens of text.
 
+    DATA is a .parquet, .csv, .jsonl, .arrow, .npz, .txt or .tar file, a folder of images, digits, or roads:N.
+
     Rows of the split train are trained on; the others measure the result. Without a split column, a tenth of the rows
     is held out. The same command again resumes an interrupted run and does not change a finished one.
     """
