@@ -3,6 +3,8 @@
 import fcntl
 import gc
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,11 @@ from hypothesis import HealthCheck, settings
 from tests import warm  # noqa: F401  the server of processes starts with what this sets
 
 ROOT = Path(__file__).parents[1]
+
+# Stores are synced some hundred thousand times, for which a disk takes longer than two cores take for the tests.
+MEMORY, MIN_FREE_BYTES = Path("/dev/shm"), 2**32  # noqa: S108  TMPDIR names another place
+if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= MIN_FREE_BYTES:
+    os.environ["TMPDIR"], tempfile.tempdir = str(MEMORY), None
 
 # Two cores are shared by everything, and one thread makes sums reproducible. The variable is for the processes that
 # tests and pytest-xdist start: threads of several processes that wait for each other take most of two cores.
@@ -31,6 +38,11 @@ def pytest_collection():
     finally:
         gc.freeze()
         gc.enable()
+
+
+def pytest_unconfigure():
+    """Let go of what was collected, or extension modules report it as leaked."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
