@@ -16,7 +16,7 @@ from tests import warm  # noqa: F401  the server of processes starts with what t
 
 ROOT = Path(__file__).parents[1]
 
-# Stores are synced some hundred thousand times, for which a disk takes longer than two cores take for the tests.
+# Files are synced tens of thousands of times, for which tests wait on a disk half of their time.
 MEMORY, MIN_FREE_BYTES = Path("/dev/shm"), 2**32  # noqa: S108  TMPDIR names another place
 if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= MIN_FREE_BYTES:
     os.environ["TMPDIR"], tempfile.tempdir = str(MEMORY), None
