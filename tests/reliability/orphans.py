@@ -37,7 +37,8 @@ def teacher(inputs):
 
 if __name__ == "__main__":
     kind, folder = sys.argv[1:]
-    data = {"x": np.random.default_rng(0).normal(size=(640, 4)).astype(np.float32)}
+    # Rows for half a minute, so that every kill comes before the end.
+    data = {"x": np.random.default_rng(0).normal(size=(20_000, 4)).astype(np.float32)}
     options = {"num_workers": 2, "multiprocessing_context": "forkserver", "collate_fn": collate}
     if kind == "generate":
         print("started", flush=True)
