@@ -50,7 +50,7 @@ def in_turn(loader, epoch, position, workers):
     return [batch for batches in zip_longest(*shares) for batch in batches if batch is not None]
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("batch_size", [7, 64, 500, 5000])
 @pytest.mark.parametrize("fits", [False, True])

@@ -46,7 +46,7 @@ COMBINATIONS = [
 
 
 @pytest.mark.parametrize(("name", "spec", "tail"), COMBINATIONS)
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     seed=st.integers(0, 10**6), classes=st.sampled_from([17, 300]), scale=st.floats(0.3, 6.0), index=st.integers(0, 1)
 )

@@ -93,7 +93,7 @@ def train_elsewhere(folder, digits_path):
 
 def test_soft_labels_beat_hard_ones_where_those_are_few(trained, digits, tmp_path):
     """The point of it all, in small: two seeds each, the same steps, 50 hard labels."""
-    recipe = {"steps": 400, "lr": 3e-3, "hard_labels": 50}
+    recipe = {"steps": 250, "lr": 3e-3, "hard_labels": 50}
     runs = []
     for seed in (0, 1):
         train_student(trained / "labels", digits, STUDENT, tmp_path / f"soft-{seed}", seed=seed, **recipe)
