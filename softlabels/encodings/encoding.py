@@ -77,6 +77,8 @@ class Encoding(ABC):
     """First word of the specification."""
     form: ClassVar[str]
     """Grammar of the specification, for messages."""
+    example: ClassVar[str]
+    """A specification for 7 classes or more, for messages and the suites over all encodings."""
     block_elements: ClassVar[int] = 2**20
     """Logits per block on a CPU. Encodings of few passes, and of many small operations per block, take larger ones."""
 

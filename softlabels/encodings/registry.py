@@ -43,7 +43,9 @@ def parse(spec: str, *, classes: int) -> Encoding:
     except InvalidArgument:
         raise
     except ValueError as error:
-        raise InvalidArgument(f"encoding: invalid {spec!r} ({error}); expected {family.form}") from None
+        raise InvalidArgument(
+            f"encoding: invalid {spec!r} ({error}); expected {family.form}, such as {family.example}"
+        ) from None
 
 
 def family_of(spec: str) -> type[Encoding]:

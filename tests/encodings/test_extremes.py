@@ -11,12 +11,13 @@ from softlabels.encodings import Codebook
 from softlabels.errors import InvalidLogits
 from softlabels.fidelity import measure
 from softlabels.labels import Head, SparseLabels
+from tests.encodings.specs import with_examples
 
 LISTED = ["topk:1:f16", "topk:3:q8", "topk:3:d16", "adaptive:0.01:f16", "adaptive:0.01:q8", "adaptive:1:d2",
           "adaptive:2e-05:d4", "topk:2:d4:3", "adaptive:0.1:f16:3"]  # fmt: skip
 SAMPLED = ["sampled:5", "sampled:5:0.5", "sampled:5:4", "threshold:0.9", "threshold:0.1", "threshold:0.001"]
 COUNTS = ["counts:9:0.01:3", "counts:9:0.01:3:excess", "counts:9:0:3", "counts:9:0:3:dither", "counts:255:0.001:3"]
-SPECS = ["dense:f32", "dense:bf16", "dense:q8", *LISTED, *SAMPLED, *COUNTS]
+SPECS = with_examples(["dense:f32", "dense:bf16", "dense:q8", *LISTED, *SAMPLED, *COUNTS])
 TOO_WIDE = {
     ("dense:q8", "all of float32"): "row [0-3]: its values span .* Use encoding='dense:f32'",
     ("dense:bf16", "masked by the least number"): "row 0: .* too large for bf16. Use encoding='dense:f32'$",

@@ -13,12 +13,15 @@ from softlabels import encodings, losses
 from softlabels.encodings import Codebook
 from softlabels.encodings.dither import class_offsets, offsets_of
 from softlabels.labels import DenseLabels, Head
+from tests.encodings.specs import with_examples
 
 CLASSES = 7
-SPECS = ["dense:f32", "dense:f16", "dense:bf16", "dense:q8", "topk:3:f16", "topk:7:f16", "topk:3:q8", "topk:7:q8",
-         "topk:7:d2", "topk:3:f16:4", "topk:3:d4:4", "adaptive:0.05:f16", "adaptive:0.05:q8:4",
-         "adaptive:2e-05:d4", "sampled:5", "sampled:5:0.5", "sampled:300", "threshold:0.2",
-         "threshold:0.05:3", "counts:5:0.1:4", "counts:5:0:4", "counts:5:0:4:dither"]  # fmt: skip
+SPECS = with_examples([
+    "dense:f32", "dense:f16", "dense:bf16", "dense:q8", "topk:3:f16", "topk:7:f16", "topk:3:q8", "topk:7:q8",
+    "topk:7:d2", "topk:3:f16:4", "topk:3:d4:4", "adaptive:0.05:f16", "adaptive:0.05:q8:4",
+    "adaptive:2e-05:d4", "sampled:5", "sampled:5:0.5", "sampled:300", "threshold:0.2",
+    "threshold:0.05:3", "counts:5:0.1:4", "counts:5:0:4", "counts:5:0:4:dither",
+])  # fmt: skip
 
 
 def encoded(spec, seed=0, rows=3, shape=()):

@@ -11,15 +11,16 @@ from softlabels import losses
 from softlabels.encodings import parse
 from softlabels.labels import DISTRIBUTIONS
 from softlabels.loading.adapters.torch_datasets import collate
+from tests.encodings.specs import with_examples
 from tests.loading.stores import memory_for, random_logits
 
 GOLDEN = Path(__file__).parent.parent / "store" / "golden"
 CLASSES, ROWS = 40, 48
-ENCODINGS = [
+ENCODINGS = with_examples([
     "dense:f32", "dense:f16", "dense:bf16", "dense:q8", "topk:4", "topk:4:q8", "topk:4:d4", "topk:4:f16:3",
     "topk:4:d4:3", "adaptive:0.05", "adaptive:0.05:f16:3", "adaptive:0.05:q8", "sampled:5",
     "sampled:5:0.5", "threshold:0.1", "counts:9:0.05:3:excess", "counts:20:0:3:dither",
-]  # fmt: skip
+])  # fmt: skip
 KINDS = {"classes": (), "tokens": (None,), "pixels": (2, 3), "regression": (), "embedding": ()}
 FITTED = ("adaptive:0.05:f16:3", "dense:q8:scaled")
 CASES = [

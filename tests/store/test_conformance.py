@@ -18,21 +18,21 @@ import softlabels as sl
 from softlabels import columns as ragged
 from softlabels.columns import ranges
 from softlabels.encodings import codebook, parse
-from softlabels.encodings.families import families
 from softlabels.errors import InvalidArgument
 from softlabels.labels import Head
 from softlabels.store import DataRecord, Descriptor, TeacherRecord, create_or_open
 from softlabels.store.format.codebooks import digest_of
 from softlabels.store.shards import parquet_shard
-from tests.encodings import test_extremes, test_forged
-from tests.loading import test_conformance as test_loading
+from tests.encodings.specs import with_examples
 
 FORMATS = ["zarr", "parquet"]
-ENCODINGS = ["dense:f32", "dense:f16", "dense:bf16", "dense:q8", "topk:3:f16", "topk:3:q8", "topk:40:f16", "topk:3:d4",
-             "topk:3:d16:4", "topk:2:q8:4", "adaptive:0.05:f16", "adaptive:0.02:q8", "adaptive:0.01:d2",
-             "counts:9:0:4:dither", "adaptive:0.02:d8:4", "adaptive:0.1:f16:4", "sampled:9", "sampled:9:0.7",
-             "sampled:300", "threshold:0.1", "threshold:0.02:255", "counts:9:0.05:4:excess",
-             "counts:200:0:4"]  # fmt: skip
+ENCODINGS = with_examples([
+    "dense:f32", "dense:f16", "dense:bf16", "dense:q8", "topk:3:f16", "topk:3:q8", "topk:40:f16", "topk:3:d4",
+    "topk:3:d16:4", "topk:2:q8:4", "adaptive:0.05:f16", "adaptive:0.02:q8", "adaptive:0.01:d2",
+    "counts:9:0:4:dither", "adaptive:0.02:d8:4", "adaptive:0.1:f16:4", "sampled:9", "sampled:9:0.7",
+    "sampled:300", "threshold:0.1", "threshold:0.02:255", "counts:9:0.05:4:excess",
+    "counts:200:0:4",
+])  # fmt: skip
 CLASSES = 40
 
 
@@ -347,9 +347,3 @@ def test_pixels_are_planes_of_runs(tmp_path, shard_format):
     assert columns["logits/ids"].shape == (4, 2, 64, 64)
     store = write(tmp_path / "s", describe(shard_format, head, rows=4), columns)
     assert store.bytes < logits.size * 2 / 100
-
-
-def test_every_family_is_in_the_four_suites_of_encodings():
-    """A new encoding is held to all of them by its specification in their lists."""
-    for specs in (ENCODINGS, test_loading.ENCODINGS, test_extremes.SPECS, test_forged.SPECS):
-        assert {spec.partition(":")[0] for spec in specs} == set(families())

@@ -46,6 +46,7 @@ class Adaptive(Listed):
 
     name: ClassVar[str] = "adaptive"
     form: ClassVar[str] = f"adaptive:P[:{'|'.join(NAMES)}[:M]] (P: least probability listed; M: number of tail priors)"
+    example: ClassVar[str] = "adaptive:0.01"
 
     least: float
     dtype: str = "d4"

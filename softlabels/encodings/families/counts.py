@@ -77,6 +77,7 @@ class Counts(ItemEncoding):
 
     name: ClassVar[str] = "counts"
     form: ClassVar[str] = "counts:N[:FLOOR[:M]] (N: draws; FLOOR: least probability drawn, 0; M: number of codewords)"
+    example: ClassVar[str] = "counts:14"
 
     draws: int
     floor: float = 0.0

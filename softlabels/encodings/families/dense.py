@@ -73,6 +73,7 @@ class Dense(Encoding):
     name: ClassVar[str] = "dense"
     DTYPES: ClassVar[tuple[str, ...]] = ("f32", "f16", "bf16", "q8")
     form: ClassVar[str] = "dense[:f32|f16|bf16|q8[:scaled]]"
+    example: ClassVar[str] = "dense:f16"
 
     dtype: str = "f16"
     standardizes: bool = False

@@ -46,6 +46,7 @@ class Sampled(ItemEncoding):
 
     name: ClassVar[str] = "sampled"
     form: ClassVar[str] = "sampled:N[:EXPONENT]"
+    example: ClassVar[str] = "sampled:32"
 
     draws: int
     exponent: float = 1.0

@@ -71,6 +71,7 @@ class Threshold(ItemEncoding):
 
     name: ClassVar[str] = "threshold"
     form: ClassVar[str] = "threshold:TAU[:LEVELS]"
+    example: ClassVar[str] = "threshold:0.05"
     block_elements: ClassVar[int] = 2**20
 
     tau: float

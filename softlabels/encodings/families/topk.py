@@ -43,6 +43,7 @@ class TopK(Listed):
 
     name: ClassVar[str] = "topk"
     form: ClassVar[str] = f"topk:K[:{'|'.join(NAMES)}[:M]] (M: number of tail priors)"
+    example: ClassVar[str] = "topk:4"
 
     k: int
     dtype: str = "f16"
