@@ -58,7 +58,7 @@ demo-driving: $(BASE)  ## Teacher, labels and students of road scenes: pixels an
 
 # Hundreds of processes import the package, so its modules are compiled once.
 test: export PYTHONDONTWRITEBYTECODE =
-test: $(STAMP)  ## The whole test suite: linters, types, layers, docs, wheel, behaviour (seven minutes on two cores).
+test: $(STAMP)  ## The whole test suite: linters, types, layers, docs, wheel, behaviour (six minutes on two cores).
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 coverage: $(STAMP)  ## Branches of the store's modules that its own tests reach (three minutes).
