@@ -86,9 +86,11 @@ def plot(rows: list[Row], path: Path) -> None:
                 [sizes[name] for name in names], means, [half_width(above[name]) for name in names],
                 fmt="o", capsize=3, color=f"C{colour}", label=family,
             )  # fmt: skip
+            height = {"counts:N:FLOOR": 12, "threshold": -10}.get(family, 4)  # points are close to each other
             for name, mean in zip(names, means, strict=True):
                 if not name.endswith(UNUSED):  # beside the same labels whose offsets are used
-                    panel.annotate(name, (sizes[name], mean), xytext=(6, 4), textcoords="offset points", fontsize=7)
+                    where = (sizes[name], mean)
+                    panel.annotate(name, where, xytext=(6, height), textcoords="offset points", fontsize=7)
         if HARD in above:
             hard = statistics.mean(above[HARD])
             panel.axhline(hard, color="grey", linestyle=":")
