@@ -42,7 +42,7 @@ $(STAMP): $(BASE)
 	$(PIP) --editable '.[test]'
 	@touch $@
 
-demo: $(BASE)  ## Teacher, labels, students and comparison on the bundled digits (a minute on two cores).
+demo: $(BASE)  ## Teacher, labels, students and comparison on the bundled digits (40 seconds on two cores).
 	$(BIN)/softlabels demo
 
 demo-language: $(STAMP)  ## Teacher, labels, students and comparison of a small GPT (six minutes on two cores).

